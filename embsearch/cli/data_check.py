@@ -1,0 +1,47 @@
+"""embsearch data check: read, split and count the data, and say what was found."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from embsearch.config.schema import Config
+from embsearch.data.check import describe
+from embsearch.data.load import load_dataset
+from embsearch.errors import ModelError
+
+UNCUT = 1_000_000  # tokens: how long texts are, not how long the model lets them be
+
+
+def run(config: Config) -> int:
+    """Print the report. The data stay in the cache, where a study of the same data finds them."""
+    dataset = load_dataset(config.data, Path(config.home) / "cache")
+    try:
+        lengths = token_lengths(config)
+    except ModelError as error:  # the data can be looked at without an encoder
+        lengths = None
+        print(f"embsearch: no token lengths: {error}", file=sys.stderr)
+    print(describe(dataset, lengths), end="")
+    return 0
+
+
+def token_lengths(config: Config) -> Callable[[Sequence[str]], np.ndarray]:
+    """Counts texts' tokens with the tokenizer of ``model.path``; the weights stay on disk."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    from embsearch.data.tokenise import tokenise
+    from embsearch.model.pretrained import find
+
+    logging.set_verbosity_error()  # it warns of texts longer than the model takes; we show them
+    path = find(config.model.path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path={config.model.path}: no tokenizer: {str(error).splitlines()[0]}") from error
+    return lambda texts: tokenise(list(texts), tokenizer, UNCUT).lengths

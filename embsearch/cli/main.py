@@ -1,0 +1,224 @@
+"""The command ``embsearch VERB [overrides] [flags]``: Hydra composes, the verb runs, errors are told.
+
+Hydra parses its own flags and prints ``--cfg``, ``--info`` and completions, through ``hydra.main``.
+Around it this file adds the verb, a help that imports nothing heavy, suggestions for misspelt
+names, and exit codes: 0 done, 1 a bug, 2 something the user can mend, 3 a promotion refused,
+130 interrupted. The verb runs after ``hydra.main`` has returned, so that no part of Hydra stands
+between it and the terminal, the log or the traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from embsearch import __version__
+from embsearch.cli.verbs import split_verb
+from embsearch.errors import ConfigError, EmbsearchError, UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from embsearch.config.schema import Config
+
+SHOWS = ("--cfg", "-c", "--info", "-i", "--hydra-help")  # Hydra prints and nothing runs
+
+
+class CompositionError(ConfigError):
+    """Hydra could not compose; the text is Hydra's own, so it is printed as it is."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except EmbsearchError as error:
+        return _told(error)
+    except KeyboardInterrupt:
+        print("embsearch: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # as in embsearch --help | head -1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception:
+        traceback.print_exc()
+        print("embsearch: this is a bug in embsearch; the lines above say where", file=sys.stderr)
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    if "--version" in words:
+        print(f"embsearch {__version__}")
+        return 0
+    if {"-sc", "--shell-completion"} & set(words):
+        return _complete(words)
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    verb, rest = split_verb(words)
+    rest, config_dirs = _take_config_dirs(rest)
+    if not words or {"-h", "--help"} & set(rest):
+        from embsearch.cli import help
+
+        print(help.of(verb, config_dirs) if verb else help.overview())
+        return 0
+    shows = any(word.partition("=")[0] in SHOWS for word in rest)
+    if verb is None and not shows:
+        raise ConfigError(f"{' '.join(words)}: the verb comes first, as 'embsearch search {' '.join(words)}'")
+    config = _compose(rest, config_dirs)
+    if config is None or verb is None:
+        return 0
+    run = import_module(verb.module).run
+    return int(run(config))
+
+
+def _compose(words: list[str], config_dirs: Sequence[str]) -> Config | None:
+    """The config that ``hydra.main`` makes of the words. None when a flag asked it to print instead."""
+    _refuse_multirun(words)
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from embsearch.config.folders import conf_folder
+    from embsearch.config.load import from_hydra
+    from embsearch.config.source import searching
+
+    outcome: list[Config | ConfigError] = []
+
+    def task(composed: DictConfig) -> None:
+        try:
+            outcome.append(from_hydra(composed))
+        except ConfigError as error:  # raised below: Hydra would print a line of its own about it
+            outcome.append(error)
+
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        with searching(config_dirs), _stage([_quoted(word) for word in words]):
+            hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(task)()
+    except SystemExit as stop:  # 1: Hydra has said on stderr what is wrong with the command line
+        raise SystemExit(2 if stop.code == 1 else stop.code) from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if full_error:
+            raise
+        raise CompositionError(_message(error)) from error
+    if not outcome:
+        return None
+    if isinstance(outcome[0], ConfigError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _message(error: Exception) -> str:
+    """Hydra's message as Hydra prints it, then the name that was probably meant."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    from embsearch.cli.suggest import suggestion
+
+    lines = [str(error).rstrip()]
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        lines.append(str(error.__cause__).rstrip())
+    return "\n".join(line for line in (*lines, suggestion(error)) if line)
+
+
+@contextmanager
+def _stage(words: Sequence[str]) -> Iterator[None]:
+    """The process as ``hydra.main`` wants it, put back afterwards: the command line in sys.argv,
+    errors raised instead of printed, and logging, to which ``--info`` adds a handler."""
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    sys.argv = ["embsearch", *words]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
+def _complete(words: list[str]) -> int:
+    """Tab completion: verbs from our table, what follows a verb from Hydra, which knows no verbs."""
+    line = os.environ.get("COMP_LINE")
+    if line is None or not any(word.startswith("query=") for word in words):
+        _compose(words, ())
+        return 0
+    from embsearch.cli.verbs import completions
+
+    *typed, partial = line.split()[1:] + ([""] if line.endswith(" ") else [])
+    try:
+        verb, rest = split_verb(typed)
+    except ConfigError:  # half a verb, or none
+        verb, rest = None, []
+    if verb is None:
+        print("\n".join(completions(typed, partial)))
+        return 0
+    rest, config_dirs = _take_config_dirs(rest)
+    os.environ["COMP_LINE"] = " ".join(["embsearch", *rest, partial])
+    try:
+        _compose(words, config_dirs)
+    finally:
+        os.environ["COMP_LINE"] = line
+    return 0
+
+
+def _take_config_dirs(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without ``--config-dir DIR``, and the DIRs: our source reads them, so that dotted
+    keys under ``space`` work there too, which they would not in Hydra's own."""
+    rest: list[str] = []
+    folders: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        flag, equals, value = word.partition("=")
+        if flag not in ("--config-dir", "-cd"):
+            rest.append(word)
+            continue
+        folder = value if equals else next(remaining, "")
+        if not folder:
+            raise ConfigError(f"{flag}: expected a folder, as {flag} my_conf")
+        folders.append(folder)
+    return rest, folders
+
+
+def _refuse_multirun(words: Sequence[str]) -> None:
+    for word in words:
+        if word in ("--multirun", "-m") or re.match(r"\+*hydra\.mode=\W*multirun", word, re.IGNORECASE):
+            raise ConfigError(
+                f"{word}: embsearch searches by itself; name what to vary in the space, "
+                "as '+space.train.clip_norm={low: 0.5, high: 2.0}', or pick a space: space=small"
+            )
+
+
+def _quoted(word: str) -> str:
+    """Hydra's grammar takes letters beyond ASCII only in quotes: data.path=点击.csv gets them here."""
+    match = re.fullmatch(r"(\+{0,2}[\w./@]+)=([^'\"\[{$].*)", word, re.DOTALL)
+    if match is None or match[2].isascii():
+        return word
+    text = match[2].replace("\\", "\\\\") if match[2].endswith("\\") else match[2]
+    escaped = text.replace("'", "\\'")
+    return f"{match[1]}='{escaped}'"
+
+
+def _told(error: EmbsearchError) -> int:
+    if isinstance(error, CompositionError):
+        print(error, file=sys.stderr)
+    else:
+        for fault in error.faults if isinstance(error, UserError) else [str(error)]:
+            print(f"embsearch: {fault}", file=sys.stderr)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

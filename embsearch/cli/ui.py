@@ -1,0 +1,71 @@
+"""``embsearch ui``: MLflow opened on the study's comparison."""
+
+from __future__ import annotations
+
+import json
+import time
+import webbrowser
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import psutil
+
+from embsearch.config.schema import Config
+from embsearch.track.events import read_events
+from embsearch.track.mirror import study_uid
+from embsearch.track.mlflow_store import experiment_name
+from embsearch.track.mlflow_view import TAG, deep_link, view_id
+from embsearch.track.server import serve, stop
+
+
+def run(config: Config) -> int:
+    """Print the deep link and open it; keep a server that was started here until Ctrl-C."""
+    home = Path(config.home)
+    if config.track.uri and config.track.uri.startswith("http"):
+        show(config, config.track.uri)
+        return 0
+    print("Starting MLflow ...", flush=True)
+    server = serve(home, config.port)
+    show(config, server.url)
+    if not server.started:
+        print(f"MLflow was already running (process {server.pid}).")
+        return 0
+    print("Ctrl-C ends it.", flush=True)
+    try:
+        while psutil.pid_exists(server.pid):
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        print()
+    finally:
+        stop(home)
+    return 0
+
+
+def show(config: Config, url: str) -> None:
+    """Print the study's address, and open it in a browser where the config says so."""
+    address = study_address(config, url)
+    if address is None:
+        print(f"Nothing of study '{config.study.name}' is in MLflow yet; it appears when the study runs.")
+    print(f"MLflow: {address or url}", flush=True)
+    if config.open:
+        webbrowser.open(address or url)
+
+
+def study_address(config: Config, url: str) -> str | None:
+    """The deep link to the study's saved view, where MLflow has it."""
+    events = read_events(Path(config.home) / "studies" / config.study.name / "events.jsonl")
+    opened = next((event for event in events if event["kind"] == "opened"), None)
+    if opened is None:
+        return None
+    view = view_id(study_uid(opened))
+    name = quote(experiment_name(config), safe="")
+    try:
+        with urlopen(f"{url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}", timeout=10) as answer:
+            experiment = json.load(answer)["experiment"]
+    except (URLError, OSError, ValueError, KeyError):
+        return None
+    if not any(tag["key"] == TAG + view for tag in experiment.get("tags", [])):
+        return None
+    return deep_link(url, experiment["experiment_id"], view)

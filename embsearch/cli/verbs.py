@@ -1,0 +1,134 @@
+"""The verbs: what each does, and what its help shows. A new verb is an entry here and a module
+``embsearch/cli/<verb>.py`` with ``run(config: Config) -> int``, imported only when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from embsearch.errors import ConfigError, did_you_mean
+
+
+class Verb(NamedTuple):
+    name: str  # as typed; may be two words
+    does: str
+    examples: tuple[str, ...]  # without "embsearch <name>"
+    settings: tuple[str, ...]  # config paths its help shows
+
+    @property
+    def module(self) -> str:
+        return f"embsearch.cli.{self.name.replace(' ', '_')}"
+
+
+DATA = ("data.path", "data.format", "data.on_bad_row")
+TRAINING = ("model.path", "objective.name", "train.texts", "train.batch_size", "train.lr", "train.l2")
+
+VERBS = (
+    Verb(
+        "search",
+        "Search hyperparameters; the same command resumes a study that was cut off.",
+        (
+            "study=product_search",
+            "data.path=clicks.csv study.name=clicks space=small stop.trials=12",
+            "study=product_search space.train.lr.high=1e-4 device=cuda launcher.workers=2",
+        ),
+        (*DATA, *TRAINING, "evaluate.objective", "stop.trials", "stop.seconds", "stop.target",
+         "launcher.workers", "study.name", "study.task", "home", "device", "seed"),
+    ),
+    Verb(
+        "train",
+        "Train one configuration, without a search.",
+        (
+            "data.path=pairs.csv output=my-model",
+            "study=product_search objective=infonce train.lr=1e-4 train.batch_size=64",
+            "data.path=pairs.csv train=quick model=bert",
+        ),
+        (*DATA, *TRAINING, "train.warmup_steps", "train.seed", "output", "device"),
+    ),
+    Verb(
+        "evaluate",
+        "Score a checkpoint, the champion or an untuned encoder on a test split.",
+        (
+            "study=product_search checkpoint=champion",
+            "study=product_search trial=7",
+            "data.path=judged.csv checkpoint=./my-model output=scores.json",
+        ),
+        (*DATA, "model.path", "checkpoint", "trial", "output", "evaluate.draws", "evaluate.pool", "device"),
+    ),
+    Verb(
+        "status",
+        "Say where a study stands: trials, best so far, what is left of the budget.",
+        ("study=product_search", "study.name=clicks", "study=product_search home=/data/embsearch"),
+        ("study.name", "home"),
+    ),
+    Verb(
+        "ui",
+        "Open MLflow on the comparison that shows what won and why.",
+        ("", "study=product_search port=5001", "open=false"),
+        ("study.name", "track.uri", "port", "open", "home"),
+    ),
+    Verb(
+        "promote",
+        "Make the best checkpoint the champion, only if the evidence says so (else exit code 3).",
+        (
+            "study=product_search",
+            "study=product_search promote.dry_run=true",
+            "study=product_search trial=7 promote.min_gain=0.005",
+        ),
+        ("study.name", "trial", "promote.min_gain", "promote.draws", "promote.dry_run",
+         "track.registered_model", "home"),
+    ),
+    Verb(
+        "data check",
+        "Read and split the data; show every fault with file and row, and what the data look like.",
+        (
+            "data.path=clicks.csv",
+            "study=product_search",
+            "data=triplets data.path=pairs.csv data.encoding=gb18030 data.columns.anchor=搜索词",
+        ),
+        (*DATA, "data.encoding", "data.columns", "data.positive_grade", "data.split.by", "data.split.valid",
+         "data.split.test", "data.derive.per_query", "data.derive.min_gap"),
+    ),
+    Verb(
+        "encode",
+        "Texts in, vectors out.",
+        (
+            "checkpoint=champion input=titles.txt output=vectors.npy",
+            "checkpoint=./my-model input=titles.txt output=vectors.npy device=cuda",
+            "model=minilm input=titles.txt output=vectors.npy",
+        ),
+        ("checkpoint", "model.path", "input", "output", "device"),
+    ),
+)  # fmt: skip
+
+
+def split_verb(words: Sequence[str]) -> tuple[Verb | None, list[str]]:
+    """The verb that ``words`` begin with, and the rest. None when they begin with a flag.
+    Raises ConfigError for a word that is no verb."""
+    if not words or words[0].startswith("-"):
+        return None, list(words)
+    for verb in VERBS:
+        length = len(verb.name.split())
+        if " ".join(words[:length]) == verb.name:
+            return verb, list(words[length:])
+    raise ConfigError(_no_such_verb(words))
+
+
+def completions(typed: Sequence[str], partial: str) -> list[str]:
+    """The next words of verbs that begin with ``typed``, as far as ``partial`` is already there."""
+    done = list(typed)
+    heads = (verb.name.split() for verb in VERBS)
+    following = {name[len(done)] for name in heads if name[: len(done)] == done and len(name) > len(done)}
+    return sorted(word for word in following if word.startswith(partial))
+
+
+def _no_such_verb(words: Sequence[str]) -> str:
+    names = [verb.name for verb in VERBS]
+    known = f"Verbs: {', '.join(names)}."
+    if "=" in words[0]:
+        return f"'{words[0]}': the verb comes first, as 'embsearch search {words[0]}'. {known}"
+    starts = [name for name in names if name.split()[0] == words[0]]
+    if starts:
+        two = " ".join(words[:2])
+        return f"'{two}' is no verb. Did you mean '{starts[0]}'? {known}"
+    return f"'{words[0]}' is no verb.{did_you_mean(words[0], names)} {known}"

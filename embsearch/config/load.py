@@ -1,0 +1,160 @@
+"""From what Hydra composed to the typed config, and what tells two configs apart.
+
+No DictConfig travels further than this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from embsearch.config.build import build, to_dict
+from embsearch.config.folders import conf_folder
+from embsearch.config.schema import Config
+from embsearch.errors import ConfigError, did_you_mean
+
+RANGE, CHOICE, WHEN = ("low", "high", "log", "step"), ("choices", "ordered"), ("when",)
+DIMENSION = RANGE + CHOICE + WHEN
+
+# A study may be resumed with other values of these: where things lie, who does the work, how far
+# it goes, what other verbs need. Everything else decides what a trial's number means.
+MAY_DIFFER = (
+    "home", "device", "launcher", "track", "stop", "promote",
+    "input", "output", "checkpoint", "trial", "open", "port", "verbose",
+    "study.question", "study.folder", "study.on_drift", "study.max_bugs",
+)  # fmt: skip
+
+
+def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> Config:
+    """The config that the command line would make of ``overrides``."""
+    return from_hydra(compose_raw(overrides, config_dirs))
+
+
+def compose_raw(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> DictConfig:
+    """As Hydra composes it. Raises Hydra's own errors."""
+    import hydra
+
+    from embsearch.config.source import searching
+
+    with searching(config_dirs), hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def from_hydra(composed: DictConfig) -> Config:
+    """The typed config. Raises ConfigError with every fault, also of interpolations and missing values."""
+    try:
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: must be given, as {error.full_key}=...") from error
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{key}: {reason}" if key else reason) from error
+    assert isinstance(values, dict)
+    settings = {str(key): value for key, value in values.items() if key != "hydra"}
+    settings["space"] = flatten(settings.get("space") or {})
+    return build(settings)
+
+
+def flatten(space: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The space by config path, each dimension a plain dict of what is set in it:
+
+    ``{"objective.margin": {"low": 0.05, "high": 0.5, "when": {"objective.name": ["triplet"]}}}``
+
+    A dimension that is null, or has nothing set, is left out: ``space.train.l2=null`` drops one.
+    Raises ConfigError naming every entry that is no dimension.
+    """
+    dimensions: dict[str, dict[str, Any]] = {}
+    faults: list[str] = []
+    _collect(space, "", dimensions, faults)
+    if faults:
+        raise ConfigError(faults)
+    return dimensions
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The part of the config that must stay the same when a study is resumed, as plain values.
+
+    A path inside the study's folder is written relative to it: a checkout may move.
+    """
+    tree: dict[str, Any] = to_dict(config)
+    if config.study.folder:
+        tree = _relative_to(config.study.folder, tree)
+    for path in MAY_DIFFER:
+        room, _, leaf = path.rpartition(".")
+        (tree[room] if room else tree).pop(leaf)
+    return tree
+
+
+def digest(config: Config) -> str:
+    """sha256 of ``identity`` in canonical JSON."""
+    canonical = json.dumps(identity(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What changed, one line a setting: ``train.lr: 0.0001 -> 0.0002``."""
+    before, after = _leaves(old), _leaves(new)
+    return [
+        f"{path}: {_shown(before, path)} -> {_shown(after, path)}"
+        for path in sorted(before.keys() | after.keys())
+        if path not in before or path not in after or before[path] != after[path]
+    ]
+
+
+def _collect(node: Any, at: str, dimensions: dict[str, dict[str, Any]], faults: list[str]) -> None:
+    if node is None:
+        return
+    if not isinstance(node, Mapping):
+        faults.append(f"space.{at}={node!r}: expected {{low: ..., high: ...}} or {{choices: [...]}}")
+    elif any(key in DIMENSION for key in node):
+        for key in node:
+            if key not in DIMENSION:
+                hint = did_you_mean(str(key), DIMENSION)
+                faults.append(f"space.{at}.{key}: expected one of {', '.join(DIMENSION)}.{hint}")
+        dimension = {key: value for key, value in node.items() if value is not None}
+        if "when" in dimension:
+            dimension["when"] = _conditions(dimension["when"], at, faults)
+        if dimension.keys() - WHEN:
+            dimensions[at] = dimension
+    else:
+        for key, child in node.items():
+            _collect(child, f"{at}.{key}" if at else str(key), dimensions, faults)
+
+
+def _conditions(when: Any, at: str, faults: list[str]) -> dict[str, list[Any]]:
+    if not isinstance(when, Mapping):
+        faults.append(f"space.{at}.when={when!r}: expected a mapping, as {{objective.name: triplet}}")
+        return {}
+    leaves = _leaves(when)
+    return {path: value if isinstance(value, list) else [value] for path, value in leaves.items()}
+
+
+def _relative_to(folder: str, tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _relative_to(folder, value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_relative_to(folder, value) for value in tree]
+    if isinstance(tree, str) and (tree == folder or tree.startswith(f"{folder}/")):
+        return "${study.folder}" + tree.removeprefix(folder)
+    return tree
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= _leaves(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def _shown(leaves: Mapping[str, Any], path: str) -> str:
+    return json.dumps(leaves[path], ensure_ascii=False) if path in leaves else "(not there)"

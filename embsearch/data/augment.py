@@ -1,0 +1,119 @@
+"""Small changes to the anchor while training, for small data: drop a word, swap two, a synonym.
+
+The changes of a step are a function of (seed, step), so a resumed trial draws the same ones.
+Changed anchors get new text ids behind the data's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embsearch.config.schema import AugmentConfig
+from embsearch.data.batch import Batch
+from embsearch.data.dataset import Dataset
+from embsearch.data.tokenise import Tokens
+from embsearch.errors import DataError
+
+
+class GrowingTokens(Tokens):
+    """The data's tokens and, behind them, those of the present step's changed texts."""
+
+    def __init__(self, base: Tokens) -> None:
+        super().__init__(base.ids, base.offsets)
+        object.__setattr__(self, "_lengths", base.lengths)
+        object.__setattr__(self, "_extra", [])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self._lengths  # type: ignore[attr-defined,no-any-return]
+
+    def replace_extra(self, rows: list[list[int]]) -> None:
+        count = len(self.offsets) - 1
+        object.__setattr__(self, "_extra", rows)
+        own = self._lengths[:count]  # type: ignore[attr-defined]
+        object.__setattr__(self, "_lengths", np.concatenate([own, [len(r) for r in rows]]).astype(np.int64))
+
+    def row(self, text: int) -> Any:
+        count = len(self.offsets) - 1
+        return self._extra[text - count] if text >= count else super().row(text)  # type: ignore[attr-defined]
+
+
+class Augmenter:
+    """Changes the anchors of a batch; hands it back as it is when nothing is asked for."""
+
+    def __init__(self, config: AugmentConfig, data: Dataset, tokens: Tokens, tokenizer: Any, seed: int) -> None:
+        self.config, self.texts, self.tokenizer, self.seed = config, data.texts, tokenizer, seed
+        self.on = max(config.drop, config.swap, config.synonym) > 0
+        self.tokens = GrowingTokens(tokens) if self.on else tokens
+        self.longest = int(tokens.lengths.max()) if len(tokens.lengths) else 0
+        self.synonyms = read_synonyms(Path(config.synonyms)) if config.synonyms else {}
+        self.known = np.unique(tokens.ids) if self.on else tokens.ids[:0]
+
+    def __call__(self, batch: Batch, step: int) -> Batch:
+        if not self.on:
+            return batch
+        draw = np.random.default_rng([self.seed, step, 1])
+        anchors, where = np.unique(batch.anchor_B.numpy(), return_inverse=True)
+        changed = [self.change(self.texts[batch.text_D[a]], draw) for a in anchors]
+        rows = self.tokenizer(changed, truncation=True, max_length=self.longest)["input_ids"]
+        # tokens that the study's texts do not hold are not in the cut table: keep the text as it was
+        plain = [self.tokens.row(batch.text_D[a]) for a in anchors]
+        rows = [r if np.isin(r, self.known).all() else list(p) for r, p in zip(rows, plain, strict=True)]
+        assert isinstance(self.tokens, GrowingTokens)
+        self.tokens.replace_extra(rows)
+        first = len(self.texts)
+        text_D = np.concatenate([batch.text_D, np.arange(first, first + len(rows), dtype=batch.text_D.dtype)])
+        moved = batch.anchor_B.new_tensor(len(batch.text_D) + where)
+        used = np.unique(np.concatenate([moved, batch.title_C]))
+        again = np.full(len(text_D), -1)
+        again[used] = np.arange(len(used))
+        return replace(
+            batch,
+            text_D=text_D[used],
+            anchor_B=batch.anchor_B.new_tensor(again[moved]),
+            positive_B=batch.positive_B.new_tensor(again[batch.positive_B]),
+            negative_B=batch.negative_B.new_tensor(np.where(batch.negative_B >= 0, again[batch.negative_B], -1)),
+            title_C=batch.title_C.new_tensor(again[batch.title_C]),
+        )
+
+    def change(self, text: str, draw: np.random.Generator) -> str:
+        """One text with at most one change of each kind. A text without blanks is changed by character."""
+        joint = " " if " " in text.strip() else ""
+        words = text.split() if joint else list(text)
+        if len(words) > 1 and draw.random() < self.config.synonym:
+            at = [i for i, w in enumerate(words) if w.casefold() in self.synonyms]
+            if at:
+                i = int(draw.choice(at))
+                words[i] = str(draw.choice(self.synonyms[words[i].casefold()]))
+        if len(words) > 2 and draw.random() < self.config.swap:
+            i = int(draw.integers(len(words) - 1))
+            words[i], words[i + 1] = words[i + 1], words[i]
+        if len(words) > 2 and draw.random() < self.config.drop:
+            del words[int(draw.integers(len(words)))]
+        return joint.join(words)
+
+
+def read_synonyms(path: Path) -> dict[str, list[str]]:
+    """word (casefolded) -> its alternatives. One group a line, tab-separated, UTF-8.
+
+    Raises DataError naming the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"train.augment.synonyms={path}: {error}; expected a UTF-8 file, one group a line") from error
+    table: dict[str, list[str]] = {}
+    faults = []
+    for number, line in enumerate(lines, 1):
+        group = [w.strip() for w in line.split("\t") if w.strip()]
+        if len(group) == 1:
+            faults.append(f"{path}, line {number}: '{line.strip()}' is alone; separate the words of a group by tabs")
+        for word in group:
+            table.setdefault(word.casefold(), []).extend(w for w in group if w != word)
+    if faults:
+        raise DataError(faults)
+    return table

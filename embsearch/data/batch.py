@@ -1,0 +1,101 @@
+"""Rows to batches: which rows a step sees, each distinct text once, known positives marked.
+
+The order is a function of (seed, epoch), so a position in it is one number and a resumed
+trial draws what the uninterrupted one would have drawn.
+Shapes: B rows, D distinct texts, C distinct titles of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embsearch.data.dataset import Dataset, Ids, Triplets
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's rows. ``anchor_B`` and the like index ``text_D``; ``negative_B`` is -1 where none.
+
+    ``known_BC[b, c]``: title c of ``title_C`` is a positive of row b's query somewhere in the
+    data (its own positive included), so it must not serve as its negative.
+    """
+
+    text_D: Ids
+    anchor_B: Tensor
+    positive_B: Tensor
+    negative_B: Tensor
+    weight_B: Tensor
+    title_C: Tensor
+    known_BC: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its tensors on ``device``."""
+        if device.type == "cpu":
+            return self
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("anchor_B", "positive_B", "negative_B", "weight_B", "title_C", "known_BC")
+        }
+        return replace(self, **moved)
+
+    @property
+    def texts_seen(self) -> int:
+        """Texts this batch spends of the budget: two a row, three with a negative."""
+        return 2 * len(self.anchor_B) + int((self.negative_B >= 0).sum())
+
+
+class ClickGraph:
+    """Which titles are positives of which query, by text id, as sorted keys."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._size = max(len(dataset.texts), 1)
+        self._keys = np.unique(self._key(dataset.known[:, 0], dataset.known[:, 1]))
+
+    def _key(self, query: Ids, title: Ids) -> np.ndarray:
+        return query.astype(np.int64) * self._size + title
+
+    def known(self, query_B: Ids, title_C: Ids) -> np.ndarray:
+        """(B, C) bool: title c is a positive of query b."""
+        if not len(self._keys):
+            return np.zeros((len(query_B), len(title_C)), dtype=bool)
+        keys = self._key(query_B[:, None], title_C[None, :])
+        at = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        return self._keys[at] == keys
+
+
+def make_batch(rows: Triplets, take: np.ndarray, graph: ClickGraph) -> Batch:
+    """The batch of the rows numbered ``take``."""
+    columns = np.stack([rows.anchor[take], rows.positive[take], rows.negative[take]])
+    text_D = np.unique(columns[columns >= 0])
+    title_ids = np.unique(columns[1:][columns[1:] >= 0])
+    local = np.searchsorted(text_D, columns)
+    local[columns < 0] = -1
+    return Batch(
+        text_D=text_D,
+        anchor_B=torch.from_numpy(local[0]),
+        positive_B=torch.from_numpy(local[1]),
+        negative_B=torch.from_numpy(local[2]),
+        weight_B=torch.from_numpy(rows.weight[take]),
+        title_C=torch.from_numpy(np.searchsorted(text_D, title_ids)),
+        known_BC=torch.from_numpy(graph.known(columns[0], title_ids)),
+    )
+
+
+def batches(rows: Triplets, graph: ClickGraph, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+    """Batches without end from batch number ``start``: shuffled epochs, every row once in each.
+
+    The last batch of an epoch is short when ``size`` does not divide the rows.
+    """
+    per_epoch = -(-len(rows) // size)
+    number = start
+    while True:
+        epoch, first = divmod(number, per_epoch)
+        order = np.random.default_rng([seed, epoch]).permutation(len(rows))
+        for at in range(first, per_epoch):
+            yield make_batch(rows, order[at * size : (at + 1) * size], graph)
+        number = (epoch + 1) * per_epoch

@@ -1,0 +1,141 @@
+"""What ``embsearch data check`` prints: the data in numbers, and everything that was left out."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embsearch.data.dataset import Dataset, Ids
+from embsearch.data.files import SPLITS
+
+Lengths = Callable[[Sequence[str]], NDArray[np.integer]]
+_CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+_SHARES = (0.5, 0.9, 0.99, 0.999, 1.0)
+_SHARED = (("queries", "query_overlap"), ("titles", "title_overlap"))
+
+
+def describe(dataset: Dataset, lengths: Lengths | None = None) -> str:
+    """Plain text that lines up in Chinese too. ``lengths`` counts the tokens of texts."""
+    report = dataset.report
+    parts = [
+        _files(report),
+        _splits(report, dataset),
+        _left_out(report),
+        _overlap(report),
+        _texts(dataset, lengths),
+        _segments(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + f"\n\nfingerprint {dataset.fingerprint}\n"
+
+
+def _files(report: dict[str, Any]) -> str:
+    lines = [f"format      {report['format']}"]
+    for file in report["files"]:
+        split = f", {file['split']}" if file["split"] else ""
+        lines.append(f"file        {file['file']}: {file['rows']:,} rows, {file['encoding']}{split}")
+        lines.append("  columns   " + ", ".join(_named(ours, h) for ours, h in file["columns"].items()))
+        if file["unused"]:
+            lines.append("  unused    " + ", ".join(file["unused"]))
+    return "\n".join([*lines, *(f"note        {note}" for note in report["notes"])])
+
+
+def _named(ours: str, header: str) -> str:
+    return ours if ours == header else f"{ours} = {header}"
+
+
+def _splits(report: dict[str, Any], dataset: Dataset) -> str:
+    rows: list[tuple[str, ...]] = [("split", "rows", "queries", "with both", "titles", "relevant", "triplets")]
+    for split in SPLITS:
+        counts = report["splits"][split]
+        both = counts["rankable_queries"] / max(counts["queries"], 1)
+        numbers = [f"{counts['rows']:,}", f"{counts['queries']:,}", f"{both:.1%}", f"{counts['titles']:,}"]
+        triplets = f"{report['triplets']:,}" if split == "train" else ""
+        rows.append((split, *numbers, f"{counts['relevant'] / max(counts['rows'], 1):.1%}", triplets))
+    weights = dataset.train.weight
+    weighted = f"\nweights from {weights.min():g} to {weights.max():g}" if np.ptp(weights) else ""
+    legend = "rows: titles shown for a query, each once; with both: queries with a relevant and an irrelevant one"
+    shares = (f"{split}: {_grades(report['splits'][split])}" for split in SPLITS)
+    return f"split {report['split']}\n{table(rows)}\n{legend}\ngrades  {'; '.join(shares)}{weighted}"
+
+
+def _grades(counts: dict[str, Any]) -> str:
+    grades = list(counts["grades"].items())
+    shown = ", ".join(f"{grade} {n / counts['rows']:.1%}" for grade, n in grades[:8])
+    return shown + (f" and {len(grades) - 8} more" if len(grades) > 8 else "") or "none"
+
+
+def _left_out(report: dict[str, Any]) -> str:
+    total = sum(report["dropped"].values())
+    lines = [f"dropped         {total:,} of {report['rows']:,} rows"]
+    lines += [f"  {n:,}  {kind}" for kind, n in report["dropped"].items()]
+    if total:
+        lines.append(f"  written to {report['dropped_to']}")
+    lines.append(f"duplicates      {report['duplicates']:,}, each kept once")
+    lines.append(f"contradictions  {report['contradictions']:,}")
+    return "\n".join([*lines, *(f"  {example}" for example in report["contradiction_examples"])])
+
+
+def _overlap(report: dict[str, Any]) -> str:
+    rows = [("in both splits", *report["query_overlap"])]
+    rows += [(what, *(f"{n:,}" for n in report[key].values())) for what, key in _SHARED]
+    return table(rows)
+
+
+def _texts(dataset: Dataset, lengths: Lengths | None) -> str:
+    heads = ("longest" if share == 1 else f"{share:.1%}" for share in _SHARES)
+    rows: list[tuple[str, ...]] = [("length", *heads)]
+    queries = _distinct(dataset.train.anchor, dataset.valid.text, dataset.test.text)
+    titles = _distinct(dataset.train.positive, dataset.train.negative, dataset.valid.title, dataset.test.title)
+    lines = []
+    for name, ids in (("queries", queries), ("titles", titles)):
+        texts = [dataset.texts[at] for at in ids]
+        rows.append((f"{name}, characters", *_quantiles(np.array([len(text) for text in texts]))))
+        if lengths:
+            rows.append((f"{name}, tokens", *_quantiles(np.asarray(lengths(texts)))))
+        lines.append(f"{name}: {cjk_share(texts):.1%} of letters are Chinese, Japanese or Korean")
+    return "\n".join([table(rows), *lines])
+
+
+def _segments(report: dict[str, Any]) -> str:
+    names = sorted({name for split in SPLITS for name in report["splits"][split]["segments"]})
+    counts = [[report["splits"][split]["segments"].get(name, 0) for split in SPLITS] for name in names]
+    rows = [(name, *(f"{n:,}" for n in row)) for name, row in zip(names, counts, strict=True)]
+    return table([("segment rows", *SPLITS), *rows]) if names else ""
+
+
+def _distinct(*columns: Ids) -> Ids:
+    ids = np.unique(np.concatenate(columns))
+    return ids[ids >= 0]
+
+
+def _quantiles(counts: NDArray[np.integer]) -> list[str]:
+    return [f"{int(n):,}" for n in np.quantile(counts, _SHARES, method="higher")]
+
+
+def cjk_share(texts: Iterable[str]) -> float:
+    """Share of the letters that are Chinese, Japanese or Korean."""
+    text = "".join(texts)
+    letters = sum(map(str.isalpha, text))
+    return len(_CJK.findall(text)) / letters if letters else 0.0
+
+
+def width(text: str) -> int:
+    """Columns a terminal gives the text: wide characters two, combining ones none."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows under each other: the first column to the left, the others to the right."""
+    widths = [max(width(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [" " * (w - width(cell)) + cell for cell, w in zip(row, widths, strict=True)]
+        cells[0] = row[0] + " " * (widths[0] - width(row[0]))
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

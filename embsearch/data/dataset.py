@@ -1,0 +1,121 @@
+"""A study's data as arrays over distinct texts: made once, saved, shared by every trial.
+
+Texts are known by id from here on. No torch here: the coordinator reads this too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """Training rows, one a row: text ids of the query, a better and a worse title.
+
+    ``negative`` is -1 where a row has none. ``weight`` is 1 unless the data say otherwise.
+    """
+
+    anchor: Ids  # (N,)
+    positive: Ids  # (N,)
+    negative: Ids  # (N,)
+    weight: NDArray[np.float32]  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.anchor)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Evaluation rows: every (query, shown title) once, with its grade.
+
+    ``query`` numbers the queries of this split from 0 (equal ignoring case and blanks: one
+    query); rows of one query stand together. ``relevant`` is grade >= data.positive_grade.
+    ``segment`` indexes ``segments``, -1 where the row has none.
+    """
+
+    query: Ids  # (M,)
+    text: Ids  # (M,) text id of the query
+    title: Ids  # (M,) text id of the title
+    grade: NDArray[np.float32]  # (M,)
+    relevant: NDArray[np.bool_]  # (M,)
+    segment: Ids  # (M,)
+    segments: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything a study trains on and is judged by.
+
+    ``known`` holds every (query text id, title text id) that is a positive anywhere in the
+    data, sorted by row: the click graph that masks in-batch negatives. ``fingerprint`` is a
+    sha256 over the rows, so equal data have equal fingerprints wherever the files lie.
+    ``report`` is what reading found (rows, dropped, overlap of splits, ...), plain JSON.
+    """
+
+    texts: tuple[str, ...]
+    train: Triplets
+    valid: Judged
+    test: Judged
+    known: Ids  # (K, 2)
+    fingerprint: str
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write to ``folder`` whole or not at all; a folder already there is left as it is."""
+        if folder.exists():
+            return
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        arrays = {f"train.{k}": getattr(self.train, k) for k in ("anchor", "positive", "negative", "weight")}
+        for split in ("valid", "test"):
+            rows = getattr(self, split)
+            arrays |= {f"{split}.{k}": getattr(rows, k) for k in _JUDGED}
+        np.savez(draft / "arrays.npz", known=self.known, **arrays)
+        head = {
+            "texts": self.texts,
+            "segments": {"valid": self.valid.segments, "test": self.test.segments},
+            "fingerprint": self.fingerprint,
+            "report": self.report,
+        }
+        (draft / "dataset.json").write_text(json.dumps(head, ensure_ascii=False), encoding="utf-8")
+        try:
+            os.rename(draft, folder)
+        except OSError:  # another process was first: its content is the same by fingerprint
+            for file in draft.iterdir():
+                file.unlink()
+            draft.rmdir()
+
+    @staticmethod
+    def load(folder: Path) -> Dataset:
+        """The dataset that ``save`` wrote. Raises FileNotFoundError."""
+        head = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        arrays = np.load(folder / "arrays.npz")
+        judged = {
+            split: Judged(**{k: arrays[f"{split}.{k}"] for k in _JUDGED}, segments=tuple(head["segments"][split]))
+            for split in ("valid", "test")
+        }
+        train = Triplets(**{k: arrays[f"train.{k}"] for k in ("anchor", "positive", "negative", "weight")})
+        return Dataset(
+            texts=tuple(head["texts"]),
+            train=train,
+            known=arrays["known"],
+            fingerprint=head["fingerprint"],
+            report=head["report"],
+            **judged,
+        )
+
+
+_JUDGED = ("query", "text", "title", "grade", "relevant", "segment")

@@ -1,0 +1,90 @@
+"""Graded rows to triplets, and either kind of row to evaluation rows.
+
+The rule: within one query every pair of shown titles whose grades differ by at least
+``min_gap`` is a candidate (the higher grade is the positive), and the first ``per_query`` in
+the order of a salted hash of the two titles are kept. Neither the order of rows nor other
+queries matter.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from embsearch.config.schema import DeriveConfig
+from embsearch.data.keys import salted
+
+_BLOCK = 4_000_000  # cells of the grade table looked at at once: bounds memory for huge queries
+
+
+def derive_triplets(rows: pd.DataFrame, config: DeriveConfig) -> pd.DataFrame:
+    """key, query, positive, negative, weight of the graded ``rows`` (key, query, title, grade, weight).
+
+    A triplet has the weight and the query text of its positive's row.
+    """
+    rows = rows.reset_index(drop=True)
+    key, title = rows["key"].tolist(), rows["title"].tolist()
+    place = np.array([salted(config.seed, k, t) for k, t in zip(key, title, strict=True)], dtype=np.uint64)
+    grade = rows["grade"].to_numpy(float)
+    better, worse = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for at in rows.groupby("key", sort=False).indices.values():
+        high, low = pairs(grade[at], place[at], config)
+        better.append(at[high])
+        worse.append(at[low])
+    up, down = rows.iloc[np.concatenate(better)], rows.iloc[np.concatenate(worse)]
+    return pd.DataFrame(
+        {
+            "key": up["key"].to_numpy(object),
+            "query": up["query"].to_numpy(object),
+            "positive": up["title"].to_numpy(object),
+            "negative": down["title"].to_numpy(object),
+            "weight": up["weight"].to_numpy(float),
+        }
+    )
+
+
+def pairs(
+    grade: NDArray[np.float64], place: NDArray[np.uint64], config: DeriveConfig
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Positions of the better and the worse title of each kept pair of one query, in hash order."""
+    step = max(1, _BLOCK // max(len(grade), 1))
+    better = worse = np.empty(0, np.intp)
+    order = np.empty(0, np.uint64)
+    for start in range(0, len(grade), step):
+        gap = grade[start : start + step, None] - grade[None, :]
+        high, low = np.nonzero((gap > 0) & (gap >= config.min_gap - 1e-9))
+        high = high + start
+        better, worse = np.concatenate([better, high]), np.concatenate([worse, low])
+        order = np.concatenate([order, _mix(place[high], place[low])])
+        keep = np.argsort(order, kind="stable")[: config.per_query or None]
+        better, worse, order = better[keep], worse[keep], order[keep]
+    return better, worse
+
+
+def _mix(better: NDArray[np.uint64], worse: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """One hash of two, by splitmix64's finaliser (Steele et al. 2014)."""
+    x = better * np.uint64(0x9E3779B97F4A7C15) ^ worse
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def shown_titles(triplets: pd.DataFrame, positive_grade: float) -> pd.DataFrame:
+    """key, query, title, grade, segment: every title that the triplets show for a query, once.
+
+    The grades are pos_grade and neg_grade; without them a positive gets ``positive_grade``
+    and a negative one less. A title with several grades keeps the highest.
+    """
+    parts = []
+    for title, grade, usual in (
+        ("positive", "pos_grade", positive_grade),
+        ("negative", "neg_grade", positive_grade - 1),
+    ):
+        part = triplets[["key", "query", "segment"]].assign(
+            title=triplets[title], grade=triplets[grade].fillna(usual), at=np.arange(len(triplets))
+        )
+        parts.append(part[part["title"] != ""])
+    rows = pd.concat(parts).sort_values("at", kind="stable", ignore_index=True)
+    top = rows.groupby(["key", "title"], sort=False)["grade"].transform("max")
+    return rows.assign(grade=top).drop_duplicates(["key", "title"], ignore_index=True).drop(columns="at")

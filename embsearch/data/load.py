@@ -1,0 +1,166 @@
+"""A study's data, from files to arrays: read, columns, validate, split, derive, ids.
+
+Made once: the cache folder is named by the content of the files and by the data config.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from embsearch.config.schema import DataConfig
+from embsearch.data.columns import Columns, choose_columns, renamed
+from embsearch.data.dataset import Dataset
+from embsearch.data.derive import derive_triplets, shown_titles
+from embsearch.data.faults import Fault, as_csv, count_kinds
+from embsearch.data.files import SPLITS, Source, find_files
+from embsearch.data.ids import make_dataset
+from embsearch.data.read import Table, read
+from embsearch.data.split import assign_splits
+from embsearch.data.summary import summarise
+from embsearch.data.usable import check_usable, rankable_keys
+from embsearch.data.validate import Checked, validate
+from embsearch.errors import DataError
+
+_VERSION = 1  # raise it when equal files would give other arrays
+
+
+def load_dataset(config: DataConfig, cache: Path) -> Dataset:
+    """The data that ``config`` names, from ``cache`` where the same files were read before.
+
+    Dropped rows lie beside the arrays in ``dropped.csv``. Raises ConfigError where no data are
+    named and DataError with every fault found; then nothing has been written.
+    """
+    return Dataset.load(prepare_dataset(config, cache))
+
+
+def prepare_dataset(config: DataConfig, cache: Path) -> Path:
+    """The folder in ``cache`` that holds the data, made now where it is not there yet."""
+    sources, notes = find_files(config)
+    folder = cache / _cache_key(sources, config)
+    if not folder.exists():
+        dataset, dropped = build_dataset(config, sources, notes)
+        _keep(dataset, dropped, folder)
+    return folder
+
+
+def build_dataset(
+    config: DataConfig, sources: Sequence[Source], notes: Sequence[str] = ()
+) -> tuple[Dataset, list[Fault]]:
+    """The dataset of the files, and the rows that were left out of it."""
+    tables, columns = _read_all(sources, config)
+    kind = columns[0].format
+    rows = pd.concat([renamed(t, c) for t, c in zip(tables, columns, strict=True)], ignore_index=True)
+    unread = [fault for table in tables for fault in table.faults]
+    checked = validate(rows, kind, unread, config.on_bad_row)
+
+    shown = _shown(checked.frame, kind, config)
+    able = rankable_keys(shown, config.positive_grade)
+    frame, leaked, how = assign_splits(checked.frame, able, config.split, config.on_bad_row)
+    dropped = [*checked.dropped, *leaked]
+
+    shown = _shown(frame, kind, config)
+    shown["split"] = shown["key"].map(dict(zip(frame["key"], frame["split"], strict=True)))
+    train = frame[frame["split"] == "train"]
+    triplets = train if kind == "triplets" else derive_triplets(train, config.derive)
+    check_usable(triplets, shown, config, dropped)
+
+    report = {
+        **_reading(tables, columns, checked, dropped, notes),
+        **summarise(shown, able, config.positive_grade),
+        "split": how,
+        "triplets": len(triplets),
+    }
+    return make_dataset(triplets, shown, config.positive_grade, report), dropped
+
+
+def _read_all(sources: Sequence[Source], config: DataConfig) -> tuple[list[Table], list[Columns]]:
+    """Every file with its columns; the faults of all files together."""
+    tables: list[Table] = []
+    columns: list[Columns] = []
+    faults: list[str] = []
+    for source in sources:
+        try:
+            table = read(source, config.encoding)
+            columns.append(choose_columns(table, config.format, config.columns))
+            tables.append(table)
+        except DataError as error:
+            faults += error.faults
+    if faults:
+        raise DataError(faults)
+    if len({c.format for c in columns}) > 1:
+        named = ", ".join(f"{t.name} is {c.format}" for t, c in zip(tables, columns, strict=True))
+        raise DataError(f"the files are of different formats ({named}); expected one; set data.format")
+    return tables, columns
+
+
+def _shown(frame: pd.DataFrame, kind: str, config: DataConfig) -> pd.DataFrame:
+    return shown_titles(frame, config.positive_grade) if kind == "triplets" else frame.copy()
+
+
+def _reading(
+    tables: Sequence[Table],
+    columns: Sequence[Columns],
+    checked: Checked,
+    dropped: Sequence[Fault],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    return {
+        "format": columns[0].format,
+        "files": [
+            {
+                "file": t.name,
+                "split": t.split,
+                "rows": len(t.frame) + len(t.faults),
+                "encoding": t.encoding,
+                "columns": dict(c.headers),
+                "unused": list(c.unused),
+            }
+            for t, c in zip(tables, columns, strict=True)
+        ],
+        "notes": list(notes),
+        "rows": sum(len(t.frame) + len(t.faults) for t in tables),
+        "dropped": count_kinds(dropped),
+        "duplicates": checked.duplicates,
+        "contradictions": len(checked.contradictions),
+        "contradiction_examples": list(checked.contradictions[:3]),
+    }
+
+
+def _cache_key(sources: Sequence[Source], config: DataConfig) -> str:
+    """Names of folders do not count: the same files elsewhere are the same data."""
+    settings = {k: v for k, v in asdict(config).items() if k not in ("path", *SPLITS)}
+    settings["columns"] = dict(config.columns)
+    digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode())
+    for source in sources:
+        content = hashlib.sha256(source.path.read_bytes()).hexdigest()
+        digest.update(json.dumps([source.path.name, source.split, content]).encode())
+    return digest.hexdigest()[:32]
+
+
+def _keep(dataset: Dataset, dropped: Sequence[Fault], folder: Path) -> None:
+    """The dataset and dropped.csv under ``folder``, both or neither."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        if dropped:
+            dataset.report["dropped_to"] = str(folder / "dropped.csv")
+        dataset.save(draft / "data")
+        if dropped:
+            (draft / "data" / "dropped.csv").write_text(as_csv(dropped), encoding="utf-8")
+        if not folder.exists():
+            os.rename(draft / "data", folder)
+    except OSError:
+        if not folder.exists():  # else another process was first, with the same content
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

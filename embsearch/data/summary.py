@@ -1,0 +1,41 @@
+"""Counts per split, and what the splits share: plain JSON for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from embsearch.data.files import SPLITS
+
+
+def summarise(shown: pd.DataFrame, rankable: AbstractSet[str], positive_grade: float) -> dict[str, Any]:
+    """``shown``: key, title, grade, segment, split, every title of a query once.
+
+    ``rankable`` holds the keys of queries with both a relevant and an irrelevant title.
+    """
+    rows = {split: shown[shown["split"] == split] for split in SPLITS}
+    titles = {split: set(part["title"]) for split, part in rows.items()}
+    keys = {split: set(part["key"]) for split, part in rows.items()}
+    return {
+        "splits": {
+            split: {
+                "rows": len(part),
+                "queries": len(keys[split]),
+                "rankable_queries": len(keys[split] & rankable),
+                "titles": len(titles[split]),
+                "relevant": int((part["grade"] >= positive_grade).sum()),
+                "grades": {f"{g:g}": int(n) for g, n in part["grade"].value_counts().sort_index().items()},
+                "segments": _segments(part),
+            }
+            for split, part in rows.items()
+        },
+        "query_overlap": {f"{a}-{b}": len(keys[a] & keys[b]) for a, b in combinations(SPLITS, 2)},
+        "title_overlap": {f"{a}-{b}": len(titles[a] & titles[b]) for a, b in combinations(SPLITS, 2)},
+    }
+
+
+def _segments(rows: pd.DataFrame) -> dict[str, int]:
+    return {str(name): int(n) for name, n in rows["segment"].value_counts().items() if name}

@@ -1,0 +1,66 @@
+"""Texts to token ids: once for a study and a tokenizer, shared by every trial and worker."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embsearch.data.dataset import Dataset, Ids
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of every text of a data set, end to end; text i is ``ids[offsets[i]:offsets[i+1]]``."""
+
+    ids: Ids
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def row(self, text: int) -> Any:
+        """The token ids of one text."""
+        return self.ids[self.offsets[text] : self.offsets[text + 1]]
+
+    def padded(self, take: Iterable[int], pad: int) -> tuple[np.ndarray, np.ndarray]:
+        """(B, T) ids and mask of the texts ``take``, T the longest of them."""
+        rows = [self.row(i) for i in take]
+        width = max(map(len, rows))
+        ids = np.full((len(rows), width), pad, dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        return ids, mask
+
+
+def tokenise(texts: tuple[str, ...] | list[str], tokenizer: Any, max_length: int) -> Tokens:
+    """Token ids with the tokenizer's special tokens, cut at ``max_length``."""
+    encoded = tokenizer(list(texts), add_special_tokens=True, truncation=True, max_length=max_length)["input_ids"]
+    offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+    np.cumsum([len(e) for e in encoded], out=offsets[1:])
+    return Tokens(np.fromiter((i for e in encoded for i in e), dtype=np.int32, count=offsets[-1]), offsets)
+
+
+def cached(dataset: Dataset, tokenizer: Any, max_length: int, cache: Path) -> Tokens:
+    """``tokenise`` of all texts of ``dataset``, memory-mapped from ``cache`` when made before."""
+    made_by = tokenizer.backend_tokenizer.to_str() if hasattr(tokenizer, "backend_tokenizer") else repr(tokenizer)
+    key = hashlib.sha256(f"{dataset.fingerprint} {max_length} {made_by}".encode()).hexdigest()[:20]
+    ids, offsets = cache / f"{key}.ids.npy", cache / f"{key}.offsets.npy"
+    if not (ids.exists() and offsets.exists()):
+        tokens = tokenise(dataset.texts, tokenizer, max_length)
+        cache.mkdir(parents=True, exist_ok=True)
+        for path, array in ((offsets, tokens.offsets), (ids, tokens.ids)):
+            handle, draft = tempfile.mkstemp(dir=cache, suffix=".npy")
+            os.close(handle)
+            np.save(draft, array)
+            os.replace(draft, path)
+    return Tokens(np.load(ids, mmap_mode="r"), np.load(offsets))

@@ -1,0 +1,143 @@
+"""Rows that can be trained on, and every row that cannot, with its reason.
+
+What is a fault and what is only counted:
+- a click log shows a title clicked in one impression and not in another: counted as a
+  contradiction, and the title counts as clicked;
+- two grades for one query and title: a fault; between two query ids whose texts are the same
+  query it is counted, and the higher grade holds;
+- a title that is a positive and a negative of one query: a fault of the row where it is the
+  negative. With pos_grade and neg_grade it is expected of a middle grade and counted; there
+  only (a, b) beside (b, a) is a fault;
+- a repeated row (query, titles and grade): counted, kept once; the weights of repeated
+  judgements and impressions add up, unless the rows are equal in weight and time too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from embsearch.data.cells import check_cells
+from embsearch.data.faults import Fault, quoted, refusal
+from embsearch.data.keys import query_keys
+
+Found = Iterator[tuple[int, str, str]]  # position in the frame, kind, what
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Rows that can be used, typed, under ``key`` (equal keys: one query), and what was found."""
+
+    frame: pd.DataFrame
+    dropped: tuple[Fault, ...] = ()
+    duplicates: int = 0
+    contradictions: tuple[str, ...] = field(default=())
+
+
+def validate(
+    frame: pd.DataFrame, kind: str, unread: Iterable[Fault], on_bad_row: Literal["error", "drop"]
+) -> Checked:
+    """``frame`` as ``columns.renamed`` made it; ``unread`` are faults that reading found.
+
+    Raises one DataError with all faults unless ``on_bad_row`` is drop.
+    """
+    typed, faults = check_cells(frame, kind)
+    typed["key"] = query_keys(typed["query"])
+    bad = {at for at, _, _ in faults}
+    good = typed[~typed.index.isin(bad)]
+    unique = good.drop_duplicates([*_identity(kind), "query_id", "weight", "time"])
+    seen: list[str] = []
+    faults += list(_triplet_conflicts(unique, seen) if kind == "triplets" else _grade_conflicts(unique, kind))
+    dropped = [*unread, *_as_faults(frame, faults)]
+    if dropped and on_bad_row == "error":
+        raise refusal(sorted(dropped, key=lambda fault: (fault.file, fault.row)))
+    unique = unique[~unique.index.isin({at for at, _, _ in faults})]
+    unique = unique.drop_duplicates(_identity(kind)) if kind == "triplets" else _one_grade(unique, seen)
+    duplicates = int(good.duplicated(_identity(kind)).sum())
+    return Checked(unique.reset_index(drop=True), tuple(dropped), duplicates, tuple(seen))
+
+
+def _identity(kind: str) -> list[str]:
+    """What a row says; a split belongs to it, so that overlap of splits stays visible."""
+    return ["key", "split", *(("positive", "negative") if kind == "triplets" else ("title", "grade"))]
+
+
+def _as_faults(frame: pd.DataFrame, found: list[tuple[int, str, str]]) -> list[Fault]:
+    """One fault a row: its first kind, all its reasons."""
+    reasons: dict[int, list[tuple[str, str]]] = {}
+    for at, kind, what in found:
+        reasons.setdefault(at, []).append((kind, what))
+    made = []
+    for at in sorted(reasons):
+        cells = frame.loc[at].dropna().astype(str).to_dict()
+        file, row = cells.pop("file"), int(cells.pop("row"))
+        made.append(Fault(file, row, reasons[at][0][0], "; ".join(what for _, what in reasons[at]), cells))
+    return made
+
+
+def _triplet_conflicts(rows: pd.DataFrame, seen: list[str]) -> Found:
+    columns = ["key", "positive", "negative", "pos_grade", "file", "row"]
+    records = list(zip(rows.index, *(rows[c].tolist() for c in columns), strict=True))
+    positive: dict[tuple[str, str], str] = {}
+    pair: dict[tuple[str, str, str], str] = {}
+    for _, key, better, worse, _, file, row in records:
+        positive.setdefault((key, better), f"{file}, row {row}")
+        pair.setdefault((key, better, worse), f"{file}, row {row}")
+    for at, key, better, worse, grade, file, row in records:
+        if (key, worse, better) in pair:
+            place = pair[key, worse, better]
+            yield (
+                at,
+                "contradiction",
+                f"positive and negative of this row change places in {place}: {quoted(worse)}",
+            )
+        elif (key, worse) in positive:
+            place = positive[key, worse]
+            if np.isnan(grade):
+                yield (
+                    at,
+                    "contradiction",
+                    f"negative {quoted(worse)} is a positive of the same query in {place}",
+                )
+            else:
+                seen.append(f"{file}, row {row}: negative {quoted(worse)} is a positive in {place}")
+
+
+def _grade_conflicts(rows: pd.DataFrame, kind: str) -> Found:
+    """Two grades under one query id (or without ids, under one query)."""
+    if kind == "clicks":
+        return
+    group = ["key", "query_id", "title"]
+    many = rows.groupby(group, dropna=False, sort=False)["grade"].transform("nunique") > 1
+    columns = ["grade", "title", "file", "row"]
+    for _, same in rows[many].groupby(group, dropna=False, sort=False):
+        records = same[columns].to_numpy().tolist()
+        for at, (grade, title, _, _) in zip(same.index, records, strict=True):
+            other, _, file, row = next(record for record in records if record[0] != grade)
+            what = f"grade '{grade:g}' for {quoted(title)} is '{other:g}' in {file}, row {row}"
+            yield at, "contradiction", f"{what}; expected one grade for a query and title"
+
+
+def _one_grade(rows: pd.DataFrame, seen: list[str]) -> pd.DataFrame:
+    """One row for a query and title (and split): the highest grade, with the weight of its rows."""
+    if rows.empty:
+        return rows
+    group = ["key", "title", "split"]
+    grouped = rows.groupby(group, dropna=False, sort=False)["grade"]
+    both = rows[grouped.transform("nunique") > 1].sort_values([*group, "grade"], kind="stable")
+    highs = both[both["grade"] == both.groupby(group, dropna=False)["grade"].transform("max")].drop_duplicates(group)
+    lows = both.drop_duplicates(group)
+    columns = ["file", "row", "title", "grade"]
+    for high, low in zip(highs[columns].to_numpy(), lows[columns].to_numpy(), strict=True):
+        file, row, title, grade = high
+        worse = f"{low[3]:g} in {low[0]}, row {low[1]}"
+        seen.append(f"{file}, row {row}: {quoted(title)} has {grade:g} here and {worse}; the higher holds")
+    top = rows[rows["grade"] == grouped.transform("max")]
+    weights = top.groupby(group, dropna=False, sort=False)["weight"].transform("sum")
+    if rows["weighted"].any():
+        top = top.assign(weight=weights)
+    return top.drop_duplicates(group)

@@ -1,0 +1,82 @@
+"""Everything embsearch raises on purpose, and the exit code each one ends a command with.
+
+    EmbsearchError                  1
+      UserError                     2   something the user can mend; nothing was half-written
+        ConfigError                     an override, a search space, a value out of range
+        DataError                       rows of a file; carries every fault found
+        ModelError                      weights missing, a pooling the encoder does not have
+        StudyError                      a study that is held, drifted, or not there
+      Refused                       3   a promotion gate said no
+      TrialError                    1   one trial cannot go on; carries its failure class
+        OutOfMemory
+        Diverged
+
+A message names the place, the value, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class EmbsearchError(Exception):
+    """Root of the tree."""
+
+    exit_code = 1
+
+
+class UserError(EmbsearchError):
+    """The user can mend this. ``faults`` holds every fault found, so that one run shows all."""
+
+    exit_code = 2
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class ConfigError(UserError):
+    """An override, a search space or a value is not usable."""
+
+
+class DataError(UserError):
+    """A data file or some of its rows are not usable."""
+
+
+class ModelError(UserError):
+    """A pretrained encoder cannot be loaded or does not have what was asked of it."""
+
+
+class StudyError(UserError):
+    """A study is held by another process, has another config, or does not exist."""
+
+
+class Refused(EmbsearchError):
+    """A promotion gate refused; the registry is unchanged."""
+
+    exit_code = 3
+
+
+class TrialError(EmbsearchError):
+    """One trial cannot go on."""
+
+    failure = "bug"
+
+
+class OutOfMemory(TrialError):
+    """The device's memory is too small, also for the smallest chunk."""
+
+    failure = "out_of_memory"
+
+
+class Diverged(TrialError):
+    """The loss is not finite or exploded; raised before the optimizer applies the step."""
+
+    failure = "diverged"
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'train.lr'?"`` when a known name is near, else the empty string."""
+    near = get_close_matches(wrong, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""

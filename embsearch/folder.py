@@ -1,0 +1,188 @@
+"""A study's folder on disk, and who holds it.
+
+<home>/studies/<name>/{study.yaml, events.jsonl, lock, trials/t0007/{config.yaml, events.jsonl, ...}}
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from embsearch.config.build import to_dict
+from embsearch.config.load import diff, digest, identity
+from embsearch.config.schema import Config
+from embsearch.errors import StudyError
+from embsearch.track.events import EventLog, read_events
+
+PACKAGES = (
+    "embsearch",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "optuna",
+    "mlflow",
+    "numpy",
+    "pandas",
+)
+
+
+class StudyFolder:
+    """Reads and writes one study's folder. Only the holder writes."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.home = Path(config.home).expanduser().resolve()
+        self.path = self.home / "studies" / config.study.name
+        self.digest = digest(config)
+        self.log = EventLog(self.path / "events.jsonl")
+        self._trial_logs: dict[int, EventLog] = {}
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold the study while the context runs; the kernel lets go when the process dies.
+
+        Raises StudyError naming the process that holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise StudyError(
+                    f"study {self.config.study.name} is being run by {file.read().strip() or 'another process'}; "
+                    "wait for it, or give this one another name: study.name=..."
+                ) from None
+            file.seek(0)
+            file.truncate()
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            file.flush()
+            yield
+
+    def check_drift(self) -> None:
+        """Refuse to go on with another config than the study began with. Raises StudyError."""
+        locked = self.path / "study.yaml"
+        if not locked.exists():
+            return
+        old = yaml.safe_load(locked.read_text(encoding="utf-8"))["identity"]
+        changed = diff(old, json.loads(json.dumps(identity(self.config))))
+        if not changed:
+            return
+        if self.config.study.on_drift == "extend":
+            locked.rename(locked.with_suffix(f".{int(time.time())}.yaml"))
+            return
+        lines = "\n  ".join(changed)
+        raise StudyError(
+            f"study {self.config.study.name} was begun with another config:\n  {lines}\n"
+            "its trials would not be comparable. Undo the change, or start a new study with study.name=..., "
+            "or go on all the same with study.on_drift=extend"
+        )
+
+    def lock_config(self) -> None:
+        locked = self.path / "study.yaml"
+        if not locked.exists():
+            content = {
+                "identity": json.loads(json.dumps(identity(self.config))),
+                "config": to_dict(self.config),
+            }
+            write_yaml(locked, content)
+
+    def trial(self, number: int) -> Path:
+        return self.path / "trials" / f"t{number:04d}"
+
+    def trial_log(self, number: int) -> EventLog:
+        if number not in self._trial_logs:
+            self._trial_logs[number] = EventLog(self.trial(number) / "events.jsonl")
+        return self._trial_logs[number]
+
+    def write_trial_config(self, number: int, config: dict[str, Any]) -> None:
+        self.trial(number).mkdir(parents=True, exist_ok=True)
+        write_yaml(self.trial(number) / "config.yaml", config)
+
+    def trial_logs(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """(number, events) of every trial, in order."""
+        for folder in sorted((self.path / "trials").glob("t[0-9]*")):
+            yield int(folder.name[1:]), read_events(folder / "events.jsonl")
+
+    def log_of_kind(self, kind: str) -> list[dict[str, Any]]:
+        return [e for e in read_events(self.path / "events.jsonl") if e["kind"] == kind]
+
+    def result(self) -> dict[str, Any] | None:
+        """What the study found, if it has come to an end and has not been opened again since."""
+        events = read_events(self.path / "events.jsonl")
+        ends = [e for e in events if e["kind"] in ("closed", "opened")]
+        return ends[-1]["result"] if ends and ends[-1]["kind"] == "closed" else None
+
+    def seconds_spent(self) -> float:
+        """Seconds of all earlier sessions: from each opening to the last sign of life before the next."""
+        times = [(e["time"], e["kind"] == "opened") for e in read_events(self.path / "events.jsonl")]
+        for _, events in self.trial_logs():
+            times += [(e["time"], False) for e in events]
+        times.sort()
+        if times and times[-1][1]:  # this session's own opening
+            times.pop()
+        total, start, last = 0.0, None, 0
+        for at, opened in times:
+            if opened:
+                total += (last - start) / 1000 if start is not None else 0.0
+                start = at
+            last = at
+        return total + ((last - start) / 1000 if start is not None else 0.0)
+
+    def environment(self) -> dict[str, Any]:
+        """What a reader needs to judge or repeat the study."""
+        return {
+            "python": sys.version.split()[0],
+            "platform": platform.platform(),
+            "host": socket.gethostname(),
+            "cores": os.cpu_count(),
+            "packages": {name: _version(name) for name in PACKAGES},
+            "command": sys.argv,
+            **_git(),
+        }
+
+
+def write_yaml(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("w", encoding="utf-8") as file:
+        yaml.safe_dump(content, file, allow_unicode=True, sort_keys=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any]:
+    """The commit of the code, where it lies in a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def ask(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": bool(ask("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"git_commit": None, "git_dirty": None}

@@ -1,0 +1,39 @@
+"""The launching seam: slots that take one task at a time and answer with messages.
+
+A task is plain JSON, ``{"do": "segment" | "evaluate", "config": {...}, ...}``; so is a message:
+
+    {"kind": "ready",     "compute": why, "cuda": bool}   the worker has data and base weights
+    {"kind": "points",    "points": [[step, time, {metric: value}], ...]}
+    {"kind": "measured",  "measurement": {...}}            ends a segment task
+    {"kind": "evaluated", "metrics": {...}, ...}           ends an evaluate task
+    {"kind": "failed",    "failure": class, "message", "traceback"}   ends any task
+    {"kind": "died",      "failure": "killed" | "hung", "message"}    ends any task; the slot has a fresh worker
+
+Only the coordinator decides; a launcher carries. Moving a study to other machines changes
+the launcher and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+Task = dict[str, Any]
+Message = dict[str, Any]
+ENDS = ("measured", "evaluated", "failed", "died")
+
+
+class Launcher(Protocol):
+    """Where tasks run."""
+
+    @property
+    def idle(self) -> list[int]:
+        """Slots that can take a task now."""
+
+    def submit(self, slot: int, task: Task) -> None:
+        """Start ``task`` in ``slot``, which must be idle."""
+
+    def wait(self, timeout: float) -> list[tuple[int, Message]]:
+        """Messages that came, oldest first; after ``timeout`` seconds an empty list."""
+
+    def close(self) -> None:
+        """Stop every worker now. Unfinished tasks are lost; their checkpoints are not."""

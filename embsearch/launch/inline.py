@@ -1,0 +1,37 @@
+"""Tasks run in this process, one after another: for debugging, and where processes may not be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from embsearch.launch.base import ENDS, Message, Task
+
+Handler = Callable[[Task], Iterator[Message]]
+
+
+class Inline:
+    """One slot. ``wait`` does the work and returns at each message that others may want to see."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._running: Iterator[Message] | None = None
+
+    @property
+    def idle(self) -> list[int]:
+        return [0] if self._running is None else []
+
+    def submit(self, slot: int, task: Task) -> None:
+        if self._running is not None or slot != 0:
+            raise RuntimeError(f"slot {slot} is not idle")
+        self._running = self._handler(task)
+
+    def wait(self, timeout: float) -> list[tuple[int, Message]]:
+        if self._running is None:
+            return []
+        message = next(self._running)
+        if message["kind"] in ENDS:
+            self._running = None
+        return [(0, message)]
+
+    def close(self) -> None:
+        self._running = None

@@ -1,0 +1,169 @@
+"""One warm worker process a slot, on this machine; several slots may share a GPU.
+
+Tasks and messages are lines of JSON over the worker's pipes. A worker ends when its standard
+input does, so none outlives a coordinator that was killed. What it prints goes to worker.log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from embsearch.launch.base import ENDS, Message, Task
+
+STALE = 30.0  # seconds that a stopped worker gets to end before it is killed
+
+
+@dataclass
+class Slot:
+    """A worker's process, when it was last heard of, and the task it has."""
+
+    process: subprocess.Popen[bytes]
+    generation: int
+    heard: float
+    task: Task | None = None
+
+
+class Local:
+    """``workers`` processes of ``command``; worker i sees only GPU ``gpus[i]`` where given."""
+
+    def __init__(
+        self,
+        command: list[str],
+        workers: int,
+        threads: int,
+        logs: Path,
+        gpus: list[str] | None = None,
+        timeout: float = 3600.0,
+    ) -> None:
+        self._command, self._threads, self._logs = command, threads, logs
+        self._gpus, self._timeout = gpus, timeout
+        self._messages: queue.Queue[tuple[int, int, Message | None]] = queue.Queue()
+        self._slots = [self._start(i, 0) for i in range(workers)]
+
+    @property
+    def idle(self) -> list[int]:
+        return [i for i, slot in enumerate(self._slots) if slot.task is None]
+
+    def submit(self, slot: int, task: Task) -> None:
+        worker = self._slots[slot]
+        if worker.task is not None:
+            raise RuntimeError(f"slot {slot} is not idle")
+        worker.task, worker.heard = task, time.monotonic()
+        with contextlib.suppress(OSError):  # a dead worker: its reader will say so
+            assert worker.process.stdin is not None
+            worker.process.stdin.write(json.dumps(task).encode() + b"\n")
+            worker.process.stdin.flush()
+
+    def wait(self, timeout: float) -> list[tuple[int, Message]]:
+        found: list[tuple[int, Message]] = []
+        until = time.monotonic() + timeout
+        while not found and (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                self._take(found, self._messages.get(timeout=min(left, 1.0)))
+                while True:
+                    self._take(found, self._messages.get_nowait())
+            self._kill_hung()
+        return found
+
+    def close(self) -> None:
+        for slot in self._slots:
+            _end(slot.process)
+
+    def _take(self, found: list[tuple[int, Message]], item: tuple[int, int, Message | None]) -> None:
+        index, generation, message = item
+        slot = self._slots[index]
+        if generation != slot.generation:
+            return  # the last words of a worker that has been replaced
+        slot.heard = time.monotonic()
+        if message is None:
+            message = self._replace(index, "killed")
+        elif message["kind"] in ENDS:
+            slot.task = None
+        found.append((index, message))
+
+    def _kill_hung(self) -> None:
+        for slot in self._slots:
+            if slot.task is not None and time.monotonic() - slot.heard > self._timeout:
+                slot.task["hung"] = True
+                _end(slot.process)  # its reader reports the end
+
+    def _replace(self, index: int, failure: str) -> Message:
+        slot = self._slots[index]
+        code = slot.process.wait()
+        if slot.task and slot.task.get("hung"):
+            failure, how = "hung", f"gave no sign of life for {self._timeout:g} s and was killed"
+        else:
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        tail = self._log(index).read_text(errors="replace").splitlines()[-15:]
+        idle = slot.task is None
+        self._slots[index] = self._start(index, slot.generation + 1)
+        text = f"worker {index} {how}; the end of {self._log(index)}:\n" + "\n".join(tail)
+        return {"kind": "died", "failure": failure, "message": text, "idle": idle}
+
+    def _log(self, index: int) -> Path:
+        return self._logs / f"worker-{index}.log"
+
+    def _start(self, index: int, generation: int) -> Slot:
+        environment = dict(os.environ)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            environment[name] = str(self._threads)
+        environment |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+        if self._gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[index % len(self._gpus)]
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with self._log(index).open("ab") as log:
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is the coordinator's to handle
+            )
+        reader = threading.Thread(target=self._read, args=(index, generation, process), daemon=True)
+        reader.start()
+        return Slot(process, generation, time.monotonic())
+
+    def _read(self, index: int, generation: int, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            with contextlib.suppress(ValueError):  # something printed to stdout by a library
+                self._messages.put((index, generation, json.loads(line)))
+        self._messages.put((index, generation, None))
+
+
+def python_module(module: str) -> list[str]:
+    """The command that runs a module with this interpreter."""
+    return [sys.executable, "-m", module]
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs this process may use, without importing torch."""
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [g for g in named.split(",") if g.strip() and g.strip() != "-1"]
+    try:
+        out = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=20, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return out.stdout.split()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the worker and everything it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STALE)

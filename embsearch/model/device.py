@@ -1,0 +1,47 @@
+"""Which device and precision a worker computes with, and why: decided once, said aloud."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from embsearch.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """``autocast`` is None for plain fp32. ``why`` is shown to the user."""
+
+    device: torch.device
+    autocast: torch.dtype | None
+    why: str
+
+    def context(self) -> torch.autocast:
+        """Weights stay fp32; matrix products run in ``autocast``."""
+        return torch.autocast(
+            self.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None
+        )
+
+
+def choose(device: str, precision: str) -> Compute:
+    """The compute for config ``device`` and ``train.precision``. Raises ConfigError."""
+    found = torch.cuda.is_available()
+    if device.startswith("cuda") and not found:
+        raise ConfigError(
+            f"device={device}: torch {torch.__version__} sees no CUDA GPU; use device=cpu or device=auto"
+        )
+    place = torch.device("cuda" if device == "auto" and found else "cpu" if device == "auto" else device)
+    if precision == "fp32":
+        return Compute(place, None, "fp32: asked for by train.precision")
+    if place.type == "cuda":
+        good = torch.cuda.is_bf16_supported(including_emulation=False)
+        reason = f"{torch.cuda.get_device_name(place)} {'computes' if good else 'does not compute'} bf16 natively"
+    else:
+        good = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        reason = f"this CPU {'has' if good else 'lacks'} bf16 matrix instructions (avx512_bf16 or amx)"
+    if precision == "bf16":
+        return Compute(
+            place, torch.bfloat16, "bf16: asked for by train.precision" + ("" if good else f", though {reason}")
+        )
+    return Compute(place, torch.bfloat16, f"bf16: {reason}") if good else Compute(place, None, f"fp32: {reason}")

@@ -1,0 +1,74 @@
+"""The encoder as the training core sees it: token ids in, one vector a text out.
+
+While a study trains, the token table holds only the tokens that occur in its texts: exact,
+because token rows get no weight decay and an absent token's row gets no gradient. It is put
+back on saving. For MiniLM the table is half of the weights, for multilingual models most.
+Shapes: B texts, T tokens, E the width of the embedding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module):
+    """A SentenceTransformer behind ``forward(ids_BT, mask_BT) -> embeddings_BE``."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        self.model = model
+        self._rows: np.ndarray | None = None  # token id -> row of the cut table
+        self._tokens: Tensor | None = None  # row of the cut table -> token id
+        self._full: Tensor | None = None  # the whole table, as it was before the cut
+
+    def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        return self.model({"input_ids": ids_BT, "attention_mask": mask_BT})["sentence_embedding"]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def cut_table(self, tokens: np.ndarray) -> None:
+        """Keep only the rows of ``tokens`` (ids) in the token table; other ids must not come."""
+        base = self.model.transformers_model
+        table = base.get_input_embeddings()
+        if not isinstance(table, nn.Embedding) or self._rows is not None:
+            return
+        special = [i for i in (self.model.tokenizer.all_special_ids or []) if i < table.num_embeddings]
+        kept = np.unique(np.concatenate([np.asarray(tokens), np.asarray(special, dtype=np.int64)]))
+        rows = np.full(table.num_embeddings, -1, dtype=np.int64)
+        rows[kept] = np.arange(len(kept))
+        self._rows, self._tokens = rows, torch.from_numpy(kept)
+        self._full = table.weight.detach().clone()
+        padding = None if table.padding_idx is None else int(rows[table.padding_idx])
+        smaller = nn.Embedding(len(kept), table.embedding_dim, padding_idx=padding)
+        smaller.weight = nn.Parameter(table.weight.detach()[self._tokens].clone(), table.weight.requires_grad)
+        base.set_input_embeddings(smaller)
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Token ids as rows of the present table."""
+        return ids if self._rows is None else self._rows[ids]
+
+    def uncut(self) -> SentenceTransformer:
+        """The model with its whole token table, sharing every other weight: for saving."""
+        if self._full is None or self._tokens is None:
+            return self.model
+        base = self.model.transformers_model
+        cut = base.get_input_embeddings()
+        whole = nn.Embedding(len(self._full), cut.embedding_dim)
+        weight = self._full.clone()
+        weight[self._tokens] = cut.weight.detach().cpu()
+        whole.weight = nn.Parameter(weight.to(cut.weight.device))
+        base.set_input_embeddings(whole)
+        return self.model
+
+    def recut(self, cut: nn.Module) -> None:
+        """Undo ``uncut``: put back the cut table it was called with."""
+        self.model.transformers_model.set_input_embeddings(cut)
+
+    @property
+    def table(self) -> nn.Module:
+        return self.model.transformers_model.get_input_embeddings()

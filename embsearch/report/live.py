@@ -1,0 +1,150 @@
+"""What a person watches while a study runs: a table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+STYLES = {
+    "complete": "green",
+    "pruned": "yellow",
+    "failed": "red",
+    "running": "cyan",
+    "paused": "dim",
+    "waiting": "dim",
+}
+EVERY = 0.5  # seconds between redraws
+LINE_EVERY = 15.0  # seconds between plain progress lines
+
+
+class Watched(Protocol):
+    """The parts of a study that are shown."""
+
+    config: Any
+    trials: Any
+    baseline: Any
+    space: Any
+
+    @property
+    def elapsed(self) -> float: ...
+
+    @property
+    def best(self) -> Any: ...
+
+
+class Watch:
+    """Call it with the study whenever something changed; close it at the end."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._live: Live | None = None
+        self._drawn = self._said = 0.0
+
+    def __call__(self, study: Watched, line: str) -> None:
+        if not self.console.is_terminal:
+            self._plain(study, line)
+            return
+        if self._live is None:
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
+            self._live.start()
+        if line:
+            self._live.console.print(Text(line), highlight=False)
+        if line or time.monotonic() - self._drawn > EVERY:
+            self._drawn = time.monotonic()
+            self._live.update(Group(trials_table(study), Text(summary(study))), refresh=True)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _plain(self, study: Watched, line: str) -> None:
+        if line:
+            print(f"{clock(study.elapsed)}  {line}", file=sys.stderr, flush=True)
+        if time.monotonic() - self._said > LINE_EVERY:
+            self._said = time.monotonic()
+            print(f"{clock(study.elapsed)}  {summary(study)}", file=sys.stderr, flush=True)
+
+
+def trials_table(study: Watched, most: int = 18) -> Table:
+    """One row a trial, the running ones and the best; readable at 80 columns."""
+    table = Table(box=None, padding=(0, 1), show_edge=False)
+    for name, justify in (
+        ("trial", "right"),
+        ("state", "left"),
+        ("rung", "right"),
+        ("best", "right"),
+        ("texts/s", "right"),
+    ):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("parameters", no_wrap=True, overflow="ellipsis", ratio=1)
+    rungs = len(study.config.evaluate.at)
+    order = sorted(study.trials.values(), key=lambda t: (t.state != "running", -(t.best or -1), t.number))
+    for trial in order[:most]:
+        axes = study.space.axes(trial.params, study.config)
+        shown = [k for k, d in zip(axes, study.space.dimensions, strict=True) if d.path in trial.params]
+        table.add_row(
+            str(trial.number),
+            Text(trial.state, style=STYLES[trial.state]),
+            f"{trial.rung}/{rungs}",
+            "" if trial.best is None else f"{trial.best:.4f}",
+            f"{trial.speed:.0f}" if trial.state == "running" and trial.speed else "",
+            " ".join(f"{k} {short(axes[k])}" for k in shown),
+        )
+    if len(order) > most:
+        table.add_row("", f"+{len(order) - most} more", "", "", "", "")
+    return table
+
+
+def summary(study: Watched) -> str:
+    """One line: how far, the best so far, speed, time left."""
+    trials = list(study.trials.values())
+    ended = sum(t.state in ("complete", "pruned", "failed") for t in trials)
+    words = [f"{study.config.study.name}: {ended} of {study.config.stop.trials} trials ended, {len(trials)} begun"]
+    if study.best is not None and study.best.best is not None:
+        words.append(f"best {study.config.evaluate.objective} {study.best.best:.4f} (trial {study.best.number})")
+    elif study.baseline is not None:
+        words.append(f"untuned {study.baseline[study.config.evaluate.objective]:.4f}")
+    else:
+        words.append("loading the encoder, measuring it untuned")
+    speed = sum(t.speed for t in trials if t.state == "running")
+    if speed:
+        words.append(f"{speed:.0f} texts/s")
+    words.append(f"{clock(study.elapsed)} spent")
+    if (left := time_left(study)) is not None:
+        words.append(f"about {clock(left)} left")
+    return ", ".join(words)
+
+
+def time_left(study: Watched) -> float | None:
+    """Seconds, from what trials cost so far; None before anything was measured."""
+    trials = [t for t in study.trials.values() if t.rung]
+    if not trials:
+        return None
+    begun = len(study.trials)
+    mean = study.elapsed / max(begun - 0.5 * sum(t.state == "running" for t in trials), 1)
+    left = mean * max(study.config.stop.trials - begun, 0)
+    rate = sum(t.texts_seen for t in trials) / max(study.elapsed, 1)
+    running = [study.config.train.texts - t.texts_seen for t in trials if t.state == "running"]
+    left += max(running, default=0) / max(rate, 1)
+    if study.config.stop.seconds is not None:
+        left = min(left, max(study.config.stop.seconds - study.elapsed, 0))
+    return left
+
+
+def short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.2g}"
+    return str(value)
+
+
+def clock(seconds: float) -> str:
+    whole = int(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -1,0 +1,46 @@
+"""The short table at the end of a study: what won and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def result_table(rows: Sequence[Mapping[str, Any]], objective: str) -> Table:
+    """Rows as ``study.Result.table`` holds them. recall@k is against the whole title pool where measured."""
+    split = rows[0]["split"] if rows else "test"
+    table = Table(box=None, padding=(0, 1), show_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column(f"valid {objective}", justify="right")
+    table.add_column(f"{split} AUC (95 %)", justify="right", no_wrap=True)
+    table.add_column("nDCG@10", justify="right")
+    table.add_column("recall@1", justify="right")
+    table.add_column("recall@10", justify="right")
+    for row in rows:
+        label = row["label"] if row["trial"] is None else f"{row['label']} ({row['trial']})"
+        auc, metrics = row["auc"], row["test"]
+        table.add_row(
+            label,
+            _number(row["validation"]),
+            f"{auc['value']:.4f} ({auc['low']:.4f}-{auc['high']:.4f})",
+            _number(metrics.get("ndcg_10")),
+            _number(metrics.get("pool_recall_1", metrics.get("recall_1"))),
+            _number(metrics.get("pool_recall_10", metrics.get("recall_10"))),
+        )
+    return table
+
+
+def show(result: Any, objective: str, console: Console | None = None) -> None:
+    """Print what a study found."""
+    console = console or Console()
+    counts = ", ".join(f"{n} {state}" for state, n in result.counts.items() if n)
+    console.print(f"study {result.name}: {counts}; ended by {result.why}", highlight=False)
+    if result.table:
+        console.print(result_table(result.table, objective))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,26 @@
+"""When a study ends: whichever limit of ``stop`` comes first."""
+
+from __future__ import annotations
+
+from embsearch.config.schema import StopConfig
+
+
+def spent(stop: StopConfig, trials: int, seconds: float, best: float | None) -> str:
+    """Why no further trial starts, or the empty string while one may.
+
+    ``trials`` counts every trial that exists, ``seconds`` every session of the study.
+    """
+    if over := cut_short(stop, seconds, best):
+        return over
+    if trials >= stop.trials:
+        return f"stop.trials: all {stop.trials} trials exist"
+    return ""
+
+
+def cut_short(stop: StopConfig, seconds: float, best: float | None) -> str:
+    """Why also the running trials end at their next evaluation, or the empty string."""
+    if stop.target is not None and best is not None and best >= stop.target:
+        return f"stop.target: {best:.4f} reached {stop.target:g}"
+    if stop.seconds is not None and seconds >= stop.seconds:
+        return f"stop.seconds: {seconds:.0f} s of {stop.seconds:g} s spent"
+    return ""

@@ -1,0 +1,308 @@
+"""The search space: config paths with ranges, checked whole before anything starts.
+
+train.lr:         {low: 1e-5, high: 1e-3, log: true}
+train.batch_size: {choices: [16, 32, 64, 128], ordered: true}
+objective.margin: {low: 0.05, high: 0.5, when: {objective.name: triplet}}
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Union, get_args, get_origin
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import Trial
+
+from embsearch.config.build import paths, value_at, with_values
+from embsearch.config.schema import Config
+from embsearch.errors import ConfigError, did_you_mean
+from embsearch.values import Scalar
+
+# What a search must not change: trials would no longer be comparable.
+FIXED_ROOMS = (
+    "data",
+    "evaluate",
+    "space",
+    "sampler",
+    "scheduler",
+    "launcher",
+    "track",
+    "study",
+    "stop",
+    "promote",
+)
+FIXED = (
+    "train.texts",
+    "home",
+    "device",
+    "seed",
+    "input",
+    "output",
+    "checkpoint",
+    "trial",
+    "open",
+    "port",
+    "verbose",
+)
+KEYS = ("low", "high", "log", "step", "choices", "ordered", "when")
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched parameter. ``when`` maps searched paths to the values that make it active.
+
+    Optuna 5 has no ordered categories, so ordered choices are asked for by their place: as
+    ``log2(train.batch_size)`` from 4 to 7 where they are powers of two in a row, else as
+    ``place(train.batch_size)`` from 0. Every sampler then knows near from far.
+    """
+
+    path: str
+    distribution: BaseDistribution
+    ordered: tuple[Scalar, ...] = ()
+    when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+
+    def active(self, params: Mapping[str, Scalar]) -> bool:
+        return all(params.get(path) in values for path, values in self.when.items())
+
+    @property
+    def name(self) -> str:
+        """What Optuna calls it."""
+        if not self.ordered:
+            return self.path
+        return f"log2({self.path})" if self._first else f"place({self.path})"
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The choices, or the two ends of the range."""
+        if self.ordered:
+            return self.ordered
+        if isinstance(self.distribution, CategoricalDistribution):
+            return tuple(self.distribution.choices)
+        return self.distribution.low, self.distribution.high  # type: ignore[attr-defined]
+
+    def to_optuna(self, value: Any) -> Any:
+        return self.ordered.index(value) + self._first if self.ordered else value
+
+    def from_optuna(self, value: Any) -> Any:
+        return self.ordered[value - self._first] if self.ordered else value
+
+    @property
+    def _first(self) -> int:
+        return self.distribution.low if self.ordered else 0  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Space:
+    """All dimensions, each after those its condition names."""
+
+    dimensions: tuple[Dimension, ...]
+
+    def suggest(self, trial: Trial) -> dict[str, Scalar]:
+        """Values of the active parameters. Asking the same trial again gives the same values."""
+        params: dict[str, Scalar] = {}
+        for dimension in self.dimensions:
+            if dimension.active(params):
+                value = trial._suggest(dimension.name, dimension.distribution)
+                params[dimension.path] = dimension.from_optuna(value)
+        return params
+
+    def default(self, config: Config) -> dict[str, Scalar]:
+        """The point of the config itself: what one would train without a search."""
+        return self.fill({}, config)
+
+    def fill(self, point: Mapping[str, Any], config: Config) -> dict[str, Scalar]:
+        """``point`` with the config's own values where it says nothing; only active parameters."""
+        params: dict[str, Scalar] = {}
+        for dimension in self.dimensions:
+            if dimension.active(params):
+                params[dimension.path] = point.get(dimension.path, value_at(config, dimension.path))
+        return params
+
+    def to_optuna(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """A point by Optuna's names and values."""
+        return {d.name: d.to_optuna(params[d.path]) for d in self.dimensions if d.path in params}
+
+    def axes(self, params: Mapping[str, Scalar], config: Config) -> dict[str, Scalar]:
+        """Every searched parameter by its shortest unambiguous name; inactive ones get the
+        config's value, so that no trial drops out of a parallel-coordinates plot."""
+        return {
+            short: params.get(d.path, value_at(config, d.path))
+            for d, short in zip(self.dimensions, self.short_names(), strict=True)
+        }
+
+    def short_names(self) -> list[str]:
+        """``lr`` for ``train.lr``; the whole path where two end alike; ``objective`` for its name."""
+        ends = [_short(d.path) for d in self.dimensions]
+        return [e if ends.count(e) == 1 else d.path for e, d in zip(ends, self.dimensions, strict=True)]
+
+
+def _short(path: str) -> str:
+    room, _, leaf = path.rpartition(".")
+    return room.rpartition(".")[2] if leaf in ("name", "path") else leaf
+
+
+def parse(raw: Mapping[str, Any], config: Config) -> Space:
+    """The space of ``config.space``. Raises ConfigError with every fault, before anything starts."""
+    faults: list[str] = []
+    kinds = paths()
+    found: dict[str, Dimension] = {}
+    for path, spec in raw.items():
+        if path not in kinds:
+            faults.append(f"space.{path}: no such config path.{did_you_mean(path, kinds)}")
+        elif path in FIXED or path.split(".")[0] in FIXED_ROOMS:
+            faults.append(f"space.{path}: must be equal for all trials, else they cannot be compared; set it instead")
+        elif (dimension := _dimension(path, spec, kinds[path], faults)) is not None:
+            found[path] = dimension
+    for path, dimension in found.items():
+        faults += _condition_faults(path, dimension, found, raw)
+    ordered = _order(found, faults)
+    if not faults:
+        faults += [f for d in ordered for f in _value_faults(d, config)]
+    if faults:
+        raise ConfigError(faults)
+    return Space(tuple(ordered))
+
+
+def _dimension(path: str, spec: Any, kind: Any, faults: list[str]) -> Dimension | None:
+    at = f"space.{path}"
+    if not isinstance(spec, Mapping):
+        faults.append(f"{at}={spec!r}: expected {{low, high, log, step}} or {{choices, ordered}}")
+        return None
+    wrong = [k for k in spec if k not in KEYS]
+    if wrong:
+        faults += [f"{at}.{k}: no such key.{did_you_mean(k, KEYS)} Known: {', '.join(KEYS)}" for k in wrong]
+        return None
+    when = {p: tuple(v) if isinstance(v, (list, tuple)) else (v,) for p, v in (spec.get("when") or {}).items()}
+    if "choices" in spec:
+        choices = spec["choices"]
+        if not isinstance(choices, (list, tuple)) or not choices:
+            faults.append(f"{at}.choices={choices!r}: expected a list of at least one value")
+            return None
+        if len(set(map(str, choices))) < len(choices):
+            faults.append(f"{at}.choices={choices!r}: a value stands twice")
+        if spec.get("ordered") and not all(isinstance(c, (int, float)) for c in choices):
+            faults.append(f"{at}.ordered: only numbers have an order, got {choices!r}")
+        values = [float(c) if _is(kind, float) and isinstance(c, int) else c for c in choices]
+        if spec.get("ordered"):
+            ordered = tuple(sorted(values))
+            first = _power_of_two(ordered)
+            return Dimension(path, IntDistribution(first, first + len(ordered) - 1), ordered, when)
+        return Dimension(path, CategoricalDistribution(values), (), when)
+    distribution = _range(at, spec, kind, faults)
+    return None if distribution is None else Dimension(path, distribution, (), when)
+
+
+def _power_of_two(values: Sequence[Any]) -> int:
+    """The exponent of the first value where all are powers of two in a row (2, 4, 8), else 0."""
+    first = math.log2(values[0]) if values[0] > 1 else 0.0
+    in_a_row = first.is_integer() and all(v == 2 ** (first + i) for i, v in enumerate(values))
+    return int(first) if in_a_row else 0
+
+
+def _range(at: str, spec: Mapping[str, Any], kind: Any, faults: list[str]) -> BaseDistribution | None:
+    if not (_is(kind, int) or _is(kind, float)):
+        faults.append(f"{at}: not a number, so it needs choices: [...], got {dict(spec)!r}")
+        return None
+    try:
+        low, high = float(spec["low"]), float(spec["high"])
+        step = None if spec.get("step") is None else float(spec["step"])
+    except (KeyError, TypeError, ValueError):
+        faults.append(f"{at}={dict(spec)!r}: expected two numbers, low and high, or choices: [...]")
+        return None
+    log = bool(spec.get("log"))
+    wrong = [
+        (not (math.isfinite(low) and math.isfinite(high)), "low and high must be finite"),
+        (low > high, f"the range is empty: low {low:g} is above high {high:g}"),
+        (log and low <= 0, f"a log range starts above 0, got low {low:g}; use a small number or log: false"),
+        (log and step is not None, "log and step exclude each other"),
+        (step is not None and step <= 0, f"step must be above 0, got {step}"),
+        (
+            _is(kind, int) and not (low.is_integer() and high.is_integer()),
+            "a whole number needs whole low and high",
+        ),
+    ]
+    mine = [f"{at}: {message}" for holds, message in wrong if holds]
+    faults += mine
+    if mine:
+        return None
+    if _is(kind, int):
+        whole = int(step or 1)
+        return IntDistribution(int(low), int(high) - (int(high) - int(low)) % whole, log=log, step=whole)
+    if step is not None:
+        high = low + math.floor((high - low) / step + 1e-9) * step
+    return FloatDistribution(low, high, log=log, step=step)
+
+
+def _condition_faults(
+    path: str, dimension: Dimension, found: Mapping[str, Dimension], raw: Mapping[str, Any]
+) -> list[str]:
+    faults = []
+    for on, values in dimension.when.items():
+        at = f"space.{path}.when.{on}"
+        if on not in raw:
+            faults.append(
+                f"{at}: a condition names a searched parameter.{did_you_mean(on, found)} Searched: {', '.join(raw)}"
+            )
+        elif on in found and (found[on].ordered or isinstance(found[on].distribution, CategoricalDistribution)):
+            choices = found[on].values
+            faults += [f"{at}={v!r}: never true, {on} is one of {list(choices)}" for v in values if v not in choices]
+    return faults
+
+
+def _order(found: Mapping[str, Dimension], faults: list[str]) -> list[Dimension]:
+    """Conditions first. A circle is a fault."""
+    ordered: list[Dimension] = []
+    left = dict(found)
+    while left:
+        placed = {d.path for d in ordered}
+        ready = [d for d in left.values() if all(on in placed or on not in found for on in d.when)]
+        if not ready:
+            faults.append(f"space: the conditions of {', '.join(left)} form a circle")
+            break
+        ordered += ready
+        for dimension in ready:
+            del left[dimension.path]
+    return ordered
+
+
+def _value_faults(dimension: Dimension, config: Config) -> list[str]:
+    """The config's own value lies in the range, and the ends of the range are usable values."""
+    at, distribution = f"space.{dimension.path}", dimension.distribution
+    own = value_at(config, dimension.path)
+    faults = []
+    try:
+        inside = distribution._contains(distribution.to_internal_repr(dimension.to_optuna(own)))
+    except (TypeError, ValueError):
+        inside = False
+    if not inside and not dimension.when:
+        faults.append(
+            f"{at}: the default {dimension.path}={own!r} is outside {_range_words(dimension)}; widen the space or set {dimension.path}"
+        )
+    for end in dimension.values:
+        try:
+            with_values(config, {dimension.path: end})
+        except ConfigError as error:
+            faults += [f"{at}: {fault}" for fault in error.faults if dimension.path in fault]
+    return faults
+
+
+def _range_words(dimension: Dimension) -> str:
+    if dimension.ordered or isinstance(dimension.distribution, CategoricalDistribution):
+        return f"the choices {list(dimension.values)}"
+    low, high = dimension.values
+    return f"{low:g} ... {high:g}"
+
+
+def _is(kind: Any, of: type) -> bool:
+    """Whether a declared type is ``of`` or ``of | None``."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return of in get_args(kind)
+    return kind is of

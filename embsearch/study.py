@@ -1,0 +1,468 @@
+"""A study, top to bottom: ask for a suggestion, hand segments to workers, read what comes
+back, decide, tell, until the budget is spent; then test the best and say what was found.
+
+The coordinator is the only writer: of the event logs (the truth), of Optuna's database and,
+through a recorder, of MLflow (views). It holds no state that the logs do not: kill it
+anywhere, run the same command again, and it goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from embsearch.config.build import to_dict, with_values
+from embsearch.config.schema import Config
+from embsearch.data.dataset import Dataset
+from embsearch.data.load import prepare_dataset
+from embsearch.errors import EmbsearchError, UserError
+from embsearch.folder import StudyFolder
+from embsearch.launch.base import Launcher, Message
+from embsearch.objectives.preflight import preflight
+from embsearch.search import budget, scheduler
+from embsearch.search.scheduler import Standing
+from embsearch.search.space import parse
+from embsearch.search.storage import OptunaView
+from embsearch.track.base import Recorder
+from embsearch.values import Decision, Measurement, Outcome, Segment, Suggestion, record
+
+RETRIES = 3  # how often a trial whose worker died is given out again
+TEXTS_WINDOW = 20  # points over which a trial's texts per second are averaged
+
+
+@dataclass
+class Trial(Standing):
+    """One trial as the coordinator sees it; rebuilt from its event log."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+    attempt: int = 0
+    texts_seen: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    speed: float = 0.0
+    last_point: int = -1
+    slot: int | None = None
+    outcome: Outcome | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study found. ``table`` rows: label, trial, metrics on validation and test rows."""
+
+    name: str
+    why: str
+    best: int | None
+    table: list[dict[str, Any]]
+    counts: dict[str, int]
+    seconds: float
+    finished: bool
+
+
+class Interrupted(EmbsearchError):
+    """Ctrl-C: the study stopped cleanly and the same command goes on with it."""
+
+    exit_code = 130
+
+
+class Study:
+    """The coordinator of one study. ``watch`` is called with the study whenever something changed."""
+
+    def __init__(
+        self,
+        config: Config,
+        launcher: Callable[[Path], Launcher],
+        recorder: Callable[[Path], Recorder],
+        watch: Callable[[Study, str], None] = lambda study, line: None,
+    ) -> None:
+        self.config, self._watch = config, watch
+        self._make_launcher, self._make_recorder = launcher, recorder
+        self.folder = StudyFolder(config)
+        self.space = parse(config.space, config)
+        self.trials: dict[int, Trial] = {}
+        self.scheduler = scheduler.make(config)
+        self.baseline: dict[str, float] | None = None
+        self.stopping = 0
+        self.bugs = 0
+
+    # ---- the story -------------------------------------------------------------------------
+
+    def run(self) -> Result:
+        """Run to the end of the budget. Raises UserError, Interrupted, or the study's own failure."""
+        with self.folder.hold():
+            self.folder.check_drift()
+            if (result := self.folder.result()) is not None and self._nothing_left(result):
+                return Result(**result)
+            data = self._data()
+            self.folder.lock_config()
+            self._log("opened", name=self.config.study.name, task=self.config.study.task,
+                      question=self.config.study.question, data=data.fingerprint, config=self.folder.digest,
+                      rows=data.report, environment=self.folder.environment())  # fmt: skip
+            self.optuna = OptunaView(self.folder.home / "optuna.db", self.config, self.space)
+            self._restore()
+            recorder = self._make_recorder(self.folder.path)
+            launcher = self._make_launcher(self.folder.path)
+            try:
+                with self._signals():
+                    why = self._search(launcher)
+                    if self.stopping:
+                        raise Interrupted("stopped; the same command goes on with this study")
+                    result = self._finish(launcher, why)
+            finally:
+                launcher.close()
+                recorder.close(timeout=60.0)
+        return result
+
+    def _search(self, launcher: Launcher) -> str:
+        """Keep every slot busy until nothing is left to do; the reason why it ended."""
+        points = [self.space.default(self.config)]
+        points += [self.space.fill(p, self.config) for p in self.config.study.defaults]
+        self.optuna.enqueue(points)
+        baseline = None
+        while True:
+            over = budget.spent(self.config.stop, len(self.trials), self.elapsed, self.best_value)
+            for slot in launcher.idle:
+                if self.stopping:
+                    break
+                if self.baseline is None and baseline is None:
+                    baseline = slot
+                    self._submit_baseline(launcher, slot)
+                elif (trial := self._next(over)) is not None:
+                    self._submit(launcher, slot, trial)
+            busy = [t for t in self.trials.values() if t.state == "running"]
+            if not busy and baseline is None:
+                self._end_paused(over)
+                return over
+            for slot, message in launcher.wait(1.0):
+                if slot == baseline and message["kind"] in ("evaluated", "failed", "died"):
+                    baseline = None
+                    self._take_baseline(message)
+                else:
+                    self._take(slot, message)
+            self._watch(self, "")
+
+    def _next(self, over: str) -> Trial | None:
+        """What a free slot does: a trial to give out again, a promotable paused one, a new one."""
+        waiting = [t for t in self.trials.values() if t.state == "waiting"]
+        if waiting:
+            return min(waiting, key=lambda t: t.number)
+        if not budget.cut_short(self.config.stop, self.elapsed, self.best_value):
+            number = self.scheduler.next_paused(self.trials)
+            if number is not None:
+                trial = self.trials[number]
+                decision = self.scheduler.promotable(self.trials)
+                self._decided(trial, decision or Decision("continue", "the study goes on"))
+                return trial
+        return None if over else self._new()
+
+    def _new(self) -> Trial:
+        number = len(self.trials)
+        suggestion, handle = self.optuna.ask(number)
+        return self._create(suggestion, handle)
+
+    def _create(self, suggestion: Suggestion, handle: Any) -> Trial:
+        trial = Trial(suggestion.trial, optuna=handle, params=dict(suggestion.params))
+        self.trials[trial.number] = trial
+        self.folder.write_trial_config(trial.number, to_dict(self._config_of(trial)))
+        self._log_trial(trial, "created", trial=trial.number, params=trial.params, attempt=0,
+                        axes=self.space.axes(trial.params, self.config))  # fmt: skip
+        return trial
+
+    def _submit(self, launcher: Launcher, slot: int, trial: Trial) -> None:
+        """Give out the trial's next segment: to its next evaluation."""
+        segment = Segment(trial.number, trial.attempt, trial.rung, trial.rung + 1)
+        trial.state, trial.slot = "running", slot
+        self._log_trial(trial, "segment", segment=record(segment), slot=slot)
+        launcher.submit(slot, {
+            "do": "segment", "segment": record(segment), "config": to_dict(self._config_of(trial)),
+            "folder": str(self.folder.trial(trial.number)), "cache": str(self.cache),
+        })  # fmt: skip
+
+    def _take(self, slot: int, message: Message) -> None:
+        trial = next((t for t in self.trials.values() if t.slot == slot and t.state == "running"), None)
+        kind = message["kind"]
+        if trial is None:
+            return
+        if kind == "points":
+            self._points(trial, message["points"])
+        elif kind == "measured":
+            trial.slot = None
+            self._measured(trial, Measurement(**message["measurement"]))
+        elif kind in ("failed", "died"):
+            trial.slot = None
+            self._failed(trial, message)
+
+    def _measured(self, trial: Trial, measured: Measurement) -> None:
+        value = measured.metrics[f"val/{self.config.evaluate.objective}"]
+        if measured.rung not in trial.values:
+            self._log_trial(trial, "measured", **record(measured))
+        trial.values[measured.rung] = value
+        trial.texts_seen, trial.step, trial.seconds = measured.texts_seen, measured.step, measured.seconds
+        name = self.config.evaluate.objective
+        where = f"trial {trial.number} at rung {measured.rung}"
+        self._watch(self, f"{where}: {name} {value:.4f} after {measured.texts_seen:,} texts")
+        if measured.last:
+            self._end(trial, Outcome("complete", measured.why, trial.best))
+            return
+        decision = self.scheduler.decide(trial, self.trials)
+        if decision.kind != "stop" and (cut := budget.cut_short(self.config.stop, self.elapsed, self.best_value)):
+            decision = Decision("stop", cut)
+        self._decided(trial, decision)
+        if decision.kind == "stop":
+            self._end(trial, Outcome("pruned", decision.reason, trial.best))
+
+    def _decided(self, trial: Trial, decision: Decision) -> None:
+        """A trial that may go on waits for the next free slot: the one it just left, as a rule."""
+        trial.state = "waiting" if decision.kind == "continue" else "paused"
+        trial.why = decision.reason
+        self._log_trial(trial, "decided", decision=decision.kind, reason=decision.reason)
+        if self.config.verbose:
+            self._watch(self, f"trial {trial.number}: {decision.kind}: {decision.reason}")
+
+    def _failed(self, trial: Trial, message: Message) -> None:
+        """Every class of failure has its policy; see docs/reference/failures.md."""
+        failure = message["failure"]
+        first = message["message"].splitlines()[0]
+        self._log_trial(trial, "failed", failure=failure, message=message["message"],
+                        traceback=message.get("traceback", ""), attempt=trial.attempt)  # fmt: skip
+        self._watch(self, f"trial {trial.number} {failure.replace('_', ' ')}: {first}")
+        if failure in ("killed", "hung") and trial.attempt < (RETRIES if failure == "killed" else 1):
+            trial.attempt += 1
+            trial.state = "waiting"
+            return
+        if failure == "data":
+            trial.state = "waiting"
+            raise UserError(f"trial {trial.number}: {message['message']}\nmend it and run the same command again")
+        if failure == "disk_full":
+            trial.state = "waiting"
+            raise UserError(f"trial {trial.number}: {message['message']}: free some space under {self.folder.home} "
+                            "and run the same command again")  # fmt: skip
+        self._end(trial, Outcome("failed", first, trial.best, failure))
+        if failure == "bug":
+            self.bugs += 1
+            if self.bugs >= self.config.study.max_bugs:
+                raise EmbsearchError(
+                    f"{self.bugs} trials failed by a bug (study.max_bugs={self.config.study.max_bugs}); "
+                    f"the last one, trial {trial.number}:\n{message.get('traceback') or message['message']}"
+                )
+
+    def _end(self, trial: Trial, outcome: Outcome) -> None:
+        model = self.folder.trial(trial.number) / "model"
+        trial.state, trial.outcome, trial.why = outcome.state, outcome, outcome.reason
+        self._log_trial(trial, "ended", **record(outcome), objective=trial.best,
+                        model=str(model) if model.exists() else None)  # fmt: skip
+        self._tell(trial)
+        (self.folder.trial(trial.number) / "checkpoint.safetensors").unlink(missing_ok=True)
+
+    def _tell(self, trial: Trial) -> None:
+        assert trial.outcome is not None
+        self.optuna.tell(trial.number, trial.outcome, trial.values)
+        self._log("told", trial=trial.number, state=trial.outcome.state, value=trial.outcome.value)
+
+    def _end_paused(self, over: str) -> None:
+        """The search is over: a trial still paused was never good enough to go on."""
+        if self.stopping:
+            return
+        for trial in self.trials.values():
+            if trial.state in ("paused", "waiting"):
+                self._end(trial, Outcome("pruned", trial.why or over, trial.best))
+
+    # ---- the end ---------------------------------------------------------------------------
+
+    def _finish(self, launcher: Launcher, why: str) -> Result:
+        """Read the test rows: once by the untuned encoder, the default and the winner."""
+        best = self.best
+        rows: list[tuple[str, int | None]] = [("untuned encoder", None)]
+        if 0 in self.trials and self.trials[0].best is not None:
+            rows.append(("default configuration", 0))
+        if best is not None:
+            rows.append(("best trial", best.number))
+        tested = {e["label"]: e for e in self.folder.log_of_kind("tested")}
+        todo = [(label, n) for label, n in rows if tested.get(label, {}).get("trial", "none") != n]
+        split = "test" if self.has_test else "valid"
+        running: dict[int, tuple[str, int | None]] = {}
+        while todo or running:
+            for slot in launcher.idle:
+                if todo:
+                    label, number = running[slot] = todo.pop(0)
+                    model = None if number is None else str(self.folder.trial(number) / "model")
+                    task = {"do": "evaluate", "split": split, "model": model, "full": True,
+                            "config": to_dict(self.config), "cache": str(self.cache)}  # fmt: skip
+                    launcher.submit(slot, task)
+            for slot, message in launcher.wait(1.0):
+                if slot in running and message["kind"] in ("evaluated", "failed", "died"):
+                    label, number = running.pop(slot)
+                    if message["kind"] != "evaluated":
+                        raise EmbsearchError(f"evaluating the {label} on the {split} rows: {message['message']}")
+                    tested[label] = self._log(
+                        "tested", label=label, trial=number, split=split, metrics=message["metrics"],
+                        auc=message["auc"], segments=message["segments"],
+                    )  # fmt: skip
+            self._watch(self, "")
+        table = []
+        for label, number in rows:
+            validation = (self.baseline or {}) if number is None else {}
+            value = validation.get(self.config.evaluate.objective) if number is None else self.trials[number].best
+            table.append({"label": label, "trial": number, "validation": value, "split": split,
+                          "test": tested[label]["metrics"], "auc": tested[label]["auc"]})  # fmt: skip
+        counts = {s: sum(t.state == s for t in self.trials.values()) for s in ("complete", "pruned", "failed")}
+        result = Result(self.config.study.name, why, None if best is None else best.number, table, counts,
+                        self.elapsed, finished=True)  # fmt: skip
+        self._log("closed", why=why, best=result.best, result=vars(result))
+        return result
+
+    def _nothing_left(self, result: dict[str, Any]) -> bool:
+        """A finished study whose budget has not been extended since."""
+        count = sum(result["counts"].values())
+        return bool(budget.spent(self.config.stop, count, result["seconds"], self._best_of(result)))
+
+    @staticmethod
+    def _best_of(result: dict[str, Any]) -> float | None:
+        return next((r["validation"] for r in result["table"] if r["label"] == "best trial"), None)
+
+    # ---- what the logs say -----------------------------------------------------------------
+
+    def _restore(self) -> None:
+        """Rebuild every trial from its log; what was running waits for a slot again."""
+        for event in self.folder.log_of_kind("baseline"):
+            self.baseline = event["metrics"]
+        self._earlier = self.folder.seconds_spent()
+        self._started = time.monotonic()
+        for number, events in self.folder.trial_logs():
+            created = next((e for e in events if e["kind"] == "created"), None)
+            if created is None:
+                continue
+            trial = Trial(number, params=created["params"])
+            self.trials[number] = trial
+            for event in events:
+                self._replay(trial, event)
+            pruner = getattr(self.scheduler, "pruner", None)
+            trial.optuna = self.optuna.trial(number, pruner)
+            if trial.outcome is not None:
+                self.optuna.tell(number, trial.outcome, trial.values)
+            elif trial.state == "running":
+                trial.state = "waiting"
+        if (pruner := getattr(self.scheduler, "pruner", None)) is not None:
+            self.optuna.study.pruner = pruner
+
+    def _replay(self, trial: Trial, event: dict[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "segment":
+            trial.state, trial.attempt = "running", event["segment"]["attempt"]
+        elif kind == "points":
+            trial.last_point = event["points"][-1][0]
+        elif kind == "measured":
+            trial.values[event["rung"]] = event["metrics"][f"val/{self.config.evaluate.objective}"]
+            trial.texts_seen, trial.step, trial.seconds = event["texts_seen"], event["step"], event["seconds"]
+            if event["last"]:
+                trial.state = "waiting"
+        elif kind == "decided":
+            trial.state = "waiting" if event["decision"] == "continue" else "paused"
+            trial.why = event["reason"]
+        elif kind == "failed":
+            trial.state = "waiting"
+        elif kind == "ended":
+            trial.outcome = Outcome(event["state"], event["reason"], event["value"], event["failure"])
+            trial.state, trial.why = event["state"], event["reason"]
+
+    def _points(self, trial: Trial, points: list[Any]) -> None:
+        """Log what is new: a segment that is trained again after a crash repeats its points."""
+        new = [p for p in points if p[0] > trial.last_point]
+        if not new:
+            return
+        self._log_trial(trial, "points", points=new)
+        trial.last_point = new[-1][0]
+        trial.step = max(trial.step, trial.last_point)
+        speeds = [p[2]["cost/texts_per_second"] for p in new[-TEXTS_WINDOW:]]
+        trial.speed = sum(speeds) / len(speeds)
+
+    def _submit_baseline(self, launcher: Launcher, slot: int) -> None:
+        launcher.submit(slot, {
+            "do": "evaluate", "split": "valid", "model": None, "full": False,
+            "config": to_dict(self.config), "cache": str(self.cache),
+        })  # fmt: skip
+
+    def _take_baseline(self, message: Message) -> None:
+        """The untuned encoder is what every trial must beat; without it nothing can be said."""
+        if message["kind"] != "evaluated":
+            if message["failure"] == "data":
+                raise UserError(f"evaluating the untuned encoder: {message['message']}")
+            raise EmbsearchError(f"evaluating the untuned encoder:\n{message.get('traceback') or message['message']}")
+        self.baseline = message["metrics"]
+        self._log("baseline", metrics=self.baseline, compute=message["compute"])
+        name = self.config.evaluate.objective
+        if name not in self.baseline:
+            raise UserError(f"evaluate.objective={name}: no such metric; these data give {', '.join(self.baseline)}")
+        self._watch(self, f"computing in {message['compute']}")
+        self._watch(self, f"untuned encoder: {name} {self.baseline[name]:.4f}")
+
+    # ---- small things ----------------------------------------------------------------------
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of all sessions of this study."""
+        return self._earlier + time.monotonic() - self._started
+
+    @property
+    def best(self) -> Trial | None:
+        """The best complete trial; where none is complete, the best of all."""
+        measured = [t for t in self.trials.values() if t.best is not None]
+        return max(measured, key=lambda t: (t.state == "complete", t.best, -t.number), default=None)
+
+    @property
+    def best_value(self) -> float | None:
+        return max((t.best for t in self.trials.values() if t.best is not None), default=None)
+
+    def _config_of(self, trial: Trial) -> Config:
+        return with_values(self.config, trial.params)
+
+    def _data(self) -> Dataset:
+        self.cache = prepare_dataset(self.config.data, self.folder.home / "cache")
+        data = Dataset.load(self.cache)
+        self.has_test = len(data.test) > 0
+        self._preflight(data)
+        return data
+
+    def _preflight(self, data: Dataset) -> None:
+        """Refuse every objective of the space that could not learn on these rows."""
+        searched = {d.path: d.distribution for d in self.space.dimensions}
+        names = getattr(searched.get("objective.name"), "choices", (self.config.objective.name,))
+        smallest = min(getattr(searched.get("train.batch_size"), "choices", (self.config.train.batch_size,)))
+        for name in names:
+            preflight(replace(self.config.objective, name=name), data.train, smallest)
+
+    def _log(self, kind: str, /, **content: Any) -> dict[str, Any]:
+        return self.folder.log.append(kind, **content)
+
+    def _log_trial(self, trial: Trial, kind: str, /, **content: Any) -> None:
+        self.folder.trial_log(trial.number).append(kind, **content)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C (or SIGTERM) once: finish the running segments and stop. Twice: stop at once."""
+
+        def stop(number: int, frame: Any) -> None:
+            self.stopping += 1
+            if self.stopping > 1:
+                raise KeyboardInterrupt
+            self._watch(self, "stopping when the running segments are done; once more stops at once")
+
+        before = {}
+        with suppress(ValueError):  # not the main thread: whoever runs us handles signals
+            before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def dumps(result: Result) -> str:
+    """A result as JSON."""
+    return json.dumps(vars(result), ensure_ascii=False)

@@ -1,0 +1,22 @@
+"""What a model folder holds, byte for byte: the identity that promotion and serving check."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def manifest(folder: Path) -> dict[str, str]:
+    """The sha256 of every file, by its path inside ``folder``."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+        with path.open("rb") as file:
+            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def digest(files: Mapping[str, str]) -> str:
+    """One sha256 for a manifest, as ``sha256sum`` would print it: equal models have equal digests."""
+    lines = "".join(f"{sha}  {path}\n" for path, sha in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()

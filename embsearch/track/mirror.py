@@ -1,0 +1,290 @@
+"""What the logs say, as recorders show it. Pure: events in, state and points out.
+
+Each (metric, step) of a trial is one point, the first that was logged. A segment that is
+given out again after a crash logs its steps again, and those repeats are left out, so any
+view, live or rebuilt, holds the same points.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from embsearch.track.events import Event
+from embsearch.values import Scalar
+
+
+class Point(NamedTuple):
+    """One value of one metric. ``time`` is in Unix milliseconds."""
+
+    key: str
+    value: float
+    time: int
+    step: int
+
+
+class LogTail:
+    """The events of one log that were not read yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+
+    def read(self) -> list[Event]:
+        """New whole events, oldest first. A torn last line is left for the next call."""
+        try:
+            if self.path.stat().st_size <= self._offset:
+                return []
+        except FileNotFoundError:
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        events: list[Event] = []
+        for line in data.splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                break  # torn: its writer cuts it off before it appends again
+            self._offset += len(line)
+        return events
+
+
+class Points:
+    """Points waiting for a view, each (metric, step) once."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Point] = []
+        self._known: set[tuple[str, int]] = set()
+
+    def add(self, key: str, value: Any, time: int, step: int, again: bool = False) -> None:
+        """Queue a point unless its step has one; ``again`` adds a second, later value."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return
+        if (key, step) in self._known and not again:
+            return
+        self._known.add((key, step))
+        self.waiting.append(Point(metric_name(key), float(value), time, step))
+
+    def forget(self) -> None:
+        """Free the memory of a finished trial."""
+        self._known.clear()
+
+
+def metric_name(text: str) -> str:
+    """``text`` with only the characters that trackers take in a metric's name."""
+    return re.sub(r"[^\w\-. /]", "_", text, flags=re.ASCII)[:250]
+
+
+class Told(NamedTuple):
+    """A trial's value at the moment it ended, and the best of the study then."""
+
+    trial: int
+    value: float | None
+    best: float | None
+    time: int
+
+
+@dataclass
+class TrialMirror:
+    """One trial so far."""
+
+    objective: str  # the metric that is maximised, as val/auc
+    number: int = -1
+    created: int = 0  # Unix ms
+    axes: Mapping[str, Scalar] = field(default_factory=dict)
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    state: str = "waiting"  # values.State
+    reason: str = ""
+    failure: str = ""
+    failures: list[str] = field(default_factory=list)
+    best: float | None = None
+    best_metrics: dict[str, Point] = field(default_factory=dict)  # the evaluation with the best objective
+    step: int = 0
+    rung: int = 0
+    texts: int = 0
+    seconds: float = 0.0
+    ended: int = 0  # Unix ms
+    model: str | None = None
+    test: dict[str, Point] = field(default_factory=dict)
+    events: int = 0
+    points: Points = field(default_factory=Points)
+
+    def fold(self, events: Iterable[Event]) -> None:
+        """Take in new events. Kinds it does not know are counted and left alone."""
+        for event in events:
+            self.events += 1
+            handle = getattr(self, f"_{event['kind']}", None)
+            if handle is not None:
+                handle(event)
+
+    def _created(self, event: Event) -> None:
+        self.number = event["trial"]
+        self.created = self.created or event["time"]
+        self.params = event.get("params") or {}
+        self.axes = event.get("axes") or self.params
+
+    def _segment(self, event: Event) -> None:
+        self.state = "running"
+
+    def _points(self, event: Event) -> None:
+        for step, time, metrics in event["points"]:
+            for key, value in metrics.items():
+                self.points.add(key, value, time, step)
+
+    def _measured(self, event: Event) -> None:
+        measured, time = event.get("measurement") or event, event["time"]
+        step = measured["step"]
+        metrics = {validation(key): value for key, value in measured["metrics"].items()}
+        self.step, self.rung = max(self.step, step), max(self.rung, measured["rung"])
+        self.texts, self.seconds = measured["texts_seen"], measured["seconds"]
+        for key, value in metrics.items():
+            self.points.add(key, value, time, step)
+        self.points.add("cost/seconds", self.seconds, time, step)
+        self.points.add("cost/texts", self.texts, time, step)
+        value = metrics.get(validation(self.objective))
+        if value is not None and math.isfinite(value) and (self.best is None or value > self.best):
+            self.best = value
+            self.best_metrics = {k: Point(metric_name(k), float(v), time, step) for k, v in metrics.items()}
+        self.points.add("objective", self.best, time, step)
+
+    def _decided(self, event: Event) -> None:
+        if event["kind_"] == "pause":
+            self.state = "paused"
+        self.reason = event["reason"]
+
+    def _failed(self, event: Event) -> None:
+        self.state = "waiting"
+        self.failures.append(event["failure"])
+        self.reason = f"{event['failure']}: {event.get('message', '')}"
+
+    def _ended(self, event: Event) -> None:
+        self.state, self.ended, self.model = event["state"], event["time"], event.get("model")
+        self.reason = event.get("reason") or self.reason
+        self.failure = event.get("failure") or ""
+        best = event.get("objective", event.get("value"))
+        if best is not None and best != self.best:
+            self.best = best
+            self.points.add("objective", best, event["time"], self.step, again=True)
+
+    def told(self, value: Told) -> None:
+        """The study took the trial's result: its place in the search's history."""
+        self.events += 1
+        self.points.add("search/trial", value.trial, value.time, 0)
+        self.points.add("search/best", value.best, value.time, 0)
+
+    def tested(self, points: Mapping[str, Point]) -> None:
+        """The trial's model was scored on the test rows."""
+        self.events += 1
+        self.test |= points
+        for point in points.values():
+            self.points.add(*point)
+
+    @property
+    def name(self) -> str:
+        return f"t{self.number:04d}"
+
+
+@dataclass
+class StudyMirror:
+    """The study's own log so far."""
+
+    opened: Event | None = None
+    uid: str = ""
+    state: str = "running"  # running | closed
+    created: int = 0
+    ended: int = 0
+    why: str = ""
+    best: float | None = None
+    best_trial: int | None = None
+    told: dict[int, Told] = field(default_factory=dict)
+    baseline: dict[str, float] = field(default_factory=dict)
+    tested: list[tuple[int, dict[str, Point]]] = field(default_factory=list)  # of trials' models
+    promoted: str = ""
+    events: int = 0
+    points: Points = field(default_factory=Points)
+
+    def fold(self, events: Iterable[Event]) -> None:
+        """Take in new events. Kinds it does not know are counted and left alone."""
+        for event in events:
+            self.events += 1
+            handle = getattr(self, f"_{event['kind']}", None)
+            if handle is not None:
+                handle(event)
+
+    def _opened(self, event: Event) -> None:
+        if self.opened is None:
+            self.created = event["time"]
+            self.uid = study_uid(event)
+        self.opened, self.state, self.ended = event, "running", 0
+
+    def _baseline(self, event: Event) -> None:
+        self.baseline = {k.removeprefix("val/"): v for k, v in event["metrics"].items()}
+        for key, value in self.baseline.items():
+            self.points.add(f"baseline/{key}", value, event["time"], 0)
+
+    def _told(self, event: Event) -> None:
+        trial, value = event["trial"], event.get("value")
+        if trial in self.told:
+            return
+        if value is not None and (self.best is None or value > self.best):
+            self.best, self.best_trial = value, trial
+        self.points.add("objective", self.best, event["time"], len(self.told))
+        self.told[trial] = Told(trial, value, self.best, event["time"])
+
+    def _closed(self, event: Event) -> None:
+        self.state, self.ended, self.why = "closed", event["time"], str(event.get("why", ""))
+        if event.get("best_trial") is not None:
+            self.best_trial = event["best_trial"]
+
+    def _tested(self, event: Event) -> None:
+        label, time = str(event["label"]), event["time"]
+        metrics = {k: v for k, v in event["metrics"].items() if isinstance(v, (int, float))}
+        for key, value in metrics.items():
+            self.points.add(f"test/{label}/{key}", value, time, 0)
+        if event.get("trial") is not None:
+            points = {k: Point(metric_name(f"test/{k}"), float(v), time, 0) for k, v in metrics.items()}
+            self.tested.append((event["trial"], points))
+
+    def _promoted(self, event: Event) -> None:
+        if event.get("refused") or event.get("refusal"):
+            self.promoted = f"refused: {event.get('refused') or event.get('refusal')}"
+        else:
+            version = event.get("version") or {}
+            version = version if isinstance(version, dict) else event
+            self.promoted = f"{version.get('name', '')} v{version.get('version', '')}".strip()
+
+
+def validation(key: str) -> str:
+    """A measurement's metric with its room: ``auc`` is ``val/auc``."""
+    return key if "/" in key else f"val/{key}"
+
+
+def study_uid(opened: Event) -> str:
+    """The name that tells a study from a later one of the same name: ``product@20261124-083009``."""
+    moment = datetime.fromtimestamp(opened["time"] / 1000, UTC)
+    return f"{opened['name']}@{moment:%Y%m%d-%H%M%S}"
+
+
+# Last path components that say nothing alone: train.seed and study.seed, objective.name.
+_VAGUE = {"name", "seed", "path", "by", "at", "format"}
+
+
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Config paths as people call them: the last component, the whole path where that is unclear."""
+    paths = list(paths)
+    last = [path.rsplit(".", 1)[-1] for path in paths]
+    return {p: p if s in _VAGUE or last.count(s) > 1 else s for p, s in zip(paths, last, strict=True)}
+
+
+def trial_folders(study_folder: Path) -> Iterator[Path]:
+    """The trials of a study, by number."""
+    yield from sorted((study_folder / "trials").glob("t[0-9][0-9][0-9][0-9]*"))

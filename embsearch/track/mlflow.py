@@ -1,0 +1,556 @@
+"""MLflow as a view of the event logs: one experiment a task, a study its parent run, trials its children.
+
+The recorder reads the logs and brings MLflow to what they say. Every step can be repeated: runs
+are found by the tag ``embsearch.uid`` before they are made, points carry the time they were
+logged at (MLflow stores equal points once), and a trial that is wholly there is marked with
+the number of its events, so that a resumed study does not send it again.
+
+The study never waits: it starts a thread here and asks it to close at the end. When MLflow
+does not answer, the thread tries again later and later, and whatever is missing by then is
+brought by the next sync.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embsearch.config.schema import Config
+from embsearch.track import mlflow_model, mlflow_view
+from embsearch.track.mirror import LogTail, StudyMirror, TrialMirror, short_names, trial_folders, validation
+from embsearch.track.mlflow_store import connect, file_lock, find_experiment, quoted, slug
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+EVERY = 2.0  # seconds between two looks at the logs
+LONGEST_PAUSE = 60.0  # seconds between two tries while MLflow does not answer
+
+_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}
+_HUES = {"complete": (150, 70), "pruned": (28, 30), "failed": (352, 12), "running": (215, 20)}
+
+
+@dataclass
+class _View:
+    """A run in MLflow and what it already has."""
+
+    run_id: str = ""
+    sent: int = 0  # events wholly in MLflow
+    parts: set[str] = field(default_factory=set)  # params, dataset, artifacts: sent once
+    tags: dict[str, str] = field(default_factory=dict)
+    status: str = ""
+    deleted: bool = False  # by hand
+
+
+@dataclass
+class _Trial:
+    folder: Path
+    tail: LogTail
+    mirror: TrialMirror
+    view: _View = field(default_factory=_View)
+
+
+class MlflowRecorder:
+    """Keeps MLflow up to date with one study.
+
+    ``live`` says that this process runs the study: its open trials are running. Otherwise
+    (``embsearch sync``, a study that was killed) a trial that has not ended waits to be resumed.
+    """
+
+    def __init__(self, config: Config, study_folder: Path, live: bool = True) -> None:
+        self.problem = ""
+        self._away = False
+        self._config = config
+        self._folder = study_folder
+        self._live = live
+        self._objective = validation(config.evaluate.objective)
+        self._study = StudyMirror()
+        self._study_tail = LogTail(study_folder / "events.jsonl")
+        self._study_view = _View()
+        self._trials: dict[str, _Trial] = {}
+        self._known: dict[str, Run] | None = None
+        self._client: MlflowClient | None = None
+        self._experiment = ""
+        self._shown: dict[str, str] = {}  # experiment tags that are set
+        self._refusals: dict[str, str] = {}  # by trial: what MLflow will never take
+        self._known_told = self._known_tested = 0
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # The seam
+
+    def start(self) -> None:
+        """Sync in the background every two seconds."""
+        self._thread = threading.Thread(target=self._run, name="mlflow-recorder", daemon=True)
+        self._thread.start()
+
+    def sync(self) -> int:
+        """Bring MLflow up to date; the number of events it still lacks. Never raises."""
+        with self._lock:
+            try:
+                self._sync()
+                self._away = False
+                self.problem = "; ".join(f"{k}: {v}" for k, v in list(self._refusals.items())[:3])
+            except Exception as error:
+                self.problem = f"MLflow does not take the study's record: {_one_line(error)}"
+                self._away = True
+                self._client, self._experiment = None, ""
+                self._study_view.run_id = ""  # perhaps deleted by hand: look again
+            return self.pending
+
+    def close(self, timeout: float = 30.0) -> int:
+        """A last sync, then no more; the number of events that MLflow lacks."""
+        self._live = False
+        self._closing.set()
+        if self._thread is None:
+            return self.sync()
+        self._thread.join(timeout)
+        if self._thread.is_alive() and not self.problem:
+            self.problem = f"MLflow did not take everything within {timeout:.0f} s"
+        return self.pending
+
+    @property
+    def pending(self) -> int:
+        """Events read that MLflow lacks, and one for a log not read yet."""
+        trials = sum(t.mirror.events - t.view.sent for t in list(self._trials.values()))
+        unread = int(self._study.opened is None and self._study_tail.path.exists())
+        return trials + self._study.events - self._study_view.sent + unread
+
+    def _run(self) -> None:
+        pause = EVERY
+        while not self._closing.wait(pause):
+            self.sync()
+            pause = min(2 * pause, LONGEST_PAUSE) if self._away else EVERY
+        self.sync()
+
+    # One sync
+
+    def _sync(self) -> None:
+        self._read()
+        if self._study.opened is None:
+            return
+        if not self._client:
+            self._client = connect(self._config)
+            self._known = None
+        with file_lock(self._folder / "mlflow.lock"):  # `embsearch sync` beside a running study
+            if not self._experiment:
+                self._experiment = find_experiment(self._client, self._config) or ""
+            if self._known is None:
+                self._known = self._find_runs()
+            self._send_study(self._client)
+            self._show_view(self._client)
+            failed: Exception | None = None
+            for trial in self._trials.values():
+                if trial.view.sent == trial.mirror.events and not self._interrupted(trial):
+                    continue
+                try:
+                    self._send_trial(self._client, trial)
+                except OSError as error:  # a file of this trial; the others go on
+                    failed = error
+                except Exception as error:
+                    if not _refused(error):
+                        raise
+                    self._refusals[trial.mirror.name] = _one_line(error)
+                    trial.view.sent = trial.mirror.events
+            self._send_chosen_models(self._client)
+            self._show_note(self._client)
+            if failed is not None:
+                raise failed
+
+    def _read(self) -> None:
+        self._study.fold(self._study_tail.read())
+        for folder in trial_folders(self._folder):
+            if folder.name not in self._trials:
+                tail = LogTail(folder / "events.jsonl")
+                self._trials[folder.name] = _Trial(folder, tail, TrialMirror(self._objective))
+            trial = self._trials[folder.name]
+            if not trial.mirror.ended:
+                trial.mirror.fold(trial.tail.read())
+        by_number = {trial.mirror.number: trial.mirror for trial in self._trials.values()}
+        told = list(self._study.told.values())
+        for value in told[self._known_told :]:
+            if value.trial in by_number:
+                by_number[value.trial].told(value)
+        for number, points in self._study.tested[self._known_tested :]:
+            if number in by_number:
+                by_number[number].tested(points)
+        self._known_told, self._known_tested = len(told), len(self._study.tested)
+
+    def _interrupted(self, trial: _Trial) -> bool:
+        return not self._live and trial.view.status == "RUNNING"
+
+    def _find_runs(self) -> dict[str, Run]:
+        """The study's runs that MLflow has, by uid: one search instead of one a trial."""
+        from mlflow.entities import ViewType
+
+        assert self._client is not None
+        runs: dict[str, Run] = {}
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment],
+                f"tags.`embsearch.study_uid` = {quoted(self._study.uid)}",
+                ViewType.ALL,
+                1000,
+                page_token=token,
+            )
+            runs |= {run.data.tags["embsearch.uid"]: run for run in page if "embsearch.uid" in run.data.tags}
+            token = page.token
+            if not token:
+                return runs
+
+    def _run_of(
+        self, client: MlflowClient, view: _View, uid: str, name: str, begun: int, tags: Mapping[str, str]
+    ) -> str:
+        """The run with this uid, found or made."""
+        from mlflow.entities import ViewType
+
+        if view.run_id:
+            return view.run_id
+        assert self._known is not None
+        run = self._known.get(uid)
+        if run is None:
+            found = client.search_runs([self._experiment], f"tags.`embsearch.uid` = {quoted(uid)}", ViewType.ALL, 1)
+            run = found[0] if found else None
+        if run is None:
+            fixed = {
+                "embsearch.uid": uid,
+                "embsearch.study": self._config.study.name,
+                "embsearch.study_uid": self._study.uid,
+                "mlflow.user": _user(),
+                "mlflow.source.type": "LOCAL",
+                "mlflow.source.name": f"embsearch search study={self._config.study.name}",
+            }
+            run = client.create_run(self._experiment, start_time=begun, tags={**fixed, **tags}, run_name=name)
+        view.deleted = run.info.lifecycle_stage == "deleted"
+        view.run_id, view.tags, view.status = run.info.run_id, dict(run.data.tags), run.info.status
+        return view.run_id
+
+    # The study
+
+    def _send_study(self, client: MlflowClient) -> None:
+        study, view = self._study, self._study_view
+        events, points = study.events, list(study.points.waiting)
+        tags = self._study_tags()
+        run = self._run_of(client, view, study.uid, f"study/{self._config.study.name}", study.created, tags)
+        if view.deleted:  # trials that are deleted by hand stay so; without the parent nobody finds the others
+            client.restore_run(run)
+            view.deleted = False
+        self._send(client, view, points, {}, tags)
+        study.points.waiting = study.points.waiting[len(points) :]
+        if "artifacts" not in view.parts:
+            if (self._folder / "study.yaml").exists():
+                client.log_artifact(run, str(self._folder / "study.yaml"))
+            environment = (study.opened or {}).get("environment") or {}
+            if environment:
+                client.log_text(run, json.dumps(environment, indent=1, ensure_ascii=False), "environment.json")
+            if packages := environment.get("packages"):
+                pins = "".join(f"{name}=={version}\n" for name, version in packages.items())
+                client.log_text(run, pins, "packages.txt")
+            view.parts.add("artifacts")
+        self._send_dataset(client, view)
+        closed = study.state == "closed"
+        status = "FINISHED" if closed else "RUNNING" if self._live else "SCHEDULED"
+        self._send_status(client, view, status, study.ended)
+        view.sent = events
+
+    def _study_tags(self) -> dict[str, str]:
+        study = self._study
+        opened = study.opened or {}
+        environment = opened.get("environment") or {}
+        counts: dict[str, int] = {}
+        for trial in self._trials.values():
+            counts[trial.mirror.state] = counts.get(trial.mirror.state, 0) + 1
+        state = study.state if study.state == "closed" or self._live else "interrupted"
+        tags = {
+            "embsearch.role": "study",
+            "embsearch.state": "complete" if state == "closed" else state,
+            "embsearch.objective": self._objective,
+            "embsearch.question": self._config.study.question,
+            "embsearch.trials": ", ".join(f"{n} {s}" for s, n in sorted(counts.items())),
+            "embsearch.data": self._dataset_name(),
+            "embsearch.data_digest": str(opened.get("data_fingerprint", ""))[:36],
+            "embsearch.config_digest": str(opened.get("config_digest", "")),
+            "embsearch.promoted": study.promoted,
+            "mlflow.source.git.commit": str(environment.get("git_commit") or ""),
+            "embsearch.git_dirty": str(environment.get("git_dirty", "")),
+            "embsearch.host": str(environment.get("host", "")),
+        }
+        if study.best is not None and study.best_trial is not None:
+            tags["embsearch.best"] = f"{study.best:.4f}"
+            tags["embsearch.best_trial"] = f"t{study.best_trial:04d}"
+        untuned = study.baseline.get(self._objective.removeprefix("val/"))
+        if untuned is not None:
+            tags["embsearch.baseline"] = f"{untuned:.4f}"
+        tags["mlflow.note.content"] = "\n\n".join(
+            line
+            for line in (
+                self._config.study.question,
+                " · ".join(mlflow_view.facts(tags)),
+                f"Ended: {study.why}" if study.why else "",
+            )
+            if line
+        )
+        return {k: v for k, v in tags.items() if v}
+
+    # A trial
+
+    def _send_trial(self, client: MlflowClient, trial: _Trial) -> None:
+        mirror, view = trial.mirror, trial.view
+        if mirror.number < 0:
+            return  # created, but not a whole line of its log yet
+        events, points = mirror.events, list(mirror.points.waiting)
+        tags = self._trial_tags(trial)
+        run = self._run_of(client, view, self._uid(mirror), mirror.name, mirror.created, tags)
+        whole = str(events) if mirror.ended else ""
+        if not view.deleted and not (whole and view.tags.get("embsearch.events") == whole):
+            names = short_names(mirror.axes)
+            self._send(client, view, points, {names[k]: v for k, v in mirror.axes.items()}, tags)
+            status = _STATUS.get(mirror.state, "SCHEDULED")
+            if status == "RUNNING" and not self._live:
+                status = "SCHEDULED"
+            self._send_status(client, view, status, mirror.ended)
+            self._send_dataset(client, view)
+            config = trial.folder / "config.yaml"
+            if "artifacts" not in view.parts and config.exists():
+                client.log_artifact(run, str(config))
+                view.parts.add("artifacts")
+            if mirror.ended and self._config.track.model_artifacts == "all":
+                self._send_model(client, trial)
+            if whole:
+                client.set_tag(run, "embsearch.events", whole)
+                view.tags["embsearch.events"] = whole
+        mirror.points.waiting = mirror.points.waiting[len(points) :]
+        if mirror.ended:
+            mirror.points.forget()
+        view.sent = events
+
+    def _uid(self, mirror: TrialMirror) -> str:
+        return f"{self._study.uid}/{mirror.name}"
+
+    def _trial_tags(self, trial: _Trial) -> dict[str, str]:
+        mirror = trial.mirror
+        environment = (self._study.opened or {}).get("environment") or {}
+        state = mirror.state
+        if state == "running" and not self._live:
+            state = "interrupted"
+        config = trial.folder / "config.yaml"
+        tags = {
+            "mlflow.parentRunId": self._study_view.run_id,
+            "embsearch.role": "trial",
+            "embsearch.trial": str(mirror.number),
+            "embsearch.state": state,
+            "embsearch.reason": mirror.reason[:500],
+            "embsearch.failure": mirror.failure,
+            "embsearch.failures": ", ".join(mirror.failures)[:500],
+            "embsearch.inactive": ", ".join(sorted(set(mirror.axes) - set(mirror.params))),
+            "embsearch.config_digest": _sha(config) if config.exists() else "",
+            "embsearch.data_digest": str((self._study.opened or {}).get("data_fingerprint", ""))[:36],
+            "mlflow.source.git.commit": str(environment.get("git_commit") or ""),
+            "mlflow.runColor": _colour(mirror.state, mirror.number),
+            "mlflow.note.content": _note(mirror, state, self._objective),
+        }
+        return {k: v for k, v in tags.items() if v or k in trial.view.tags}
+
+    # Parts
+
+    def _send(
+        self,
+        client: MlflowClient,
+        view: _View,
+        points: list[Any],
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+    ) -> None:
+        """Points, parameters (once) and the tags that changed, in one batch."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        changed = {k: v for k, v in tags.items() if view.tags.get(k) != v}
+        fresh = {} if "params" in view.parts else params
+        client.log_batch(
+            view.run_id,
+            metrics=[Metric(p.key, p.value, p.time, p.step) for p in points],
+            params=[Param(k, str(v)) for k, v in fresh.items()],
+            tags=[RunTag(k, v) for k, v in changed.items()],
+            synchronous=True,
+        )
+        view.tags |= changed
+        view.parts.add("params")
+
+    def _send_status(self, client: MlflowClient, view: _View, status: str, ended: int) -> None:
+        if status == view.status:
+            return
+        if ended:
+            client.set_terminated(view.run_id, status, ended)
+        else:
+            client.update_run(view.run_id, status)
+        view.status = status
+
+    def _send_dataset(self, client: MlflowClient, view: _View) -> None:
+        """The data with our own fingerprint: MLflow's digests read 10,000 rows at most."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        opened = self._study.opened or {}
+        digest = str(opened.get("data_fingerprint", ""))[:36]
+        if "dataset" in view.parts or not digest:
+            return
+        data = self._config.data
+        source = {k: v for k in ("path", "train", "valid", "test") if (v := getattr(data, k))}
+        profile = opened.get("data") or {}
+        dataset = Dataset(
+            self._dataset_name(),
+            digest,
+            "local",
+            json.dumps({"uri": next(iter(source.values()), ""), **source}, ensure_ascii=False),
+            profile=json.dumps(profile, ensure_ascii=False) if profile else None,
+        )
+        tag = InputTag("mlflow.data.context", "training")
+        client.log_inputs(view.run_id, [DatasetInput(dataset, [tag])])
+        view.parts.add("dataset")
+
+    def _dataset_name(self) -> str:
+        data = self._config.data
+        path = data.path or data.train
+        return Path(path).stem[:500] if path else self._config.study.task
+
+    def _send_model(self, client: MlflowClient, trial: _Trial) -> None:
+        """The trial's model, once. A folder that is gone and was never sent stays unsent."""
+        mirror, view = trial.mirror, trial.view
+        folder = self._model_folder(trial)
+        part = f"model and {len(mirror.test)} test scores"
+        if folder is None or part in view.parts:
+            return
+        names = short_names(mirror.axes)
+        metrics = list(mirror.best_metrics.values())
+        if mirror.best is not None and metrics:
+            metrics.append(metrics[0]._replace(key="objective", value=mirror.best))
+        metrics += mirror.test.values()
+        mlflow_model.log_model(
+            client,
+            self._experiment,
+            view.run_id,
+            uid=self._uid(mirror),
+            folder=folder,
+            name=slug(f"{self._config.study.name}-{mirror.name}"),
+            params={names[k]: str(v) for k, v in mirror.axes.items()},
+            tags={
+                "embsearch.study": self._config.study.name,
+                "embsearch.study_uid": self._study.uid,
+                "embsearch.trial": str(mirror.number),
+                "embsearch.state": mirror.state,
+                "embsearch.data_digest": str((self._study.opened or {}).get("data_fingerprint", ""))[:36],
+            },
+            metrics=metrics,
+            step=mirror.step,
+        )
+        view.parts.add(part)
+
+    def _model_folder(self, trial: _Trial) -> Path | None:
+        model = trial.mirror.model
+        if not model:
+            return None
+        for base in (Path(), self._folder, trial.folder):
+            if (base / model / "modules.json").exists():
+                return base / model
+        return None
+
+    def _send_chosen_models(self, client: MlflowClient) -> None:
+        """``top_k`` and ``best`` are known when the study closes."""
+        track = self._config.track
+        if self._study.state != "closed" or track.model_artifacts == "all":
+            return
+        ended = [t for t in self._trials.values() if t.mirror.best is not None and self._model_folder(t)]
+        ended.sort(key=lambda t: (-(t.mirror.best or 0.0), t.mirror.number))
+        for trial in ended[: track.top_k if track.model_artifacts == "top_k" else 1]:
+            self._send_model(client, trial)
+
+    # What is seen first
+
+    def _show_view(self, client: MlflowClient) -> None:
+        axes: Mapping[str, Any] = self._config.space
+        for trial in self._trials.values():
+            if trial.mirror.axes:
+                axes = trial.mirror.axes
+                break
+        names = list(short_names(axes).values())
+        key = mlflow_view.TAG + mlflow_view.view_id(self._study.uid)
+        made = self._study.created
+        view = mlflow_view.saved_view(self._config.study.name, self._study.uid, names, self._objective, made, made)
+        self._show(client, key, view["state"], lambda _: json.dumps(view | {"updatedAt": _now()}))
+
+    def _show_note(self, client: MlflowClient) -> None:
+        tags = self._study_view.tags
+        self._show(client, "mlflow.note.content", json.dumps(tags, sort_keys=True), lambda _: self._note(client))
+
+    def _note(self, client: MlflowClient) -> str:
+        studies = client.search_runs([self._experiment], "tags.`embsearch.role` = 'study'", max_results=20)
+        return mlflow_view.experiment_note(self._experiment, [run.data.tags for run in studies])
+
+    def _show(self, client: MlflowClient, key: str, content: str, make: Callable[[str], str]) -> None:
+        """Set an experiment tag when what it says has changed."""
+        if self._shown.get(key) != content:
+            client.set_experiment_tag(self._experiment, key, make(content))
+            self._shown[key] = content
+
+
+def _note(mirror: TrialMirror, state: str, objective: str) -> str:
+    """Two lines: how it went and why it stopped; what it was."""
+    how = f"**{state}** after {mirror.rung} evaluations, {mirror.texts:,} texts, {mirror.seconds:.0f} s"
+    if mirror.best is not None:
+        how += f"; best {objective} {mirror.best:.4f}"
+    if mirror.reason:
+        how += f": {mirror.reason[:1000]}"
+    names = short_names(mirror.axes)
+    what = ", ".join(f"{names[k]} {_short(v)}" for k, v in mirror.axes.items() if k in mirror.params)
+    return f"{how}\n\n{what}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _colour(state: str, number: int) -> str:
+    """The state is the hue; the number moves it a little, so that two curves can be told apart."""
+    hue, width = _HUES.get(state, (265, 20))
+    turn = number * 0.618 % 1.0  # golden ratio: neighbours differ most
+    return _hex((hue + width * (turn - 0.5)) / 360, 0.38 + 0.18 * (number * 0.382 % 1.0), 0.62)
+
+
+def _hex(hue: float, lightness: float, saturation: float) -> str:
+    import colorsys
+
+    return "#" + "".join(f"{round(255 * c):02x}" for c in colorsys.hls_to_rgb(hue % 1.0, lightness, saturation))
+
+
+def _refused(error: Exception) -> bool:
+    """Whether MLflow answered and will say no for ever, as when a run was deleted by hand."""
+    code = getattr(error, "error_code", "")
+    return code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
+
+
+def _one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+
+
+def _sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a user name
+        return "unknown"
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,148 @@
+"""The way to MLflow: a client that fails fast and says nothing, and a database made once.
+
+Nothing here imports mlflow before it is called: the import takes seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embsearch.config.schema import Config
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def tracking_uri(config: Config) -> str:
+    """Where MLflow keeps its runs: the configured server, or a database in home."""
+    return config.track.uri or database_uri(Path(config.home))
+
+
+def database_uri(home: Path) -> str:
+    return f"sqlite:///{home.resolve() / 'mlflow.db'}"
+
+
+def artifact_root(home: Path) -> Path:
+    return home.resolve() / "mlartifacts"
+
+
+def experiment_name(config: Config) -> str:
+    return config.track.experiment or f"embsearch/{config.study.task}"
+
+
+def connect(config: Config) -> MlflowClient:
+    """A client for the study's MLflow, its database made if need be.
+
+    Raises what MLflow raises when a server does not answer; no call takes longer than about
+    twice ``track.timeout``.
+    """
+    uri = tracking_uri(config)
+    fail_fast(config.track.timeout)
+    if uri.startswith("sqlite:"):
+        prepare_database(Path(uri.removeprefix("sqlite:///")), artifact_root(Path(config.home)))
+    from mlflow import MlflowClient
+
+    be_quiet()
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def find_experiment(client: MlflowClient, config: Config, create: bool = True) -> str | None:
+    """The id of the task's experiment."""
+    from mlflow.exceptions import MlflowException
+
+    name = experiment_name(config)
+    found = client.get_experiment_by_name(name)
+    if found is None and create:
+        location = None  # a server knows its own
+        if tracking_uri(config).startswith("sqlite:"):
+            location = (artifact_root(Path(config.home)) / slug(name)).as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:  # another process was first
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found is not None and found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id if found else None
+
+
+def fail_fast(timeout: float) -> None:
+    """MLflow's own limits let one call block for 247 s (research/mlflow.md, 3); ours are short.
+
+    A limit that the user has set in the environment stays.
+    """
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout))),
+        "MLFLOW_ENABLE_ASYNC_LOGGING": "false",  # drops batches without a word
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # a failure is the recorder's to report, in one line
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def be_quiet() -> None:
+    """No log lines of MLflow and the libraries under it between the study's own."""
+    for name in ("mlflow", "alembic", "sqlalchemy.engine", "urllib3.connectionpool", "huey"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def prepare_database(path: Path, artifacts: Path) -> None:
+    """Create MLflow's schema, once and whole: processes that start together, or one that dies on
+    the way, break the file for good (research/mlflow.md, 3), hence the lock and the rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(path.with_suffix(".lock")):
+        if path.exists() and path.stat().st_size > 0:
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        be_quiet()
+        make_store: Any = SqlAlchemyStore  # it has no types
+        draft = path.with_suffix(".draft")
+        for old in path.parent.glob(draft.name + "*"):
+            old.unlink()
+        make_store(f"sqlite:///{draft}", artifacts.as_uri()).engine.dispose()
+        database = sqlite3.connect(draft)
+        database.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer; stays in the file
+        database.close()
+        draft.replace(path)
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold ``path`` for this process alone; freed by the kernel when the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows: one process at a time is the user's to see to
+            yield
+            return
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def slug(text: str) -> str:
+    return re.sub(r"[^\w\-]+", "-", text).strip("-")
+
+
+def quoted(value: Any) -> str:
+    """A value inside a search filter. MLflow has no escapes, so a value with both quotes finds nothing."""
+    mark = '"' if "'" in str(value) else "'"
+    return f"{mark}{value}{mark}"

@@ -1,0 +1,68 @@
+"""Everything that a trial needs to go on with the same bits, in one safetensors file.
+
+No pickle: tensors by name, the rest as JSON in the header. Written under a temporary name,
+fsynced, atomically replaced: whoever reads sees the old one whole or the new one whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from embsearch.errors import UserError
+
+
+def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]) -> None:
+    """``position`` is plain JSON: step, texts seen, best so far, ... Raises OSError (disk full)."""
+    tensors = {f"model/{n}": p.detach().contiguous() for n, p in _state(model)}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{k}": torch.as_tensor(v).contiguous() for k, v in state.items()}
+    tensors["random/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, draft, metadata={"position": json.dumps(position)})
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put everything back and return ``position``. Raises UserError for a file that is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+            position = json.loads(file.metadata()["position"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a whole checkpoint ({error}); delete it to start this trial again") from error
+    with torch.no_grad():
+        for name, own in _state(model):
+            own.copy_(tensors[f"model/{name}"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        room, _, rest = name.partition("/")
+        if room == "optimizer":
+            index, key = rest.split("/")
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["random/cpu"])
+    if torch.cuda.is_available() and "random/cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random/cuda"])
+    return position
+
+
+def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What training changes: trainable parameters (frozen ones are the base's own)."""
+    yield from ((n, p) for n, p in model.named_parameters() if p.requires_grad)

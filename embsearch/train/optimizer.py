@@ -1,0 +1,39 @@
+"""AdamW with decay on matrices only, and the learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from embsearch.config.schema import TrainConfig
+
+
+def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """Fused AdamW over the trainable parameters.
+
+    ``config.l2`` is decoupled weight decay (Loshchilov & Hutter 2019); biases, norms and the
+    rows of embedding tables get none: a decayed row of an absent token would drift.
+    """
+    rows = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    plain = [p for p in trainable if p.ndim < 2 or id(p) in rows]
+    decayed = [p for p in trainable if p.ndim >= 2 and id(p) not in rows]
+    groups = [{"params": decayed, "weight_decay": config.l2}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, fused=True)
+
+
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """The rate of step ``step`` (from 0) of ``steps``: linear warm-up, then the schedule to 0.
+
+    Warm-up that outlasts the budget leaves the rate below ``config.lr``: the budget decides.
+    """
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    if config.schedule == "cosine":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return config.lr * max(0.0, 1 - done)

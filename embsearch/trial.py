@@ -1,0 +1,166 @@
+"""One trial, top to bottom: config -> data -> encoder -> objective -> optimizer -> loop.
+
+A trial is a generator. At every evaluation it saves its model when it is the best so far,
+saves a checkpoint, and yields a Measurement. Whoever drives it decides whether to call
+``next``; nothing else controls a trial. ``embsearch train`` drives one to its end, a worker
+drives many, segment by segment.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from embsearch.config.schema import Config
+from embsearch.data.augment import Augmenter
+from embsearch.data.batch import ClickGraph, batches
+from embsearch.data.dataset import Dataset, Judged
+from embsearch.data.tokenise import Tokens
+from embsearch.errors import Diverged
+from embsearch.evaluate.score import score, similarity
+from embsearch.model import pretrained
+from embsearch.model.device import Compute
+from embsearch.model.embed import embed
+from embsearch.model.encoder import Encoder
+from embsearch.objectives.build import build as build_objective
+from embsearch.train import checkpoint
+from embsearch.train.optimizer import adamw, learning_rate
+from embsearch.train.step import Stepper
+from embsearch.values import Measurement
+
+Report = Callable[[int, dict[str, float]], None]  # step, metrics: called after every step
+
+# A loss this many times its own running mean, after the first steps, has left the basin it was in.
+# Guess: losses of healthy runs stay within a factor of 5 of their mean (seen on six data sets).
+EXPLODED = 20.0
+
+
+def trial(
+    config: Config,
+    data: Dataset,
+    tokens: Tokens,
+    encoder: Encoder,
+    compute: Compute,
+    folder: Path,
+    report: Report = lambda step, metrics: None,
+) -> Iterator[Measurement]:
+    """Fine-tune ``encoder``, given with its base weights, in ``folder``; from its checkpoint where there is one.
+
+    Raises Diverged before the optimizer applies a step whose loss is not finite or exploded,
+    OutOfMemory when not even one text fits, OSError when the disk is full.
+    """
+    train = config.train
+    torch.manual_seed(train.seed)
+    valid = subset(data.valid, config.evaluate.max_rows)
+    graph = ClickGraph(data)
+    augment = Augmenter(train.augment, data, tokens, encoder.model.tokenizer, train.seed)
+    objective = build_objective(config.objective)
+    optimizer = adamw(encoder, train)
+    step_gradients = Stepper(encoder, augment.tokens, objective, compute, train)
+    columns = 3 if (data.train.negative >= 0).all() else 2
+    steps = math.ceil(train.texts / (columns * train.batch_size))
+    stops = [max(1, round(steps * share)) for share in config.evaluate.at]
+
+    step, rung, seen, seconds, best, since_best, mean_loss = 0, 0, 0, 0.0, -math.inf, 0, math.nan
+    resume = folder / "checkpoint.safetensors"
+    if resume.exists():
+        at = checkpoint.load(resume, encoder, optimizer)
+        step, rung, seen, seconds = at["step"], at["rung"], at["seen"], at["seconds"]
+        best, since_best, mean_loss = at["best"], at["since_best"], at["mean_loss"]
+        yield Measurement(**at["measurement"])
+        if at["measurement"]["last"]:
+            return
+
+    encoder.train()
+    started = time.monotonic() - seconds
+    for batch in batches(data.train, graph, train.batch_size, train.seed, start=step):
+        lap = time.monotonic()
+        rate = learning_rate(step, steps, train)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = augment(batch, step)
+        loss = step_gradients(batch)
+        if not math.isfinite(loss) or (step > 10 and loss > EXPLODED * max(mean_loss, 0.1)):
+            raise Diverged(
+                f"loss {loss:.4g} at step {step + 1} (running mean {mean_loss:.4g}, learning rate {rate:.3g})"
+            )
+        mean_loss = loss if math.isnan(mean_loss) else 0.9 * mean_loss + 0.1 * loss
+        norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), train.clip_norm or math.inf)
+        if not math.isfinite(norm):
+            raise Diverged(f"gradient norm {norm} at step {step + 1} (loss {loss:.4g}, learning rate {rate:.3g})")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step, seen = step + 1, seen + batch.texts_seen
+        report(step, {
+            "train/loss": loss,
+            "train/lr": rate,
+            "cost/texts_per_second": batch.texts_seen / (time.monotonic() - lap),
+        })  # fmt: skip
+        if step not in stops:
+            continue
+
+        metrics = measure(encoder, tokens, valid, compute)
+        objective_value = metrics[config.evaluate.objective]
+        if objective_value > best:
+            best, since_best = objective_value, 0
+            save_model(encoder, folder / "model")
+        else:
+            since_best += 1
+        rung += stops.count(step)
+        why = ""
+        if step >= steps:
+            why = "budget spent"
+        elif train.patience and since_best >= train.patience:
+            why = f"early stopping: no better {config.evaluate.objective} in {since_best} evaluations"
+        seconds = time.monotonic() - started
+        measured = Measurement(
+            rung, step, seen, {f"val/{k}": v for k, v in metrics.items()}, seconds, last=bool(why), why=why
+        )
+        position = {
+            "step": step, "rung": rung, "seen": seen, "seconds": seconds, "best": best,
+            "since_best": since_best, "mean_loss": mean_loss, "measurement": vars(measured),
+        }  # fmt: skip
+        checkpoint.save(resume, encoder, optimizer, position)
+        yield measured
+        if why:
+            return
+        started = time.monotonic() - seconds  # the trial may have slept while others trained
+
+
+def subset(rows: Judged, most: int) -> Judged:
+    """About ``most`` rows of whole queries, spread evenly over the queries; all of them for 0."""
+    if not most or len(rows) <= most:
+        return rows
+    queries = int(rows.query.max()) + 1
+    count = max(1, round(queries * most / len(rows)))
+    kept = np.isin(rows.query, np.linspace(0, queries - 1, count).astype(int))
+    renumbered = np.unique(rows.query[kept], return_inverse=True)[1].astype(np.int32)
+    return Judged(
+        renumbered, rows.text[kept], rows.title[kept], rows.grade[kept], rows.relevant[kept],
+        rows.segment[kept], rows.segments,
+    )  # fmt: skip
+
+
+def vectors_of(encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute) -> tuple[np.ndarray, np.ndarray]:
+    """The text ids of the rows, rising, and their vectors."""
+    ids = np.unique(np.concatenate([rows.text, rows.title]))
+    return ids, embed(encoder, tokens, ids, compute)
+
+
+def measure(encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute) -> dict[str, float]:
+    """The metrics of the encoder on judged rows, without prefix."""
+    return score(rows, similarity(rows, *vectors_of(encoder, tokens, rows, compute)))
+
+
+def save_model(encoder: Encoder, folder: Path) -> None:
+    """The encoder with its whole token table, in sentence-transformers' format."""
+    cut = encoder.table
+    try:
+        pretrained.save(encoder.uncut(), folder)
+    finally:
+        encoder.recut(cut)

@@ -1,0 +1,122 @@
+"""The records that cross rooms. Frozen, checked when made, and JSON all the way down.
+
+``Suggestion -> Segment -> Measurement -> Decision -> Outcome -> ModelVersion``
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Scalar = float | int | str | bool | None
+FailureClass = Literal["out_of_memory", "diverged", "hung", "killed", "data", "disk_full", "bug"]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What the sampler wants tried. ``params`` maps config paths to values; only active ones."""
+
+    trial: int
+    params: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Work for one worker: train ``trial`` until its evaluation number ``until`` (counted from 1).
+
+    ``from_checkpoint`` is the evaluation the trial stands at (0: from the base weights);
+    ``attempt`` counts how often the trial has been given out after a failure.
+    """
+
+    trial: int
+    attempt: int
+    from_checkpoint: int
+    until: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.from_checkpoint < self.until:
+            raise ValueError(f"a segment runs forward: {self.from_checkpoint=} {self.until=}")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One evaluation of one trial.
+
+    ``rung`` counts evaluations from 1; ``texts_seen`` is the budget spent so far in texts;
+    ``seconds`` the training and evaluation time of this trial so far. ``last`` says that the
+    trial has ended by itself, with ``why`` (budget spent, early stopping).
+    """
+
+    rung: int
+    step: int
+    texts_seen: int
+    metrics: Mapping[str, float]
+    seconds: float
+    last: bool = False
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        if self.rung < 1 or self.step < 0 or self.texts_seen < 0:
+            raise ValueError(f"a measurement counts forward: {self}")
+        if self.last and not self.why:
+            raise ValueError("a trial that ends says why")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the coordinator does with a measured trial. A decision always carries its reason."""
+
+    kind: Literal["continue", "pause", "stop"]
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not self.reason:
+            raise ValueError("a decision carries a reason")
+
+
+State = Literal["waiting", "running", "paused", "complete", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended. ``value`` is its best measured objective, None where it has none."""
+
+    state: Literal["complete", "pruned", "failed"]
+    reason: str
+    value: float | None = None
+    failure: FailureClass | None = None
+
+    def __post_init__(self) -> None:
+        if (self.state == "failed") != (self.failure is not None):
+            raise ValueError("a failed trial, and only a failed trial, has a failure class")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"an outcome's value is finite, not {self.value}")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+    draws: int = 0
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A registered model version."""
+
+    name: str
+    version: int
+    digest: str
+    uri: str
+    aliases: tuple[str, ...] = field(default=())
+
+
+def record(value: Any) -> dict[str, Any]:
+    """A value as plain JSON types."""
+    return asdict(value)

@@ -1,0 +1,214 @@
+"""The process that trains: keeps data, tokens and base weights warm, and runs many trials.
+
+``python -m embsearch.worker`` reads tasks from standard input and writes messages to standard
+output, as launch/base.py lists them. The same handler serves ``launcher=inline``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from embsearch.config.build import build
+from embsearch.config.schema import Config, ModelConfig
+from embsearch.data.dataset import Dataset, Judged
+from embsearch.data.tokenise import Tokens, cached
+from embsearch.errors import EmbsearchError, TrialError, UserError
+from embsearch.evaluate.bootstrap import auc_interval
+from embsearch.evaluate.score import by_segment, score, score_pool, similarity
+from embsearch.launch.base import Message, Task
+from embsearch.model import pretrained
+from embsearch.model.device import Compute, choose
+from embsearch.model.encoder import Encoder
+from embsearch.trial import subset, trial, vectors_of
+from embsearch.values import Measurement, record
+
+POINTS_EVERY = 1.0  # seconds between messages about the loss
+
+
+class Worker:
+    """Handles tasks one after another; what the next one may need again is kept."""
+
+    def __init__(self) -> None:
+        self._data: dict[str, Dataset] = {}
+        self._base: tuple[ModelConfig, int, Encoder, dict[str, torch.Tensor], Tokens] | None = None
+        self._warm: tuple[int, int, int, Iterator[Measurement], list[Any]] | None = None
+
+    def __call__(self, task: Task) -> Iterator[Message]:
+        """The messages of one task; the last one ends it. Never raises."""
+        try:
+            yield from getattr(self, f"_{task['do']}")(task)
+        except OSError as error:
+            self._warm = None
+            failure = "disk_full" if error.errno in (28, 122) else "bug"
+            yield {
+                "kind": "failed",
+                "failure": failure,
+                "message": str(error),
+                "traceback": traceback.format_exc(),
+            }
+        except EmbsearchError as error:
+            self._warm = None
+            failure = (
+                error.failure if isinstance(error, TrialError) else "data" if isinstance(error, UserError) else "bug"
+            )
+            yield {
+                "kind": "failed",
+                "failure": failure,
+                "message": str(error),
+                "traceback": traceback.format_exc(),
+            }
+        except Exception as error:
+            self._warm = None
+            text = f"{type(error).__name__}: {error}"
+            yield {"kind": "failed", "failure": "bug", "message": text, "traceback": traceback.format_exc()}
+
+    def _segment(self, task: Task) -> Iterator[Message]:
+        """Train one trial to its next evaluation that is at or after ``until``."""
+        segment = task["segment"]
+        number, attempt = segment["trial"], segment["attempt"]
+        position = (number, attempt, segment["from_checkpoint"])
+        if self._warm is not None and self._warm[:3] == position:
+            run, points = self._warm[3], self._warm[4]
+        else:
+            self._warm = None
+            run, points = self._begin(build(task["config"]), Path(task["folder"]), task["cache"])
+        while True:
+            measured = next(run, None)
+            if measured is None:
+                raise RuntimeError(f"trial {number} had already ended before evaluation {segment['until']}")
+            yield {"kind": "points", "points": points.copy()}
+            points.clear()
+            if measured.rung >= segment["until"] or measured.last:
+                break
+        self._warm = (number, attempt, measured.rung, run, points)
+        yield {"kind": "measured", "measurement": record(measured)}
+
+    def _begin(self, config: Config, folder: Path, cache: str) -> tuple[Iterator[Measurement], list[Any]]:
+        compute = choose(config.device, config.train.precision)
+        data = self._dataset(cache)
+        encoder, tokens = self._encoder(config, data, Path(cache), compute)
+        points: list[Any] = []
+        outbox = self.outbox
+
+        def report(step: int, metrics: dict[str, float]) -> None:
+            points.append([step, int(time.time() * 1000), metrics])
+            if outbox is not None and time.monotonic() - self._sent > POINTS_EVERY:
+                self._sent = time.monotonic()
+                outbox({"kind": "points", "points": points.copy()})
+                points.clear()
+
+        return trial(config, data, tokens, encoder, compute, folder, report), points
+
+    outbox: Any = None  # set by the process: sends a message while a task runs
+    _sent = 0.0
+
+    def _evaluate(self, task: Task) -> Iterator[Message]:
+        """All metrics of a saved model (or of the untuned encoder) on one split."""
+        config = build(task["config"])
+        compute = choose(config.device, config.train.precision)
+        data = self._dataset(task["cache"])
+        rows: Judged = getattr(data, task["split"])
+        if not task.get("full"):  # measured as trials are
+            rows = subset(rows, config.evaluate.max_rows)
+        if task.get("model"):
+            encoder = Encoder(pretrained.load(task["model"], str(compute.device)))
+            tokens = cached(
+                data, encoder.model.tokenizer, encoder.model.max_seq_length, Path(task["cache"]) / "tokens"
+            )
+        else:
+            encoder, tokens = self._encoder(config, data, Path(task["cache"]), compute)
+        started = time.monotonic()
+        found = evaluate(encoder, tokens, rows, compute, config, bool(task.get("full")))
+        yield {"kind": "evaluated", **found, "compute": compute.why, "seconds": time.monotonic() - started}
+
+    def _dataset(self, cache: str) -> Dataset:
+        if cache not in self._data:
+            self._data = {cache: Dataset.load(Path(cache))}
+        return self._data[cache]
+
+    def _encoder(self, config: Config, data: Dataset, cache: Path, compute: Compute) -> tuple[Encoder, Tokens]:
+        """An encoder at its base weights. Rebuilt only when the model's config is another."""
+        self._warm = None
+        drawn = config.train.seed if config.model.projection else 0
+        if self._base is None or self._base[:2] != (config.model, drawn):
+            self._base = None
+            encoder = Encoder(pretrained.build(config.model, drawn))
+            tokens = cached(data, encoder.model.tokenizer, encoder.model.max_seq_length, cache / "tokens")
+            encoder.cut_table(np.unique(tokens.ids))
+            encoder.to(compute.device)
+            base = {n: p.detach().cpu().clone() for n, p in encoder.named_parameters() if p.requires_grad}
+            self._base = (config.model, drawn, encoder, base, tokens)
+        _, _, encoder, base, tokens = self._base
+        with torch.no_grad():
+            for name, parameter in encoder.named_parameters():
+                if name in base:
+                    parameter.copy_(base[name])
+                    parameter.grad = None
+        return encoder, tokens
+
+
+def evaluate(
+    encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute, config: Config, full: bool
+) -> dict[str, Any]:
+    """Metrics of an encoder on judged rows; with ``full`` also the interval, the pool and the segments."""
+    ids, vectors = vectors_of(encoder, tokens, rows, compute)
+    scores = similarity(rows, ids, vectors)
+    found: dict[str, Any] = {"metrics": score(rows, scores)}
+    if full:
+        interval = auc_interval(scores, rows.relevant, rows.query, config.evaluate.draws, config.seed)
+        found |= {"auc": record(interval), "segments": by_segment(rows, scores)}
+        if config.evaluate.pool:
+            found["metrics"] |= score_pool(rows, ids, vectors)
+    return found
+
+
+def main() -> None:
+    """Serve tasks until standard input ends."""
+    logging.disable(logging.WARNING)
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    torch.set_num_threads(threads)
+    torch.set_num_interop_threads(1)
+    messages = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what libraries print goes to the log, not between the messages
+    lock = threading.Lock()
+
+    def send(message: Message) -> None:
+        with lock:
+            messages.write(json.dumps(message).encode() + b"\n")
+
+    tasks: list[Task] = []
+    arrived = threading.Condition()
+
+    def read() -> None:
+        for line in sys.stdin.buffer:
+            with arrived:
+                tasks.append(json.loads(line))
+                arrived.notify()
+        os._exit(0)  # the coordinator is gone; the checkpoint is on disk
+
+    threading.Thread(target=read, daemon=True).start()
+    worker = Worker()
+    worker.outbox = send
+    send({"kind": "ready"})
+    while True:
+        with arrived:
+            arrived.wait_for(lambda: tasks)
+            task = tasks.pop(0)
+        for message in worker(task):
+            send(message)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Every file of conf/ and studies/ composes, builds, and has every setting."""
+
+import pytest
+
+from embsearch.config.build import paths, to_dict
+from embsearch.config.folders import GROUPS, conf_folder, group_options, studies_folders, studies_in
+from embsearch.config.load import compose, compose_raw
+from embsearch.config.schema import Config
+
+REQUIRED = {("model", "custom"): ["model.path=./encoder"]}
+OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((conf_folder() / group).glob("*.yaml"))]
+STUDIES = [name for folder in studies_folders() for name in studies_in(folder)]
+
+
+def leaves(tree, prefix=""):
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if hasattr(value, "items") and path not in paths():
+            yield from leaves(value, f"{path}.")
+        else:
+            yield path
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_builds_and_has_every_setting(group, option):
+    overrides = [f"{group}={option}", *REQUIRED.get((group, option), [])]
+    config = compose(overrides)
+    assert set(leaves(compose_raw(overrides))) == set(paths())
+    chosen = getattr(config, group)
+    if group in ("objective", "sampler", "scheduler", "launcher"):
+        assert chosen.name == option
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_composes_and_has_every_setting(name):
+    config = compose([f"study={name}"])
+    assert config.study.name == name
+    assert set(leaves(compose_raw([f"study={name}"]))) == set(paths())
+
+
+def test_the_defaults_of_conf_are_those_of_the_schema(monkeypatch):
+    monkeypatch.delenv("EMBSEARCH_HOME", raising=False)
+    composed, schema = to_dict(compose()), to_dict(Config())
+    composed.pop("space"), schema.pop("space")
+    assert composed == schema
+
+
+def test_every_setting_can_be_overridden_without_a_plus():
+    def same_again(value):
+        return "null" if value is None else "''" if value == "" else str(value)
+
+    raw = compose_raw()
+    from omegaconf import OmegaConf
+
+    values = {path: OmegaConf.select(raw, path) for path in paths() if path != "space"}
+    assert compose([f"{path}={same_again(value)}" for path, value in values.items()]) == compose()
+
+
+@pytest.mark.parametrize("name", group_options()["space"])
+def test_every_space_names_settings_and_contains_their_defaults(name):
+    config = compose([f"space={name}"])
+    for path, dimension in config.space.items():
+        room, leaf = path.split(".")
+        default = getattr(getattr(config, room), leaf)
+        if "choices" in dimension:
+            assert default in dimension["choices"], path
+        else:
+            assert dimension["low"] <= default <= dimension["high"], path
+        assert set(dimension.get("when", {})) <= set(config.space), path
+
+
+def test_every_file_opens_with_the_command_that_uses_it():
+    files = [*conf_folder().rglob("*.yaml")]
+    assert [f.name for f in files if not f.read_text().startswith("# embsearch ")] == []
+
+
+def test_home_is_read_from_the_environment(monkeypatch):
+    monkeypatch.setenv("EMBSEARCH_HOME", "/data/embsearch")
+    assert compose().home == "/data/embsearch"

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embsearch.config.schema import DataConfig
+from embsearch.data.dataset import Dataset
+from embsearch.data.load import load_dataset
+
+SEED = """anchor(搜索词),positive(点击商品),negative(未点击商品)
+防水运动手表,佳明Venu 2 防水运动手表,小米智能手环(非防水)
+无线降噪耳机,Bose QuietComfort Ultra,华为快充数据线
+"""
+GRADED = """query,title,grade,split,category
+Red  Shoe,a,2,train,shoes
+redshoe,b,0,train,shoes
+Red  Shoe,c,1,train,shoes
+hat,d,1,valid,hats
+cap,e,1,valid,
+hat,f,0,valid,hats
+cap,a,0,valid,
+"""
+
+
+def equal(one: Dataset, other: Dataset) -> bool:
+    parts = [(getattr(one, name), getattr(other, name)) for name in ("train", "valid", "test")]
+    arrays = [(getattr(a, f.name), getattr(b, f.name)) for a, b in parts for f in fields(a)]
+    heads = ("texts", "fingerprint", "report")
+    same = all(np.array_equal(a, b) and type(a) is type(b) for a, b in [*arrays, (one.known, other.known)])
+    return same and all(getattr(one, h) == getattr(other, h) for h in heads)
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "gb18030"])
+def test_the_two_chinese_rows_of_the_guide_train_and_evaluate(codec, write, cache):
+    data = load_dataset(DataConfig(path=str(write("data.csv", SEED.encode(codec)))), cache)
+    assert sorted(data.texts) == sorted(SEED.replace("\n", ",").split(",")[3:-1])
+    assert (len(data.train), len(data.valid), len(data.test)) == (1, 2, 0)
+    assert data.valid.relevant.tolist() == [True, False]
+    assert data.report["files"][0]["encoding"] == codec.removesuffix("-sig")
+
+
+def test_graded_rows_become_triplets_evaluation_rows_and_a_click_graph(write, cache):
+    data = load_dataset(DataConfig(path=str(write("x.csv", GRADED))), cache)
+
+    def text(ids: np.ndarray) -> list[str]:
+        return [data.texts[at] for at in ids]
+
+    train = zip(text(data.train.anchor), text(data.train.positive), text(data.train.negative), strict=True)
+    assert sorted(train) == [("Red  Shoe", "a", "b"), ("Red  Shoe", "a", "c"), ("Red  Shoe", "c", "b")]
+    assert data.valid.query.tolist() == [0, 0, 1, 1]
+    assert text(data.valid.title) == ["d", "f", "e", "a"]
+    assert data.valid.grade.tolist() == [1, 0, 1, 0]
+    assert (data.valid.segment.tolist(), data.valid.segments) == ([0, 0, -1, -1], ("hats",))
+    known = {(data.texts[q], data.texts[t]) for q, t in data.known}
+    shoes = {(q, t) for q in ("Red  Shoe", "redshoe") for t in "ac"}
+    assert known == {*shoes, ("hat", "d"), ("cap", "e")}
+    assert data.report["title_overlap"] == {"train-valid": 1, "train-test": 0, "valid-test": 0}
+
+
+def test_pairs_without_negatives_train_where_validation_has_some(write, cache):
+    train = write("t.csv", "query,positive\nq1,a\nq2,b\n")
+    valid = write("v.csv", "query,positive,negative\nq3,a,b\n")
+    data = load_dataset(DataConfig(train=str(train), valid=str(valid)), cache)
+    assert data.train.negative.tolist() == [-1, -1]
+    assert data.report["split"] == "given"
+
+
+def test_dropped_rows_are_counted_and_written_beside_the_data(write, cache):
+    path = write("x.csv", SEED + "坏行, ,商品\n")
+    data = load_dataset(DataConfig(path=str(path), on_bad_row="drop"), cache)
+    assert data.report["dropped"] == {"empty text": 1}
+    assert Path(data.report["dropped_to"]).read_text(encoding="utf-8").splitlines() == [
+        "file,row,reason,values",
+        "x.csv,4,positive ' ' is empty or blank; expected a text,"
+        '"{""anchor"": ""坏行"", ""positive"": "" "", ""negative"": ""商品""}"',
+    ]
+
+
+def test_equal_data_are_read_once_and_have_one_fingerprint_wherever_they_lie(write, tmp_path, cache):
+    path = write("x.csv", SEED)
+    first = load_dataset(DataConfig(path=str(path)), cache)
+    moved = path.rename(tmp_path / "x.csv")
+    assert equal(load_dataset(DataConfig(path=str(moved)), cache), first)
+    assert len(list(cache.iterdir())) == 1
+    moved.write_text(SEED.replace("华为", "小米"), encoding="utf-8")
+    assert load_dataset(DataConfig(path=str(moved)), cache).fingerprint != first.fingerprint
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters='\r\n\t",;\0\ufeff'), min_size=1).map(str.strip)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(TEXTS.filter(lambda text: len(text.encode()) > 1), min_size=2, max_size=6))
+def test_a_dataset_comes_back_from_disk_as_it_was(texts):
+    rows = "".join(f"q{n},good {text},bad {text}\n" for n, text in enumerate(texts))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.csv")
+        path.write_text("anchor,positive,negative\n" + rows, encoding="utf-8", newline="\n")
+        data = load_dataset(DataConfig(path=str(path)), Path(folder, "cache"))
+        data.save(Path(folder, "again"))
+        assert equal(Dataset.load(Path(folder, "again")), data)
+        assert {f"good {text}" for text in texts} <= set(data.texts)

@@ -1,0 +1,136 @@
+"""A small study written through the event log, and ways to look at what MLflow has of it.
+
+The study: four trials over three axes. t0000 complete, t0001 pruned, t0002 failed before any
+evaluation, t0003 still running.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+from embsearch.config.schema import Config
+from embsearch.track.events import EventLog
+from embsearch.track.mlflow_store import connect
+
+AXES = ("train.lr", "train.batch_size", "objective.name")
+
+
+def write_study(folder: Path) -> Path:
+    """The synthetic study, through the event log that a real one uses."""
+    (folder / "trials").mkdir(parents=True)
+    (folder / "study.yaml").write_text("study: {name: shop}\n")
+    log = EventLog(folder / "events.jsonl")
+    log.append(
+        "opened", name="shop", task="search", config_digest="c" * 64, data_fingerprint="f" * 64,
+        environment={"git_commit": "abc123", "git_dirty": False, "packages": {"torch": "2.13.0"}},
+    )  # fmt: skip
+    log.append("baseline", metrics={"auc": 0.596})
+
+    complete = start_trial(folder, 0, lr=1e-4, batch=64, loss="triplet")
+    train(complete, steps=6, measure={3: 0.90, 6: 0.95})
+    complete.append("ended", state="complete", reason="budget spent", value=0.95, failure=None,
+                    objective=0.95, model=None)  # fmt: skip
+    log.append("told", trial=0, state="complete", value=0.95)
+
+    pruned = start_trial(folder, 1, lr=1e-3, batch=32, loss="infonce")
+    train(pruned, steps=3, measure={3: 0.70})
+    pruned.append("decided", kind_="stop", reason="median: 0.70 below 0.90")
+    pruned.append("ended", state="pruned", reason="median: 0.70 below 0.90", value=0.70, failure=None,
+                  objective=0.70, model=None)  # fmt: skip
+    log.append("told", trial=1, state="pruned", value=0.70)
+
+    failed = start_trial(folder, 2, lr=1e-2, batch=16, loss="triplet")
+    train(failed, steps=2, measure={})
+    failed.append("failed", failure="diverged", message="loss nan at step 3", attempt=0)
+    failed.append("ended", state="failed", reason="loss nan at step 3", value=None, failure="diverged",
+                  objective=None, model=None)  # fmt: skip
+    log.append("told", trial=2, state="failed", value=None)
+
+    train(start_trial(folder, 3, lr=5e-5, batch=128, loss="triplet"), steps=4, measure={3: 0.92})
+    return folder
+
+
+def start_trial(folder: Path, number: int, lr: float, batch: int, loss: str) -> EventLog:
+    trial = folder / "trials" / f"t{number:04d}"
+    trial.mkdir(parents=True)
+    (trial / "config.yaml").write_text(f"train: {{lr: {lr}}}\n")
+    log = EventLog(trial / "events.jsonl")
+    values = {"train.lr": lr, "train.batch_size": batch, "objective.name": loss}
+    log.append("created", trial=number, params=values, axes=values, attempt=0)
+    log.append("segment", trial=number, attempt=0, from_checkpoint=0, until=1, worker=0)
+    return log
+
+
+def train(log: EventLog, steps: int, measure: dict[int, float], first: int = 1) -> None:
+    """Points for every step and a measurement where ``measure`` has one."""
+    for step in range(first, steps + 1):
+        metrics = {"train/loss": 1.0 / step, "train/lr": 1e-4, "cost/texts_per_second": 100.0 + step}
+        log.append("points", points=[[step, 1_700_000_000_000 + step, metrics]])
+        if step in measure:
+            log.append(
+                "measured", rung=step // 3, step=step, texts_seen=step * 96, seconds=step * 2.0, last=False, why="",
+                metrics={"val/auc": measure[step], "val/triplet_accuracy": measure[step] - 0.01},
+            )  # fmt: skip
+
+
+def every_point(config: Config, name: str) -> list[tuple[str, int, float]]:
+    """All points that MLflow has of a run, as (metric, step, value)."""
+    client = connect(config)
+    run = run_named(config, name)
+    points = [
+        (key, p.step, p.value) for key in run.data.metrics for p in client.get_metric_history(run.info.run_id, key)
+    ]
+    return sorted(points)
+
+
+def run_named(config: Config, name: str) -> Any:
+    """mlflow's Run."""
+    client = connect(config)
+    experiment = client.get_experiment_by_name("embsearch/search")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+    return run
+
+
+class Gate:
+    """A door in front of a server: shut, it refuses connections as a dead server does."""
+
+    def __init__(self, port_behind: int) -> None:
+        self._behind = port_behind
+        self._listener: socket.socket | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def open(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
+
+    def shut(self) -> None:
+        if self._listener is not None:
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+
+    def _serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._behind))
+            for source, target in ((near, far), (far, near)):
+                threading.Thread(target=_pump, args=(source, target), daemon=True).start()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass

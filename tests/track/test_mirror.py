@@ -1,0 +1,75 @@
+"""What the logs say: pure, no tracker."""
+
+from pathlib import Path
+
+from synthetic import start_trial, train
+
+from embsearch.track.events import EventLog
+from embsearch.track.mirror import LogTail, Point, StudyMirror, TrialMirror, short_names, study_uid
+
+
+def mirror(log: EventLog) -> TrialMirror:
+    trial = TrialMirror("val/auc")
+    trial.fold(LogTail(log.path).read())
+    return trial
+
+
+def test_a_segment_that_ran_twice_gives_each_step_one_point(tmp_path: Path) -> None:
+    log = start_trial(tmp_path, 0, lr=1e-4, batch=64, loss="triplet")
+    train(log, steps=4, measure={3: 0.9})
+    log.append("segment", trial=0, attempt=1, from_checkpoint=1, until=2, worker=1)
+    train(log, steps=6, measure={6: 0.95}, first=4)
+
+    losses = [p for p in mirror(log).points.waiting if p.key == "train/loss"]
+
+    assert [p.step for p in losses] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_objective_is_the_best_so_far_at_every_evaluation(tmp_path: Path) -> None:
+    log = start_trial(tmp_path, 0, lr=1e-4, batch=64, loss="triplet")
+    train(log, steps=9, measure={3: 0.90, 6: 0.95, 9: 0.93})
+
+    trial = mirror(log)
+
+    assert [(p.step, p.value) for p in trial.points.waiting if p.key == "objective"] == [
+        (3, 0.90),
+        (6, 0.95),
+        (9, 0.95),
+    ]
+    assert trial.best_metrics["val/auc"] == Point("val/auc", 0.95, trial.best_metrics["val/auc"].time, 6)
+
+
+def test_a_torn_last_line_is_read_when_its_writer_has_mended_it(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.append("opened", name="a", task="t")
+    with log.path.open("ab") as file:
+        file.write(b'{"seq": 1, "time": 5, "ki')
+    tail = LogTail(log.path)
+    assert [e["kind"] for e in tail.read()] == ["opened"]
+    assert tail.read() == []
+
+    EventLog(log.path).append("baseline", metrics={"auc": 0.5})
+
+    assert [e["kind"] for e in tail.read()] == ["baseline"]
+
+
+def test_short_names_are_last_components_unless_that_is_unclear() -> None:
+    paths = ["train.lr", "objective.name", "train.seed", "model.dropout", "train.augment.drop", "a.size", "b.size"]
+    assert list(short_names(paths).values()) == [
+        "lr", "objective.name", "train.seed", "dropout", "drop", "a.size", "b.size"
+    ]  # fmt: skip
+
+
+def test_a_study_of_the_same_name_opened_later_is_another_one() -> None:
+    assert study_uid({"name": "shop", "time": 1_764_000_000_000}) == "shop@20251124-160000"
+
+
+def test_the_studys_curve_counts_each_trial_once(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.append("opened", name="a", task="t")
+    for trial, value in ((0, 0.8), (1, 0.7), (1, 0.7), (2, None), (3, 0.9)):
+        log.append("told", trial=trial, state="complete", value=value)
+    study = StudyMirror()
+    study.fold(LogTail(log.path).read())
+    assert [(p.step, p.value) for p in study.points.waiting] == [(0, 0.8), (1, 0.8), (2, 0.8), (3, 0.9)]
+    assert (study.best, study.best_trial) == (0.9, 3)
