@@ -8,14 +8,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import platform
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +70,10 @@ class StudyFolder:
 
     def check_drift(self) -> None:
         """Refuse to go on with another config than the study began with. Raises StudyError."""
-        locked = self.path / "study.yaml"
+        locked = self.locked
         if not locked.exists():
             return
-        old = yaml.safe_load(locked.read_text(encoding="utf-8"))["identity"]
+        old = self.read_locked()["identity"]
         changed = diff(old, json.loads(json.dumps(identity(self.config))))
         if not changed:
             return
@@ -91,14 +87,21 @@ class StudyFolder:
             "or go on all the same with study.on_drift=extend"
         )
 
+    @property
+    def locked(self) -> Path:
+        """The config the study began with."""
+        return self.path / "study.yaml"
+
+    def read_locked(self) -> dict[str, Any]:
+        return dict(yaml.safe_load(self.locked.read_text(encoding="utf-8")))
+
     def lock_config(self) -> None:
-        locked = self.path / "study.yaml"
-        if not locked.exists():
+        if not self.locked.exists():
             content = {
                 "identity": json.loads(json.dumps(identity(self.config))),
                 "config": to_dict(self.config),
             }
-            write_yaml(locked, content)
+            write_yaml(self.locked, content)
 
     def trial(self, number: int) -> Path:
         return self.path / "trials" / f"t{number:04d}"
@@ -142,18 +145,6 @@ class StudyFolder:
             last = at
         return total + ((last - start) / 1000 if start is not None else 0.0)
 
-    def environment(self) -> dict[str, Any]:
-        """What a reader needs to judge or repeat the study."""
-        return {
-            "python": sys.version.split()[0],
-            "platform": platform.platform(),
-            "host": socket.gethostname(),
-            "cores": os.cpu_count(),
-            "packages": {name: _version(name) for name in PACKAGES},
-            "command": sys.argv,
-            **_git(),
-        }
-
 
 def write_yaml(path: Path, content: Any) -> None:
     """Whole or not at all."""
@@ -165,24 +156,13 @@ def write_yaml(path: Path, content: Any) -> None:
     os.replace(draft, path)
 
 
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git() -> dict[str, Any]:
-    """The commit of the code, where it lies in a checkout."""
-    here = Path(__file__).resolve().parent
-
-    def ask(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": bool(ask("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return {"git_commit": None, "git_dirty": None}
+def holder(lock: Path) -> str:
+    """Who holds a study, as "process 12 on host since ...", or the empty string."""
+    if not lock.exists():
+        return ""
+    with lock.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return f"run by {file.read().strip()}"
+    return ""

@@ -8,7 +8,6 @@ anywhere, run the same command again, and it goes on.
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from embsearch.search.scheduler import Standing
 from embsearch.search.space import parse
 from embsearch.search.storage import OptunaView
 from embsearch.track.base import Recorder
+from embsearch.track.environment import environment
 from embsearch.values import Decision, Measurement, Outcome, Segment, Suggestion, record
 
 RETRIES = 3  # how often a trial whose worker died is given out again
@@ -97,13 +97,14 @@ class Study:
         """Run to the end of the budget. Raises UserError, Interrupted, or the study's own failure."""
         with self.folder.hold():
             self.folder.check_drift()
-            if (result := self.folder.result()) is not None and self._nothing_left(result):
-                return Result(**result)
+            found = self.folder.result()
+            if found is not None and self._nothing_left(found):
+                return Result(**found)
             data = self._data()
             self.folder.lock_config()
             self._log("opened", name=self.config.study.name, task=self.config.study.task,
                       question=self.config.study.question, data=data.fingerprint, config=self.folder.digest,
-                      rows=data.report, environment=self.folder.environment())  # fmt: skip
+                      rows=data.report, environment=environment())  # fmt: skip
             self.optuna = OptunaView(self.folder.home / "optuna.db", self.config, self.space)
             self._restore()
             recorder = self._make_recorder(self.folder.path)
@@ -334,42 +335,16 @@ class Study:
             self.baseline = event["metrics"]
         self._earlier = self.folder.seconds_spent()
         self._started = time.monotonic()
-        for number, events in self.folder.trial_logs():
-            created = next((e for e in events if e["kind"] == "created"), None)
-            if created is None:
-                continue
-            trial = Trial(number, params=created["params"])
-            self.trials[number] = trial
-            for event in events:
-                self._replay(trial, event)
-            pruner = getattr(self.scheduler, "pruner", None)
-            trial.optuna = self.optuna.trial(number, pruner)
+        self.trials = read_trials(self.folder, self.config.evaluate.objective)
+        pruner = getattr(self.scheduler, "pruner", None)
+        for trial in self.trials.values():
+            trial.optuna = self.optuna.trial(trial.number, pruner)
             if trial.outcome is not None:
-                self.optuna.tell(number, trial.outcome, trial.values)
+                self.optuna.tell(trial.number, trial.outcome, trial.values)
             elif trial.state == "running":
                 trial.state = "waiting"
-        if (pruner := getattr(self.scheduler, "pruner", None)) is not None:
+        if pruner is not None:
             self.optuna.study.pruner = pruner
-
-    def _replay(self, trial: Trial, event: dict[str, Any]) -> None:
-        kind = event["kind"]
-        if kind == "segment":
-            trial.state, trial.attempt = "running", event["segment"]["attempt"]
-        elif kind == "points":
-            trial.last_point = event["points"][-1][0]
-        elif kind == "measured":
-            trial.values[event["rung"]] = event["metrics"][f"val/{self.config.evaluate.objective}"]
-            trial.texts_seen, trial.step, trial.seconds = event["texts_seen"], event["step"], event["seconds"]
-            if event["last"]:
-                trial.state = "waiting"
-        elif kind == "decided":
-            trial.state = "waiting" if event["decision"] == "continue" else "paused"
-            trial.why = event["reason"]
-        elif kind == "failed":
-            trial.state = "waiting"
-        elif kind == "ended":
-            trial.outcome = Outcome(event["state"], event["reason"], event["value"], event["failure"])
-            trial.state, trial.why = event["state"], event["reason"]
 
     def _points(self, trial: Trial, points: list[Any]) -> None:
         """Log what is new: a segment that is trained again after a crash repeats its points."""
@@ -463,6 +438,34 @@ class Study:
                 signal.signal(number, handler)
 
 
-def dumps(result: Result) -> str:
-    """A result as JSON."""
-    return json.dumps(vars(result), ensure_ascii=False)
+def read_trials(folder: StudyFolder, objective: str) -> dict[int, Trial]:
+    """Every trial as its event log tells it."""
+    trials: dict[int, Trial] = {}
+    for number, events in folder.trial_logs():
+        if not events or events[0]["kind"] != "created":
+            continue
+        trials[number] = Trial(number, params=events[0]["params"])
+        for event in events[1:]:
+            _replay(trials[number], event, objective)
+    return trials
+
+
+def _replay(trial: Trial, event: dict[str, Any], objective: str) -> None:
+    kind = event["kind"]
+    if kind == "segment":
+        trial.state, trial.attempt = "running", event["segment"]["attempt"]
+    elif kind == "points":
+        trial.last_point = event["points"][-1][0]
+    elif kind == "measured":
+        trial.values[event["rung"]] = event["metrics"][f"val/{objective}"]
+        trial.texts_seen, trial.step, trial.seconds = event["texts_seen"], event["step"], event["seconds"]
+        if event["last"]:
+            trial.state = "waiting"
+    elif kind == "decided":
+        trial.state = "waiting" if event["decision"] == "continue" else "paused"
+        trial.why = event["reason"]
+    elif kind == "failed":
+        trial.state = "waiting"
+    elif kind == "ended":
+        trial.outcome = Outcome(event["state"], event["reason"], event["value"], event["failure"])
+        trial.state, trial.why = event["state"], event["reason"]

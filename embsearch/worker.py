@@ -23,13 +23,14 @@ import torch
 from embsearch.config.build import build
 from embsearch.config.schema import Config, ModelConfig
 from embsearch.data.dataset import Dataset, Judged
-from embsearch.data.tokenise import Tokens, cached
+from embsearch.data.tokenise import Tokens, cached, tokenise
 from embsearch.errors import EmbsearchError, TrialError, UserError
 from embsearch.evaluate.bootstrap import auc_interval
 from embsearch.evaluate.score import by_segment, score, score_pool, similarity
 from embsearch.launch.base import Message, Task
 from embsearch.model import pretrained
 from embsearch.model.device import Compute, choose
+from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
 from embsearch.trial import subset, trial, vectors_of
 from embsearch.values import Measurement, record
@@ -97,7 +98,7 @@ class Worker:
 
     def _begin(self, config: Config, folder: Path, cache: str) -> tuple[Iterator[Measurement], list[Any]]:
         compute = choose(config.device, config.train.precision)
-        data = self._dataset(cache)
+        data = self.dataset(cache)
         encoder, tokens = self._encoder(config, data, Path(cache), compute)
         points: list[Any] = []
         outbox = self.outbox
@@ -115,25 +116,28 @@ class Worker:
     _sent = 0.0
 
     def _evaluate(self, task: Task) -> Iterator[Message]:
-        """All metrics of a saved model (or of the untuned encoder) on one split."""
         config = build(task["config"])
-        compute = choose(config.device, config.train.precision)
-        data = self._dataset(task["cache"])
-        rows: Judged = getattr(data, task["split"])
-        if not task.get("full"):  # measured as trials are
-            rows = subset(rows, config.evaluate.max_rows)
-        if task.get("model"):
-            encoder = Encoder(pretrained.load(task["model"], str(compute.device)))
-            tokens = cached(
-                data, encoder.model.tokenizer, encoder.model.max_seq_length, Path(task["cache"]) / "tokens"
-            )
-        else:
-            encoder, tokens = self._encoder(config, data, Path(task["cache"]), compute)
-        started = time.monotonic()
-        found = evaluate(encoder, tokens, rows, compute, config, bool(task.get("full")))
-        yield {"kind": "evaluated", **found, "compute": compute.why, "seconds": time.monotonic() - started}
+        yield self.evaluate(config, task["cache"], task["split"], task.get("model"), bool(task.get("full")))
 
-    def _dataset(self, cache: str) -> Dataset:
+    def evaluate(self, config: Config, cache: str, split: str, model: str | None, full: bool) -> Message:
+        """Metrics of a saved model (None: the untuned encoder) on one split; ``full``: all there are."""
+        compute = choose(config.device, config.train.precision)
+        data = self.dataset(cache)
+        rows: Judged = getattr(data, split)
+        if not full:  # measured as trials are
+            rows = subset(rows, config.evaluate.max_rows)
+        started = time.monotonic()
+        if model:
+            encoder = Encoder(pretrained.load(model, str(compute.device)))
+            length = encoder.model.max_seq_length
+            tokens = cached(data, encoder.model.tokenizer, length, Path(cache) / "tokens")
+        else:
+            encoder, tokens = self._encoder(config, data, Path(cache), compute)
+        found = evaluate(encoder, tokens, rows, compute, config, full)
+        return {"kind": "evaluated", **found, "compute": compute.why, "seconds": time.monotonic() - started}
+
+    def dataset(self, cache: str) -> Dataset:
+        """The prepared data in ``cache``, kept for the next task."""
         if cache not in self._data:
             self._data = {cache: Dataset.load(Path(cache))}
         return self._data[cache]
@@ -172,6 +176,20 @@ def evaluate(
         if config.evaluate.pool:
             found["metrics"] |= score_pool(rows, ids, vectors)
     return found
+
+
+def encode(texts: list[str], folder: Path, config: Config) -> np.ndarray:
+    """(len(texts), E) float32 vectors of a saved model, in fp32 as ``SentenceTransformer.encode`` gives."""
+    use_all_cores()
+    compute = choose(config.device, "fp32")
+    encoder = Encoder(pretrained.load(folder, str(compute.device)))
+    tokens = tokenise(texts, encoder.model.tokenizer, encoder.model.max_seq_length)
+    return embed(encoder, tokens, np.arange(len(texts)), compute)
+
+
+def use_all_cores() -> None:
+    """For commands that work alone: torch on every core this process may use."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,12 +32,11 @@ def run(config: Config) -> int:
 def token_lengths(config: Config) -> Callable[[Sequence[str]], np.ndarray]:
     """Counts texts' tokens with the tokenizer of ``model.path``; the weights stay on disk."""
     from transformers import AutoTokenizer
-    from transformers.utils import logging
 
     from embsearch.data.tokenise import tokenise
     from embsearch.model.pretrained import find
 
-    logging.set_verbosity_error()  # it warns of texts longer than the model takes; we show them
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # it warns of long texts; we count them
     path = find(config.model.path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(

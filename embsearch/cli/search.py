@@ -65,7 +65,7 @@ def recorder(config: Config) -> Callable[[Path], Recorder]:
             return NoRecorder()
         from embsearch.track.mlflow import MlflowRecorder
 
-        made = MlflowRecorder(config.track, Path(config.home).expanduser().resolve(), folder)
+        made = MlflowRecorder(config, folder)
         made.start()
         return made
 

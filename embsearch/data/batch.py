@@ -65,7 +65,8 @@ class ClickGraph:
             return np.zeros((len(query_B), len(title_C)), dtype=bool)
         keys = self._key(query_B[:, None], title_C[None, :])
         at = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
-        return self._keys[at] == keys
+        found: np.ndarray = self._keys[at] == keys
+        return found
 
 
 def make_batch(rows: Triplets, take: np.ndarray, graph: ClickGraph) -> Batch:

@@ -42,7 +42,7 @@ class Tokens:
         return ids, mask
 
 
-def tokenise(texts: tuple[str, ...] | list[str], tokenizer: Any, max_length: int) -> Tokens:
+def tokenise(texts: tuple[str, ...] | list[str], tokenizer: Any, max_length: int | None) -> Tokens:
     """Token ids with the tokenizer's special tokens, cut at ``max_length``."""
     encoded = tokenizer(list(texts), add_special_tokens=True, truncation=True, max_length=max_length)["input_ids"]
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
@@ -50,7 +50,7 @@ def tokenise(texts: tuple[str, ...] | list[str], tokenizer: Any, max_length: int
     return Tokens(np.fromiter((i for e in encoded for i in e), dtype=np.int32, count=offsets[-1]), offsets)
 
 
-def cached(dataset: Dataset, tokenizer: Any, max_length: int, cache: Path) -> Tokens:
+def cached(dataset: Dataset, tokenizer: Any, max_length: int | None, cache: Path) -> Tokens:
     """``tokenise`` of all texts of ``dataset``, memory-mapped from ``cache`` when made before."""
     made_by = tokenizer.backend_tokenizer.to_str() if hasattr(tokenizer, "backend_tokenizer") else repr(tokenizer)
     key = hashlib.sha256(f"{dataset.fingerprint} {max_length} {made_by}".encode()).hexdigest()[:20]

@@ -25,7 +25,8 @@ class Encoder(nn.Module):
         self._full: Tensor | None = None  # the whole table, as it was before the cut
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        return self.model({"input_ids": ids_BT, "attention_mask": mask_BT})["sentence_embedding"]
+        embeddings_BE: Tensor = self.model({"input_ids": ids_BT, "attention_mask": mask_BT})["sentence_embedding"]
+        return embeddings_BE
 
     @property
     def device(self) -> torch.device:
@@ -33,8 +34,7 @@ class Encoder(nn.Module):
 
     def cut_table(self, tokens: np.ndarray) -> None:
         """Keep only the rows of ``tokens`` (ids) in the token table; other ids must not come."""
-        base = self.model.transformers_model
-        table = base.get_input_embeddings()
+        table = self.table
         if not isinstance(table, nn.Embedding) or self._rows is not None:
             return
         special = [i for i in (self.model.tokenizer.all_special_ids or []) if i < table.num_embeddings]
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         padding = None if table.padding_idx is None else int(rows[table.padding_idx])
         smaller = nn.Embedding(len(kept), table.embedding_dim, padding_idx=padding)
         smaller.weight = nn.Parameter(table.weight.detach()[self._tokens].clone(), table.weight.requires_grad)
-        base.set_input_embeddings(smaller)
+        self.recut(smaller)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Token ids as rows of the present table."""
@@ -56,19 +56,25 @@ class Encoder(nn.Module):
         """The model with its whole token table, sharing every other weight: for saving."""
         if self._full is None or self._tokens is None:
             return self.model
-        base = self.model.transformers_model
-        cut = base.get_input_embeddings()
+        cut = self.table
+        assert isinstance(cut, nn.Embedding)
         whole = nn.Embedding(len(self._full), cut.embedding_dim)
         weight = self._full.clone()
         weight[self._tokens] = cut.weight.detach().cpu()
         whole.weight = nn.Parameter(weight.to(cut.weight.device))
-        base.set_input_embeddings(whole)
+        self.recut(whole)
         return self.model
 
     def recut(self, cut: nn.Module) -> None:
         """Undo ``uncut``: put back the cut table it was called with."""
-        self.model.transformers_model.set_input_embeddings(cut)
+        base = self.model.transformers_model
+        assert base is not None, "pretrained.build checked that this is a text transformer"
+        base.set_input_embeddings(cut)
 
     @property
     def table(self) -> nn.Module:
-        return self.model.transformers_model.get_input_embeddings()
+        """The token table as it is now."""
+        base = self.model.transformers_model
+        assert base is not None, "pretrained.build checked that this is a text transformer"
+        found: nn.Module = base.get_input_embeddings()
+        return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import logging
 import os
 import shutil
@@ -16,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -77,7 +77,7 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
     base = model[0]
     if not isinstance(base, Transformer) or model.tokenizer is None:
         raise ModelError(f"model.path={config.path}: {type(base).__name__} is not a text transformer")
-    modules: list[nn.Module] = [base]
+    modules: list[Any] = [base]
     width = base.get_embedding_dimension()
     pretrained_pooling = next((m for m in model if isinstance(m, Pooling)), None)
     if config.pooling == "keep":
@@ -157,7 +157,7 @@ def _set_dropout(model: nn.Module, rate: float | None) -> None:
         if isinstance(module, nn.Dropout):
             module.p = rate
         if isinstance(getattr(module, "dropout_prob", None), float):
-            module.dropout_prob = rate  # sdpa attention keeps its rate as a number
+            module.dropout_prob = rate  # type: ignore[assignment]  # attention keeps its rate as a number
 
 
 def save(model: SentenceTransformer, folder: Path) -> None:
@@ -168,8 +168,6 @@ def save(model: SentenceTransformer, folder: Path) -> None:
     try:
         with _quiet():
             model.save(str(draft), create_model_card=False, safe_serialization=True)
-        manifest = {p.relative_to(draft).as_posix(): _sha256(p) for p in sorted(draft.rglob("*")) if p.is_file()}
-        (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
         if folder.exists():  # a rename cannot replace a folder that holds files
             old = folder.with_name(f".{folder.name}.old")
             shutil.rmtree(old, ignore_errors=True)
@@ -189,14 +187,6 @@ def load(folder: str | Path, device: str = "cpu") -> SentenceTransformer:
         raise ModelError(f"{folder}: no sentence-transformers model here (modules.json is missing)")
     with _quiet():
         return SentenceTransformer(str(folder), device=device).eval()
-
-
-def digest(folder: Path) -> str:
-    """sha256 over every file of a saved model: the name of its content."""
-    total = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"):
-        total.update(f"{file.relative_to(folder).as_posix()} {_sha256(file)}\n".encode())
-    return total.hexdigest()
 
 
 def _sha256(file: Path) -> str:

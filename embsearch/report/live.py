@@ -128,7 +128,7 @@ def time_left(study: Watched) -> float | None:
     if not trials:
         return None
     begun = len(study.trials)
-    mean = study.elapsed / max(begun - 0.5 * sum(t.state == "running" for t in trials), 1)
+    mean: float = study.elapsed / max(begun - 0.5 * sum(t.state == "running" for t in trials), 1)
     left = mean * max(study.config.stop.trials - begun, 0)
     rate = sum(t.texts_seen for t in trials) / max(study.elapsed, 1)
     running = [study.config.train.texts - t.texts_seen for t in trials if t.state == "running"]

@@ -42,5 +42,18 @@ def show(result: Any, objective: str, console: Console | None = None) -> None:
         console.print(result_table(result.table, objective))
 
 
+def metrics_table(label: str, split: str, found: Mapping[str, Any]) -> None:
+    """Print every metric of one model, and its AUC by segment."""
+    console = Console()
+    table = Table(title=f"{label}, {split} rows", title_justify="left", box=None, show_header=False)
+    auc = found["auc"]
+    for name, value in found["metrics"].items():
+        more = f"95 % interval {auc['low']:.4f} to {auc['high']:.4f}" if name == "auc" else ""
+        table.add_row(name, f"{value:.4f}", more)
+    for name, scores in sorted(found["segments"].items()):
+        table.add_row(f"auc, {name}", _number(scores.get("auc")), f"{scores['rows']:.0f} rows")
+    console.print(table)
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"

@@ -6,7 +6,7 @@ evaluations, which lie at equal shares of texts seen, so batch size does not con
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -83,7 +83,7 @@ def make(config: Config) -> Scheduler:
     name, top = scheduler.name, len(at)
     if name == "promotion":
         return Promotion(at, scheduler.reduction, scheduler.min_rung)
-    pruners = {
+    pruners: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
         "none": lambda: optuna.pruners.NopPruner(),
         "median": lambda: optuna.pruners.MedianPruner(scheduler.startup_trials, scheduler.min_rung - 1),
         "asha": lambda: optuna.pruners.SuccessiveHalvingPruner(scheduler.min_rung, scheduler.reduction, 0),

@@ -284,7 +284,8 @@ def _value_faults(dimension: Dimension, config: Config) -> list[str]:
         inside = False
     if not inside and not dimension.when:
         faults.append(
-            f"{at}: the default {dimension.path}={own!r} is outside {_range_words(dimension)}; widen the space or set {dimension.path}"
+            f"{at}: the default {dimension.path}={own!r} is outside {_range_words(dimension)}; "
+            f"widen the space or set {dimension.path}"
         )
     for end in dimension.values:
         try:

@@ -44,7 +44,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-            position = json.loads(file.metadata()["position"])
+            position: dict[str, Any] = json.loads(file.metadata()["position"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: not a whole checkpoint ({error}); delete it to start this trial again") from error
     with torch.no_grad():

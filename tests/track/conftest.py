@@ -57,3 +57,29 @@ def gate(server: tuple[Server, Path]) -> Iterator[Gate]:
     gate = Gate(int(server[0].url.rsplit(":", 1)[1]))
     yield gate
     gate.shut()
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny sentence-transformers folder: BERT of two layers, 64 wide, random weights."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    base = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "green", "shoe", "lamp", "for", "kids"]
+    (base / "vocab.txt").write_text("\n".join(words) + "\n")
+    BertTokenizerFast(vocab_file=str(base / "vocab.txt")).save_pretrained(base)
+    shape = BertConfig(
+        vocab_size=len(words), hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128
+    )
+    BertModel(shape).save_pretrained(base)
+    transformer = Transformer(str(base))
+    pooling = Pooling(64, pooling_mode="mean")
+    model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
+    folder = tmp_path_factory.mktemp("encoder") / "model"
+    model.save(str(folder))
+    return folder

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ class Gate:
     def __init__(self, port_behind: int) -> None:
         self._behind = port_behind
         self._listener: socket.socket | None = None
+        self._connections: list[socket.socket] = []
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -115,6 +117,10 @@ class Gate:
             self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
             self._listener = None
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._connections.clear()
 
     def _serve(self, listener: socket.socket) -> None:
         while True:
@@ -123,14 +129,13 @@ class Gate:
             except OSError:
                 return
             far = socket.create_connection(("127.0.0.1", self._behind))
+            self._connections += [near, far]
             for source, target in ((near, far), (far, near)):
                 threading.Thread(target=_pump, args=(source, target), daemon=True).start()
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
-    try:
+    with suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass

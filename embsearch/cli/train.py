@@ -1,0 +1,49 @@
+"""embsearch train: one configuration, no search. A study of one trial, recorded and resumable as any."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from embsearch.cli import search
+from embsearch.config.load import digest
+from embsearch.config.schema import Config
+from embsearch.errors import ConfigError
+from embsearch.report.live import Watch
+from embsearch.report.result import show
+from embsearch.study import Study
+
+
+def run(config: Config) -> int:
+    """Train to the end of the budget; with ``output=`` the model is also copied there."""
+    if config.output and Path(config.output).exists():
+        raise ConfigError(f"output={config.output}: already there; name a new folder")
+    config = single(config)
+    watch = Watch()
+    study = Study(config, search.launcher(config), search.recorder(config), watch)
+    try:
+        result = study.run()
+    finally:
+        watch.close()
+    show(result, config.evaluate.objective)
+    model = study.folder.trial(0) / "model"
+    if config.output:
+        shutil.copytree(model, config.output)
+        model = Path(config.output)
+    print(f"model:  {model}")
+    print(f"next:   embsearch evaluate checkpoint={model}")
+    return 0
+
+
+def single(config: Config) -> Config:
+    """The study of one trial that trains ``config`` as it stands."""
+    one = replace(
+        config,
+        space={},
+        stop=replace(config.stop, trials=1, target=None),
+        scheduler=replace(config.scheduler, name="none"),
+        launcher=replace(config.launcher, workers=1),
+        study=replace(config.study, defaults=()),
+    )
+    return replace(one, study=replace(one.study, name=f"{config.study.name}-train-{digest(one)[:8]}"))

@@ -1,0 +1,281 @@
+"""What holds for every objective, then each against its formula in plain Python."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers.sentence_transformer.losses import (
+    ContrastiveLoss,
+    MultipleNegativesRankingLoss,
+    SiameseDistanceMetric,
+    TripletDistanceMetric,
+    TripletLoss,
+)
+
+from embsearch.config.schema import ObjectiveConfig
+from embsearch.errors import ConfigError
+from embsearch.objectives.bce import BinaryCrossEntropy
+from embsearch.objectives.build import build
+from embsearch.objectives.contrastive import Contrastive
+from embsearch.objectives.infonce import InfoNCE
+from embsearch.objectives.triplet import Triplet
+
+EVERY = [Triplet(0.3), Contrastive(0.5), InfoNCE(0.1), InfoNCE(0.1, symmetric=True), BinaryCrossEntropy(0.1)]
+
+
+def name(objective):
+    return repr(objective)
+
+
+# --- what holds for every objective
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=name)
+def test_the_gradient_is_that_of_finite_differences(objective, drawn):
+    vectors, batch = drawn
+    vectors = vectors.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: objective(v, batch), vectors, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=name)
+def test_only_the_direction_of_a_vector_counts(objective, drawn):
+    vectors, batch = drawn
+    longer = vectors * torch.linspace(0.5, 20, len(vectors))[:, None]
+    torch.testing.assert_close(objective(longer, batch), objective(vectors, batch), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=name)
+def test_a_weight_of_two_is_the_row_twice(objective, drawn):
+    vectors, batch = drawn
+    once = replace(batch, weight_B=torch.tensor([2.0] + [1.0] * 8))
+    take = torch.tensor([0, *range(9)])
+    columns = ("anchor_B", "positive_B", "negative_B", "known_BC")
+    twice = replace(once, **{c: getattr(batch, c)[take] for c in columns}, weight_B=torch.ones(10))
+    torch.testing.assert_close(objective(vectors, once), objective(vectors, twice), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=name)
+def test_bf16_embeddings_under_autocast_get_fp32_mathematics(objective, drawn):
+    vectors, batch = drawn
+    rounded = vectors.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = objective(rounded, batch)
+    assert loss.dtype == torch.float32
+    assert loss == objective(rounded.float(), batch)
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=name)
+def test_zero_vectors_equal_vectors_and_zero_weights_stay_finite(objective, batch_of):
+    batch = batch_of([(0, 1, 2), (3, 4, -1)])
+    for vectors, weight in ((torch.zeros(5, 3), 1.0), (torch.ones(5, 3), 1.0), (torch.eye(5), 0.0)):
+        vectors = vectors.requires_grad_()
+        loss = objective(vectors, replace(batch, weight_B=torch.full((2,), weight)))
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert torch.isfinite(vectors.grad).all()
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=name)
+def test_a_batch_whose_rows_happen_to_lack_negatives_is_finite_and_differentiable(objective, batch_of):
+    vectors = torch.randn(4, 3, requires_grad=True)
+    loss = objective(vectors, batch_of([(0, 1, -1), (2, 3, -1)]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    if isinstance(objective, Triplet):
+        assert loss == 0
+        assert not vectors.grad.any()
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=name)
+def test_descending_the_gradient_brings_better_titles_before_worse_ones(objective, batch_of):
+    torch.manual_seed(0)
+    vectors = torch.randn(9, 8, requires_grad=True)
+    batch = batch_of([(0, 3, 6), (1, 4, 7), (2, 5, 8)])
+    optimizer = torch.optim.Adam([vectors], lr=0.05)
+    for _ in range(100):
+        optimizer.zero_grad()
+        objective(vectors, batch).backward()
+        optimizer.step()
+    unit = torch.nn.functional.normalize(vectors.detach())
+    assert ((unit[:3] * unit[3:6]).sum(1) > (unit[:3] * unit[6:]).sum(1) + 0.2).all()
+
+
+# --- each against its formula
+
+
+def cosine(vectors, a, b):
+    a, b = vectors[a].double().numpy(), vectors[b].double().numpy()
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def rows_of(batch):
+    columns = (batch.anchor_B, batch.positive_B, batch.negative_B, batch.weight_B)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def mean(losses):
+    """Of (weight, loss)."""
+    return sum(w * loss for w, loss in losses) / sum(w for w, _ in losses)
+
+
+def pairs(vectors, batch):
+    """(weight, similarity, right or wrong) of every judged pair."""
+    for a, p, n, w in rows_of(batch):
+        yield w, cosine(vectors, a, p), True
+        if n >= 0:
+            yield w, cosine(vectors, a, n), False
+
+
+def test_triplet_is_its_formula(drawn):
+    vectors, batch = drawn
+    leads = [(w, cosine(vectors, a, p) - cosine(vectors, a, n)) for a, p, n, w in rows_of(batch) if n >= 0]
+    expected = mean([(w, max(0, 0.3 - lead)) for w, lead in leads])
+    assert Triplet(0.3)(vectors, batch).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_contrastive_is_its_formula(drawn):
+    vectors, batch = drawn
+    expected = mean(
+        [(w, ((1 - s) if right else max(0, 0.5 - (1 - s))) ** 2 / 2) for w, s, right in pairs(vectors, batch)]
+    )
+    assert Contrastive(0.5)(vectors, batch).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_bce_is_its_formula(drawn):
+    vectors, batch = drawn
+
+    def loss(s, right):
+        odds = 1 / (1 + math.exp(-(s - 0.5) / 0.1))
+        return -math.log(odds if right else 1 - odds)
+
+    expected = mean([(w, loss(s, right)) for w, s, right in pairs(vectors, batch)])
+    assert BinaryCrossEntropy(0.1)(vectors, batch).item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def known_pairs(batch):
+    titles = batch.title_C.tolist()
+    return {
+        (a, titles[c])
+        for a, row in zip(batch.anchor_B.tolist(), batch.known_BC.tolist(), strict=True)
+        for c, known in enumerate(row)
+        if known
+    }
+
+
+def choice(vectors, one, own, others):
+    """-log softmax of ``own`` among itself and ``others`` at temperature 0.1."""
+    scores = [cosine(vectors, one, other) / 0.1 for other in [own, *others]]
+    return math.log(sum(math.exp(score - scores[0]) for score in scores))
+
+
+def test_infonce_is_its_formula(drawn):
+    vectors, batch = drawn
+    known = known_pairs(batch)
+    expected = mean(
+        [
+            (w, choice(vectors, a, p, [t for t in batch.title_C.tolist() if (a, t) not in known]))
+            for a, p, _, w in rows_of(batch)
+        ]
+    )
+    assert InfoNCE(0.1)(vectors, batch).item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_symmetric_infonce_is_the_mean_with_its_mirror(drawn):
+    vectors, batch = drawn
+    known, anchors = known_pairs(batch), set(batch.anchor_B.tolist())
+    mirror = mean(
+        [(w, choice(vectors, p, a, [q for q in anchors if (q, p) not in known])) for a, p, _, w in rows_of(batch)]
+    )
+    expected = (mirror + InfoNCE(0.1)(vectors, batch).item()) / 2
+    assert InfoNCE(0.1, symmetric=True)(vectors, batch).item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+# --- what InfoNCE leaves out
+
+
+def gradient(objective, batch, vectors):
+    vectors = vectors.clone().requires_grad_()
+    objective(vectors, batch).backward()
+    return vectors.grad
+
+
+def test_a_known_positive_of_the_query_gets_no_gradient_as_its_negative(batch_of):
+    # text 3 is row 1's title and, elsewhere in the data, also right for query 0
+    vectors = torch.randn(4, 5)
+    weight = [1.0, 0.0]  # row 1 only lends its title
+    rows = [(0, 1, -1), (2, 3, -1)]
+    assert gradient(InfoNCE(0.1), batch_of(rows, weight=weight), vectors)[3].any()
+    masked = gradient(InfoNCE(0.1), batch_of(rows, known=[(0, 3)], weight=weight), vectors)
+    assert not masked.any()
+
+
+def test_the_mirror_leaves_out_queries_that_the_title_is_right_for(batch_of):
+    vectors = torch.randn(4, 5)
+    rows, weight = [(0, 1, -1), (2, 3, -1)], [1.0, 0.0]
+    open_, masked = (
+        gradient(InfoNCE(0.1, symmetric=True), batch_of(rows, known, weight), vectors) for known in ([], [(2, 1)])
+    )
+    assert open_[2].any()
+    assert not masked[2].any()
+
+
+def test_a_title_that_is_the_query_itself_is_not_its_negative(batch_of):
+    # row 1's title is the text of row 0's query
+    vectors = torch.randn(3, 5)
+    loss = InfoNCE(0.1)(vectors, batch_of([(0, 1, -1), (2, 0, -1)], weight=[1.0, 0.0]))
+    assert loss == 0
+
+
+# --- the same as sentence-transformers, where the formulas coincide
+
+DISTINCT = [(0, 3, 6), (1, 4, 7), (2, 5, 8)]
+COLUMNS = ([0, 1, 2], [3, 4, 5], [6, 7, 8])
+
+
+def theirs(loss, vectors, columns, labels=None):
+    return loss.compute_loss_from_embeddings([vectors[column] for column in columns], labels)
+
+
+def test_triplet_is_sentence_transformers(batch_of):
+    vectors = torch.randn(9, 8)
+    loss = TripletLoss(None, TripletDistanceMetric.COSINE, triplet_margin=0.3)
+    torch.testing.assert_close(
+        Triplet(0.3)(vectors, batch_of(DISTINCT)), theirs(loss, vectors, COLUMNS), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_contrastive_is_sentence_transformers(batch_of):
+    vectors = torch.randn(9, 8)
+    loss = ContrastiveLoss(None, SiameseDistanceMetric.COSINE_DISTANCE, margin=0.5)
+    columns = ([0, 1, 2, 0, 1, 2], [3, 4, 5, 6, 7, 8])
+    labels = torch.tensor([1, 1, 1, 0, 0, 0])
+    torch.testing.assert_close(
+        Contrastive(0.5)(vectors, batch_of(DISTINCT)), theirs(loss, vectors, columns, labels), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_infonce_is_sentence_transformers(batch_of, symmetric):
+    vectors = torch.randn(9, 8)
+    directions = ("query_to_doc", "doc_to_query") if symmetric else ("query_to_doc",)
+    loss = MultipleNegativesRankingLoss(
+        None, scale=20.0, directions=directions, partition_mode="per_direction" if symmetric else "joint"
+    )
+    ours = InfoNCE(0.05, symmetric)(vectors, batch_of(DISTINCT))
+    torch.testing.assert_close(ours, theirs(loss, vectors, COLUMNS), rtol=1e-5, atol=1e-6)
+
+
+# --- building one
+
+
+def test_the_config_builds_each_and_a_misspelt_name_is_answered():
+    assert build(ObjectiveConfig("triplet", margin=0.2)) == Triplet(0.2)
+    assert build(ObjectiveConfig("contrastive", margin=0.4)) == Contrastive(0.4)
+    assert build(ObjectiveConfig("infonce", temperature=0.02, symmetric=True)) == InfoNCE(0.02, symmetric=True)
+    assert build(ObjectiveConfig("bce", temperature=0.2)) == BinaryCrossEntropy(0.2)
+    with pytest.raises(ConfigError, match="Did you mean 'infonce'"):
+        build(ObjectiveConfig("infonec"))  # type: ignore[arg-type]
