@@ -8,37 +8,30 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
 from embsearch.config.build import to_dict
 from embsearch.config.load import diff, digest, identity
 from embsearch.config.schema import Config
-from embsearch.errors import StudyError
+from embsearch.errors import ConfigError, StudyError
 from embsearch.track.events import EventLog, read_events
-
-PACKAGES = (
-    "embsearch",
-    "torch",
-    "transformers",
-    "sentence-transformers",
-    "optuna",
-    "mlflow",
-    "numpy",
-    "pandas",
-)
 
 
 class StudyFolder:
     """Reads and writes one study's folder. Only the holder writes."""
 
     def __init__(self, config: Config) -> None:
+        name = config.study.name
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise ConfigError(f"study.name={name!r}: names a folder; expected a word without '/' or a leading dot")
         self.config = config
         self.home = Path(config.home).expanduser().resolve()
         self.path = self.home / "studies" / config.study.name
@@ -50,23 +43,53 @@ class StudyFolder:
     def hold(self) -> Iterator[None]:
         """Hold the study while the context runs; the kernel lets go when the process dies.
 
-        Raises StudyError naming the process that holds it.
+        A study that has not begun by then leaves nothing behind. Raises StudyError naming the
+        process that holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                raise StudyError(
-                    f"study {self.config.study.name} is being run by {file.read().strip() or 'another process'}; "
-                    "wait for it, or give this one another name: study.name=..."
-                ) from None
-            file.seek(0)
+        with self._lock() as file:
             file.truncate()
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
             file.flush()
-            yield
+            if not self.begun:  # killed before it had measured anything
+                self._clear()
+            try:
+                yield
+            finally:
+                if not self.begun:
+                    shutil.rmtree(self.path)
+
+    @contextmanager
+    def _lock(self) -> Iterator[TextIO]:
+        """The lock file, locked, at its beginning."""
+        path = self.path / "lock"
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with path.open("a+") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    file.seek(0)
+                    raise StudyError(
+                        f"study {self.config.study.name} is being run by {file.read().strip() or 'another process'}; "
+                        "wait for it, or give this one another name: study.name=..."
+                    ) from None
+                file.seek(0)
+                if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    yield file
+                    return
+            # its holder has just removed it with a study that had not begun: once more
+
+    @property
+    def begun(self) -> bool:
+        """Whether the untuned encoder was measured. Before that nothing of a study is worth keeping."""
+        return bool(self.log_of_kind("baseline"))
+
+    def _clear(self) -> None:
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
 
     def check_drift(self) -> None:
         """Refuse to go on with another config than the study began with. Raises StudyError."""
@@ -86,6 +109,17 @@ class StudyFolder:
             "its trials would not be comparable. Undo the change, or start a new study with study.name=..., "
             "or go on all the same with study.on_drift=extend"
         )
+
+    def check_data(self, fingerprint: str) -> None:
+        """Refuse to go on with other data than the study began with. Raises StudyError."""
+        opened = self.log_of_kind("opened")
+        if opened and opened[-1]["data"] != fingerprint and self.config.study.on_drift != "extend":
+            raise StudyError(
+                f"study {self.config.study.name} was begun with other data: their fingerprint was "
+                f"{opened[-1]['data'][:12]} and is {fingerprint[:12]} now. Its trials would not be comparable. Put "
+                "the old files back, or start a new study with study.name=..., or go on all the same with "
+                "study.on_drift=extend"
+            )
 
     @property
     def locked(self) -> Path:

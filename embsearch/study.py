@@ -20,15 +20,15 @@ from embsearch.config.build import to_dict, with_values
 from embsearch.config.schema import Config
 from embsearch.data.dataset import Dataset
 from embsearch.data.load import prepare_dataset
-from embsearch.errors import EmbsearchError, UserError
+from embsearch.errors import EmbsearchError, UserError, did_you_mean
 from embsearch.folder import StudyFolder
 from embsearch.launch.base import Launcher, Message
 from embsearch.objectives.preflight import preflight
-from embsearch.search import budget, scheduler
+from embsearch.search import budget, sampler, scheduler
 from embsearch.search.scheduler import Standing
 from embsearch.search.space import parse
 from embsearch.search.storage import OptunaView
-from embsearch.track.base import Recorder
+from embsearch.track.base import NoRecorder, Recorder
 from embsearch.track.environment import environment
 from embsearch.values import Decision, Measurement, Outcome, Segment, Suggestion, record
 
@@ -50,6 +50,7 @@ class Trial(Standing):
     slot: int | None = None
     outcome: Outcome | None = None
     why: str = ""
+    due: str = ""  # when read from a log that ends between a measurement and what follows: decide | stop
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,14 @@ class Study:
         recorder: Callable[[Path], Recorder],
         watch: Callable[[Study, str], None] = lambda study, line: None,
     ) -> None:
+        self.space = parse(config.space, config)
+        most = sampler.trials_of(config.sampler, self.space, 1 + len(config.study.defaults))
+        if most is not None:  # a grid that is done is a study that is done
+            config = replace(config, stop=replace(config.stop, trials=min(most, config.stop.trials)))
         self.config, self._watch = config, watch
         self._make_launcher, self._make_recorder = launcher, recorder
+        self._recorder: Recorder = NoRecorder()
         self.folder = StudyFolder(config)
-        self.space = parse(config.space, config)
         self.trials: dict[int, Trial] = {}
         self.scheduler = scheduler.make(config)
         self.baseline: dict[str, float] | None = None
@@ -101,13 +106,17 @@ class Study:
             if found is not None and self._nothing_left(found):
                 return Result(**found)
             data = self._data()
+            self.folder.check_data(data.fingerprint)
             self.folder.lock_config()
             self._log("opened", name=self.config.study.name, task=self.config.study.task,
                       question=self.config.study.question, data=data.fingerprint, config=self.folder.digest,
                       rows=data.report, environment=environment())  # fmt: skip
-            self.optuna = OptunaView(self.folder.home / "optuna.db", self.config, self.space)
+            self.optuna = OptunaView(
+                self.folder.home / "optuna.db", self.config, self.space, new=not self.folder.begun
+            )
             self._restore()
-            recorder = self._make_recorder(self.folder.path)
+            if self.baseline is not None:
+                self._recorder = self._make_recorder(self.folder.path)
             launcher = self._make_launcher(self.folder.path)
             try:
                 with self._signals():
@@ -117,7 +126,7 @@ class Study:
                     result = self._finish(launcher, why)
             finally:
                 launcher.close()
-                recorder.close(timeout=60.0)
+                self._recorder.close(timeout=60.0)
         return result
 
     def _search(self, launcher: Launcher) -> str:
@@ -210,7 +219,11 @@ class Study:
         self._watch(self, f"{where}: {name} {value:.4f} after {measured.texts_seen:,} texts")
         if measured.last:
             self._end(trial, Outcome("complete", measured.why, trial.best))
-            return
+        else:
+            self._decide(trial)
+
+    def _decide(self, trial: Trial) -> None:
+        """What the scheduler and the budget say to the trial's last measurement."""
         decision = self.scheduler.decide(trial, self.trials)
         if decision.kind != "stop" and (cut := budget.cut_short(self.config.stop, self.elapsed, self.best_value)):
             decision = Decision("stop", cut)
@@ -338,13 +351,18 @@ class Study:
         self.trials = read_trials(self.folder, self.config.evaluate.objective)
         pruner = getattr(self.scheduler, "pruner", None)
         for trial in self.trials.values():
-            trial.optuna = self.optuna.trial(trial.number, pruner)
+            trial.optuna = self.optuna.trial(trial.number, trial.params, pruner)
             if trial.outcome is not None:
                 self.optuna.tell(trial.number, trial.outcome, trial.values)
-            elif trial.state == "running":
-                trial.state = "waiting"
         if pruner is not None:
             self.optuna.study.pruner = pruner
+        for trial in [t for t in self.trials.values() if t.outcome is None]:
+            if trial.due == "decide":
+                self._decide(trial)
+            elif trial.due == "stop":
+                self._end(trial, Outcome("pruned", trial.why, trial.best))
+            elif trial.state == "running":
+                trial.state = "waiting"
 
     def _points(self, trial: Trial, points: list[Any]) -> None:
         """Log what is new: a segment that is trained again after a crash repeats its points."""
@@ -369,13 +387,17 @@ class Study:
             if message["failure"] == "data":
                 raise UserError(f"evaluating the untuned encoder: {message['message']}")
             raise EmbsearchError(f"evaluating the untuned encoder:\n{message.get('traceback') or message['message']}")
-        self.baseline = message["metrics"]
-        self._log("baseline", metrics=self.baseline, compute=message["compute"])
-        name = self.config.evaluate.objective
-        if name not in self.baseline:
-            raise UserError(f"evaluate.objective={name}: no such metric; these data give {', '.join(self.baseline)}")
+        name, metrics = self.config.evaluate.objective, message["metrics"]
+        if name not in metrics:
+            raise UserError(
+                f"evaluate.objective={name}: no such metric.{did_you_mean(name, metrics)} "
+                f"These data give {', '.join(metrics)}"
+            )
+        self.baseline = metrics
+        self._log("baseline", metrics=metrics, compute=message["compute"])
+        self._recorder = self._make_recorder(self.folder.path)  # from here on the study has begun
         self._watch(self, f"computing in {message['compute']}")
-        self._watch(self, f"untuned encoder: {name} {self.baseline[name]:.4f}")
+        self._watch(self, f"untuned encoder: {name} {metrics[name]:.4f}")
 
     # ---- small things ----------------------------------------------------------------------
 
@@ -406,9 +428,9 @@ class Study:
 
     def _preflight(self, data: Dataset) -> None:
         """Refuse every objective of the space that could not learn on these rows."""
-        searched = {d.path: d.distribution for d in self.space.dimensions}
-        names = getattr(searched.get("objective.name"), "choices", (self.config.objective.name,))
-        smallest = min(getattr(searched.get("train.batch_size"), "choices", (self.config.train.batch_size,)))
+        searched = {d.path: d.values for d in self.space.dimensions}
+        names = searched.get("objective.name", (self.config.objective.name,))
+        smallest = min(searched.get("train.batch_size", (self.config.train.batch_size,)))
         for name in names:
             preflight(replace(self.config.objective, name=name), data.train, smallest)
 
@@ -452,6 +474,7 @@ def read_trials(folder: StudyFolder, objective: str) -> dict[int, Trial]:
 
 def _replay(trial: Trial, event: dict[str, Any], objective: str) -> None:
     kind = event["kind"]
+    trial.due = ""
     if kind == "segment":
         trial.state, trial.attempt = "running", event["segment"]["attempt"]
     elif kind == "points":
@@ -461,9 +484,12 @@ def _replay(trial: Trial, event: dict[str, Any], objective: str) -> None:
         trial.texts_seen, trial.step, trial.seconds = event["texts_seen"], event["step"], event["seconds"]
         if event["last"]:
             trial.state = "waiting"
+        else:
+            trial.due = "decide"
     elif kind == "decided":
         trial.state = "waiting" if event["decision"] == "continue" else "paused"
         trial.why = event["reason"]
+        trial.due = "stop" if event["decision"] == "stop" else ""
     elif kind == "failed":
         trial.state = "waiting"
     elif kind == "ended":

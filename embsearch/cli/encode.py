@@ -6,22 +6,21 @@ cat titles.txt | embsearch encode study=product_search > vectors.jsonl
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+from embsearch.cli.files import check_output, write_whole
 from embsearch.cli.models import chosen
 from embsearch.config.schema import Config
-from embsearch.errors import ConfigError, DataError
+from embsearch.errors import DataError
 
 
 def run(config: Config) -> int:
     """One text a line; JSON lines {"text", "vector"}, or an .npy matrix of shape (texts, width)."""
-    output = Path(config.output) if config.output else None
-    if output is not None and output.suffix not in (".npy", ".jsonl"):
-        raise ConfigError(f"output={output}: expected a name ending in .npy or .jsonl")
+    output = check_output(config.output, ".npy", ".jsonl")
     texts = read_texts(config.input)
     if config.checkpoint is None and config.trial is None:
         config = replace(config, checkpoint="champion")
@@ -34,9 +33,9 @@ def run(config: Config) -> int:
     if output is not None and output.suffix == ".npy":
         import numpy as np
 
-        draft = output.with_name(f".{output.stem}.{os.getpid()}.npy")
-        np.save(draft, vectors)
-        os.replace(draft, output)
+        matrix = io.BytesIO()
+        np.save(matrix, vectors)
+        write_whole(output, matrix.getvalue())
         print(f"{output}: {vectors.shape[0]} vectors of width {vectors.shape[1]}, float32", file=sys.stderr)
         return 0
     lines = [
@@ -46,9 +45,7 @@ def run(config: Config) -> int:
     if output is None:
         print("\n".join(lines))
     else:
-        draft = output.with_name(f".{output.name}.{os.getpid()}")
-        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(draft, output)
+        write_whole(output, ("\n".join(lines) + "\n").encode())
         print(f"{output}: {len(lines)} vectors", file=sys.stderr)
     return 0
 
@@ -61,12 +58,14 @@ def read_texts(source: str | None) -> list[str]:
     except OSError as error:
         raise DataError(f"input={source}: {error.strerror}; expected a text file, one text a line") from error
     try:
-        texts = data.decode("utf-8-sig").splitlines()
+        texts = [line.removesuffix("\r") for line in data.decode("utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DataError(
             f"{name}, line {line}: byte {data[error.start]:#04x} is not UTF-8; convert the file"
         ) from None
+    if not texts[-1]:  # what follows the last line's end
+        texts.pop()
     faults = [
         f"{name}, line {i}: empty; expected a text, delete the line" for i, t in enumerate(texts, 1) if not t.strip()
     ]

@@ -9,6 +9,7 @@ between it and the terminal, the log or the traceback.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -49,10 +50,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        print(f"embsearch: {error.filename}: {error.strerror}; expected a place that can be written", file=sys.stderr)
+        return UserError.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return _bug()
+        print(
+            f"embsearch: {error.filename or 'disk'}: {error.strerror}; free some space or set home", file=sys.stderr
+        )
+        return UserError.exit_code
     except Exception:
-        traceback.print_exc()
-        print("embsearch: this is a bug in embsearch; the lines above say where", file=sys.stderr)
-        return 1
+        return _bug()
+
+
+def _bug() -> int:
+    """Called where an exception is being handled."""
+    traceback.print_exc()
+    print("embsearch: this is a bug in embsearch; the lines above say where", file=sys.stderr)
+    return 1
 
 
 def _run(words: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from embsearch.cli import search
 from embsearch.config.load import digest
 from embsearch.config.schema import Config
-from embsearch.errors import ConfigError
+from embsearch.errors import ConfigError, EmbsearchError
 from embsearch.report.live import Watch
 from embsearch.report.result import show
 from embsearch.study import Study
@@ -17,8 +18,9 @@ from embsearch.study import Study
 
 def run(config: Config) -> int:
     """Train to the end of the budget; with ``output=`` the model is also copied there."""
-    if config.output and Path(config.output).exists():
-        raise ConfigError(f"output={config.output}: already there; name a new folder")
+    output = Path(config.output).expanduser() if config.output else None
+    if output is not None and output.exists():
+        raise ConfigError(f"output={output}: already there; name a new folder")
     config = single(config)
     watch = Watch()
     study = Study(config, search.launcher(config), search.recorder(config), watch)
@@ -28,9 +30,15 @@ def run(config: Config) -> int:
         watch.close()
     show(result, config.evaluate.objective)
     model = study.folder.trial(0) / "model"
-    if config.output:
-        shutil.copytree(model, config.output)
-        model = Path(config.output)
+    if not model.exists():
+        raise EmbsearchError(
+            f"no model came of it; 'embsearch status study.name={config.study.name} verbose=true' says why"
+        )
+    if output is not None:
+        draft = output.with_name(f".{output.name}.{os.getpid()}")
+        shutil.copytree(model, draft)
+        os.rename(draft, output)
+        model = output
     print(f"model:  {model}")
     print(f"next:   embsearch evaluate checkpoint={model}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 import webbrowser
 from pathlib import Path
@@ -33,6 +34,8 @@ def run(config: Config) -> int:
         print(f"MLflow was already running (process {server.pid}).")
         return 0
     print("Ctrl-C ends it.", flush=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while psutil.pid_exists(server.pid):
             time.sleep(0.5)

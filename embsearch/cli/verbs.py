@@ -95,9 +95,9 @@ VERBS = (
         (
             "checkpoint=champion input=titles.txt output=vectors.npy",
             "checkpoint=./my-model input=titles.txt output=vectors.npy device=cuda",
-            "model=minilm input=titles.txt output=vectors.npy",
+            "study=product_search trial=7 input=titles.txt output=vectors.jsonl",
         ),
-        ("checkpoint", "model.path", "input", "output", "device"),
+        ("checkpoint", "trial", "study.name", "input", "output", "device"),
     ),
 )  # fmt: skip
 

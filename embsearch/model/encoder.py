@@ -29,6 +29,11 @@ class Encoder(nn.Module):
         return embeddings_BE
 
     @property
+    def pad(self) -> int:
+        """The token id that fills short rows; masked, so where a tokenizer has none any will do."""
+        return self.model.tokenizer.pad_token_id or 0
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
@@ -38,7 +43,9 @@ class Encoder(nn.Module):
         if not isinstance(table, nn.Embedding) or self._rows is not None:
             return
         special = [i for i in (self.model.tokenizer.all_special_ids or []) if i < table.num_embeddings]
-        kept = np.unique(np.concatenate([np.asarray(tokens), np.asarray(special, dtype=np.int64)]))
+        kept = np.unique(np.concatenate([np.asarray(tokens), np.asarray([*special, self.pad], dtype=np.int64)]))
+        if self.pad < len(kept):  # RoBERTa counts positions from the padding id: padding keeps its number
+            kept = np.insert(kept[kept != self.pad], self.pad, self.pad)
         rows = np.full(table.num_embeddings, -1, dtype=np.int64)
         rows[kept] = np.arange(len(kept))
         self._rows, self._tokens = rows, torch.from_numpy(kept)

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from torch import nn
@@ -102,6 +104,11 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
     model.max_seq_length = config.max_length or min(own, LONGEST)
     _set_dropout(model, config.dropout)
     freeze(base.auto_model, config.freeze_layers)
+    if config.freeze_layers and not _can_learn(model):
+        raise ModelError(
+            f"model.freeze_layers={config.freeze_layers} leaves nothing to train; freeze fewer layers or set "
+            "model.projection"
+        )
     return model
 
 
@@ -143,9 +150,17 @@ def freeze(model: nn.Module, count: int) -> None:
     stack = layers(model)
     if count > len(stack):
         raise ModelError(f"model.freeze_layers={count}: the encoder has {len(stack)} layers")
-    fixed: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.Embedding)]
-    for module in fixed + list(stack[:count]):
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    # what stands beside the tables, as their norm, belongs to the embeddings
+    rooms = [m for m in model.modules() if stack not in m.modules() and any(c in tables for c in m.children())]
+    for module in [*tables, *rooms, *stack[:count]]:
         module.requires_grad_(False)
+
+
+def _can_learn(model: SentenceTransformer) -> bool:
+    """Whether a parameter that may change reaches the vectors (an unused pooler does not)."""
+    found: torch.Tensor = model(model.preprocess(["a"]))["sentence_embedding"]
+    return found.requires_grad
 
 
 def _set_dropout(model: nn.Module, rate: float | None) -> None:
@@ -166,7 +181,7 @@ def save(model: SentenceTransformer, folder: Path) -> None:
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     os.chmod(draft, 0o755)
     try:
-        with _quiet():
+        with _quiet(), disk_errors():
             model.save(str(draft), create_model_card=False, safe_serialization=True)
         if folder.exists():  # a rename cannot replace a folder that holds files
             old = folder.with_name(f".{folder.name}.old")
@@ -185,8 +200,24 @@ def load(folder: str | Path, device: str = "cpu") -> SentenceTransformer:
     """A saved encoder, ready to encode. Raises ModelError."""
     if not (Path(folder) / "modules.json").exists():
         raise ModelError(f"{folder}: no sentence-transformers model here (modules.json is missing)")
-    with _quiet():
-        return SentenceTransformer(str(folder), device=device).eval()
+    try:
+        with _quiet():
+            return SentenceTransformer(str(folder), device=device).eval()
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{folder}: this saved model cannot be loaded: {first}") from error
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """safetensors' own error for a file that cannot be written, as the OSError it stands for."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def _sha256(file: Path) -> str:
@@ -200,11 +231,11 @@ def _quiet() -> Iterator[None]:
     import transformers
 
     bars, level = transformers.utils.logging.is_progress_bar_enabled(), logging.root.manager.disable
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
         logging.disable(level)
         if bars:
-            transformers.utils.logging.enable_progress_bar()
+            transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -129,7 +129,7 @@ def time_left(study: Watched) -> float | None:
         return None
     begun = len(study.trials)
     mean: float = study.elapsed / max(begun - 0.5 * sum(t.state == "running" for t in trials), 1)
-    left = mean * max(study.config.stop.trials - begun, 0)
+    left: float = mean * max(study.config.stop.trials - begun, 0)
     rate = sum(t.texts_seen for t in trials) / max(study.elapsed, 1)
     running = [study.config.train.texts - t.texts_seen for t in trials if t.state == "running"]
     left += max(running, default=0) / max(rate, 1)

@@ -12,13 +12,11 @@ from rich.table import Table
 def result_table(rows: Sequence[Mapping[str, Any]], objective: str) -> Table:
     """Rows as ``study.Result.table`` holds them. recall@k is against the whole title pool where measured."""
     split = rows[0]["split"] if rows else "test"
-    table = Table(box=None, padding=(0, 1), show_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column(f"valid {objective}", justify="right")
-    table.add_column(f"{split} AUC (95 %)", justify="right", no_wrap=True)
-    table.add_column("nDCG@10", justify="right")
-    table.add_column("recall@1", justify="right")
-    table.add_column("recall@10", justify="right")
+    table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
+    heads = (f"valid\n{objective}", f"{split} AUC\n(95 %)", "nDCG\n@10", "recall\n@1", "recall\n@10")
+    table.add_column("")
+    for head in heads:  # 77 columns in all
+        table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         label = row["label"] if row["trial"] is None else f"{row['label']} ({row['trial']})"
         auc, metrics = row["auc"], row["test"]

@@ -1,6 +1,8 @@
-"""When a study ends: whichever limit of ``stop`` comes first."""
+"""When a study ends: whichever limit of ``stop`` comes first. And how far in its budget a trial is."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from embsearch.config.schema import StopConfig
 
@@ -24,3 +26,9 @@ def cut_short(stop: StopConfig, seconds: float, best: float | None) -> str:
     if stop.seconds is not None and seconds >= stop.seconds:
         return f"stop.seconds: {seconds:.0f} s of {stop.seconds:g} s spent"
     return ""
+
+
+def step(at: Sequence[float], rung: int) -> int:
+    """Optuna's step of an evaluation: thousandths of the budget, so that halving is of the budget
+    also where the evaluations do not lie evenly."""
+    return max(rung, round(1000 * at[rung - 1]))

@@ -8,6 +8,7 @@ the study's history instead of the process's.
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from typing import Any
 
@@ -29,9 +30,9 @@ def make(config: SamplerConfig, space: Space, number: int) -> optuna.samplers.Ba
         if config.name == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         if config.name == "grid":
-            return optuna.samplers.GridSampler(grid(space), seed=config.seed)
-        if config.name == "qmc":  # a sequence: its seed must stay
-            return optuna.samplers.QMCSampler(seed=config.seed, scramble=True, warn_independent_sampling=False)
+            return Grid(grid(space), seed=config.seed)
+        if config.name == "qmc":
+            return Sobol(config.seed, space, number)
         if config.name == "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=config.startup_trials)
         if config.name == "cmaes":
@@ -46,6 +47,43 @@ def make(config: SamplerConfig, space: Space, number: int) -> optuna.samplers.Ba
             group=True,
             constant_liar=True,
         )
+
+
+class Grid(optuna.samplers.GridSampler):
+    """Optuna's, without its wish to stop the study: that is for the budget to say."""
+
+    def after_trial(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+class Sobol(optuna.samplers.QMCSampler):
+    """Point ``number`` of one scrambled sequence over the whole space.
+
+    Optuna's own counts points in the study's attributes and takes its axes from the first
+    trial, so a trial that is asked for again moves on, and a parameter that trial 0 lacks
+    would be drawn from the same seed every time.
+    """
+
+    def __init__(self, seed: int, space: Space, number: int) -> None:
+        super().__init__(seed=seed, scramble=True, warn_independent_sampling=False)
+        self._axes = {d.name: d.distribution for d in space.dimensions}
+        self._number = number
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return {name: d for name, d in self._axes.items() if not d.single()}
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self._number
+
+
+def trials_of(sampler: SamplerConfig, space: Space, known: int) -> int | None:
+    """After how many trials a sampler has nothing new to suggest: a grid of n points, n more than
+    the ``known`` points tried first. None for the others, which always have."""
+    if sampler.name != "grid":
+        return None
+    return known + math.prod(len(values) for values in grid(space).values())
 
 
 def grid(space: Space) -> dict[str, list[Any]]:
@@ -69,6 +107,7 @@ def _points(distribution: BaseDistribution) -> list[Any]:
         return [low + i * step for i in range(round((high - low) / step) + 1)]
     shares = [i / (GRID_POINTS - 1) for i in range(GRID_POINTS)]
     values = [low * (high / low) ** s if log else low + (high - low) * s for s in shares]
+    values[-1] = high  # not a rounding error above it
     if whole:
         return sorted({low + round((v - low) / step) * step for v in values})
     return values

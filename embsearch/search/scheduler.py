@@ -1,18 +1,22 @@
 """Schedulers: what happens to a trial that was measured, and which paused one goes on.
 
 ``Board`` is what they see: every trial's state and values by rung. Rungs are counted in
-evaluations, which lie at equal shares of texts seen, so batch size does not confound them.
+evaluations, which lie at the same shares of the texts for every trial, so batch size does not
+confound them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import optuna
 
 from embsearch.config.schema import Config
+from embsearch.errors import ConfigError
+from embsearch.search import budget
 from embsearch.search.promotion import Promotion
 from embsearch.values import Decision, State
 
@@ -56,18 +60,18 @@ class Scheduler(Protocol):
 class OptunaPruner:
     """Stop-only: one of Optuna's pruners, asked at every evaluation."""
 
-    def __init__(self, pruner: optuna.pruners.BasePruner, name: str, min_rung: int) -> None:
-        self.pruner, self.name, self.min_rung = pruner, name, min_rung
+    def __init__(self, pruner: optuna.pruners.BasePruner, name: str, at: Sequence[float], min_rung: int) -> None:
+        self.pruner, self.name, self.at, self.min_rung = pruner, name, at, min_rung
 
     def decide(self, trial: Standing, board: Board) -> Decision:
-        """Reports to Optuna and asks it. The reason quotes the value and those it stands among."""
+        """Reports to Optuna and asks it. The reason quotes the value and its place at this rung."""
         rung, value = trial.rung, trial.values[trial.rung]
-        trial.optuna.report(value, rung)
+        trial.optuna.report(value, budget.step(self.at, rung))
+        there = [t.values[rung] for t in board.values() if rung in t.values]
+        words = f"{self.name}: place {1 + sum(v > value for v in there)} of {len(there)} at rung {rung} ({value:.4f})"
         if rung >= self.min_rung and trial.optuna.should_prune():
-            others = sorted((t.values[rung] for t in board.values() if rung in t.values), reverse=True)
-            place = others.index(value) + 1
-            return Decision("stop", f"{self.name}: {value:.4f} at rung {rung}, place {place} of {len(others)}")
-        return Decision("continue", f"{self.name}: {value:.4f} at rung {rung} may go on")
+            return Decision("stop", words)
+        return Decision("continue", words)
 
     def promotable(self, board: Board) -> Decision | None:
         return None
@@ -78,16 +82,29 @@ class OptunaPruner:
 
 
 def make(config: Config) -> Scheduler:
-    """The scheduler of ``config.scheduler``."""
+    """The scheduler of ``config.scheduler``. Raises ConfigError for a rung that no trial reaches."""
     scheduler, at = config.scheduler, config.evaluate.at
-    name, top = scheduler.name, len(at)
+    name, reduction = scheduler.name, scheduler.reduction
+    faults = []
+    if not 1 <= scheduler.min_rung <= len(at):
+        faults.append(
+            f"scheduler.min_rung={scheduler.min_rung}: a trial is evaluated {len(at)} times (evaluate.at); "
+            f"expected 1 to {len(at)}"
+        )
+    if reduction < 2:
+        faults.append(f"scheduler.reduction={reduction}: one in this many goes up a rung; expected 2 or more")
+    if faults:
+        raise ConfigError(faults)
     if name == "promotion":
-        return Promotion(at, scheduler.reduction, scheduler.min_rung)
+        return Promotion(at, reduction, scheduler.min_rung)
+    first, top = budget.step(at, scheduler.min_rung), budget.step(at, len(at))
     pruners: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
         "none": lambda: optuna.pruners.NopPruner(),
-        "median": lambda: optuna.pruners.MedianPruner(scheduler.startup_trials, scheduler.min_rung - 1),
-        "asha": lambda: optuna.pruners.SuccessiveHalvingPruner(scheduler.min_rung, scheduler.reduction, 0),
-        "hyperband": lambda: optuna.pruners.HyperbandPruner(scheduler.min_rung, top, scheduler.reduction),
+        "median": lambda: optuna.pruners.MedianPruner(scheduler.startup_trials, first),
+        "asha": lambda: optuna.pruners.SuccessiveHalvingPruner(first, reduction, 0),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(first, top, reduction),
         "wilcoxon": lambda: optuna.pruners.WilcoxonPruner(p_threshold=scheduler.threshold, n_startup_steps=2),
     }
-    return OptunaPruner(pruners[name](), name, scheduler.min_rung)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return OptunaPruner(pruners[name](), name, at, scheduler.min_rung)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import types
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union, get_args, get_origin
@@ -105,6 +106,9 @@ class Space:
 
     dimensions: tuple[Dimension, ...]
 
+    def __getitem__(self, path: str) -> Dimension:
+        return next(d for d in self.dimensions if d.path == path)
+
     def suggest(self, trial: Trial) -> dict[str, Scalar]:
         """Values of the active parameters. Asking the same trial again gives the same values."""
         params: dict[str, Scalar] = {}
@@ -164,11 +168,12 @@ def parse(raw: Mapping[str, Any], config: Config) -> Space:
     for path, dimension in found.items():
         faults += _condition_faults(path, dimension, found, raw)
     ordered = _order(found, faults)
+    space = Space(tuple(ordered))
     if not faults:
-        faults += [f for d in ordered for f in _value_faults(d, config)]
+        faults += _value_faults(space, config)
     if faults:
         raise ConfigError(faults)
-    return Space(tuple(ordered))
+    return space
 
 
 def _dimension(path: str, spec: Any, kind: Any, faults: list[str]) -> Dimension | None:
@@ -186,10 +191,15 @@ def _dimension(path: str, spec: Any, kind: Any, faults: list[str]) -> Dimension 
         if not isinstance(choices, (list, tuple)) or not choices:
             faults.append(f"{at}.choices={choices!r}: expected a list of at least one value")
             return None
-        if len(set(map(str, choices))) < len(choices):
+        odd = [c for c in choices if not isinstance(c, (str, int, float, bool, type(None)))]
+        if odd:
+            faults.append(f"{at}.choices: expected numbers, words, true, false or null, got {odd[0]!r}")
+            return None
+        if len(set(choices)) < len(choices):
             faults.append(f"{at}.choices={choices!r}: a value stands twice")
         if spec.get("ordered") and not all(isinstance(c, (int, float)) for c in choices):
             faults.append(f"{at}.ordered: only numbers have an order, got {choices!r}")
+            return None
         values = [float(c) if _is(kind, float) and isinstance(c, int) else c for c in choices]
         if spec.get("ordered"):
             ordered = tuple(sorted(values))
@@ -228,6 +238,10 @@ def _range(at: str, spec: Mapping[str, Any], kind: Any, faults: list[str]) -> Ba
             _is(kind, int) and not (low.is_integer() and high.is_integer()),
             "a whole number needs whole low and high",
         ),
+        (
+            _is(kind, int) and step is not None and not step.is_integer(),
+            f"a whole number needs a whole step, got {step}",
+        ),
     ]
     mine = [f"{at}: {message}" for holds, message in wrong if holds]
     faults += mine
@@ -236,9 +250,9 @@ def _range(at: str, spec: Mapping[str, Any], kind: Any, faults: list[str]) -> Ba
     if _is(kind, int):
         whole = int(step or 1)
         return IntDistribution(int(low), int(high) - (int(high) - int(low)) % whole, log=log, step=whole)
-    if step is not None:
-        high = low + math.floor((high - low) / step + 1e-9) * step
-    return FloatDistribution(low, high, log=log, step=step)
+    with warnings.catch_warnings():  # a range that does not end on a step ends on the last step in it
+        warnings.simplefilter("ignore")
+        return FloatDistribution(low, high, log=log, step=step)
 
 
 def _condition_faults(
@@ -251,9 +265,11 @@ def _condition_faults(
             faults.append(
                 f"{at}: a condition names a searched parameter.{did_you_mean(on, found)} Searched: {', '.join(raw)}"
             )
-        elif on in found and (found[on].ordered or isinstance(found[on].distribution, CategoricalDistribution)):
-            choices = found[on].values
-            faults += [f"{at}={v!r}: never true, {on} is one of {list(choices)}" for v in values if v not in choices]
+        elif on in found and isinstance(found[on].distribution, FloatDistribution):
+            faults.append(f"{at}: a condition needs a parameter with choices, {on} is a range")
+        elif on in found:
+            never = [v for v in values if not _contains(found[on], v)]
+            faults += [f"{at}={v!r}: never true, {on} is one of {_range_words(found[on])}" for v in never]
     return faults
 
 
@@ -273,33 +289,56 @@ def _order(found: Mapping[str, Dimension], faults: list[str]) -> list[Dimension]
     return ordered
 
 
-def _value_faults(dimension: Dimension, config: Config) -> list[str]:
-    """The config's own value lies in the range, and the ends of the range are usable values."""
-    at, distribution = f"space.{dimension.path}", dimension.distribution
-    own = value_at(config, dimension.path)
+def _value_faults(space: Space, config: Config) -> list[str]:
+    """The config's own point and the points tried first lie in the space; its ends are usable values."""
     faults = []
-    try:
-        inside = distribution._contains(distribution.to_internal_repr(dimension.to_optuna(own)))
-    except (TypeError, ValueError):
-        inside = False
-    if not inside and not dimension.when:
-        faults.append(
-            f"{at}: the default {dimension.path}={own!r} is outside {_range_words(dimension)}; "
-            f"widen the space or set {dimension.path}"
-        )
-    for end in dimension.values:
-        try:
-            with_values(config, {dimension.path: end})
-        except ConfigError as error:
-            faults += [f"{at}: {fault}" for fault in error.faults if dimension.path in fault]
+    for path, value in space.default(config).items():
+        dimension = space[path]
+        if not _contains(dimension, value):
+            faults.append(
+                f"space.{path}: the default {path}={value!r} is outside {_range_words(dimension)}; "
+                f"widen the space or set {path}"
+            )
+    for dimension in space.dimensions:
+        for end in dimension.values:
+            reached = {on: values[0] for on, values in dimension.when.items()}
+            try:
+                with_values(config, reached | {dimension.path: end})
+            except ConfigError as error:
+                faults += [f"space.{dimension.path}: {fault}" for fault in error.faults if dimension.path in fault]
+    for number, point in enumerate(config.study.defaults):
+        faults += _point_faults(f"study.defaults[{number}]", point, space, config)
     return faults
+
+
+def _point_faults(at: str, point: Mapping[str, Any], space: Space, config: Config) -> list[str]:
+    searched = [d.path for d in space.dimensions]
+    faults = [
+        f"{at}: {path} is not searched.{did_you_mean(path, searched)} Searched: {', '.join(searched) or 'nothing'}"
+        for path in point
+        if path not in searched
+    ]
+    for path, value in space.fill(point, config).items():
+        if not _contains(space[path], value):
+            whose = "" if path in point else " (the config's own, the point does not say)"
+            faults.append(f"{at}: {path}={value!r}{whose} is outside {_range_words(space[path])}")
+    return faults
+
+
+def _contains(dimension: Dimension, value: Any) -> bool:
+    distribution = dimension.distribution
+    try:
+        return distribution._contains(distribution.to_internal_repr(dimension.to_optuna(value)))
+    except (TypeError, ValueError):
+        return False
 
 
 def _range_words(dimension: Dimension) -> str:
     if dimension.ordered or isinstance(dimension.distribution, CategoricalDistribution):
         return f"the choices {list(dimension.values)}"
     low, high = dimension.values
-    return f"{low:g} ... {high:g}"
+    step = dimension.distribution.step  # type: ignore[attr-defined]
+    return f"{low:g} ... {high:g}" + (f" in steps of {step:g}" if step and step != 1 else "")
 
 
 def _is(kind: Any, of: type) -> bool:

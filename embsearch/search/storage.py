@@ -8,18 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.distributions import check_distribution_compatibility
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from embsearch.config.schema import Config
+from embsearch.errors import StudyError
+from embsearch.search import budget
 from embsearch.search.sampler import make as make_sampler
 from embsearch.search.space import Space
 from embsearch.values import Outcome, Scalar, Suggestion
 
 
 class OptunaView:
-    """One study in ``home/optuna.db``; optuna-dashboard opens it unchanged."""
+    """One study in ``home/optuna.db``; optuna-dashboard opens it unchanged.
 
-    def __init__(self, path: Path, config: Config, space: Space) -> None:
+    ``new`` says that our study begins: what Optuna knows of an earlier one of that name goes.
+    """
+
+    def __init__(self, path: Path, config: Config, space: Space, new: bool = False) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,6 +33,8 @@ class OptunaView:
             database.execute("PRAGMA journal_mode=WAL")
         self._config, self._space = config, space
         storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+        if new and config.study.name in optuna.get_all_study_names(storage):
+            optuna.delete_study(study_name=config.study.name, storage=storage)
         self.study = optuna.create_study(
             study_name=config.study.name,
             storage=storage,
@@ -34,6 +42,24 @@ class OptunaView:
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner(),  # Optuna's own default would be a median pruner
         )
+        self._check_kinds()
+
+    def _check_kinds(self) -> None:
+        """Optuna keeps one kind of range and one list of choices a parameter. Raises StudyError."""
+        mine = {d.name: (d.path, d.distribution) for d in self._space.dimensions}
+        known = {n: d for t in self.study.get_trials(deepcopy=False) for n, d in t.distributions.items() if n in mine}
+        faults = []
+        for name, old in known.items():
+            path, new = mine[name]
+            try:
+                check_distribution_compatibility(old, new)
+            except ValueError as error:
+                faults.append(
+                    f"space.{path}: the study's trials were drawn from {old}, now it is {new}: {error} Put it back, "
+                    "or start a new study with study.name=..."
+                )
+        if faults:
+            raise StudyError(faults)
 
     def enqueue(self, points: list[dict[str, Scalar]]) -> None:
         """Known points as the first trials; those already there are left alone."""
@@ -52,11 +78,30 @@ class OptunaView:
             raise RuntimeError(f"Optuna's trial {trial.number} came where trial {number} was due")
         return Suggestion(number, self._space.suggest(trial)), trial
 
-    def trial(self, number: int, pruner: optuna.pruners.BasePruner | None) -> Trial:
-        """The handle of a trial that exists; reports go through ``pruner``."""
+    def trial(self, number: int, params: Mapping[str, Scalar], pruner: optuna.pruners.BasePruner | None) -> Trial:
+        """The handle of a trial that exists; reports go through ``pruner``.
+
+        Where the database has lost it, it is made again: the event logs are the truth.
+        """
         if pruner is not None:
             self.study.pruner = pruner
-        return Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+        there = self.study.get_trials(deepcopy=False)
+        if number < len(there) and there[number].state != TrialState.WAITING:
+            return self._handle(there[number])
+        if number >= len(there):
+            self.study.enqueue_trial(self._space.to_optuna(params))
+        self.study.sampler = optuna.samplers.RandomSampler(seed=0)
+        trial = self.study.ask()
+        self._space.suggest(trial)
+        return trial
+
+    def _handle(self, there: FrozenTrial) -> Trial:
+        """Optuna's Trial samples when it is made; here there is nothing to sample."""
+        sampler, self.study.sampler = self.study.sampler, optuna.samplers.RandomSampler(seed=0)
+        try:
+            return Trial(self.study, there._trial_id)
+        finally:
+            self.study.sampler = sampler
 
     def tell(self, number: int, outcome: Outcome, values: Mapping[int, float]) -> None:
         """How a trial ended; telling twice changes nothing.
@@ -68,12 +113,13 @@ class OptunaView:
         there = self.study.get_trials(deepcopy=False)[number]
         if there.state.is_finished():
             return
-        trial = Trial(self.study, there._trial_id)
+        trial = self._handle(there)
         blamed = outcome.failure in ("diverged", "out_of_memory")
         if not blamed:
             for rung, value in values.items():
-                if rung not in there.intermediate_values:
-                    trial.report(value, rung)
+                step = budget.step(self._config.evaluate.at, rung)
+                if step not in there.intermediate_values:
+                    trial.report(value, step)
         trial.set_user_attr("reason", outcome.reason)
         if outcome.failure:
             trial.set_user_attr("failure", outcome.failure)

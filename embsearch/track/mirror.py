@@ -133,7 +133,7 @@ class TrialMirror:
         self.axes = event.get("axes") or self.params
 
     def _segment(self, event: Event) -> None:
-        self.state = "running"
+        self.state, self.reason = "running", ""
 
     def _points(self, event: Event) -> None:
         for step, time, metrics in event["points"]:
@@ -141,11 +141,10 @@ class TrialMirror:
                 self.points.add(key, value, time, step)
 
     def _measured(self, event: Event) -> None:
-        measured, time = event.get("measurement") or event, event["time"]
-        step = measured["step"]
-        metrics = {validation(key): value for key, value in measured["metrics"].items()}
-        self.step, self.rung = max(self.step, step), max(self.rung, measured["rung"])
-        self.texts, self.seconds = measured["texts_seen"], measured["seconds"]
+        step, time = event["step"], event["time"]
+        metrics = {validation(key): value for key, value in event["metrics"].items()}
+        self.step, self.rung = max(self.step, step), max(self.rung, event["rung"])
+        self.texts, self.seconds = event["texts_seen"], event["seconds"]
         for key, value in metrics.items():
             self.points.add(key, value, time, step)
         self.points.add("cost/seconds", self.seconds, time, step)
@@ -157,7 +156,7 @@ class TrialMirror:
         self.points.add("objective", self.best, time, step)
 
     def _decided(self, event: Event) -> None:
-        if event["kind_"] == "pause":
+        if event["decision"] == "pause":
             self.state = "paused"
         self.reason = event["reason"]
 
@@ -178,8 +177,8 @@ class TrialMirror:
     def told(self, value: Told) -> None:
         """The study took the trial's result: its place in the search's history."""
         self.events += 1
-        self.points.add("search/trial", value.trial, value.time, 0)
-        self.points.add("search/best", value.best, value.time, 0)
+        self.points.add("search/trial number", value.trial, value.time, 0)
+        self.points.add("search/best so far", value.best, value.time, 0)
 
     def tested(self, points: Mapping[str, Point]) -> None:
         """The trial's model was scored on the test rows."""
@@ -209,6 +208,7 @@ class StudyMirror:
     baseline: dict[str, float] = field(default_factory=dict)
     tested: list[tuple[int, dict[str, Point]]] = field(default_factory=list)  # of trials' models
     promoted: str = ""
+    _tests: dict[str, int] = field(default_factory=dict)  # how often a label was tested
     events: int = 0
     points: Points = field(default_factory=Points)
 
@@ -241,26 +241,32 @@ class StudyMirror:
         self.told[trial] = Told(trial, value, self.best, event["time"])
 
     def _closed(self, event: Event) -> None:
-        self.state, self.ended, self.why = "closed", event["time"], str(event.get("why", ""))
-        if event.get("best_trial") is not None:
-            self.best_trial = event["best_trial"]
+        self.state, self.ended, self.why = "closed", event["time"], event["why"]
+        winner = self.told.get(event["best"])  # the study may prefer a complete trial to a better pruned one
+        if winner is not None and winner.value is not None:
+            self.best, self.best_trial = winner.value, winner.trial
 
     def _tested(self, event: Event) -> None:
-        label, time = str(event["label"]), event["time"]
-        metrics = {k: v for k, v in event["metrics"].items() if isinstance(v, (int, float))}
+        label, split, time = event["label"], event.get("split", "test"), event["time"]
+        again = self._tests[label] = self._tests.get(label, -1) + 1  # a study that went on has another winner
+        metrics = dict(event["metrics"])
+        if interval := event.get("auc"):
+            metrics |= {"auc_low": interval["low"], "auc_high": interval["high"]}
         for key, value in metrics.items():
-            self.points.add(f"test/{label}/{key}", value, time, 0)
+            self.points.add(f"{split}/{label}/{key}", value, time, again)
         if event.get("trial") is not None:
-            points = {k: Point(metric_name(f"test/{k}"), float(v), time, 0) for k, v in metrics.items()}
+            points = {
+                key: Point(metric_name(f"{split}/{key}"), float(value), time, 0)
+                for key, value in metrics.items()
+                if isinstance(value, (int, float))
+            }
             self.tested.append((event["trial"], points))
 
     def _promoted(self, event: Event) -> None:
-        if event.get("refused") or event.get("refusal"):
-            self.promoted = f"refused: {event.get('refused') or event.get('refusal')}"
+        if event.get("refused"):
+            self.promoted = f"refused: {event['refused']}"
         else:
-            version = event.get("version") or {}
-            version = version if isinstance(version, dict) else event
-            self.promoted = f"{version.get('name', '')} v{version.get('version', '')}".strip()
+            self.promoted = f"{event['version']['name']} version {event['version']['version']}"
 
 
 def validation(key: str) -> str:
@@ -269,20 +275,23 @@ def validation(key: str) -> str:
 
 
 def study_uid(opened: Event) -> str:
-    """The name that tells a study from a later one of the same name: ``product@20261124-083009``."""
+    """The name that tells a study from a later one of the same name: ``product@20261124-083009.214``."""
     moment = datetime.fromtimestamp(opened["time"] / 1000, UTC)
-    return f"{opened['name']}@{moment:%Y%m%d-%H%M%S}"
-
-
-# Last path components that say nothing alone: train.seed and study.seed, objective.name.
-_VAGUE = {"name", "seed", "path", "by", "at", "format"}
+    return f"{opened['name']}@{moment:%Y%m%d-%H%M%S}.{moment.microsecond // 1000:03d}"
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """Config paths as people call them: the last component, the whole path where that is unclear."""
+    """Searched config paths by the names that ``created`` events call them in ``axes``, as
+    search.space does: the last component (``objective`` for ``objective.name``), the whole path
+    where two are alike."""
     paths = list(paths)
-    last = [path.rsplit(".", 1)[-1] for path in paths]
-    return {p: p if s in _VAGUE or last.count(s) > 1 else s for p, s in zip(paths, last, strict=True)}
+    ends = [_end(path) for path in paths]
+    return {p: p if ends.count(e) > 1 else e for p, e in zip(paths, ends, strict=True)}
+
+
+def _end(path: str) -> str:
+    room, _, leaf = path.rpartition(".")
+    return room.rpartition(".")[2] if leaf in ("name", "path") else leaf
 
 
 def trial_folders(study_folder: Path) -> Iterator[Path]:

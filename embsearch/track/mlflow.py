@@ -13,10 +13,10 @@ brought by the next sync.
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from embsearch.config.schema import Config
 from embsearch.track import mlflow_model, mlflow_view
-from embsearch.track.mirror import LogTail, StudyMirror, TrialMirror, short_names, trial_folders, validation
+from embsearch.track.mirror import LogTail, StudyMirror, TrialMirror, trial_folders, validation
 from embsearch.track.mlflow_store import connect, file_lock, find_experiment, quoted, slug
+from embsearch.track.mlflow_words import Words, data_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,7 +36,6 @@ EVERY = 2.0  # seconds between two looks at the logs
 LONGEST_PAUSE = 60.0  # seconds between two tries while MLflow does not answer
 
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}
-_HUES = {"complete": (150, 70), "pruned": (28, 30), "failed": (352, 12), "running": (215, 20)}
 
 
 @dataclass
@@ -72,11 +72,13 @@ class MlflowRecorder:
         self._folder = study_folder
         self._live = live
         self._objective = validation(config.evaluate.objective)
+        self._words = Words(config)
         self._study = StudyMirror()
         self._study_tail = LogTail(study_folder / "events.jsonl")
         self._study_view = _View()
         self._trials: dict[str, _Trial] = {}
-        self._known: dict[str, Run] | None = None
+        self._known: dict[str, Run] | None = None  # while this process was the last to sync
+        self._token = uuid.uuid4().hex
         self._client: MlflowClient | None = None
         self._experiment = ""
         self._shown: dict[str, str] = {}  # experiment tags that are set
@@ -141,13 +143,16 @@ class MlflowRecorder:
         if not self._client:
             self._client = connect(self._config)
             self._known = None
-        with file_lock(self._folder / "mlflow.lock"):  # `embsearch sync` beside a running study
+        lock = self._folder / "mlflow.lock"
+        with file_lock(lock):
+            if lock.read_text() != self._token:  # another process has synced, perhaps made runs
+                self._known = None
+                lock.write_text(self._token)
             if not self._experiment:
                 self._experiment = find_experiment(self._client, self._config) or ""
             if self._known is None:
                 self._known = self._find_runs()
             self._send_study(self._client)
-            self._show_view(self._client)
             failed: Exception | None = None
             for trial in self._trials.values():
                 if trial.view.sent == trial.mirror.events and not self._interrupted(trial):
@@ -162,6 +167,7 @@ class MlflowRecorder:
                     self._refusals[trial.mirror.name] = _one_line(error)
                     trial.view.sent = trial.mirror.events
             self._send_chosen_models(self._client)
+            self._show_view(self._client)
             self._show_note(self._client)
             if failed is not None:
                 raise failed
@@ -212,15 +218,10 @@ class MlflowRecorder:
         self, client: MlflowClient, view: _View, uid: str, name: str, begun: int, tags: Mapping[str, str]
     ) -> str:
         """The run with this uid, found or made."""
-        from mlflow.entities import ViewType
-
         if view.run_id:
             return view.run_id
         assert self._known is not None
         run = self._known.get(uid)
-        if run is None:
-            found = client.search_runs([self._experiment], f"tags.`embsearch.uid` = {quoted(uid)}", ViewType.ALL, 1)
-            run = found[0] if found else None
         if run is None:
             fixed = {
                 "embsearch.uid": uid,
@@ -230,7 +231,8 @@ class MlflowRecorder:
                 "mlflow.source.type": "LOCAL",
                 "mlflow.source.name": f"embsearch search study={self._config.study.name}",
             }
-            run = client.create_run(self._experiment, start_time=begun, tags={**fixed, **tags}, run_name=name)
+            known = {k: v for k, v in {**fixed, **tags}.items() if v}
+            run = client.create_run(self._experiment, start_time=begun, tags=known, run_name=name)
         view.deleted = run.info.lifecycle_stage == "deleted"
         view.run_id, view.tags, view.status = run.info.run_id, dict(run.data.tags), run.info.status
         return view.run_id
@@ -240,7 +242,8 @@ class MlflowRecorder:
     def _send_study(self, client: MlflowClient) -> None:
         study, view = self._study, self._study_view
         events, points = study.events, list(study.points.waiting)
-        tags = self._study_tags()
+        states = [trial.mirror.state for trial in self._trials.values()]
+        tags = self._words.study_tags(study, states, self._live)
         run = self._run_of(client, view, study.uid, f"study/{self._config.study.name}", study.created, tags)
         if view.deleted:  # trials that are deleted by hand stay so; without the parent nobody finds the others
             client.restore_run(run)
@@ -263,45 +266,6 @@ class MlflowRecorder:
         self._send_status(client, view, status, study.ended)
         view.sent = events
 
-    def _study_tags(self) -> dict[str, str]:
-        study = self._study
-        opened = study.opened or {}
-        environment = opened.get("environment") or {}
-        counts: dict[str, int] = {}
-        for trial in self._trials.values():
-            counts[trial.mirror.state] = counts.get(trial.mirror.state, 0) + 1
-        state = study.state if study.state == "closed" or self._live else "interrupted"
-        tags = {
-            "embsearch.role": "study",
-            "embsearch.state": "complete" if state == "closed" else state,
-            "embsearch.objective": self._objective,
-            "embsearch.question": self._config.study.question,
-            "embsearch.trials": ", ".join(f"{n} {s}" for s, n in sorted(counts.items())),
-            "embsearch.data": self._dataset_name(),
-            "embsearch.data_digest": str(opened.get("data_fingerprint", ""))[:36],
-            "embsearch.config_digest": str(opened.get("config_digest", "")),
-            "embsearch.promoted": study.promoted,
-            "mlflow.source.git.commit": str(environment.get("git_commit") or ""),
-            "embsearch.git_dirty": str(environment.get("git_dirty", "")),
-            "embsearch.host": str(environment.get("host", "")),
-        }
-        if study.best is not None and study.best_trial is not None:
-            tags["embsearch.best"] = f"{study.best:.4f}"
-            tags["embsearch.best_trial"] = f"t{study.best_trial:04d}"
-        untuned = study.baseline.get(self._objective.removeprefix("val/"))
-        if untuned is not None:
-            tags["embsearch.baseline"] = f"{untuned:.4f}"
-        tags["mlflow.note.content"] = "\n\n".join(
-            line
-            for line in (
-                self._config.study.question,
-                " · ".join(mlflow_view.facts(tags)),
-                f"Ended: {study.why}" if study.why else "",
-            )
-            if line
-        )
-        return {k: v for k, v in tags.items() if v}
-
     # A trial
 
     def _send_trial(self, client: MlflowClient, trial: _Trial) -> None:
@@ -309,12 +273,12 @@ class MlflowRecorder:
         if mirror.number < 0:
             return  # created, but not a whole line of its log yet
         events, points = mirror.events, list(mirror.points.waiting)
-        tags = self._trial_tags(trial)
+        tags = self._words.trial_tags(mirror, self._study, trial.folder, self._live)
+        tags |= {"mlflow.parentRunId": self._study_view.run_id}
         run = self._run_of(client, view, self._uid(mirror), mirror.name, mirror.created, tags)
         whole = str(events) if mirror.ended else ""
         if not view.deleted and not (whole and view.tags.get("embsearch.events") == whole):
-            names = short_names(mirror.axes)
-            self._send(client, view, points, {names[k]: v for k, v in mirror.axes.items()}, tags)
+            self._send(client, view, points, self._words.params(mirror), tags)
             status = _STATUS.get(mirror.state, "SCHEDULED")
             if status == "RUNNING" and not self._live:
                 status = "SCHEDULED"
@@ -337,30 +301,6 @@ class MlflowRecorder:
     def _uid(self, mirror: TrialMirror) -> str:
         return f"{self._study.uid}/{mirror.name}"
 
-    def _trial_tags(self, trial: _Trial) -> dict[str, str]:
-        mirror = trial.mirror
-        environment = (self._study.opened or {}).get("environment") or {}
-        state = mirror.state
-        if state == "running" and not self._live:
-            state = "interrupted"
-        config = trial.folder / "config.yaml"
-        tags = {
-            "mlflow.parentRunId": self._study_view.run_id,
-            "embsearch.role": "trial",
-            "embsearch.trial": str(mirror.number),
-            "embsearch.state": state,
-            "embsearch.reason": mirror.reason[:500],
-            "embsearch.failure": mirror.failure,
-            "embsearch.failures": ", ".join(mirror.failures)[:500],
-            "embsearch.inactive": ", ".join(sorted(set(mirror.axes) - set(mirror.params))),
-            "embsearch.config_digest": _sha(config) if config.exists() else "",
-            "embsearch.data_digest": str((self._study.opened or {}).get("data_fingerprint", ""))[:36],
-            "mlflow.source.git.commit": str(environment.get("git_commit") or ""),
-            "mlflow.runColor": _colour(mirror.state, mirror.number),
-            "mlflow.note.content": _note(mirror, state, self._objective),
-        }
-        return {k: v for k, v in tags.items() if v or k in trial.view.tags}
-
     # Parts
 
     def _send(
@@ -374,7 +314,7 @@ class MlflowRecorder:
         """Points, parameters (once) and the tags that changed, in one batch."""
         from mlflow.entities import Metric, Param, RunTag
 
-        changed = {k: v for k, v in tags.items() if view.tags.get(k) != v}
+        changed = {k: v for k, v in tags.items() if view.tags.get(k, "") != v}
         fresh = {} if "params" in view.parts else params
         client.log_batch(
             view.run_id,
@@ -400,14 +340,14 @@ class MlflowRecorder:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         opened = self._study.opened or {}
-        digest = str(opened.get("data_fingerprint", ""))[:36]
+        digest = data_digest(self._study)
         if "dataset" in view.parts or not digest:
             return
         data = self._config.data
         source = {k: v for k in ("path", "train", "valid", "test") if (v := getattr(data, k))}
-        profile = opened.get("data") or {}
+        profile = opened.get("rows") or {}
         dataset = Dataset(
-            self._dataset_name(),
+            self._words.dataset,
             digest,
             "local",
             json.dumps({"uri": next(iter(source.values()), ""), **source}, ensure_ascii=False),
@@ -417,11 +357,6 @@ class MlflowRecorder:
         client.log_inputs(view.run_id, [DatasetInput(dataset, [tag])])
         view.parts.add("dataset")
 
-    def _dataset_name(self) -> str:
-        data = self._config.data
-        path = data.path or data.train
-        return Path(path).stem[:500] if path else self._config.study.task
-
     def _send_model(self, client: MlflowClient, trial: _Trial) -> None:
         """The trial's model, once. A folder that is gone and was never sent stays unsent."""
         mirror, view = trial.mirror, trial.view
@@ -429,7 +364,6 @@ class MlflowRecorder:
         part = f"model and {len(mirror.test)} test scores"
         if folder is None or part in view.parts:
             return
-        names = short_names(mirror.axes)
         metrics = list(mirror.best_metrics.values())
         if mirror.best is not None and metrics:
             metrics.append(metrics[0]._replace(key="objective", value=mirror.best))
@@ -441,13 +375,13 @@ class MlflowRecorder:
             uid=self._uid(mirror),
             folder=folder,
             name=slug(f"{self._config.study.name}-{mirror.name}"),
-            params={names[k]: str(v) for k, v in mirror.axes.items()},
+            params={k: str(v) for k, v in self._words.params(mirror).items()},
             tags={
                 "embsearch.study": self._config.study.name,
                 "embsearch.study_uid": self._study.uid,
                 "embsearch.trial": str(mirror.number),
                 "embsearch.state": mirror.state,
-                "embsearch.data_digest": str((self._study.opened or {}).get("data_fingerprint", ""))[:36],
+                "embsearch.data_digest": data_digest(self._study),
             },
             metrics=metrics,
             step=mirror.step,
@@ -458,9 +392,9 @@ class MlflowRecorder:
         model = trial.mirror.model
         if not model:
             return None
-        for base in (Path(), self._folder, trial.folder):
-            if (base / model / "modules.json").exists():
-                return base / model
+        for folder in (Path(model), trial.folder / Path(model).name):  # a home may have moved
+            if (folder / "modules.json").exists():
+                return folder
         return None
 
     def _send_chosen_models(self, client: MlflowClient) -> None:
@@ -469,22 +403,21 @@ class MlflowRecorder:
         if self._study.state != "closed" or track.model_artifacts == "all":
             return
         ended = [t for t in self._trials.values() if t.mirror.best is not None and self._model_folder(t)]
-        ended.sort(key=lambda t: (-(t.mirror.best or 0.0), t.mirror.number))
+        winner = self._study.best_trial  # the one that promotion asks for
+        ended.sort(key=lambda t: (t.mirror.number != winner, -(t.mirror.best or 0.0), t.mirror.number))
         for trial in ended[: track.top_k if track.model_artifacts == "top_k" else 1]:
             self._send_model(client, trial)
 
     # What is seen first
 
     def _show_view(self, client: MlflowClient) -> None:
-        axes: Mapping[str, Any] = self._config.space
-        for trial in self._trials.values():
-            if trial.mirror.axes:
-                axes = trial.mirror.axes
-                break
-        names = list(short_names(axes).values())
+        seen = (list(t.mirror.axes) for t in self._trials.values() if t.mirror.axes)
+        columns, plotted = self._words.columns(next(seen, None))
         key = mlflow_view.TAG + mlflow_view.view_id(self._study.uid)
         made = self._study.created
-        view = mlflow_view.saved_view(self._config.study.name, self._study.uid, names, self._objective, made, made)
+        view = mlflow_view.saved_view(
+            self._config.study.name, self._study.uid, columns, plotted, self._objective, made, made
+        )
         self._show(client, key, view["state"], lambda _: json.dumps(view | {"updatedAt": _now()}))
 
     def _show_note(self, client: MlflowClient) -> None:
@@ -497,38 +430,15 @@ class MlflowRecorder:
 
     def _show(self, client: MlflowClient, key: str, content: str, make: Callable[[str], str]) -> None:
         """Set an experiment tag when what it says has changed."""
-        if self._shown.get(key) != content:
+        if self._shown.get(key) == content:
+            return
+        try:
             client.set_experiment_tag(self._experiment, key, make(content))
-            self._shown[key] = content
-
-
-def _note(mirror: TrialMirror, state: str, objective: str) -> str:
-    """Two lines: how it went and why it stopped; what it was."""
-    how = f"**{state}** after {mirror.rung} evaluations, {mirror.texts:,} texts, {mirror.seconds:.0f} s"
-    if mirror.best is not None:
-        how += f"; best {objective} {mirror.best:.4f}"
-    if mirror.reason:
-        how += f": {mirror.reason[:1000]}"
-    names = short_names(mirror.axes)
-    what = ", ".join(f"{names[k]} {_short(v)}" for k, v in mirror.axes.items() if k in mirror.params)
-    return f"{how}\n\n{what}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _colour(state: str, number: int) -> str:
-    """The state is the hue; the number moves it a little, so that two curves can be told apart."""
-    hue, width = _HUES.get(state, (265, 20))
-    turn = number * 0.618 % 1.0  # golden ratio: neighbours differ most
-    return _hex((hue + width * (turn - 0.5)) / 360, 0.38 + 0.18 * (number * 0.382 % 1.0), 0.62)
-
-
-def _hex(hue: float, lightness: float, saturation: float) -> str:
-    import colorsys
-
-    return "#" + "".join(f"{round(255 * c):02x}" for c in colorsys.hls_to_rgb(hue % 1.0, lightness, saturation))
+        except Exception as error:
+            if not _refused(error):
+                raise
+            self._refusals[key] = _one_line(error)
+        self._shown[key] = content
 
 
 def _refused(error: Exception) -> bool:
@@ -539,10 +449,6 @@ def _refused(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:300]
-
-
-def _sha(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _user() -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 TAG = "mlflow.sharedViewState."
-_SECTION = "embsearch-search"
+ORDER, BEST = "search/trial number", "search/best so far"  # the charts show metrics' names as titles
+_WON, _WENT = "embsearch-won", "embsearch-went"
 _RUNS = 1000  # charts show this many of the trials at most
 
 
@@ -31,33 +32,33 @@ def deep_link(base_url: str, experiment_id: str, view: str) -> str:
 
 
 def saved_view(
-    name: str, uid: str, axes: Sequence[str], objective: str, created: int, updated: int
+    name: str, uid: str, axes: Sequence[str], plotted: Sequence[str], objective: str, created: int, updated: int
 ) -> dict[str, Any]:
-    """The view as MLflow stores it. ``axes`` are the searched parameters' short names, ``objective``
-    the metric that is maximised (``val/auc``), times are in Unix milliseconds."""
+    """The view as MLflow stores it. ``axes`` are the searched parameters' short names, the columns;
+    ``plotted`` the same as charts take them (``log10 lr``); ``objective`` the metric that is
+    maximised (``val/auc``); times are in Unix milliseconds."""
     return {
         "name": f"{name}: what won and why",
         "createdAt": created,
         "updatedAt": updated,
-        "state": json.dumps(_state(uid, list(axes), objective), separators=(",", ":")),
+        "state": json.dumps(_state(uid, list(axes), list(plotted), objective), separators=(",", ":")),
     }
 
 
-def _state(uid: str, axes: list[str], objective: str) -> dict[str, Any]:
+def _state(uid: str, axes: list[str], plotted: list[str], objective: str) -> dict[str, Any]:
     charts = [
-        _parallel("Every trial: its parameters and its objective", axes),
-        _line("Learning curves", objective),
-        _line("Training loss", "train/loss"),
-        _scatter("Best so far", ("search/trial", "METRIC"), ("search/best", "METRIC")),
+        _parallel(_WON, plotted),
+        _line(_WENT, objective),
+        _line(_WENT, "train/loss"),
+        _scatter(_WENT, (ORDER, "METRIC"), (BEST, "METRIC")),
     ]
-    if "lr" in axes:
-        charts.append(_scatter("Learning rate against objective", ("lr", "PARAM"), ("objective", "METRIC")))
+    rate = next((name for name in plotted if name in ("lr", "log10 lr")), None)
+    if rate:
+        charts.append(_scatter(_WENT, (rate, "PARAM"), ("objective", "METRIC")))
     columns = [
         *(f"params.`{axis}`" for axis in axes),
         "metrics.`objective`",
         f"metrics.`{objective}`",
-        "metrics.`train/loss`",
-        "metrics.`cost/seconds`",
         "tags.`embsearch.state`",
         "tags.`embsearch.reason`",
     ]
@@ -72,35 +73,38 @@ def _state(uid: str, axes: list[str], objective: str) -> dict[str, Any]:
         "selectedColumns": columns,
         "runsHiddenMode": "SHOW_ALL",
         "compareRunSections": [
-            {"uuid": _SECTION, "name": "Search", "display": True, "isReordered": False, "deleted": False,
-             "isGenerated": False},
-            {"uuid": "embsearch-model", "name": "Model metrics", "display": False, "isReordered": False,
-             "deleted": False, "isGenerated": True},
-            {"uuid": "embsearch-system", "name": "System metrics", "display": False, "isReordered": False,
-             "deleted": False, "isGenerated": True},
+            _section(_WON, "What won", columns=1),
+            _section(_WENT, "How it went", columns=2),
+            _section("embsearch-model", "Model metrics", shown=False, generated=True),
+            _section("embsearch-system", "System metrics", shown=False, generated=True),
         ],
         "compareRunCharts": [{**chart, "uuid": f"embsearch-{i}"} for i, chart in enumerate(charts)],
         "isAccordionReordered": True,
         "autoRefreshEnabled": True,
         "hideEmptyCharts": True,
-    }  # fmt: skip
+    }
 
 
-def _chart(kind: str, title: str) -> dict[str, Any]:
-    return {"type": kind, "metricSectionId": _SECTION, "deleted": False, "isGenerated": False,
-            "runsCountToCompare": _RUNS, "displayName": title}  # fmt: skip
+def _section(uuid: str, name: str, columns: int = 3, shown: bool = True, generated: bool = False) -> dict[str, Any]:
+    return {"uuid": uuid, "name": name, "display": shown, "columns": columns, "cardHeight": 340,
+            "isReordered": False, "deleted": False, "isGenerated": generated}  # fmt: skip
 
 
-def _parallel(title: str, axes: list[str]) -> dict[str, Any]:
-    return _chart("PARALLEL", title) | {
+def _chart(kind: str, section: str) -> dict[str, Any]:
+    return {"type": kind, "metricSectionId": section, "deleted": False, "isGenerated": False,
+            "runsCountToCompare": _RUNS}  # fmt: skip
+
+
+def _parallel(section: str, axes: list[str]) -> dict[str, Any]:
+    return _chart("PARALLEL", section) | {
         "selectedParams": axes,
         "selectedMetrics": ["objective"],
         "showAllRuns": True,
     }
 
 
-def _line(title: str, metric: str) -> dict[str, Any]:
-    return _chart("LINE", title) | {
+def _line(section: str, metric: str) -> dict[str, Any]:
+    return _chart("LINE", section) | {
         "metricKey": metric,
         "selectedMetricKeys": [metric],
         "xAxisKey": "step",
@@ -116,8 +120,8 @@ def _line(title: str, metric: str) -> dict[str, Any]:
     }
 
 
-def _scatter(title: str, x: tuple[str, str], y: tuple[str, str]) -> dict[str, Any]:
-    return _chart("SCATTER", title) | {
+def _scatter(section: str, x: tuple[str, str], y: tuple[str, str]) -> dict[str, Any]:
+    return _chart("SCATTER", section) | {
         "xaxis": {"key": x[0], "type": x[1]},
         "yaxis": {"key": y[0], "type": y[1]},
     }
@@ -130,23 +134,21 @@ def experiment_note(experiment_id: str, studies: Sequence[Mapping[str, str]]) ->
     """
     lines = []
     for tags in studies:
-        name, uid = tags.get("embsearch.study", "?"), tags.get("embsearch.uid", "")
-        link = deep_link("", experiment_id, view_id(uid))
-        lines.append(f"### [{name}: compare its trials]({link})")
-        if tags.get("embsearch.question"):
-            lines.append(f"\n{tags['embsearch.question']}")
-        lines.append("\n" + " · ".join(facts(tags)) + "\n")
-    return "\n".join(lines).strip()[:18_000]
+        link = deep_link("", experiment_id, view_id(tags.get("embsearch.uid", "")))
+        name, *rest = tags.get("embsearch.study", "?"), *facts(tags)
+        lines.append(f"### [{name}: {' · '.join(rest[:2])}]({link})")
+        lines += [line for line in (tags.get("embsearch.question"), " · ".join(rest[2:])) if line]
+    return "\n\n".join(lines)[:18_000]
 
 
 def facts(tags: Mapping[str, str]) -> list[str]:
     """What a study's tags say, in a few words each."""
-    found = [f"**{tags.get('embsearch.state', '?')}**"]
+    found = [tags.get("embsearch.state", "?")]
     if tags.get("embsearch.best"):
         against = tags.get("embsearch.baseline")
         found.append(
-            f"best {tags.get('embsearch.objective', 'objective')} **{tags['embsearch.best']}** "
-            f"({tags.get('embsearch.best_trial', '?')}" + (f"; untuned {against})" if against else ")")
+            f"best {tags.get('embsearch.objective', 'objective')} {tags['embsearch.best']} "
+            f"by {tags.get('embsearch.best_trial', '?')}" + (f", untuned {against}" if against else "")
         )
     for key, label in (
         ("embsearch.trials", "trials"),

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from embsearch.errors import UserError
+from embsearch.model.pretrained import disk_errors
 
 
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]) -> None:
@@ -31,7 +32,8 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, positio
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, draft, metadata={"position": json.dumps(position)})
+        with disk_errors():
+            save_file(tensors, draft, metadata={"position": json.dumps(position)})
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(draft, path)
@@ -47,6 +49,9 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
             position: dict[str, Any] = json.loads(file.metadata()["position"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: not a whole checkpoint ({error}); delete it to start this trial again") from error
+    wanted = {f"model/{name}": own.shape for name, own in _state(model)}
+    if wanted != {name: t.shape for name, t in tensors.items() if name.startswith("model/")}:
+        raise UserError(f"{path}: a checkpoint of another model; delete it to start this trial again")
     with torch.no_grad():
         for name, own in _state(model):
             own.copy_(tensors[f"model/{name}"])

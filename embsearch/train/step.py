@@ -54,7 +54,9 @@ class Stepper:
         while True:
             try:
                 return self._gradients(batch)
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
                 longest = int(self.tokens.lengths[batch.text_D].max())
                 if self.budget <= longest:
                     raise OutOfMemory(
@@ -80,7 +82,7 @@ class Stepper:
         with self.compute.context():
             parts = [self._encode(batch, take) for take in plan]
         loss = self._loss(_reorder(torch.cat(parts), plan), batch)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
     def _cached(self, batch: Batch, plan: list[np.ndarray]) -> float:
@@ -91,22 +93,29 @@ class Stepper:
                 parts.append(self._encode(batch, take))
         embeddings = _reorder(torch.cat(parts), plan).requires_grad_()
         loss = self._loss(embeddings, batch)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         assert embeddings.grad is not None
         after = _random_state(self.compute.device)
         for take, state in zip(plan, states, strict=True):
             _set_random_state(self.compute.device, state)
             with self.compute.context():
                 part = self._encode(batch, take)
-            part.backward(embeddings.grad[torch.from_numpy(take).to(part.device)].to(part.dtype))
+            gradient = embeddings.grad[torch.from_numpy(take).to(part.device)].to(part.dtype)
+            part.backward(gradient)  # type: ignore[no-untyped-call]
         _set_random_state(self.compute.device, after)
         return loss.item()
 
     def _encode(self, batch: Batch, take: np.ndarray) -> Tensor:
-        return self.encoder(*inputs(self.encoder, self.tokens, batch.text_D[take], self._pad))
+        part_DE: Tensor = self.encoder(*inputs(self.encoder, self.tokens, batch.text_D[take], self._pad))
+        return part_DE
 
     def _loss(self, embeddings_DE: Tensor, batch: Batch) -> Tensor:
         return self.objective(embeddings_DE.float(), batch.to(embeddings_DE.device))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also of the CPU's allocator, which raises a plain RuntimeError."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _reorder(parts_DE: Tensor, plan: list[np.ndarray]) -> Tensor:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # synthetic.py; pytest's importlib mode adds no folder
+
 from synthetic import AXES, Gate, write_study
 
 from embsearch.config.schema import Config, DataConfig, StudyConfig, TrackConfig
+from embsearch.track.mlflow import MlflowRecorder
 from embsearch.track.mlflow_store import artifact_root, fail_fast, prepare_database
 from embsearch.track.server import Server, serve, stop
 
@@ -23,19 +28,23 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "mlflow.db"
 
 
+def config_in(home: Path) -> Config:
+    return Config(
+        home=str(home),
+        study=StudyConfig(name="shop", task="search", question="Which settings find the clicked title?"),
+        data=DataConfig(path="data/clicks.csv"),
+        track=TrackConfig(timeout=2, model_artifacts="all"),
+        space={"train.lr": {"low": 1e-5, "high": 1e-3, "log": True}} | {axis: {} for axis in AXES[1:]},
+    )
+
+
 @pytest.fixture
 def config(tmp_path: Path, empty_database: Path) -> Config:
     """A config whose home has an empty MLflow database."""
     home = tmp_path / "home"
     home.mkdir()
     shutil.copy(empty_database, home / "mlflow.db")
-    return Config(
-        home=str(home),
-        study=StudyConfig(name="shop", task="search", question="Which settings find the clicked title?"),
-        data=DataConfig(path="data/clicks.csv"),
-        track=TrackConfig(timeout=2, model_artifacts="all"),
-        space={axis: {} for axis in AXES},
-    )
+    return config_in(home)
 
 
 @pytest.fixture
@@ -50,6 +59,15 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
     shutil.copy(empty_database, home / "mlflow.db")
     yield serve(home, port=0), home
     stop(home)
+
+
+@pytest.fixture(scope="session")
+def shown(server: tuple[Server, Path]) -> Config:
+    """The synthetic study, recorded in the server's own database."""
+    config = config_in(server[1])
+    recorder = MlflowRecorder(config, write_study(server[1] / "studies" / "shop"))
+    assert recorder.sync() == 0, recorder.problem
+    return config
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A small study written through the event log, and ways to look at what MLflow has of it.
 
-The study: four trials over three axes. t0000 complete, t0001 pruned, t0002 failed before any
+The study: four trials over four axes. t0000 complete, t0001 pruned, t0002 failed before any
 evaluation, t0003 still running.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 
 from embsearch.config.schema import Config
 from embsearch.track.events import EventLog
-from embsearch.track.mlflow_store import connect
+from embsearch.track.mlflow_store import connect, experiment_name
 
-AXES = ("train.lr", "train.batch_size", "objective.name")
+AXES = ("train.lr", "train.batch_size", "objective.name", "objective.margin")
 
 
 def write_study(folder: Path) -> Path:
@@ -25,7 +25,7 @@ def write_study(folder: Path) -> Path:
     (folder / "study.yaml").write_text("study: {name: shop}\n")
     log = EventLog(folder / "events.jsonl")
     log.append(
-        "opened", name="shop", task="search", config_digest="c" * 64, data_fingerprint="f" * 64,
+        "opened", name="shop", task="search", config="c" * 64, data="f" * 64, rows={"rows": {"train": 10}},
         environment={"git_commit": "abc123", "git_dirty": False, "packages": {"torch": "2.13.0"}},
     )  # fmt: skip
     log.append("baseline", metrics={"auc": 0.596})
@@ -38,7 +38,7 @@ def write_study(folder: Path) -> Path:
 
     pruned = start_trial(folder, 1, lr=1e-3, batch=32, loss="infonce")
     train(pruned, steps=3, measure={3: 0.70})
-    pruned.append("decided", kind_="stop", reason="median: 0.70 below 0.90")
+    pruned.append("decided", decision="stop", reason="median: 0.70 below 0.90")
     pruned.append("ended", state="pruned", reason="median: 0.70 below 0.90", value=0.70, failure=None,
                   objective=0.70, model=None)  # fmt: skip
     log.append("told", trial=1, state="pruned", value=0.70)
@@ -59,9 +59,12 @@ def start_trial(folder: Path, number: int, lr: float, batch: int, loss: str) -> 
     trial.mkdir(parents=True)
     (trial / "config.yaml").write_text(f"train: {{lr: {lr}}}\n")
     log = EventLog(trial / "events.jsonl")
-    values = {"train.lr": lr, "train.batch_size": batch, "objective.name": loss}
-    log.append("created", trial=number, params=values, axes=values, attempt=0)
-    log.append("segment", trial=number, attempt=0, from_checkpoint=0, until=1, worker=0)
+    params = {"train.lr": lr, "train.batch_size": batch, "objective.name": loss}
+    axes = {"lr": lr, "batch_size": batch, "objective": loss, "margin": 0.3}
+    if loss == "triplet":
+        params["objective.margin"] = 0.3
+    log.append("created", trial=number, params=params, axes=axes, attempt=0)
+    log.append("segment", segment={"trial": number, "attempt": 0, "from_checkpoint": 0, "until": 1}, slot=0)
     return log
 
 
@@ -90,7 +93,7 @@ def every_point(config: Config, name: str) -> list[tuple[str, int, float]]:
 def run_named(config: Config, name: str) -> Any:
     """mlflow's Run."""
     client = connect(config)
-    experiment = client.get_experiment_by_name("embsearch/search")
+    experiment = client.get_experiment_by_name(experiment_name(config))
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
     return run

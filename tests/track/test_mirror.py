@@ -4,6 +4,8 @@ from pathlib import Path
 
 from synthetic import start_trial, train
 
+from embsearch.config.build import build
+from embsearch.search.space import parse
 from embsearch.track.events import EventLog
 from embsearch.track.mirror import LogTail, Point, StudyMirror, TrialMirror, short_names, study_uid
 
@@ -17,7 +19,7 @@ def mirror(log: EventLog) -> TrialMirror:
 def test_a_segment_that_ran_twice_gives_each_step_one_point(tmp_path: Path) -> None:
     log = start_trial(tmp_path, 0, lr=1e-4, batch=64, loss="triplet")
     train(log, steps=4, measure={3: 0.9})
-    log.append("segment", trial=0, attempt=1, from_checkpoint=1, until=2, worker=1)
+    log.append("segment", segment={"attempt": 1, "from_checkpoint": 1, "until": 2}, slot=1)
     train(log, steps=6, measure={6: 0.95}, first=4)
 
     losses = [p for p in mirror(log).points.waiting if p.key == "train/loss"]
@@ -53,15 +55,22 @@ def test_a_torn_last_line_is_read_when_its_writer_has_mended_it(tmp_path: Path) 
     assert [e["kind"] for e in tail.read()] == ["baseline"]
 
 
-def test_short_names_are_last_components_unless_that_is_unclear() -> None:
-    paths = ["train.lr", "objective.name", "train.seed", "model.dropout", "train.augment.drop", "a.size", "b.size"]
-    assert list(short_names(paths).values()) == [
-        "lr", "objective.name", "train.seed", "dropout", "drop", "a.size", "b.size"
-    ]  # fmt: skip
+def test_paths_have_the_names_that_the_search_gives_their_axes() -> None:
+    config = build({})
+    raw = {
+        "train.lr": {"low": 1e-5, "high": 1e-3, "log": True},
+        "objective.name": {"choices": ["triplet", "infonce"]},
+        "objective.margin": {"low": 0.1, "high": 0.5},
+        "train.augment.drop": {"low": 0.0, "high": 0.3},
+        "model.pooling": {"choices": ["keep", "mean"]},
+    }
+    space = parse(raw, config)
+    assert [short_names(raw)[d.path] for d in space.dimensions] == list(space.axes({}, config))
+    assert short_names(["a.size", "b.size"]) == {"a.size": "a.size", "b.size": "b.size"}
 
 
 def test_a_study_of_the_same_name_opened_later_is_another_one() -> None:
-    assert study_uid({"name": "shop", "time": 1_764_000_000_000}) == "shop@20251124-160000"
+    assert study_uid({"name": "shop", "time": 1_764_000_000_214}) == "shop@20251124-160000.214"
 
 
 def test_the_studys_curve_counts_each_trial_once(tmp_path: Path) -> None:

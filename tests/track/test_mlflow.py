@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -53,13 +54,18 @@ def test_states_are_told_apart(config: Config, study: Path) -> None:
 def test_a_trial_carries_what_is_needed_to_judge_it(config: Config, study: Path) -> None:
     MlflowRecorder(config, study).sync()
     run = run_named(config, "t0001")
-    assert run.data.params == {"lr": "0.001", "batch_size": "32", "objective.name": "infonce"}
+    assert run.data.params == {
+        "lr": "0.001", "log10 lr": "-3.0", "batch_size": "32", "loss": "infonce", "margin": "0.3"
+    }  # fmt: skip
+    assert run.data.tags["embsearch.inactive"] == "margin"
     assert run.data.metrics["objective"] == 0.70
-    assert run.data.metrics["search/best"] == 0.95
+    assert run.data.metrics["search/best so far"] == 0.95
     assert run.data.tags["mlflow.source.git.commit"] == "abc123"
-    assert run.data.tags["mlflow.note.content"].splitlines()[0] == (
-        "**pruned** after 1 evaluations, 288 texts, 6 s; best val/auc 0.7000: median: 0.70 below 0.90"
-    )
+    assert run.data.tags["mlflow.note.content"].splitlines() == [
+        "**pruned** after 1 evaluations, 288 texts, 6 s; best val/auc 0.7000: median: 0.70 below 0.90",
+        "",
+        "lr 0.001, batch_size 32, loss infonce",
+    ]
     (data,) = run.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("clicks", "f" * 36)
     assert [(t.key, t.value) for t in data.tags] == [("mlflow.data.context", "training")]
@@ -114,12 +120,12 @@ def test_closing_leaves_nothing_running_and_a_resumed_study_goes_on(config: Conf
     second = MlflowRecorder(config, study)
     second.sync()
     log = EventLog(study / "trials/t0003/events.jsonl")
-    log.append("segment", trial=3, attempt=0, from_checkpoint=1, until=2, worker=0)
+    log.append("segment", segment={"attempt": 0, "from_checkpoint": 1, "until": 2}, slot=0)
     second.sync()
     assert run_named(config, "t0003").info.status == "RUNNING"
     ended = log.append("ended", state="complete", reason="budget spent", value=0.92, failure=None,
                        objective=0.92, model=None)  # fmt: skip
-    EventLog(study / "events.jsonl").append("closed", why="4 trials", best_trial=0)
+    EventLog(study / "events.jsonl").append("closed", why="4 trials", best=0)
     second.close()
     assert run_named(config, "t0003").info.end_time == ended["time"]
     assert run_named(config, "study/shop").info.status == "FINISHED"
@@ -140,7 +146,7 @@ def test_a_torn_log_loses_nothing_but_the_torn_piece(config: Config, study: Path
 
 
 def test_a_server_that_was_away_for_half_of_the_study_has_every_point_once(config: Config, gate: Gate) -> None:
-    config = replace(config, track=replace(config.track, uri=gate.url))
+    config = replace(config, track=replace(config.track, uri=gate.url, experiment="outage"))
     folder = write_study(Path(config.home) / "studies" / "shop")
     recorder = MlflowRecorder(config, folder)
     began = time.monotonic()
@@ -160,6 +166,17 @@ def test_a_server_that_was_away_for_half_of_the_study_has_every_point_once(confi
 
     assert without_history(every_point(config, "t0000")) == expected_points(6, {3: 0.90, 6: 0.95})
     assert every_point(config, "t0003") == expected_points(6, {3: 0.92, 6: 0.94})
+
+
+def test_a_server_that_hangs_holds_nobody_up(config: Config, study: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        recorder = MlflowRecorder(replace(config, track=replace(config.track, uri=uri)), study)
+        recorder.start()
+        began = time.monotonic()
+        assert recorder.close(timeout=0.5) > 0
+        assert time.monotonic() - began < 3
+        assert recorder.problem.startswith("MLflow did not take everything within")
 
 
 def test_a_trial_deleted_by_hand_stays_deleted_and_stops_nothing(config: Config, study: Path) -> None:
@@ -197,7 +214,8 @@ def test_the_view_and_the_note_are_there_from_the_start(config: Config) -> None:
     (view,) = (json.loads(v) for k, v in experiment.tags.items() if k.startswith("mlflow.sharedViewState."))
     state = json.loads(view["state"])
     assert view["name"] == "shop: what won and why"
-    assert state["compareRunCharts"][0]["selectedParams"] == ["lr", "batch_size", "objective.name"]
+    assert state["compareRunCharts"][0]["selectedParams"] == ["log10 lr", "batch_size", "loss", "margin"]
+    assert state["selectedColumns"][:2] == ["params.`lr`", "params.`batch_size`"]
     assert "Which settings find the clicked title?" in experiment.tags["mlflow.note.content"]
 
 
@@ -216,3 +234,16 @@ def test_importing_the_recorder_imports_no_heavy_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_two_processes_that_sync_one_study_make_each_run_once(config: Config, study: Path) -> None:
+    one, two = MlflowRecorder(config, study), MlflowRecorder(config, study)
+    one.sync()
+    two.sync()
+    start_trial(study, 4, lr=1e-4, batch=64, loss="triplet")
+    one.sync()
+    two.sync()
+    start_trial(study, 5, lr=1e-4, batch=64, loss="triplet")
+    two.sync()
+    one.sync()
+    assert [run_named(config, f"t000{n}").info.run_name for n in range(6)] == [f"t000{n}" for n in range(6)]

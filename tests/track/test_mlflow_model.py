@@ -69,7 +69,9 @@ def test_the_model_says_what_it_is(config: Config, study: Path, encoder_folder: 
     end(study, 4, 0.97, encoder_folder)
     recorder = MlflowRecorder(config, study)
     recorder.sync()
-    EventLog(study / "events.jsonl").append("tested", label="best", trial=4, metrics={"auc": 0.93})
+    EventLog(study / "events.jsonl").append(
+        "tested", label="best trial", trial=4, split="test", metrics={"auc": 0.93}
+    )
     recorder.sync()
 
     (model,) = models(config)
@@ -79,7 +81,9 @@ def test_the_model_says_what_it_is(config: Config, study: Path, encoder_folder: 
     sha = digest(manifest(encoder_folder))
     assert (model.name, str(model.status), model.source_run_id) == ("shop-t0004", "READY", run.info.run_id)
     assert model.tags[DIGEST] == sha == json.loads((artifacts / "manifest.json").read_text())["digest"]
-    assert model.params == {"lr": "0.0001", "batch_size": "64", "objective.name": "triplet"}
+    assert model.params == {
+        "lr": "0.0001", "log10 lr": "-4.0", "batch_size": "64", "loss": "triplet", "margin": "0.3"
+    }  # fmt: skip
     metrics = {m.key: m.value for m in model.metrics}
     assert metrics == {
         "val/auc": 0.97, "val/triplet_accuracy": pytest.approx(0.96), "objective": 0.97, "test/auc": 0.93
@@ -120,17 +124,18 @@ def test_a_model_folder_that_is_gone_stops_nothing(config: Config, study: Path, 
     assert models(config) == []
 
 
-@pytest.mark.parametrize(("keep", "kept"), [("best", ["shop-t0005"]), ("top_k", ["shop-t0004", "shop-t0005"])])
-def test_only_the_best_models_are_kept_when_asked(
+@pytest.mark.parametrize(("keep", "kept"), [("best", ["shop-t0005"]), ("top_k", ["shop-t0005", "shop-t0006"])])
+def test_only_the_studys_winner_and_the_best_beside_it_are_kept_when_asked(
     config: Config, study: Path, encoder_folder: Path, keep: Any, kept: list[str]
 ) -> None:
     config = replace(config, track=replace(config.track, model_artifacts=keep, top_k=2))
-    for number, value in ((4, 0.97), (5, 0.98), (6, 0.96)):
+    for number, value in ((4, 0.97), (5, 0.98), (6, 0.99)):
         end(study, number, value, encoder_folder)
+        EventLog(study / "events.jsonl").append("told", trial=number, state="complete", value=value)
     recorder = MlflowRecorder(config, study)
     recorder.sync()
     assert models(config) == []
-    EventLog(study / "events.jsonl").append("closed", why="done", best_trial=5)
+    EventLog(study / "events.jsonl").append("closed", why="done", best=5)
     assert recorder.close() == 0
     assert sorted(m.name for m in models(config)) == kept
 

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from synthetic import write_study
 
 from embsearch.cli.ui import run, study_address
 from embsearch.config.schema import Config
-from embsearch.track.mlflow import MlflowRecorder
 from embsearch.track.server import Server, _free_port, running, serve
 
 
@@ -38,18 +36,18 @@ def test_a_taken_port_leads_to_the_next_free_one() -> None:
         assert port < _free_port(port) <= port + 99
 
 
-def test_ui_prints_the_studys_address(
-    config: Config, server: tuple[Server, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = replace(config, home=str(server[1]), open=False)
-    folder = server[1] / "studies" / "shop"
-    if not folder.exists():
-        assert study_address(config, server[0].url) is None
-        MlflowRecorder(config, write_study(folder)).sync()
-    thread = threading.Thread(target=run, args=[config])
+def test_ui_prints_the_studys_address(shown: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    thread = threading.Thread(target=run, args=[replace(shown, open=False)])
     thread.start()
     thread.join(30)
     assert not thread.is_alive()  # a server that others started is left running
-    printed = capsys.readouterr().out
-    assert f"MLflow: {server[0].url}/#/experiments/" in printed
-    assert "viewStateShareKey=" in printed
+    server = running(Path(shown.home))
+    assert server is not None
+    assert f"MLflow: {server.url}/#/experiments/" in capsys.readouterr().out
+
+
+def test_a_study_that_mlflow_does_not_know_has_no_address(shown: Config) -> None:
+    server = running(Path(shown.home))
+    assert server is not None
+    assert study_address(shown, server.url)
+    assert study_address(replace(shown, study=replace(shown.study, name="other")), server.url) is None

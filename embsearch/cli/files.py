@@ -1,0 +1,32 @@
+"""Files that commands write for the user: checked before the work, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from embsearch.errors import ConfigError
+
+
+def check_output(output: str | None, *endings: str) -> Path | None:
+    """The path of ``output=``. Raises ConfigError for a wrong ending or a folder that is not there."""
+    if not output:
+        return None
+    path = Path(output).expanduser()
+    if path.suffix not in endings:
+        raise ConfigError(f"output={output}: expected a name ending in {' or '.join(endings)}")
+    if path.is_dir():
+        raise ConfigError(f"output={output}: is a folder; name a file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"output={output}: there is no folder {path.parent}; make it first")
+    return path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content`` in one step."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

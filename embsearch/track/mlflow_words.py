@@ -1,0 +1,160 @@
+"""How a study's and a trial's record is worded in MLflow: parameters, tags, notes and colours. Pure."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from embsearch.config.schema import Config
+from embsearch.track.mirror import StudyMirror, TrialMirror, short_names, validation
+from embsearch.track.mlflow_view import facts
+
+_HUES = {"complete": (150, 70), "pruned": (28, 30), "failed": (352, 12), "running": (215, 20)}  # degrees, width
+
+
+class Words:
+    """The wording for one study's config."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._objective = validation(config.evaluate.objective)
+        self._names = short_names(config.space)
+        self._logarithmic = {
+            name
+            for path, name in self._names.items()
+            if isinstance(dimension := config.space[path], Mapping) and dimension.get("log")
+        }
+
+    def params(self, mirror: TrialMirror) -> dict[str, Any]:
+        """The axes. MLflow's charts have no logarithmic axes, so what is searched by its
+        logarithm is there as one, too."""
+        params: dict[str, Any] = {}
+        for axis, value in mirror.axes.items():
+            name = _param(axis)
+            params[name] = value
+            if axis in self._logarithmic and isinstance(value, (int, float)) and value > 0:
+                params[f"log10 {name}"] = round(math.log10(value), 4)
+        return params
+
+    def _active(self, mirror: TrialMirror) -> dict[str, Any]:
+        """The parameters that played a part, by short name."""
+        return {_param(self._names.get(path, path)): value for path, value in mirror.params.items()}
+
+    def columns(self, axes: Sequence[str] | None) -> tuple[list[str], list[str]]:
+        """The searched parameters as the table shows them, and as charts take them."""
+        axes = list(self._names.values()) if axes is None else axes
+        plotted = [f"log10 {_param(a)}" if a in self._logarithmic else _param(a) for a in axes]
+        return [_param(a) for a in axes], plotted
+
+    def study_tags(self, study: StudyMirror, trials: Iterable[str], live: bool) -> dict[str, str]:
+        """The parent run's; ``trials`` are the states of its trials."""
+        opened = study.opened or {}
+        environment = opened.get("environment") or {}
+        counts = Counter(trials)
+        state = study.state if study.state == "closed" or live else "interrupted"
+        tags = {
+            "embsearch.role": "study",
+            "embsearch.state": "complete" if state == "closed" else state,
+            "embsearch.objective": self._objective,
+            "embsearch.question": self._config.study.question,
+            "embsearch.trials": ", ".join(f"{n} {s}" for s, n in sorted(counts.items())),
+            "embsearch.data": self.dataset,
+            "embsearch.data_digest": data_digest(study),
+            "embsearch.config_digest": str(opened.get("config", "")),
+            "embsearch.promoted": study.promoted,
+            "mlflow.source.git.commit": str(environment.get("git_commit") or ""),
+            "embsearch.git_dirty": str(environment.get("git_dirty", "")),
+            "embsearch.host": str(environment.get("host", "")),
+        }
+        if study.best is not None and study.best_trial is not None:
+            tags["embsearch.best"] = f"{study.best:.4f}"
+            tags["embsearch.best_trial"] = f"t{study.best_trial:04d}"
+        untuned = study.baseline.get(self._objective.removeprefix("val/"))
+        if untuned is not None:
+            tags["embsearch.baseline"] = f"{untuned:.4f}"
+        tags["mlflow.note.content"] = "\n\n".join(
+            line
+            for line in (
+                self._config.study.question,
+                " · ".join(facts(tags)),
+                f"Ended: {study.why}" if study.why else "",
+            )
+            if line
+        )
+        return {k: v for k, v in tags.items() if v}
+
+    def trial_tags(self, mirror: TrialMirror, study: StudyMirror, folder: Path, live: bool) -> dict[str, str]:
+        """A child run's. Empty ones stay in: a retried trial has no reason any more."""
+        environment = (study.opened or {}).get("environment") or {}
+        state = mirror.state
+        if state == "running" and not live:
+            state = "interrupted"
+        config = folder / "config.yaml"
+        active = self._active(mirror)
+        return {
+            "embsearch.role": "trial",
+            "embsearch.trial": str(mirror.number),
+            "embsearch.state": state,
+            "embsearch.reason": mirror.reason[:500],
+            "embsearch.failure": mirror.failure,
+            "embsearch.failures": ", ".join(mirror.failures)[:500],
+            "embsearch.inactive": ", ".join(sorted({_param(axis) for axis in mirror.axes} - set(active))),
+            "embsearch.config_digest": _sha(config) if config.exists() else "",
+            "embsearch.data_digest": data_digest(study),
+            "mlflow.source.git.commit": str(environment.get("git_commit") or ""),
+            "mlflow.runColor": _colour(mirror.state, mirror.number),
+            "mlflow.note.content": _note(mirror, state, self._objective, active),
+        }
+
+    @property
+    def dataset(self) -> str:
+        """What the data are called."""
+        data = self._config.data
+        path = data.path or data.train
+        return Path(path).stem[:500] if path else self._config.study.task
+
+
+def data_digest(study: StudyMirror) -> str:
+    """The data's fingerprint, as much of it as MLflow takes."""
+    return str((study.opened or {}).get("data", ""))[:36]
+
+
+def _note(mirror: TrialMirror, state: str, objective: str, params: Mapping[str, Any]) -> str:
+    """Two lines: how it went and why it stopped; what it was."""
+    how = f"**{state}** after {mirror.rung} evaluations, {mirror.texts:,} texts, {mirror.seconds:.0f} s"
+    if mirror.best is not None:
+        how += f"; best {objective} {mirror.best:.4f}"
+    if mirror.reason:
+        how += f": {mirror.reason[:1000]}"
+    what = ", ".join(f"{name} {_short(value)}" for name, value in params.items())
+    return f"{how}\n\n{what}"
+
+
+def _param(axis: str) -> str:
+    """An axis as MLflow's parameter. Parallel coordinates leaves out a parameter that is called
+    like the metric beside it."""
+    return "loss" if axis == "objective" else axis
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _colour(state: str, number: int) -> str:
+    """The state is the hue; the number moves it a little, so that two curves can be told apart."""
+    hue, width = _HUES.get(state, (265, 20))
+    turn = number * 0.618 % 1.0  # golden ratio: neighbours differ most
+    return _hex((hue + width * (turn - 0.5)) / 360, 0.38 + 0.18 * (number * 0.382 % 1.0), 0.62)
+
+
+def _hex(hue: float, lightness: float, saturation: float) -> str:
+    return "#" + "".join(f"{round(255 * c):02x}" for c in colorsys.hls_to_rgb(hue % 1.0, lightness, saturation))
+
+
+def _sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

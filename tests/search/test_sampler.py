@@ -1,0 +1,172 @@
+"""Samplers: what is suggested depends on the study's history alone, not on the process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+from embsearch.config.schema import Config, SamplerConfig, StudyConfig
+from embsearch.errors import ConfigError, StudyError
+from embsearch.search.space import parse
+from embsearch.search.storage import OptunaView
+from embsearch.values import Outcome
+
+SAMPLERS = ["tpe", "random", "grid", "qmc", "gp", "cmaes"]
+FLAT = {
+    "train.lr": {"low": 1e-5, "high": 1e-3, "log": True},
+    "train.batch_size": {"choices": [32, 64], "ordered": True},
+    "train.schedule": {"choices": ["linear", "cosine"]},
+}
+CONDITIONAL = FLAT | {
+    "objective.name": {"choices": ["triplet", "infonce"]},
+    "objective.margin": {"low": 0.05, "high": 0.5, "when": {"objective.name": "triplet"}},
+}
+
+
+def config(home, sampler="tpe", raw=None, **more):
+    raw = raw or (FLAT if sampler == "grid" else CONDITIONAL)
+    return Config(home=str(home), space=raw, sampler=SamplerConfig(sampler, startup_trials=2), **more)
+
+
+def view(config):
+    return OptunaView(Path(config.home) / "optuna.db", config, parse(config.space, config))
+
+
+def score(params):
+    return 0.5 + 100 * params["train.lr"] + 0.001 * params["train.batch_size"]
+
+
+def history(optuna_view, start, stop):
+    """Ask and tell trials start ... stop - 1; their parameters."""
+    asked = []
+    for number in range(start, stop):
+        suggestion, _ = optuna_view.ask(number)
+        value = score(suggestion.params)
+        optuna_view.tell(number, Outcome("complete", "budget spent", value), {1: value})
+        asked.append(dict(suggestion.params))
+    return asked
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_suggests_the_same_after_the_same_history_in_another_process(name, tmp_path):
+    first = view(config(tmp_path / "a", name))
+    first.enqueue([first._space.default(Config())])
+    suggested = history(first, 0, 3)
+    here = suggested + history(first, 3, 6)
+    code = (
+        "import json, sys, pathlib; sys.path.insert(0, sys.argv[1]); import test_sampler as t\n"
+        "v = t.view(t.config(sys.argv[2], sys.argv[3])); v.enqueue([v._space.default(t.Config())])\n"
+        "a = t.history(v, 0, 3); v = t.view(t.config(sys.argv[2], sys.argv[3]))\n"
+        "print(json.dumps(a + t.history(v, 3, 6)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "b"), name],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == here, done.stderr
+    assert len({json.dumps(p) for p in here}) == 6, "a suggestion was repeated"
+    assert {p["train.batch_size"] for p in here} == {32, 64}
+    assert {p["train.schedule"] for p in here} == {"linear", "cosine"}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_crash_between_ask_and_record_changes_no_suggestion(name, tmp_path):
+    calm, shaken = view(config(tmp_path / "a", name)), view(config(tmp_path / "b", name))
+    wanted = history(calm, 0, 4)
+    history(shaken, 0, 2)
+    shaken.ask(2)  # and the process dies before it writes this down
+    assert history(view(config(tmp_path / "b", name)), 2, 4) == wanted[2:]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_crash_before_the_parameters_are_stored_changes_no_suggestion(name, tmp_path):
+    calm, shaken = view(config(tmp_path / "a", name)), view(config(tmp_path / "b", name))
+    wanted = history(calm, 0, 4)
+    history(shaken, 0, 3)
+    shaken.study.ask()  # and the process dies
+    assert history(view(config(tmp_path / "b", name)), 3, 4) == wanted[3:]
+
+
+def test_a_grid_refuses_conditions_and_says_what_to_do(tmp_path):
+    with pytest.raises(ConfigError, match=r"sampler=grid: objective.margin depend on .* use sampler=tpe"):
+        view(config(tmp_path, "grid", CONDITIONAL)).ask(0)
+
+
+def test_a_grid_tries_every_point_once_also_beside_points_tried_first(tmp_path):
+    raw = {k: FLAT[k] for k in ("train.batch_size", "train.schedule")}
+    optuna_view = view(config(tmp_path, "grid", raw | {"train.l2": {"low": 0, "high": 0.02, "step": 0.01}}))
+    optuna_view.enqueue([{"train.batch_size": 64, "train.schedule": "linear", "train.l2": 0.01}])
+    asked = [tuple(optuna_view.ask(0)[0].params.values())]
+    optuna_view.tell(0, Outcome("complete", "budget spent", 0.5), {1: 0.5})
+    for number in range(1, 13):
+        asked.append(tuple(optuna_view.ask(number)[0].params.values()))
+        optuna_view.tell(number, Outcome("pruned", "asha", 0.5), {1: 0.5})
+    assert len(set(asked[1:])) == 12
+
+
+def test_points_tried_first_come_first_and_once(tmp_path):
+    points = [{"train.lr": 1e-4, "train.batch_size": 64, "train.schedule": "linear"},
+              {"train.lr": 2e-4, "train.batch_size": 32, "train.schedule": "cosine"}]  # fmt: skip
+    for _ in range(2):
+        view(config(tmp_path, raw=FLAT)).enqueue(points)
+    assert history(view(config(tmp_path, raw=FLAT)), 0, 2) == points
+    view(config(tmp_path, raw=FLAT)).enqueue(points)
+    assert history(view(config(tmp_path, raw=FLAT)), 2, 3)[0] not in points
+
+
+def test_no_pruner_is_installed_behind_our_back(tmp_path):
+    assert isinstance(view(config(tmp_path)).study.pruner, optuna.pruners.NopPruner)
+
+
+def test_telling_twice_changes_nothing(tmp_path):
+    optuna_view = view(config(tmp_path))
+    optuna_view.ask(0)
+    for value in (0.7, 0.9):
+        optuna_view.tell(0, Outcome("complete", "budget spent", value), {1: value})
+    assert optuna_view.study.trials[0].value == 0.7
+
+
+@pytest.mark.parametrize(
+    ("failure", "state"), [("diverged", "PRUNED"), ("out_of_memory", "PRUNED"), ("hung", "FAIL"), ("bug", "FAIL")]
+)
+def test_only_failures_that_the_parameters_caused_teach_the_sampler(failure, state, tmp_path):
+    optuna_view = view(config(tmp_path))
+    optuna_view.ask(0)
+    optuna_view.tell(0, Outcome("failed", "why", 0.9, failure), {1: 0.9})
+    told = optuna_view.study.trials[0]
+    assert (told.state.name, told.user_attrs) == (state, {"reason": "why", "failure": failure})
+    assert bool(told.intermediate_values) == (state == "FAIL")
+
+
+def test_a_trial_that_the_database_lost_is_made_again_from_the_log(tmp_path):
+    params = {"train.lr": 3e-4, "train.batch_size": 32, "train.schedule": "cosine"}
+    optuna_view = view(config(tmp_path, raw=FLAT))
+    optuna_view.trial(0, params, None)
+    optuna_view.tell(0, Outcome("complete", "budget spent", 0.8), {1: 0.8})
+    again = view(config(tmp_path, raw=FLAT)).study.trials
+    assert (len(again), again[0].value, again[0].params["train.lr"]) == (1, 0.8, 3e-4)
+
+
+def test_a_study_that_begins_anew_forgets_what_optuna_knew_of_its_name(tmp_path):
+    mine = config(tmp_path)
+    history(view(mine), 0, 2)
+    fresh = OptunaView(tmp_path / "optuna.db", mine, parse(mine.space, mine), new=True)
+    assert fresh.study.trials == []
+
+
+def test_studies_in_one_database_do_not_see_each_other(tmp_path):
+    one, two = (view(config(tmp_path, study=StudyConfig(name=n))) for n in ("one", "two"))
+    history(one, 0, 2)
+    assert (len(one.study.trials), len(two.study.trials)) == (2, 0)
+
+
+def test_choices_that_changed_are_refused_with_the_way_out(tmp_path):
+    history(view(config(tmp_path, raw=FLAT)), 0, 1)
+    other = FLAT | {"train.schedule": {"choices": ["linear", "constant"]}}
+    with pytest.raises(StudyError, match=r"train\.schedule.*study\.name"):
+        view(config(tmp_path, raw=other))

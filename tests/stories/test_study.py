@@ -1,0 +1,329 @@
+"""Whole studies on a tiny encoder, by the command line: they end, resume, refuse and promote as promised."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from embsearch.cli.main import main
+from embsearch.track.events import read_events
+
+CHINESE = """anchor(搜索词),positive(点击商品),negative(未点击商品)
+防水运动手表,佳明Venu 2 防水运动手表,小米智能手环(非防水)
+无线降噪耳机,Bose QuietComfort Ultra,华为快充数据线
+"""
+
+
+class Home:
+    """One EMBSEARCH_HOME and the words that every command of a test begins with."""
+
+    def __init__(self, folder, model, data):
+        self.folder = folder
+        self.words = [
+            f"home={folder}", f"model.path={model}", f"data.path={data}", "study.name=s", "study.task=s",
+            "device=cpu", "train.precision=fp32", "track=none", "launcher=inline",
+            "space=small", "space.train.lr={low: 1e-4, high: 1e-2}", "train.lr=1e-3",
+            "train.texts=3000", "train.warmup_steps=2", "evaluate.at=[0.11,0.33,1.0]", "evaluate.draws=50",
+            "promote.draws=200", "stop.trials=6",
+        ]  # fmt: skip
+
+    def run(self, verb, *words):
+        return main([*verb.split(), *self.words, *words])
+
+    def start(self, verb, *words):
+        """The same in a process of its own."""
+        command = [sys.executable, "-m", "embsearch.cli.main", *verb.split(), *self.words, *words]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    @property
+    def study(self):
+        return self.folder / "studies" / "s"
+
+    def events(self, kind, trial=None):
+        folder = self.study if trial is None else self.study / "trials" / f"t{trial:04d}"
+        return [e for e in read_events(folder / "events.jsonl") if e["kind"] == kind]
+
+    @property
+    def trials(self):
+        return sorted(p.name for p in (self.study / "trials").iterdir())
+
+    @property
+    def result(self):
+        return self.events("closed")[-1]["result"]
+
+    def forget(self, trial, *kinds):
+        """The logs as a crash leaves them that came before the trial's events of these kinds, and the study's end."""
+        for log, lost in (
+            (self.study / f"trials/t{trial:04d}/events.jsonl", kinds),
+            (self.study / "events.jsonl", ["closed"]),
+        ):
+            kept = [e for e in read_events(log) if e["kind"] not in lost]
+            log.write_text("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in kept))
+
+    def params(self):
+        return [json.dumps(self.events("created", n)[0]["params"]) for n in range(len(self.trials))]
+
+    def values(self):
+        """Everything that was measured, without times."""
+        return {
+            (name, e["rung"]): e["metrics"]
+            for n, name in enumerate(self.trials)
+            for e in self.events("measured", n)
+        }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """No command may leave anything in the working directory."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def home(tmp_path, tiny_bert, judgements_csv):
+    return Home(tmp_path / "home", tiny_bert, judgements_csv)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory, tiny_bert, judgements_csv):
+    """An undisturbed study of six trials, in a process of its own: one worker, one thread."""
+    home = Home(tmp_path_factory.mktemp("calm") / "home", tiny_bert, judgements_csv)
+    process = home.start("search")
+    home.out, home.err = process.communicate()
+    assert process.returncode == 0, home.err
+    return home
+
+
+def test_a_study_runs_to_its_end(calm):
+    assert calm.trials == [f"t{n:04d}" for n in range(6)]
+    states = [calm.events("ended", n)[0]["state"] for n in range(6)]
+    assert states[0] == "complete"
+    assert {"complete", "pruned"} == set(states)
+    assert [r["label"] for r in calm.result["table"]] == ["untuned encoder", "default configuration", "best trial"]
+    untuned, default, best = (r["validation"] for r in calm.result["table"])
+    assert untuned < default <= best
+    assert calm.result["why"] == "stop.trials: all 6 trials exist"
+    for words in ("untuned encoder", "default configuration (0)", "best trial", "embsearch promote study.name=s"):
+        assert words in calm.out
+    assert "…" not in calm.out  # the table fits 80 columns
+
+
+def test_no_two_trials_are_alike_and_the_first_is_the_default(calm):
+    assert len(set(calm.params())) == 6
+    assert json.loads(calm.params()[0]) == {
+        "train.lr": 1e-3, "train.batch_size": 64, "objective.name": "triplet", "objective.margin": 0.3,
+    }  # fmt: skip
+
+
+def test_a_decision_is_in_the_log_with_its_reason(calm):
+    reasons = [e["reason"] for n in range(6) for e in calm.events("decided", n)]
+    assert any("may go on" in r for r in reasons)
+    assert all(reasons)
+
+
+def test_ended_trials_leave_no_checkpoints(calm):
+    assert list(calm.study.rglob("*checkpoint*")) == []
+    assert list(calm.study.rglob(".*")) == []
+
+
+def test_searching_a_finished_study_again_starts_nothing_and_says_so(calm, capsys):
+    before = (calm.study / "events.jsonl").read_bytes()
+    assert calm.run("search") == 0
+    assert "nothing to do: this study had ended before" in capsys.readouterr().out
+    assert (calm.study / "events.jsonl").read_bytes() == before
+
+
+def test_status_tells_the_table_of_a_study_that_does_not_run(calm, capsys):
+    assert calm.run("status") == 0
+    out = capsys.readouterr().out
+    for words in ("study s: not running", "6 of 6 trials ended", "untuned encoder", "best trial"):
+        assert words in out
+    assert main(["status", f"home={calm.folder}"]) == 0
+    assert "s: 6 trials, last event" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_coordinator_that_was_killed_goes_on_to_the_same_end(home, calm, seed):
+    dice = random.Random(seed)
+    for there in (home.study, home.study / "trials"):  # while it begins, then while it trains
+        process = home.start("search")
+        while process.poll() is None and not there.exists():
+            time.sleep(0.01)
+        time.sleep(dice.uniform(0.0, 1.5))
+        process.kill()
+        process.communicate()
+    process = home.start("search")
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert home.trials == calm.trials
+    assert home.params() == calm.params()
+    assert home.values() == calm.values()
+    assert [r["auc"] for r in home.result["table"]] == [r["auc"] for r in calm.result["table"]]
+
+
+def test_a_crash_between_a_measurement_and_its_decision_skips_no_decision(home, calm):
+    shutil.copytree(calm.folder, home.folder)
+    paused = next(n for n in range(6) if home.events("ended", n)[0]["state"] == "pruned")
+    (before,) = home.events("decided", paused)
+    home.forget(paused, "decided", "ended")
+    assert home.run("search") == 0
+    (after,) = home.events("decided", paused)
+    assert (after["decision"], before["decision"]) == ("pause", "pause")
+    assert home.values() == calm.values()
+
+
+def test_a_crash_between_a_stop_and_its_end_lets_nothing_go_on(home):
+    words = ["scheduler=none", "stop.trials=1"]
+    assert home.run("search", "stop.target=0.01", *words) == 0
+    home.forget(0, "ended")
+    assert home.run("search", *words) == 0
+    assert home.events("ended", 0)[0]["state"] == "pruned"
+    assert [rung for _, rung in home.values()] == [1]
+
+
+def test_extending_the_budget_goes_on_with_the_same_numbering(home):
+    assert home.run("search", "stop.trials=2") == 0
+    first = home.params()
+    assert home.run("search", "stop.trials=4") == 0
+    assert home.trials == ["t0000", "t0001", "t0002", "t0003"]
+    assert home.params()[:2] == first
+    assert len(set(home.params())) == 4
+    assert home.result["why"] == "stop.trials: all 4 trials exist"
+
+
+def test_a_second_coordinator_is_refused_and_told_who_holds_the_study(home, capsys):
+    process = home.start("search")
+    try:
+        while not home.events("baseline"):
+            time.sleep(0.01)
+        assert home.run("search") == 2
+        assert f"study s is being run by process {process.pid} on" in capsys.readouterr().err
+        assert home.run("status") == 0
+        assert f"run by process {process.pid}" in capsys.readouterr().out
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_another_config_is_refused_with_what_changed(home, capsys):
+    assert home.run("search", "stop.trials=1") == 0
+    capsys.readouterr()
+    changed = ["stop.trials=2", "train.l2=0.05", "space.train.lr.high=5e-3"]
+    assert home.run("search", *changed) == 2
+    err = capsys.readouterr().err
+    assert "train.l2: 0.01 -> 0.05" in err
+    assert "space.train.lr.high: 0.01 -> 0.005" in err
+    assert "study.on_drift=extend" in err
+    assert home.trials == ["t0000"]
+    assert home.run("search", *changed, "study.on_drift=extend") == 0
+    assert home.trials == ["t0000", "t0001"]
+
+
+def test_other_data_under_the_same_name_are_refused(home, tmp_path, judgements_csv, capsys):
+    mine = tmp_path / "mine.csv"
+    mine.write_text(judgements_csv.read_text())
+    words = [f"data.path={mine}"]
+    assert home.run("search", "stop.trials=1", *words) == 0
+    mine.write_text(judgements_csv.read_text().replace("crimson", "carmine"))
+    capsys.readouterr()
+    assert home.run("search", "stop.trials=2", *words) == 2
+    assert "study s was begun with other data: their fingerprint was" in capsys.readouterr().err
+    assert home.trials == ["t0000"]
+
+
+def test_a_reached_target_ends_the_study(home):
+    assert home.run("search", "stop.target=0.01") == 0
+    assert home.result["why"].startswith("stop.target: ")
+    assert home.trials == ["t0000"]
+    assert home.events("ended", 0)[0]["state"] == "pruned"
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, calm):
+    process = home.start("search")
+    while not home.study.joinpath("trials/t0001/events.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command goes on with this study" in err
+    assert "Traceback" not in err
+    assert home.run("search") == 0
+    assert home.params() == calm.params()
+    assert home.values().keys() == calm.values().keys()
+
+
+def test_a_trial_that_diverges_fails_and_the_study_goes_on(home):
+    words = ["space.train.lr={low: 1e-4, high: 1e9, log: true}", "study.defaults=[{train.lr: 1e9}]", "stop.trials=3"]
+    assert home.run("search", *words, "train.clip_norm=0") == 0
+    assert home.result["counts"]["failed"] >= 1
+    ended = home.events("ended", 1)[0]
+    assert (ended["state"], ended["failure"]) == ("failed", "diverged")
+    assert home.events("ended", 0)[0]["state"] == "complete"
+
+
+def test_missing_weights_stop_the_study_before_it_begins(home, tiny_bert, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in tiny_bert.rglob("*.json"):
+        (broken / file.name).write_bytes(file.read_bytes())
+    assert home.run("search", f"model.path={broken}") == 2
+    err = capsys.readouterr().err
+    assert f"model.path={broken}: cannot be loaded as an encoder" in err
+    assert not home.study.exists()
+    assert home.run("search", "stop.trials=1") == 0
+
+
+def test_two_chinese_rows_train_and_evaluate(home, tmp_path, capsys):
+    pairs = tmp_path / "搜索.csv"
+    pairs.write_text(CHINESE)
+    words = [f"data.path={pairs}", "train.texts=30", "train.batch_size=32"]
+    assert home.run("train", *words, f"output={tmp_path / 'mine'}") == 0
+    assert home.run("evaluate", *words, f"checkpoint={tmp_path / 'mine'}", f"output={tmp_path / 'scores.json'}") == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert 0 <= scores["auc"]["value"] <= 1
+    assert home.run("evaluate", *words, f"output={tmp_path / 'untuned.json'}") == 0
+    assert home.run("search", *words, "stop.trials=2") == 0
+    assert home.trials == ["t0000", "t0001"]
+
+
+def test_from_search_to_champion(home, tmp_path, capsys):
+    record = ["track=mlflow", "launcher=local", "launcher.workers=1", "stop.trials=3"]
+    assert home.run("search", *record) == 0
+    capsys.readouterr()
+    assert home.run("promote", "track=mlflow") == 0
+    assert "s version 1 is now champion: models:/s@champion" in capsys.readouterr().out
+
+    assert home.run("evaluate", "track=mlflow", "checkpoint=champion", f"output={tmp_path / 'scores.json'}") == 0
+    tested = home.result["table"][-1]
+    assert json.loads((tmp_path / "scores.json").read_text())["auc"]["value"] == pytest.approx(tested["auc"]["value"])
+
+    texts = ["red lamp", "olive", "jet kettle for kids"]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
+    vectors = tmp_path / "vectors.npy"
+    assert home.run("encode", "track=mlflow", f"input={tmp_path / 'texts.txt'}", f"output={vectors}") == 0
+    from sentence_transformers import SentenceTransformer
+
+    theirs = SentenceTransformer(str(home.study / f"trials/t{tested['trial']:04d}/model"), device="cpu").encode(texts)
+    assert np.abs(np.load(vectors) - theirs).max() <= 1e-5
+
+    capsys.readouterr()
+    assert home.run("promote", "track=mlflow") == 0
+    assert "s version 1 was champion already" in capsys.readouterr().out
+    worse = next(n for n in range(3) if n != tested["trial"])
+    assert home.run("promote", "track=mlflow", f"trial={worse}") == 3
+    assert "not above promote.min_gain" in capsys.readouterr().err
+    assert home.run("promote", "track=mlflow") == 0
+    assert "s version 1 was champion already" in capsys.readouterr().out

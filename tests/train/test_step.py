@@ -1,0 +1,184 @@
+"""One step: each distinct text once, in chunks, and yet the gradients of the plain forward."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from embsearch.config.schema import ModelConfig, ObjectiveConfig, TrainConfig
+from embsearch.data.batch import Batch
+from embsearch.data.tokenise import tokenise
+from embsearch.errors import OutOfMemory
+from embsearch.model import pretrained
+from embsearch.model.device import choose
+from embsearch.model.encoder import Encoder
+from embsearch.objectives.build import NAMES, build
+from embsearch.train.step import Stepper
+
+TEXTS = [
+    "red", "fast lamp x1", "small phone shoe x2 x3", "crimson y1", "rapid", "tiny light y2 y3 y4 y0", "mobile", "boot y4",
+]  # fmt: skip
+ROWS = [(0, 3, 4), (1, 4, 3), (1, 5, 7), (2, 6, 4), (0, 3, 7), (2, 7, 5)]  # texts recur, as queries and titles do
+ALSO = {(0, 4), (2, 5)}  # clicked elsewhere
+CPU = choose("cpu", "fp32")
+
+
+def batch_of(rows) -> Batch:
+    """The rows over their distinct texts."""
+    text_D = np.unique(rows)
+    known = {(a, p) for a, p, _ in rows} | ALSO
+    local = torch.from_numpy(np.searchsorted(text_D, np.array(rows)))
+    titles = sorted({t for _, p, n in rows for t in (p, n)})
+    return Batch(
+        text_D=text_D, anchor_B=local[:, 0], positive_B=local[:, 1], negative_B=local[:, 2],
+        weight_B=torch.linspace(0.5, 2, len(rows)), title_C=torch.from_numpy(np.searchsorted(text_D, titles)),
+        known_BC=torch.tensor([[(a, t) in known for t in titles] for a, _, _ in rows]),
+    )  # fmt: skip
+
+
+def plain(batch, rows, objective) -> Batch:
+    """The same rows over their three columns written out, 3 B texts. InfoNCE chooses among distinct
+    texts, so there a text that recurs is its first copy; elsewhere none is shared."""
+    text_D = np.array(rows).T.flatten()
+    titles = text_D[len(rows) :].tolist()
+    first = np.array([*map(text_D[: len(rows)].tolist().index, text_D[: len(rows)]),
+                      *(len(rows) + titles.index(t) for t in titles)])  # fmt: skip
+    columns = torch.from_numpy(first if objective == "infonce" else np.arange(len(text_D))).view(3, -1)
+    title_C = torch.tensor([len(rows) + titles.index(t) for t in sorted(set(titles))])
+    return replace(
+        batch, text_D=text_D, anchor_B=columns[0], positive_B=columns[1], negative_B=columns[2], title_C=title_C
+    )
+
+
+@pytest.fixture
+def encoder(tiny_bert):
+    return Encoder(pretrained.build(ModelConfig(str(tiny_bert), dropout=0.0))).train()
+
+
+@pytest.fixture
+def noisy(tiny_bert):
+    return Encoder(pretrained.build(ModelConfig(str(tiny_bert), dropout=0.2))).train()
+
+
+def tokens_of(encoder):
+    return tokenise(TEXTS, encoder.model.tokenizer, 32)
+
+
+def step(encoder, objective="triplet", seed=0, rows=ROWS, **train):
+    """The loss and every parameter's gradient."""
+    encoder.zero_grad(set_to_none=True)
+    torch.manual_seed(seed)
+    loss = build(ObjectiveConfig(objective, symmetric=True))
+    stepper = Stepper(encoder, tokens_of(encoder), loss, CPU, TrainConfig(**train))
+    return stepper(batch_of(rows)), gradients(encoder)
+
+
+def gradients(encoder):
+    return {n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None}
+
+
+def distance(found, expected):
+    """Of all gradients together, relative to their length."""
+    assert found.keys() == expected.keys()
+    apart = sum((found[n] - expected[n]).double().square().sum() for n in expected)
+    return float((apart / sum(g.double().square().sum() for g in expected.values())).sqrt())
+
+
+@pytest.mark.parametrize("how", ["at once", "in chunks", "gradients cached"])
+@pytest.mark.parametrize("objective", NAMES)
+def test_loss_and_gradients_equal_those_of_the_plain_three_columns(encoder, objective, how):
+    ids, mask = tokens_of(encoder).padded(np.array(ROWS).T.flatten(), 0)
+    embeddings = encoder(torch.from_numpy(ids), torch.from_numpy(mask))
+    expected = build(ObjectiveConfig(objective, symmetric=True))(embeddings, plain(batch_of(ROWS), ROWS, objective))
+    expected.backward()
+    reference = gradients(encoder)
+
+    chunk = 4096 if how == "at once" else 12
+    cache = "always" if how == "gradients cached" else "never"
+    loss, found = step(encoder, objective, chunk_tokens=chunk, cache_gradients=cache)
+
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    assert distance(found, reference) < 1e-6
+
+
+@pytest.mark.parametrize("objective", NAMES)
+def test_cached_gradients_equal_uncached_ones_with_the_same_dropout(noisy, objective):
+    expected, reference = step(noisy, objective, chunk_tokens=12, cache_gradients="never")
+    after = torch.get_rng_state()
+
+    loss, found = step(noisy, objective, chunk_tokens=12, cache_gradients="always")
+
+    assert loss == expected
+    assert distance(found, reference) < 1e-6
+    assert torch.equal(torch.get_rng_state(), after)
+    assert step(noisy, objective, seed=1, chunk_tokens=12)[0] != loss  # dropout was on
+
+
+class Narrow(Encoder):
+    """An encoder on a device that holds ``limit`` padded tokens at once."""
+
+    limit = 10**9
+    refused = 0
+
+    def forward(self, ids_BT, mask_BT):
+        if ids_BT.numel() > self.limit:
+            self.refused += 1
+            self.run_out()
+        return super().forward(ids_BT, mask_BT)
+
+    def run_out(self):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+class NarrowCPU(Narrow):
+    """The same where the memory is the CPU's: torch's allocator has an error of its own."""
+
+    def run_out(self):
+        torch.empty(2**50)
+
+
+@pytest.mark.parametrize("kind", [Narrow, NarrowCPU])
+@pytest.mark.parametrize("limit", [8, 10])
+def test_running_out_of_memory_halves_the_chunk_and_changes_no_gradient(encoder, kind, limit):
+    expected, reference = step(encoder)
+    narrow = kind(encoder.model)
+    narrow.limit = limit
+
+    loss, found = step(narrow)
+
+    assert narrow.refused > 0
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert distance(found, reference) < 1e-6
+
+
+def test_the_chunk_that_fitted_is_remembered(encoder):
+    narrow = Narrow(encoder.model)
+    narrow.limit = 10
+    stepper = Stepper(narrow, tokens_of(encoder), build(ObjectiveConfig()), CPU, TrainConfig(chunk_tokens=64))
+    stepper(batch_of(ROWS))
+    refused = narrow.refused
+
+    stepper(batch_of(ROWS))
+
+    assert (narrow.refused, stepper.budget) == (refused, 8)
+
+
+@pytest.mark.parametrize("kind", [Narrow, NarrowCPU])
+def test_one_text_that_does_not_fit_is_out_of_memory(encoder, kind):
+    narrow = kind(encoder.model)
+    narrow.limit = 4
+
+    with pytest.raises(OutOfMemory, match="one text of 8 tokens does not fit on cpu"):
+        step(narrow)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(encoder):
+    narrow = Narrow(encoder.model)
+    narrow.limit = 4
+    narrow.run_out = lambda: torch.zeros(2) @ torch.zeros(3)
+
+    with pytest.raises(RuntimeError, match="inconsistent tensor size|size mismatch|shapes"):
+        step(narrow)
