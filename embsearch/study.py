@@ -47,7 +47,7 @@ class Trial(Standing):
     seconds: float = 0.0
     speed: float = 0.0
     last_point: int = -1
-    slot: int | None = None
+    slot: int | None = None  # where it runs, or ran last: that worker is still warm
     outcome: Outcome | None = None
     why: str = ""
     due: str = ""  # when read from a log that ends between a measurement and what follows: decide | stop
@@ -95,6 +95,7 @@ class Study:
         self.baseline: dict[str, float] | None = None
         self.stopping = 0
         self.bugs = 0
+        self.pending = 0  # events that MLflow lacks after the end
 
     # ---- the story -------------------------------------------------------------------------
 
@@ -126,7 +127,10 @@ class Study:
                     result = self._finish(launcher, why)
             finally:
                 launcher.close()
-                self._recorder.close(timeout=60.0)
+                self.pending = self._recorder.close(timeout=60.0)
+        if self.pending:
+            why = self._recorder.problem or "it was slow"
+            self._watch(self, f"{self.pending} events are not in MLflow yet ({why}); 'embsearch sync' brings them")
         return result
 
     def _search(self, launcher: Launcher) -> str:
@@ -137,13 +141,14 @@ class Study:
         baseline = None
         while True:
             over = budget.spent(self.config.stop, len(self.trials), self.elapsed, self.best_value)
-            for slot in launcher.idle:
+            warm = {t.slot for t in self.trials.values() if t.state == "waiting"}
+            for slot in sorted(launcher.idle, key=lambda s: s not in warm):
                 if self.stopping:
                     break
                 if self.baseline is None and baseline is None:
                     baseline = slot
                     self._submit_baseline(launcher, slot)
-                elif (trial := self._next(over)) is not None:
+                elif (trial := self._next(over, slot)) is not None:
                     self._submit(launcher, slot, trial)
             busy = [t for t in self.trials.values() if t.state == "running"]
             if not busy and baseline is None:
@@ -157,11 +162,12 @@ class Study:
                     self._take(slot, message)
             self._watch(self, "")
 
-    def _next(self, over: str) -> Trial | None:
-        """What a free slot does: a trial to give out again, a promotable paused one, a new one."""
+    def _next(self, over: str, slot: int) -> Trial | None:
+        """What a free slot does: go on with its own trial, take a waiting one, a promotable
+        paused one, a new one."""
         waiting = [t for t in self.trials.values() if t.state == "waiting"]
         if waiting:
-            return min(waiting, key=lambda t: t.number)
+            return min(waiting, key=lambda t: (t.slot != slot, t.number))
         if not budget.cut_short(self.config.stop, self.elapsed, self.best_value):
             number = self.scheduler.next_paused(self.trials)
             if number is not None:
@@ -202,10 +208,8 @@ class Study:
         if kind == "points":
             self._points(trial, message["points"])
         elif kind == "measured":
-            trial.slot = None
             self._measured(trial, Measurement(**message["measurement"]))
         elif kind in ("failed", "died"):
-            trial.slot = None
             self._failed(trial, message)
 
     def _measured(self, trial: Trial, measured: Measurement) -> None:

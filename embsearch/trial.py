@@ -19,7 +19,7 @@ import torch
 from embsearch.config.schema import Config
 from embsearch.data.augment import Augmenter
 from embsearch.data.batch import ClickGraph, batches
-from embsearch.data.dataset import Dataset, Judged
+from embsearch.data.dataset import Dataset, Judged, Triplets
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import Diverged
 from embsearch.evaluate.score import score, similarity
@@ -62,8 +62,7 @@ def trial(
     objective = build_objective(config.objective)
     optimizer = adamw(encoder, train)
     step_gradients = Stepper(encoder, augment.tokens, objective, compute, train)
-    columns = 3 if (data.train.negative >= 0).all() else 2
-    steps = math.ceil(train.texts / (columns * train.batch_size))
+    steps = steps_of(train.texts, data.train, train.batch_size)
     stops = [max(1, round(steps * share)) for share in config.evaluate.at]
 
     step, rung, seen, seconds, best, since_best, mean_loss = 0, 0, 0, 0.0, -math.inf, 0, math.nan
@@ -104,6 +103,8 @@ def trial(
         if step not in stops:
             continue
 
+        if not all(torch.isfinite(p).all() for p in encoder.parameters() if p.requires_grad):
+            raise Diverged(f"weights are not finite after step {step} (loss {loss:.4g}, learning rate {rate:.3g})")
         metrics = measure(encoder, tokens, valid, compute)
         objective_value = metrics[config.evaluate.objective]
         if objective_value > best:
@@ -130,6 +131,14 @@ def trial(
         if why:
             return
         started = time.monotonic() - seconds  # the trial may have slept while others trained
+
+
+def steps_of(texts: int, rows: Triplets, batch_size: int) -> int:
+    """The steps that show at least ``texts`` texts: an epoch's last batch may be short."""
+    epoch = 2 * len(rows) + int((rows.negative >= 0).sum())
+    epochs, left = divmod(texts, epoch)
+    batch = epoch * min(batch_size, len(rows)) / len(rows)
+    return epochs * math.ceil(len(rows) / batch_size) + math.ceil(left / batch)
 
 
 def subset(rows: Judged, most: int) -> Judged:

@@ -90,6 +90,12 @@ VERBS = (
          "data.split.test", "data.derive.per_query", "data.derive.min_gap"),
     ),
     Verb(
+        "sync",
+        "Bring MLflow up to date with a study's event logs, after an outage or in a new database.",
+        ("study=product_search", "study.name=clicks track.uri=http://mlflow.example:5000"),
+        ("study.name", "track.uri", "track.timeout", "home"),
+    ),
+    Verb(
         "encode",
         "Texts in, vectors out.",
         (

@@ -135,10 +135,10 @@ def _times(frame: pd.DataFrame, faults: Faults) -> pd.Series:
 
 def _date(text: str) -> float | None:
     try:
-        stamp = pd.Timestamp(text.replace("/", "-")) if re.match(r"\d{4}[-/]", text) else pd.NaT
+        stamp = pd.Timestamp(text.replace("/", "-")) if re.match(r"\d{4}[-/]", text) else None
     except ValueError:
         return None
-    if stamp is pd.NaT:
+    if not isinstance(stamp, pd.Timestamp):
         return None
     return float((stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp).timestamp())
 

@@ -28,7 +28,8 @@ def derive_triplets(rows: pd.DataFrame, config: DeriveConfig) -> pd.DataFrame:
     place = np.array([salted(config.seed, k, t) for k, t in zip(key, title, strict=True)], dtype=np.uint64)
     grade = rows["grade"].to_numpy(float)
     better, worse = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for at in rows.groupby("key", sort=False).indices.values():
+    for positions in rows.groupby("key", sort=False).indices.values():
+        at = np.asarray(positions)
         high, low = pairs(grade[at], place[at], config)
         better.append(at[high])
         worse.append(at[low])

@@ -73,7 +73,7 @@ def _as_faults(frame: pd.DataFrame, found: list[tuple[int, str, str]]) -> list[F
         reasons.setdefault(at, []).append((kind, what))
     made = []
     for at in sorted(reasons):
-        cells = frame.loc[at].dropna().astype(str).to_dict()
+        cells = {str(name): str(cell) for name, cell in frame.loc[at].dropna().items()}
         file, row = cells.pop("file"), int(cells.pop("row"))
         made.append(Fault(file, row, reasons[at][0][0], "; ".join(what for _, what in reasons[at]), cells))
     return made

@@ -1,0 +1,25 @@
+"""embsearch sync: bring MLflow up to date with a study's event logs, from the beginning if need be."""
+
+from __future__ import annotations
+
+from embsearch.config.build import build, to_dict
+from embsearch.config.schema import Config
+from embsearch.errors import EmbsearchError, StudyError
+from embsearch.folder import StudyFolder, holder
+from embsearch.track.mlflow import MlflowRecorder
+
+
+def run(config: Config) -> int:
+    """Replay the logs; every point is there once afterwards. Raises EmbsearchError while MLflow is away."""
+    folder = StudyFolder(config)
+    if not folder.locked.exists():
+        raise StudyError(f"study {config.study.name} is not in {folder.home}; see 'embsearch status'")
+    began = build(folder.read_locked()["config"] | {"track": to_dict(config.track), "home": config.home})
+    recorder = MlflowRecorder(began, folder.path, live=bool(holder(folder.path / "lock")))
+    pending = recorder.sync()
+    if pending:
+        raise EmbsearchError(
+            f"{pending} events are not in MLflow yet: {recorder.problem}; run the same command again"
+        )
+    print(f"study {config.study.name}: MLflow has everything")
+    return 0
