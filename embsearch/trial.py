@@ -103,9 +103,10 @@ def trial(
         if step not in stops:
             continue
 
-        if not all(torch.isfinite(p).all() for p in encoder.parameters() if p.requires_grad):
-            raise Diverged(f"weights are not finite after step {step} (loss {loss:.4g}, learning rate {rate:.3g})")
-        metrics = measure(encoder, tokens, valid, compute)
+        ids, vectors = vectors_of(encoder, tokens, valid, compute)
+        if not np.isfinite(vectors).all():
+            raise Diverged(f"vectors not finite after step {step} (loss {loss:.4g}, learning rate {rate:.3g})")
+        metrics = score(valid, similarity(valid, ids, vectors))
         objective_value = metrics[config.evaluate.objective]
         if objective_value > best:
             best, since_best = objective_value, 0
@@ -159,11 +160,6 @@ def vectors_of(encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute)
     """The text ids of the rows, rising, and their vectors."""
     ids = np.unique(np.concatenate([rows.text, rows.title]))
     return ids, embed(encoder, tokens, ids, compute)
-
-
-def measure(encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute) -> dict[str, float]:
-    """The metrics of the encoder on judged rows, without prefix."""
-    return score(rows, similarity(rows, *vectors_of(encoder, tokens, rows, compute)))
 
 
 def save_model(encoder: Encoder, folder: Path) -> None:

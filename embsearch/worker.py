@@ -128,7 +128,8 @@ class Worker:
             rows = subset(rows, config.evaluate.max_rows)
         started = time.monotonic()
         if model:
-            encoder = Encoder(pretrained.load(model, str(compute.device)))
+            with torch.random.fork_rng([]):  # building layers draws; the trial that is warm must not see it
+                encoder = Encoder(pretrained.load(model, str(compute.device)))
             length = encoder.model.max_seq_length
             tokens = cached(data, encoder.model.tokenizer, length, Path(cache) / "tokens")
         else:

@@ -23,7 +23,7 @@ from embsearch.evaluate.score import score, similarity
 from embsearch.model import pretrained
 from embsearch.model.device import choose
 from embsearch.model.encoder import Encoder
-from embsearch.trial import measure, trial, vectors_of
+from embsearch.trial import trial, vectors_of
 from embsearch.worker import Worker
 
 CPU = choose("cpu", "fp32")
@@ -74,6 +74,10 @@ def whole(config, cache, folder):
     return list(begin(config, cache, folder)[0])
 
 
+def auc(encoder, tokens, rows):
+    return score(rows, similarity(rows, *vectors_of(encoder, tokens, rows, CPU)))["auc"]
+
+
 def metrics(measured):
     return [(m.rung, m.step, m.texts_seen, dict(m.metrics), m.last, m.why) for m in measured]
 
@@ -88,7 +92,13 @@ def weights(encoder):
 
 def segment(config, cache, folder, number, at, until):
     position = {"trial": number, "attempt": 0, "from_checkpoint": at, "until": until}
-    return {"do": "segment", "config": to_dict(config), "segment": position, "folder": str(folder), "cache": str(cache)}
+    return {
+        "do": "segment",
+        "config": to_dict(config),
+        "segment": position,
+        "folder": str(folder),
+        "cache": str(cache),
+    }
 
 
 def ended(worker, task):
@@ -102,7 +112,7 @@ def ended(worker, task):
 
 def test_a_trial_learns_what_the_rows_say(config, cache, data, tmp_path):
     run, encoder = begin(config, cache, tmp_path)
-    untuned = measure(encoder, Worker()._encoder(config, data, cache, CPU)[1], data.valid, CPU)["auc"]
+    untuned = auc(encoder, Worker()._encoder(config, data, cache, CPU)[1], data.valid)
 
     last = list(run)[-1]
 
@@ -145,12 +155,14 @@ def test_the_report_is_called_after_every_step(config, cache, tmp_path):
 
 
 def test_the_model_folder_holds_the_best_evaluation(config, cache, data, tmp_path):
-    config = with_values(config, {"train.lr": 0.02, "train.schedule": "constant", "evaluate.at": [0.2, 0.4, 0.6, 0.8, 1.0]})
+    config = with_values(
+        config, {"train.lr": 0.02, "train.schedule": "constant", "evaluate.at": [0.2, 0.4, 0.6, 0.8, 1.0]}
+    )
     found = whole(config, cache, tmp_path)
 
     model = Encoder(pretrained.load(tmp_path / "model"))
     tokens = Worker()._encoder(config, data, cache, CPU)[1]
-    again = measure(model, tokens, data.valid, CPU)["auc"]
+    again = auc(model, tokens, data.valid)
 
     values = [m.metrics["val/auc"] for m in found]
     assert values[-1] < max(values)  # the last is not the best: this rate is too high
@@ -164,7 +176,9 @@ def test_a_saved_model_needs_nothing_of_ours(config, cache, data, tmp_path):
 
     vectors = model.encode([data.texts[i] for i in ids], convert_to_numpy=True)
 
-    assert score(data.valid, similarity(data.valid, ids, vectors))["auc"] == pytest.approx(last.metrics["val/auc"], abs=1e-6)
+    assert score(data.valid, similarity(data.valid, ids, vectors))["auc"] == pytest.approx(
+        last.metrics["val/auc"], abs=1e-6
+    )
 
 
 def test_a_trial_that_no_longer_improves_stops_early(config, cache, tmp_path):

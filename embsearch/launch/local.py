@@ -31,6 +31,7 @@ class Slot:
     generation: int
     heard: float
     task: Task | None = None
+    hung: bool = False
 
 
 class Local:
@@ -94,13 +95,13 @@ class Local:
     def _kill_hung(self) -> None:
         for slot in self._slots:
             if slot.task is not None and time.monotonic() - slot.heard > self._timeout:
-                slot.task["hung"] = True
+                slot.hung = True
                 _end(slot.process)  # its reader reports the end
 
     def _replace(self, index: int, failure: str) -> Message:
         slot = self._slots[index]
         code = slot.process.wait()
-        if slot.task and slot.task.get("hung"):
+        if slot.hung:
             failure, how = "hung", f"gave no sign of life for {self._timeout:g} s and was killed"
         else:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -138,7 +139,9 @@ class Local:
         assert process.stdout is not None
         for line in process.stdout:
             with contextlib.suppress(ValueError):  # something printed to stdout by a library
-                self._messages.put((index, generation, json.loads(line)))
+                message = json.loads(line)
+                if isinstance(message, dict) and "kind" in message:
+                    self._messages.put((index, generation, message))
         self._messages.put((index, generation, None))
 
 

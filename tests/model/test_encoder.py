@@ -22,7 +22,7 @@ CPU = choose("cpu", "fp32")
 
 def roberta(folder, specials=("<s>", "<pad>", "</s>", "<unk>")):
     """A tiny random RoBERTa with word tokens: its positions are counted from its padding id."""
-    words = [*specials, *"a b c d red lamp x1 fast tiny mobile boot y3 y4 small".split()]
+    words = [*specials, *"a b c d red lamp x1 fast tiny mobile boot y3 y4 small".split()]  # noqa: SIM905
     words = {w: i for i, w in enumerate(words)}
     raw = Tokenizer(models.WordLevel(words, "<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -101,7 +101,9 @@ def test_the_uncut_model_differs_only_in_the_rows_that_were_trained(encoder):
     encoder.uncut()
 
     moved = (encoder.table.weight != original).any(1).nonzero().flatten().tolist()
-    assert set(np.unique(tokens.ids)) <= set(moved) <= {*np.unique(tokens.ids), *encoder.model.tokenizer.all_special_ids}
+    assert (
+        set(np.unique(tokens.ids)) <= set(moved) <= {*np.unique(tokens.ids), *encoder.model.tokenizer.all_special_ids}
+    )
 
 
 def test_saving_an_encoder_with_a_cut_table_saves_the_whole_one(encoder, tmp_path):

@@ -89,8 +89,7 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     base = tmp_path_factory.mktemp("bert")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "green", "shoe", "lamp", "for", "kids"]
-    (base / "vocab.txt").write_text("\n".join(words) + "\n")
-    BertTokenizerFast(vocab_file=str(base / "vocab.txt")).save_pretrained(base)
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(base)
     shape = BertConfig(
         vocab_size=len(words), hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128
     )

@@ -19,7 +19,8 @@ from embsearch.objectives.build import NAMES, build
 from embsearch.train.step import Stepper
 
 TEXTS = [
-    "red", "fast lamp x1", "small phone shoe x2 x3", "crimson y1", "rapid", "tiny light y2 y3 y4 y0", "mobile", "boot y4",
+    "red", "fast lamp x1", "small phone shoe x2 x3", "crimson y1", "rapid", "tiny light y2 y3 y4 y0", "mobile",
+    "boot y4",
 ]  # fmt: skip
 ROWS = [(0, 3, 4), (1, 4, 3), (1, 5, 7), (2, 6, 4), (0, 3, 7), (2, 7, 5)]  # texts recur, as queries and titles do
 ALSO = {(0, 4), (2, 5)}  # clicked elsewhere
@@ -180,5 +181,5 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(encoder):
     narrow.limit = 4
     narrow.run_out = lambda: torch.zeros(2) @ torch.zeros(3)
 
-    with pytest.raises(RuntimeError, match="inconsistent tensor size|size mismatch|shapes"):
+    with pytest.raises(RuntimeError, match=r"inconsistent tensor size|size mismatch|shapes"):
         step(narrow)
