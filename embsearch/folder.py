@@ -91,23 +91,22 @@ class StudyFolder:
             elif path.name != "lock":
                 path.unlink()
 
+    def drift(self) -> list[str]:
+        """What differs from the config the study began with, a line each."""
+        if not self.locked.exists():
+            return []
+        return diff(self.read_locked()["identity"], json.loads(json.dumps(identity(self.config))))
+
     def check_drift(self) -> None:
         """Refuse to go on with another config than the study began with. Raises StudyError."""
-        locked = self.locked
-        if not locked.exists():
-            return
-        old = self.read_locked()["identity"]
-        changed = diff(old, json.loads(json.dumps(identity(self.config))))
-        if not changed:
-            return
-        if self.config.study.on_drift == "extend":
-            locked.rename(locked.with_suffix(f".{int(time.time())}.yaml"))
+        changed = self.drift()
+        if not changed or self.config.study.on_drift == "extend":
             return
         lines = "\n  ".join(changed)
         raise StudyError(
             f"study {self.config.study.name} was begun with another config:\n  {lines}\n"
-            "its trials would not be comparable. Undo the change, or start a new study with study.name=..., "
-            "or go on all the same with study.on_drift=extend"
+            "its trials would not be comparable. Undo the change, or start a new study with study.name=... or "
+            "study.on_drift=new, or go on all the same with study.on_drift=extend"
         )
 
     def check_data(self, fingerprint: str) -> None:
@@ -123,18 +122,19 @@ class StudyFolder:
 
     @property
     def locked(self) -> Path:
-        """The config the study began with."""
+        """The config of the study: as it began, except for what may change between sessions."""
         return self.path / "study.yaml"
 
     def read_locked(self) -> dict[str, Any]:
         return dict(yaml.safe_load(self.locked.read_text(encoding="utf-8")))
 
     def lock_config(self) -> None:
-        if not self.locked.exists():
-            content = {
-                "identity": json.loads(json.dumps(identity(self.config))),
-                "config": to_dict(self.config),
-            }
+        """Write down the config of this session, after the drift check; one that differs in what is
+        compared there is kept beside it."""
+        if self.drift():
+            self.locked.rename(self.locked.with_suffix(f".{int(time.time())}.yaml"))
+        content = {"identity": json.loads(json.dumps(identity(self.config))), "config": to_dict(self.config)}
+        if not self.locked.exists() or self.read_locked() != json.loads(json.dumps(content)):
             write_yaml(self.locked, content)
 
     def trial(self, number: int) -> Path:

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ TEXTS_WINDOW = 20  # points over which a trial's texts per second are averaged
 class Trial(Standing):
     """One trial as the coordinator sees it; rebuilt from its event log."""
 
-    params: dict[str, Any] = field(default_factory=dict)
     attempt: int = 0
     texts_seen: int = 0
     step: int = 0
@@ -48,7 +47,6 @@ class Trial(Standing):
     speed: float = 0.0
     last_point: int = -1
     slot: int | None = None  # where it runs, or ran last: that worker is still warm
-    outcome: Outcome | None = None
     why: str = ""
     due: str = ""  # when read from a log that ends between a measurement and what follows: decide | stop
 
@@ -90,6 +88,10 @@ class Study:
         self._make_launcher, self._make_recorder = launcher, recorder
         self._recorder: Recorder = NoRecorder()
         self.folder = StudyFolder(config)
+        if config.study.on_drift == "new" and self.folder.drift():
+            name = f"{config.study.name}-{self.folder.digest[:8]}"  # the same command finds it again
+            self.config = replace(config, study=replace(config.study, name=name))
+            self.folder = StudyFolder(self.config)
         self.trials: dict[int, Trial] = {}
         self.scheduler = scheduler.make(config)
         self.baseline: dict[str, float] | None = None
@@ -136,7 +138,7 @@ class Study:
     def _search(self, launcher: Launcher) -> str:
         """Keep every slot busy until nothing is left to do; the reason why it ended."""
         points = [self.space.default(self.config)]
-        points += [self.space.fill(p, self.config) for p in self.config.study.defaults]
+        points += [self.space.start(p, self.config) for p in self.config.study.defaults]
         self.optuna.enqueue(points)
         baseline = None
         while True:
@@ -179,7 +181,7 @@ class Study:
 
     def _new(self) -> Trial:
         number = len(self.trials)
-        suggestion, handle = self.optuna.ask(number)
+        suggestion, handle = self.optuna.ask(number, self.trials, self.scheduler)
         return self._create(suggestion, handle)
 
     def _create(self, suggestion: Suggestion, handle: Any) -> Trial:
@@ -301,7 +303,7 @@ class Study:
             rows.append(("default configuration", 0))
         if best is not None:
             rows.append(("best trial", best.number))
-        tested = {e["label"]: e for e in self.folder.log_of_kind("tested")}
+        tested = {e["label"]: e for e in self.folder.log_of_kind("tested") if self._measured_as_now(e)}
         todo = [(label, n) for label, n in rows if tested.get(label, {}).get("trial", "none") != n]
         split = "test" if self.has_test else "valid"
         running: dict[int, tuple[str, int | None]] = {}
@@ -320,7 +322,7 @@ class Study:
                         raise EmbsearchError(f"evaluating the {label} on the {split} rows: {message['message']}")
                     tested[label] = self._log(
                         "tested", label=label, trial=number, split=split, metrics=message["metrics"],
-                        auc=message["auc"], segments=message["segments"],
+                        auc=message["auc"], segments=message["segments"], **self._measured_with(),
                     )  # fmt: skip
             self._watch(self, "")
         table = []
@@ -349,15 +351,18 @@ class Study:
     def _restore(self) -> None:
         """Rebuild every trial from its log; what was running waits for a slot again."""
         for event in self.folder.log_of_kind("baseline"):
-            self.baseline = event["metrics"]
+            self.baseline = event["metrics"] if self._measured_as_now(event) else None
         self._earlier = self.folder.seconds_spent()
         self._started = time.monotonic()
         self.trials = read_trials(self.folder, self.config.evaluate.objective)
         pruner = getattr(self.scheduler, "pruner", None)
+        told = {event["trial"] for event in self.folder.log_of_kind("told")}
         for trial in self.trials.values():
             trial.optuna = self.optuna.trial(trial.number, trial.params, pruner)
-            if trial.outcome is not None:
-                self.optuna.tell(trial.number, trial.outcome, trial.values)
+            if trial.outcome is not None and trial.number in told:
+                self.optuna.tell(trial.number, trial.outcome, trial.values)  # where the database has lost it
+            elif trial.outcome is not None:
+                self._tell(trial)
         if pruner is not None:
             self.optuna.study.pruner = pruner
         for trial in [t for t in self.trials.values() if t.outcome is None]:
@@ -367,6 +372,7 @@ class Study:
                 self._end(trial, Outcome("pruned", trial.why, trial.best))
             elif trial.state == "running":
                 trial.state = "waiting"
+        self.bugs = sum(t.failed_by(("bug",)) for t in self.trials.values())
 
     def _points(self, trial: Trial, points: list[Any]) -> None:
         """Log what is new: a segment that is trained again after a crash repeats its points."""
@@ -398,7 +404,7 @@ class Study:
                 f"These data give {', '.join(metrics)}"
             )
         self.baseline = metrics
-        self._log("baseline", metrics=metrics, compute=message["compute"])
+        self._log("baseline", metrics=metrics, compute=message["compute"], **self._measured_with())
         self._recorder = self._make_recorder(self.folder.path)  # from here on the study has begun
         self._watch(self, f"computing in {message['compute']}")
         self._watch(self, f"untuned encoder: {name} {metrics[name]:.4f}")
@@ -423,10 +429,17 @@ class Study:
     def _config_of(self, trial: Trial) -> Config:
         return with_values(self.config, trial.params)
 
+    def _measured_with(self) -> dict[str, str]:
+        """What a measurement outside the trials depends on; a study that was extended may have changed it."""
+        return {"config": self.folder.digest, "data": self.fingerprint}
+
+    def _measured_as_now(self, event: dict[str, Any]) -> bool:
+        return self._measured_with().items() <= event.items()
+
     def _data(self) -> Dataset:
         self.cache = prepare_dataset(self.config.data, self.folder.home / "cache")
         data = Dataset.load(self.cache)
-        self.has_test = len(data.test) > 0
+        self.fingerprint, self.has_test = data.fingerprint, len(data.test) > 0
         self._preflight(data)
         return data
 
@@ -496,6 +509,7 @@ def _replay(trial: Trial, event: dict[str, Any], objective: str) -> None:
         trial.due = "stop" if event["decision"] == "stop" else ""
     elif kind == "failed":
         trial.state = "waiting"
+        trial.attempt = event["attempt"] + (event["failure"] in ("killed", "hung"))
     elif kind == "ended":
         trial.outcome = Outcome(event["state"], event["reason"], event["value"], event["failure"])
         trial.state, trial.why = event["state"], event["reason"]

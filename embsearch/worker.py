@@ -29,7 +29,7 @@ from embsearch.evaluate.bootstrap import auc_interval
 from embsearch.evaluate.score import by_segment, score, score_pool, similarity
 from embsearch.launch.base import Message, Task
 from embsearch.model import pretrained
-from embsearch.model.device import Compute, choose
+from embsearch.model.device import Compute, choose, is_out_of_memory
 from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
 from embsearch.trial import subset, trial, vectors_of
@@ -72,8 +72,10 @@ class Worker:
             }
         except Exception as error:
             self._warm = None
+            # memory for weights or optimizer states: nothing there could be made smaller
+            failure = "out_of_memory" if is_out_of_memory(error) else "bug"
             text = f"{type(error).__name__}: {error}"
-            yield {"kind": "failed", "failure": "bug", "message": text, "traceback": traceback.format_exc()}
+            yield {"kind": "failed", "failure": failure, "message": text, "traceback": traceback.format_exc()}
 
     def _segment(self, task: Task) -> Iterator[Message]:
         """Train one trial to its next evaluation that is at or after ``until``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from embsearch.cli.hints import same_study
 from embsearch.config.schema import Config
 
 
@@ -22,7 +23,7 @@ def run(config: Config) -> int:
     version = done.version
     words = "was champion already" if done.already else "is now champion"
     print(f"{version.name} version {version.version} {words}: models:/{version.name}@champion")
-    name = f"study={config.study.name}" if config.study.folder else f"study.name={config.study.name}"
+    name = same_study(config)
     print(f"next:  echo 'some text' | embsearch encode {name}     vectors from the champion")
     print(f"       embsearch evaluate {name} checkpoint=champion")
     print(f"       embsearch ui {name}")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from embsearch.cli.hints import same_study
 from embsearch.config.schema import Config
 from embsearch.launch.base import Launcher
 from embsearch.report.live import Watch
@@ -28,7 +29,7 @@ def run(config: Config) -> int:
             f"nothing to do: this study had ended before. More trials: stop.trials={config.stop.trials * 2}; "
             "another study: study.name=..."
         )
-    name = f"study={config.study.name}" if config.study.folder else f"study.name={config.study.name}"
+    name = same_study(study.config)
     print(f"next:  embsearch ui {name}         compare the trials in MLflow")
     print(f"       embsearch promote {name}    make the best checkpoint champion")
     return 0
@@ -46,11 +47,13 @@ def launcher(config: Config) -> Callable[[Path], Launcher]:
         from embsearch.launch.local import Local, python_module, visible_gpus
 
         gpus = [] if config.device == "cpu" else visible_gpus()
+        alone = config.device.startswith("cuda:")  # one GPU by its number, which only holds where all are visible
+        gpus = gpus[:1] if alone else gpus
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = config.launcher.workers or (len(gpus) * config.launcher.per_gpu if gpus else min(cores, 4))
         threads = config.launcher.threads or max(1, cores // workers)
         return Local(
-            python_module("embsearch.worker"), workers, threads, folder / "workers", gpus or None,
+            python_module("embsearch.worker"), workers, threads, folder / "workers", None if alone else gpus or None,
             config.launcher.segment_timeout,
         )  # fmt: skip
 

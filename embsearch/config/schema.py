@@ -58,7 +58,7 @@ class ModelConfig:
     projection: int | None = None  # output width of a linear layer after pooling, as 768 -> 256
     normalize: bool = True
     freeze_layers: int = 0  # the lowest transformer layers (and the embeddings) to keep fixed
-    max_length: int | None = None  # tokens per text; None: the 99.9th percentile of the data
+    max_length: int | None = None  # tokens per text; None: what the encoder can, at most 512
     dropout: float | None = None  # None: what the pretrained config says
     trust_remote_code: bool = False
 

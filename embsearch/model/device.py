@@ -24,6 +24,11 @@ class Compute:
         )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Also of the CPU's allocator, which raises a plain RuntimeError."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
 def choose(device: str, precision: str) -> Compute:
     """The compute for config ``device`` and ``train.precision``. Raises ConfigError."""
     found = torch.cuda.is_available()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from embsearch.data.tokenise import Tokens
-from embsearch.model.device import Compute
+from embsearch.errors import OutOfMemory
+from embsearch.model.device import Compute, is_out_of_memory
 from embsearch.model.encoder import Encoder
 
 
@@ -42,20 +44,39 @@ def inputs(encoder: Encoder, tokens: Tokens, texts: np.ndarray, pad: int) -> tup
 def embed(encoder: Encoder, tokens: Tokens, texts: np.ndarray, compute: Compute, budget: int = 16_384) -> np.ndarray:
     """(len(texts), E) float32, one row for each id of ``texts``, in its order.
 
-    Raises torch's out-of-memory error; the caller may halve ``budget``.
+    Raises OutOfMemory when not even one text fits.
     """
     was = encoder.training
     encoder.eval()
     distinct, back = np.unique(texts, return_inverse=True)
-    lengths = tokens.lengths[distinct]
-    pad = encoder.model.tokenizer.pad_token_id or 0
+    try:
+        while True:
+            try:
+                return _embed(encoder, tokens, distinct, compute, budget)[back]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                longest = int(tokens.lengths[distinct].max())
+                if budget <= longest:
+                    raise OutOfMemory(
+                        f"one text of {longest} tokens does not fit on {compute.device}: {error}"
+                    ) from error
+                budget = max(longest, budget // 2)
+            gc.collect()  # outside the handler, so that no traceback keeps the failed chunk's tensors
+            if compute.device.type == "cuda":
+                torch.cuda.empty_cache()
+    finally:
+        encoder.train(was)
+
+
+def _embed(encoder: Encoder, tokens: Tokens, distinct: np.ndarray, compute: Compute, budget: int) -> np.ndarray:
     found: np.ndarray | None = None
+    pad = encoder.model.tokenizer.pad_token_id or 0
     with compute.context():
-        for take in chunks(lengths, budget, pieces=8):
+        for take in chunks(tokens.lengths[distinct], budget, pieces=8):
             vectors = encoder(*inputs(encoder, tokens, distinct[take], pad)).float().cpu().numpy()
             if found is None:
                 found = np.empty((len(distinct), vectors.shape[1]), dtype=np.float32)
             found[take] = vectors
-    encoder.train(was)
     assert found is not None, "embed needs at least one text"
-    return found[back]
+    return found

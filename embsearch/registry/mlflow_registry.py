@@ -1,7 +1,7 @@
 """The model registry as promotion needs it: versions by digest, aliases that move with a history.
 
 MLflow registers the same model twice without a word, keeps no history of aliases and has no
-compare-and-set (research/mlflow.md, 1): what is missing is done here. Two promotions on one
+compare-and-set (measured with MLflow 3.17): what is missing is done here. Two promotions on one
 machine are kept apart by the caller's lock; on two machines the later one wins, and the
 history says so.
 """

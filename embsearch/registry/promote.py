@@ -79,7 +79,9 @@ def promote(asked: Config) -> Promotion:
             f"study {asked.study.name} has not ended in {folder.home}; run 'embsearch search' for it first, "
             "or see 'embsearch status'"
         )
-    config = build(folder.read_locked()["config"] | {"track": _plain(asked)["track"], "home": asked.home})
+    config = build(
+        folder.read_locked()["config"] | {"track": _plain(asked)["track"], "home": asked.home, "device": asked.device}
+    )
     trial = result["best"] if asked.trial is None else asked.trial
     model = None if trial is None else folder.trial(trial) / "model"
     if model is None or not model.exists():

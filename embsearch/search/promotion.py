@@ -59,6 +59,14 @@ class Promotion:
         between = [t.number for t in board.values() if t.state == "paused" and t.rung not in self.rungs]
         return min(between, default=None)
 
+    def proved(self, trial: Any, board: Mapping[int, Any]) -> Mapping[int, float]:
+        """Trial 0 came to its end by rule: what it measured above the rung where it would have paused
+        says nothing about its place."""
+        if trial.number != 0:
+            return dict(trial.values)
+        paused = next((r for r in self.rungs if r in trial.values and not self._goes_on(trial, r, board)), None)
+        return {rung: value for rung, value in trial.values.items() if paused is None or rung <= paused}
+
     def _goes_on(self, trial: Any, rung: int, board: Mapping[int, Any]) -> bool:
         place, _, quota = self._place(trial, rung, board)
         return place <= quota

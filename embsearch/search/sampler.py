@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from embsearch.config.schema import SamplerConfig
 from embsearch.errors import ConfigError
-from embsearch.search.space import Space
+from embsearch.search.space import Dimension, Space
 
 GRID_POINTS = 4  # values of a continuous range on a grid
 
@@ -92,22 +92,21 @@ def grid(space: Space) -> dict[str, list[Any]]:
     if conditional:
         raise ConfigError(
             f"sampler=grid: {', '.join(conditional)} depend on other parameters, a grid has no place for that; "
-            "use sampler=tpe, or fix the parameter they depend on"
+            "use sampler=tpe, or search a space without conditions"
         )
-    return {d.name: _points(d.distribution) for d in space.dimensions}
+    return {d.name: _points(d) for d in space.dimensions}
 
 
-def _points(distribution: BaseDistribution) -> list[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
+def _points(dimension: Dimension) -> list[Any]:
+    """All choices; of a range its ends and what lies evenly between them, on its steps."""
+    distribution = dimension.distribution
+    if dimension.ordered or isinstance(distribution, CategoricalDistribution):
+        return [dimension.to_optuna(value) for value in dimension.values]
     low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
     step, log = distribution.step, distribution.log  # type: ignore[attr-defined]
-    whole = isinstance(distribution, optuna.distributions.IntDistribution)
-    if step and (high - low) / step < GRID_POINTS:
-        return [low + i * step for i in range(round((high - low) / step) + 1)]
     shares = [i / (GRID_POINTS - 1) for i in range(GRID_POINTS)]
     values = [low * (high / low) ** s if log else low + (high - low) * s for s in shares]
     values[-1] = high  # not a rounding error above it
-    if whole:
-        return sorted({low + round((v - low) / step) * step for v in values})
+    if step:
+        values = sorted({low + round((v - low) / step) * step for v in values})
     return values

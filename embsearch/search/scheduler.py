@@ -18,19 +18,21 @@ from embsearch.config.schema import Config
 from embsearch.errors import ConfigError
 from embsearch.search import budget
 from embsearch.search.promotion import Promotion
-from embsearch.values import Decision, State
+from embsearch.values import Decision, Outcome, Scalar, State
 
 __all__ = ["Board", "OptunaPruner", "Scheduler", "Standing", "make"]
 
 
 @dataclass
 class Standing:
-    """One trial as schedulers see it: objective by rung, and its handle in Optuna."""
+    """One trial as samplers and schedulers see it: objective by rung, and its handle in Optuna."""
 
     number: int
     state: State = "waiting"
     values: dict[int, float] = field(default_factory=dict)
     optuna: Any = None
+    params: dict[str, Scalar] = field(default_factory=dict)
+    outcome: Outcome | None = None
 
     @property
     def rung(self) -> int:
@@ -39,6 +41,9 @@ class Standing:
     @property
     def best(self) -> float | None:
         return max(self.values.values(), default=None)
+
+    def failed_by(self, failures: Sequence[str]) -> bool:
+        return self.outcome is not None and self.outcome.failure in failures
 
 
 Board = Mapping[int, Standing]
@@ -55,6 +60,9 @@ class Scheduler(Protocol):
 
     def next_paused(self, board: Board) -> int | None:
         """The paused trial that goes on next."""
+
+    def proved(self, trial: Standing, board: Board) -> Mapping[int, float]:
+        """The trial's values by rung, as far as its own results brought it: what a sampler may learn."""
 
 
 class OptunaPruner:
@@ -79,6 +87,9 @@ class OptunaPruner:
     def next_paused(self, board: Board) -> int | None:
         """Nothing pauses here but a stopped study: its trials go on in order."""
         return min((t.number for t in board.values() if t.state == "paused"), default=None)
+
+    def proved(self, trial: Standing, board: Board) -> Mapping[int, float]:
+        return trial.values
 
 
 def make(config: Config) -> Scheduler:

@@ -89,6 +89,21 @@ class Dimension:
             return tuple(self.distribution.choices)
         return self.distribution.low, self.distribution.high  # type: ignore[attr-defined]
 
+    def contains(self, value: Any) -> bool:
+        try:
+            return self.distribution._contains(self.distribution.to_internal_repr(self.to_optuna(value)))
+        except (TypeError, ValueError):
+            return False
+
+    def nearest(self, value: Any) -> Any:
+        """The end of the range or the ordered choice next to a number outside; else the value itself."""
+        unordered = isinstance(self.distribution, CategoricalDistribution)
+        if self.contains(value) or unordered or not isinstance(value, (int, float)):
+            return value
+        if self.ordered:
+            return min(self.ordered, key=lambda v: abs(float(v or 0) - value))
+        return min(max(value, self.values[0]), self.values[1])
+
     def to_optuna(self, value: Any) -> Any:
         return self.ordered.index(value) + self._first if self.ordered else value
 
@@ -129,6 +144,10 @@ class Space:
             if dimension.active(params):
                 params[dimension.path] = point.get(dimension.path, value_at(config, dimension.path))
         return params
+
+    def start(self, point: Mapping[str, Any], config: Config) -> dict[str, Scalar]:
+        """A point to try first, moved into a space that has been narrowed since it was written."""
+        return {path: self[path].nearest(value) for path, value in self.fill(point, config).items()}
 
     def to_optuna(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """A point by Optuna's names and values."""
@@ -268,7 +287,7 @@ def _condition_faults(
         elif on in found and isinstance(found[on].distribution, FloatDistribution):
             faults.append(f"{at}: a condition needs a parameter with choices, {on} is a range")
         elif on in found:
-            never = [v for v in values if not _contains(found[on], v)]
+            never = [v for v in values if not found[on].contains(v)]
             faults += [f"{at}={v!r}: never true, {on} is one of {_range_words(found[on])}" for v in never]
     return faults
 
@@ -290,11 +309,11 @@ def _order(found: Mapping[str, Dimension], faults: list[str]) -> list[Dimension]
 
 
 def _value_faults(space: Space, config: Config) -> list[str]:
-    """The config's own point and the points tried first lie in the space; its ends are usable values."""
+    """The config's own point lies in the space, the points tried first can be moved there, its ends are usable."""
     faults = []
     for path, value in space.default(config).items():
         dimension = space[path]
-        if not _contains(dimension, value):
+        if not dimension.contains(value):
             faults.append(
                 f"space.{path}: the default {path}={value!r} is outside {_range_words(dimension)}; "
                 f"widen the space or set {path}"
@@ -319,18 +338,10 @@ def _point_faults(at: str, point: Mapping[str, Any], space: Space, config: Confi
         if path not in searched
     ]
     for path, value in space.fill(point, config).items():
-        if not _contains(space[path], value):
+        if not space[path].contains(space[path].nearest(value)):
             whose = "" if path in point else " (the config's own, the point does not say)"
             faults.append(f"{at}: {path}={value!r}{whose} is outside {_range_words(space[path])}")
     return faults
-
-
-def _contains(dimension: Dimension, value: Any) -> bool:
-    distribution = dimension.distribution
-    try:
-        return distribution._contains(distribution.to_internal_repr(dimension.to_optuna(value)))
-    except (TypeError, ValueError):
-        return False
 
 
 def _range_words(dimension: Dimension) -> str:

@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from embsearch.config.schema import Config
 from embsearch.errors import StudyError
-from embsearch.search import budget
+from embsearch.search import budget, evidence
 from embsearch.search.sampler import make as make_sampler
+from embsearch.search.scheduler import Board, Scheduler
 from embsearch.search.space import Space
 from embsearch.values import Outcome, Scalar, Suggestion
 
@@ -66,10 +67,15 @@ class OptunaView:
         for point in points[len(self.study.get_trials(deepcopy=False)) :]:
             self.study.enqueue_trial(self._space.to_optuna(point))
 
-    def ask(self, number: int) -> tuple[Suggestion, Trial]:
+    def ask(self, number: int, board: Board, scheduler: Scheduler) -> tuple[Suggestion, Trial]:
         """Trial ``number``, new or left unfinished by a process that died: the same either way."""
-        self.study.sampler = make_sampler(self._config.sampler, self._space, number)
+        sampler = make_sampler(self._config.sampler, self._space, number)
         there = self.study.get_trials(deepcopy=False)
+        if number == len(there) and (known := self._evidence(board, scheduler)) is not None:
+            asked = optuna.create_study(direction="maximize", sampler=sampler)
+            asked.add_trials(known)
+            self.study.enqueue_trial(self._space.to_optuna(self._space.suggest(asked.ask())))
+        self.study.sampler = sampler
         if number < len(there) and there[number].state == TrialState.RUNNING:
             trial = Trial(self.study, there[number]._trial_id)
         else:
@@ -77,6 +83,17 @@ class OptunaView:
         if trial.number != number:
             raise RuntimeError(f"Optuna's trial {trial.number} came where trial {number} was due")
         return Suggestion(number, self._space.suggest(trial)), trial
+
+    def _evidence(self, board: Board, scheduler: Scheduler) -> list[FrozenTrial] | None:
+        """What the samplers that learn from all trials are told; None for the others.
+
+        CMA-ES keeps its state in Optuna's complete trials, so it is asked in the database.
+        """
+        if self._config.sampler.name == "tpe":
+            return evidence.ranked(board, self._space, scheduler, self._config.evaluate.at)
+        if self._config.sampler.name == "gp":
+            return evidence.comparable(board, self._space, scheduler, self._config.sampler.startup_trials)
+        return None
 
     def trial(self, number: int, params: Mapping[str, Scalar], pruner: optuna.pruners.BasePruner | None) -> Trial:
         """The handle of a trial that exists; reports go through ``pruner``.
@@ -114,7 +131,7 @@ class OptunaView:
         if there.state.is_finished():
             return
         trial = self._handle(there)
-        blamed = outcome.failure in ("diverged", "out_of_memory")
+        blamed = outcome.failure in evidence.BLAMED
         if not blamed:
             for rung, value in values.items():
                 step = budget.step(self._config.evaluate.at, rung)

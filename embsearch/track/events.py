@@ -4,22 +4,7 @@
 0), ``time`` (Unix milliseconds) and ``kind``. A torn last line (power cut, full disk) is
 dropped on reading and cut off before the next append.
 
-Kinds in a trial's log:
-    created   trial, params (searched and active), axes (every searched parameter; a number
-              for inactive ones too), attempt
-    segment   the Segment given out, worker
-    points    points: [[step, time, {metric: value}], ...]   train/loss, train/lr, cost/...
-    measured  a Measurement
-    decided   kind_, reason
-    failed    failure, message, attempt
-    ended     an Outcome, plus objective (best so far, also when pruned) and model (path or null)
-Kinds in a study's log:
-    opened    name, task, config digest, data fingerprint, environment
-    baseline  metrics of the untuned encoder on the validation rows
-    told      trial, state, value
-    closed    why, best trial
-    tested    label, metrics on the test rows
-    promoted  the ModelVersion, or the refusal
+A study has one log and each of its trials has one; docs/reference/events.md lists the kinds and their fields.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def find_experiment(client: MlflowClient, config: Config, create: bool = True) -
 
 
 def fail_fast(timeout: float) -> None:
-    """MLflow's own limits let one call block for 247 s (research/mlflow.md, 3); ours are short.
+    """MLflow's own limits let one call block for 247 s (measured with MLflow 3.17); ours are short.
 
     A limit that the user has set in the environment stays.
     """
@@ -102,7 +102,7 @@ def be_quiet() -> None:
 
 def prepare_database(path: Path, artifacts: Path) -> None:
     """Create MLflow's schema, once and whole: processes that start together, or one that dies on
-    the way, break the file for good (research/mlflow.md, 3), hence the lock and the rename."""
+    the way, break the file for good (measured with MLflow 3.17), hence the lock and the rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(path.with_suffix(".lock")):
         if path.exists() and path.stat().st_size > 0:

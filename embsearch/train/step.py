@@ -20,7 +20,7 @@ from embsearch.config.schema import TrainConfig
 from embsearch.data.batch import Batch
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import OutOfMemory
-from embsearch.model.device import Compute
+from embsearch.model.device import Compute, is_out_of_memory
 from embsearch.model.embed import chunks, inputs
 from embsearch.model.encoder import Encoder
 
@@ -55,7 +55,7 @@ class Stepper:
             try:
                 return self._gradients(batch)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 longest = int(self.tokens.lengths[batch.text_D].max())
                 if self.budget <= longest:
@@ -111,11 +111,6 @@ class Stepper:
 
     def _loss(self, embeddings_DE: Tensor, batch: Batch) -> Tensor:
         return self.objective(embeddings_DE.float(), batch.to(embeddings_DE.device))
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Also of the CPU's allocator, which raises a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _reorder(parts_DE: Tensor, plan: list[np.ndarray]) -> Tensor:

@@ -100,9 +100,9 @@ BAD = {
         ["space.train.lr", "train.lr=0.9", "widen the space"],
     ),
     "a first point outside the space": (
-        "search study.defaults=[{train.lr:7}] +space.train.lr={low:1e-5,high:1e-3}",
+        "search study.defaults=[{objective.name:hinge}] space=small",
         {},
-        ["study.defaults[0]", "train.lr=7", "is outside"],
+        ["study.defaults[0]", "objective.name='hinge'", "outside the choices"],
     ),
     "a grid with conditions": (
         "search sampler=grid space=small train.batch_size=32",

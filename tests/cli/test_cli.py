@@ -202,7 +202,7 @@ def test_a_folder_of_the_users_own_is_read_with_dotted_keys(verb, empty_folder):
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("embsearch ", ["data", "encode", "evaluate", "promote", "search", "status", "train", "ui"]),
+        ("embsearch ", ["data", "encode", "evaluate", "promote", "search", "status", "sync", "train", "ui"]),
         ("embsearch se", ["search"]),
         ("embsearch data ", ["check"]),
         ("embsearch serach mod", []),

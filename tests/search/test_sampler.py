@@ -12,6 +12,7 @@ import pytest
 
 from embsearch.config.schema import Config, SamplerConfig, StudyConfig
 from embsearch.errors import ConfigError, StudyError
+from embsearch.search.scheduler import Standing, make
 from embsearch.search.space import parse
 from embsearch.search.storage import OptunaView
 from embsearch.values import Outcome
@@ -41,15 +42,34 @@ def score(params):
     return 0.5 + 100 * params["train.lr"] + 0.001 * params["train.batch_size"]
 
 
+def board(optuna_view):
+    """The finished trials of the database, as the event logs would tell them."""
+    found = {}
+    for t in optuna_view.study.trials:
+        if t.state.is_finished():
+            known = [d for d in optuna_view._space.dimensions if d.name in t.params]
+            params = {d.path: d.from_optuna(t.params[d.name]) for d in known}
+            found[t.number] = Standing(t.number, "complete", {1: t.value}, params=params)
+    return found
+
+
+def ask(optuna_view, number):
+    return optuna_view.ask(number, board(optuna_view), make(optuna_view._config))[0]
+
+
 def history(optuna_view, start, stop):
     """Ask and tell trials start ... stop - 1; their parameters."""
     asked = []
     for number in range(start, stop):
-        suggestion, _ = optuna_view.ask(number)
+        suggestion = ask(optuna_view, number)
         value = score(suggestion.params)
         optuna_view.tell(number, Outcome("complete", "budget spent", value), {1: value})
         asked.append(dict(suggestion.params))
     return asked
+
+
+def cut(*args, **more):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -79,33 +99,36 @@ def test_a_crash_between_ask_and_record_changes_no_suggestion(name, tmp_path):
     calm, shaken = view(config(tmp_path / "a", name)), view(config(tmp_path / "b", name))
     wanted = history(calm, 0, 4)
     history(shaken, 0, 2)
-    shaken.ask(2)  # and the process dies before it writes this down
+    ask(shaken, 2)  # and the process dies before it writes this down
     assert history(view(config(tmp_path / "b", name)), 2, 4) == wanted[2:]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_crash_before_the_parameters_are_stored_changes_no_suggestion(name, tmp_path):
+def test_a_crash_before_the_parameters_are_stored_changes_no_suggestion(name, tmp_path, monkeypatch):
     calm, shaken = view(config(tmp_path / "a", name)), view(config(tmp_path / "b", name))
     wanted = history(calm, 0, 4)
     history(shaken, 0, 3)
-    shaken.study.ask()  # and the process dies
+    with monkeypatch.context() as power:
+        power.setattr(optuna.storages._cached_storage._CachedStorage, "set_trial_param", cut)
+        with pytest.raises(KeyboardInterrupt):
+            ask(shaken, 3)
     assert history(view(config(tmp_path / "b", name)), 3, 4) == wanted[3:]
 
 
 def test_a_grid_refuses_conditions_and_says_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match=r"sampler=grid: objective.margin depend on .* use sampler=tpe"):
-        view(config(tmp_path, "grid", CONDITIONAL)).ask(0)
+        view(config(tmp_path, "grid", CONDITIONAL)).ask(0, {}, None)
 
 
 def test_a_grid_tries_every_point_once_also_beside_points_tried_first(tmp_path):
     raw = {k: FLAT[k] for k in ("train.batch_size", "train.schedule")}
     optuna_view = view(config(tmp_path, "grid", raw | {"train.l2": {"low": 0, "high": 0.02, "step": 0.01}}))
     optuna_view.enqueue([{"train.batch_size": 64, "train.schedule": "linear", "train.l2": 0.01}])
-    asked = [tuple(optuna_view.ask(0)[0].params.values())]
+    asked = [tuple(ask(optuna_view, 0).params.values())]
     optuna_view.tell(0, Outcome("complete", "budget spent", 0.5), {1: 0.5})
     for number in range(1, 13):
-        asked.append(tuple(optuna_view.ask(number)[0].params.values()))
-        optuna_view.tell(number, Outcome("pruned", "asha", 0.5), {1: 0.5})
+        asked.append(tuple(ask(optuna_view, number).params.values()))
+        optuna_view.tell(number, Outcome("complete", "budget spent", 0.5), {1: 0.5})
     assert len(set(asked[1:])) == 12
 
 
@@ -125,7 +148,7 @@ def test_no_pruner_is_installed_behind_our_back(tmp_path):
 
 def test_telling_twice_changes_nothing(tmp_path):
     optuna_view = view(config(tmp_path))
-    optuna_view.ask(0)
+    ask(optuna_view, 0)
     for value in (0.7, 0.9):
         optuna_view.tell(0, Outcome("complete", "budget spent", value), {1: value})
     assert optuna_view.study.trials[0].value == 0.7
@@ -136,7 +159,7 @@ def test_telling_twice_changes_nothing(tmp_path):
 )
 def test_only_failures_that_the_parameters_caused_teach_the_sampler(failure, state, tmp_path):
     optuna_view = view(config(tmp_path))
-    optuna_view.ask(0)
+    ask(optuna_view, 0)
     optuna_view.tell(0, Outcome("failed", "why", 0.9, failure), {1: 0.9})
     told = optuna_view.study.trials[0]
     assert (told.state.name, told.user_attrs) == (state, {"reason": "why", "failure": failure})

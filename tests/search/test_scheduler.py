@@ -237,7 +237,7 @@ def halving(curves, first=3, reduction=3):
 def synthetic(seed, noise):
     """Curves of 64 configurations over 27 epochs: they end anywhere in 0.65 ... 0.95 and get there at
     different speeds, so that early places mislead. Scaled so that stop-only halving gives what
-    research/hpo.md, 3c, has for Optuna's: 0.27 of the budget, the best kept in 83-88 %."""
+    as measured for Optuna's: 0.27 of the budget, the best kept in 83-88 %."""
     random = np.random.default_rng(seed)
     end, speed = random.uniform(0.65, 0.95, (64, 1)), np.exp(random.uniform(np.log(0.5), np.log(6), (64, 1)))
     true = end - 0.3 * np.exp(-np.arange(1, 28) / speed)

@@ -232,6 +232,26 @@ def test_another_config_is_refused_with_what_changed(home, capsys):
     assert home.trials == ["t0000", "t0001"]
 
 
+def test_another_config_may_begin_a_study_of_its_own_and_go_on_with_it(home, capsys):
+    assert home.run("search", "stop.trials=1") == 0
+    changed = ["train.l2=0.05", "study.on_drift=new"]
+    assert home.run("search", *changed, "stop.trials=2") == 0
+    (new,) = (p.name for p in home.study.parent.iterdir() if p.name != "s")
+    assert f"study.name={new}" in capsys.readouterr().out
+    assert home.trials == ["t0000"]
+    assert home.run("search", *changed, "stop.trials=3") == 0
+    assert sorted(p.name for p in (home.study.parent / new / "trials").iterdir()) == ["t0000", "t0001", "t0002"]
+
+
+def test_an_extended_study_measures_the_untuned_encoder_and_the_winner_as_it_is_now(home):
+    assert home.run("search", "stop.trials=1") == 0
+    assert home.run("search", "stop.trials=2", "evaluate.draws=60", "study.on_drift=extend") == 0
+    first, second = home.events("baseline")
+    assert first["config"] != second["config"]
+    assert [e["label"] for e in home.events("tested")].count("untuned encoder") == 2
+    assert len(list(home.study.glob("study*.yaml"))) == 2
+
+
 def test_other_data_under_the_same_name_are_refused(home, tmp_path, judgements_csv, capsys):
     mine = tmp_path / "mine.csv"
     mine.write_text(judgements_csv.read_text())

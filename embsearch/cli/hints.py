@@ -1,0 +1,20 @@
+"""The overrides that name this study again, for the commands a verb proposes next."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from embsearch.config.schema import Config
+
+
+def same_study(config: Config) -> str:
+    """As ``study=product_search``, with the name and the home where they are not that study's own."""
+    words = []
+    if config.study.folder:
+        words.append(f"study={Path(config.study.folder).name}")
+    if not config.study.folder or Path(config.study.folder).name != config.study.name:
+        words.append(f"study.name={config.study.name}")
+    if config.home != os.environ.get("EMBSEARCH_HOME", ".embsearch"):
+        words.append(f"home={config.home}")
+    return " ".join(words)

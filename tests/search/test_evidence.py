@@ -1,0 +1,108 @@
+"""What samplers learn: also from trials that wait, and not from what a trial was given by rule."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from embsearch.config.schema import Config, EvaluateConfig, SamplerConfig
+from embsearch.search import evidence
+from embsearch.search.promotion import Promotion
+from embsearch.search.scheduler import Standing, make
+from embsearch.search.space import parse
+from embsearch.search.storage import OptunaView
+from embsearch.values import Outcome
+
+AT = (0.1, 0.3, 1.0)
+RAW = {"train.lr": {"low": 1e-5, "high": 1e-3, "log": True}}
+SPACE = parse(RAW, Config())
+PROMOTION = Promotion(AT, 2)
+
+
+def standing(number, state, values, lr=1e-4, failure=None):
+    outcome = Outcome(state, "", None, failure) if state in ("complete", "pruned", "failed") else None
+    return Standing(number, state, dict(values), params={"train.lr": lr}, outcome=outcome)
+
+
+def board(*trials):
+    return {t.number: t for t in trials}
+
+
+def seen(trials):
+    return [(t.state, t.value if t.state == TrialState.COMPLETE else t.intermediate_values) for t in trials]
+
+
+def test_paused_trials_count_by_their_rung_running_ones_only_by_where_they_are():
+    there = board(
+        standing(0, "complete", {1: 0.9, 2: 0.92, 3: 0.95}),
+        standing(1, "paused", {1: 0.8}),
+        standing(2, "running", {1: 0.85, 2: 0.87}),
+        standing(3, "running", {}),
+    )
+    assert seen(evidence.ranked(there, SPACE, PROMOTION, AT)) == [
+        (TrialState.COMPLETE, 0.95),
+        (TrialState.PRUNED, {100: 0.8}),
+        (TrialState.PRUNED, {100: 0.85, 300: 0.87}),
+        (TrialState.RUNNING, {}),
+    ]
+
+
+def test_the_default_counts_only_up_to_where_it_would_have_paused():
+    """It runs to its end whatever it is worth; complete, it would pass for the best of all."""
+    poor = standing(0, "complete", {1: 0.5, 2: 0.6, 3: 0.7})
+    others = [standing(n, "paused", {1: 0.8 + n / 100}) for n in range(1, 6)]
+    found = evidence.ranked(board(poor, *others), SPACE, PROMOTION, AT)
+    assert seen(found)[0] == (TrialState.PRUNED, {100: 0.5})
+
+
+@pytest.mark.parametrize("failure", ["diverged", "out_of_memory"])
+def test_what_the_parameters_broke_is_worst_and_what_they_did_not_break_is_left_out(failure):
+    there = board(
+        standing(0, "failed", {1: 0.99}, failure=failure),
+        standing(1, "failed", {1: 0.99}, failure="killed"),
+        standing(2, "paused", {1: 0.6}),
+        standing(3, "paused", {1: 0.7}),
+    )
+    assert seen(evidence.ranked(there, SPACE, PROMOTION, AT))[0] == (TrialState.PRUNED, {})
+    assert len(evidence.ranked(there, SPACE, PROMOTION, AT)) == 3
+    assert [t.value for t in evidence.comparable(there, SPACE, PROMOTION, 2)] == [0.6, 0.6, 0.7]
+
+
+def test_a_gaussian_process_sees_one_rung_the_highest_with_enough_values():
+    there = board(
+        standing(1, "paused", {1: 0.5, 2: 0.6}),
+        standing(2, "paused", {1: 0.7, 2: 0.8}),
+        standing(3, "paused", {1: 0.4}),
+        standing(4, "running", {}),
+    )
+    two, three = (evidence.comparable(there, SPACE, PROMOTION, least) for least in (2, 3))
+    values = [[t.value if t.state == TrialState.COMPLETE else None for t in found] for found in (two, three)]
+    assert values == [[0.6, 0.8, None], [0.5, 0.7, 0.4, None]]
+
+
+def test_trials_outside_a_narrowed_space_teach_nothing():
+    there = board(standing(0, "paused", {1: 0.5}, lr=1e-2), standing(1, "paused", {1: 0.5}))
+    assert len(evidence.ranked(there, SPACE, PROMOTION, AT)) == 1
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_a_search_whose_trials_all_wait_still_learns(sampler, tmp_path):
+    """Every trial is measured once and waits: Optuna is told nothing of them, the suggestions close in."""
+    early = late = 0.0
+    for seed in range(8):
+        config = Config(
+            home=str(tmp_path), space=RAW, sampler=SamplerConfig(sampler, startup_trials=6, seed=seed),
+            evaluate=EvaluateConfig(at=AT),
+        )  # fmt: skip
+        view = OptunaView(Path(tmp_path) / f"{sampler}{seed}.db", config, parse(RAW, config))
+        there, distances = {}, []
+        for number in range(20):
+            suggestion, _ = view.ask(number, there, make(config))
+            distances.append(abs(math.log10(suggestion.params["train.lr"] / 1e-4)))
+            there[number] = Standing(number, "paused", {1: 1 - distances[-1] ** 2}, params=suggestion.params)
+        assert all(not t.state.is_finished() for t in view.study.trials)
+        early, late = early + sum(distances[:6]) / 6, late + sum(distances[-8:]) / 8
+    assert late < 0.75 * early  # drawn at random: 1.1
