@@ -14,6 +14,7 @@ from embsearch.data.tokenise import tokenise
 from embsearch.errors import OutOfMemory
 from embsearch.model import pretrained
 from embsearch.model.device import choose
+from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
 from embsearch.objectives.build import NAMES, build
 from embsearch.train.step import Stepper
@@ -174,6 +175,21 @@ def test_one_text_that_does_not_fit_is_out_of_memory(encoder, kind):
 
     with pytest.raises(OutOfMemory, match="one text of 8 tokens does not fit on cpu"):
         step(narrow)
+
+
+@pytest.mark.parametrize("kind", [Narrow, NarrowCPU])
+def test_evaluating_halves_the_chunk_too_until_one_text_does_not_fit(encoder, kind):
+    many = [f"{a} {b}" for a in TEXTS for b in TEXTS]
+    tokens, texts = tokenise(many, encoder.model.tokenizer, 16), np.arange(len(many))
+    expected = embed(encoder, tokens, texts, CPU)
+    narrow = kind(encoder.model)
+    narrow.limit = int(tokens.lengths.max())
+
+    assert np.allclose(embed(narrow, tokens, texts, CPU), expected, atol=1e-6)
+    assert narrow.refused > 0
+    narrow.limit = 2
+    with pytest.raises(OutOfMemory, match=r"one text of .* tokens does not fit"):
+        embed(narrow, tokens, texts, CPU)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(encoder):
