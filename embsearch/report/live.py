@@ -74,7 +74,7 @@ class Watch:
 
 def trials_table(study: Watched, most: int = 18) -> Table:
     """One row a trial, the running ones and the best; readable at 80 columns."""
-    table = Table(box=None, padding=(0, 1), show_edge=False)
+    table = Table(box=None, padding=(0, 1), show_edge=False, expand=True)
     for name, justify in (
         ("trial", "right"),
         ("state", "left"),
@@ -117,7 +117,7 @@ def summary(study: Watched) -> str:
     if speed:
         words.append(f"{speed:.0f} texts/s")
     words.append(f"{clock(study.elapsed)} spent")
-    if (left := time_left(study)) is not None:
+    if ended < study.config.stop.trials and (left := time_left(study)) is not None:
         words.append(f"about {clock(left)} left")
     return ", ".join(words)
 

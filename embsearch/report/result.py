@@ -35,7 +35,7 @@ def show(result: Any, objective: str, console: Console | None = None) -> None:
     """Print what a study found."""
     console = console or Console()
     counts = ", ".join(f"{n} {state}" for state, n in result.counts.items() if n)
-    console.print(f"study {result.name}: {counts}; ended by {result.why}", highlight=False)
+    console.print(f"study {result.name}: {counts}; ended by {result.why}", highlight=False, soft_wrap=True)
     if result.table:
         console.print(result_table(result.table, objective))
 
