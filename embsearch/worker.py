@@ -132,6 +132,8 @@ class Worker:
         if model:
             with torch.random.fork_rng([]):  # building layers draws; the trial that is warm must not see it
                 encoder = Encoder(pretrained.load(model, str(compute.device)))
+            if compute.device.type == "cpu":
+                encoder.pack()
             length = encoder.model.max_seq_length
             tokens = cached(data, encoder.model.tokenizer, length, Path(cache) / "tokens")
         else:
@@ -155,6 +157,8 @@ class Worker:
             tokens = cached(data, encoder.model.tokenizer, encoder.model.max_seq_length, cache / "tokens")
             encoder.cut_table(np.unique(tokens.ids))
             encoder.to(compute.device)
+            if compute.device.type == "cpu":
+                encoder.pack()
             base = {n: p.detach().cpu().clone() for n, p in encoder.named_parameters() if p.requires_grad}
             self._base = (config.model, drawn, encoder, base, tokens)
         _, _, encoder, base, tokens = self._base

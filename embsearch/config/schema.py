@@ -93,7 +93,7 @@ class TrainConfig:
     patience: int = 0  # evaluations without a better objective before the trial ends; 0: never
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    chunk_tokens: int = 4096  # padded tokens encoded at once
+    chunk_tokens: int = 8192  # tokens encoded at once
     cache_gradients: Literal["auto", "always", "never"] = "auto"
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 

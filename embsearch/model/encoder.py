@@ -13,6 +13,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from embsearch.model import packing
+
 
 class Encoder(nn.Module):
     """A SentenceTransformer behind ``forward(ids_BT, mask_BT) -> embeddings_BE``."""
@@ -23,9 +25,19 @@ class Encoder(nn.Module):
         self._rows: np.ndarray | None = None  # token id -> row of the cut table
         self._tokens: Tensor | None = None  # row of the cut table -> token id
         self._full: Tensor | None = None  # the whole table, as it was before the cut
+        self.packs = False
+
+    def pack(self) -> None:
+        """Encode chunks without padding from now on, where that gives this model's own vectors."""
+        self.packs = self.packs or packing.prepare(self.model)
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         embeddings_BE: Tensor = self.model({"input_ids": ids_BT, "attention_mask": mask_BT})["sentence_embedding"]
+        return embeddings_BE
+
+    def packed(self, ids: np.ndarray, lengths: np.ndarray) -> Tensor:
+        """(B, E) embeddings of texts whose ids lie end to end, equal ``lengths`` side by side."""
+        embeddings_BE: Tensor = self.model(packing.features(self.model, ids, lengths))["sentence_embedding"]
         return embeddings_BE
 
     @property

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,7 +101,7 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
     if config.normalize:
         modules.append(Normalize())
     model = SentenceTransformer(modules=modules, device="cpu")
-    own = model.max_seq_length or LONGEST
+    own = min(model.max_seq_length or LONGEST, positions(base.auto_model)[1])
     model.max_seq_length = config.max_length or min(own, LONGEST)
     _set_dropout(model, config.dropout)
     freeze(base.auto_model, config.freeze_layers)
@@ -110,6 +111,16 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
             "model.projection"
         )
     return model
+
+
+def positions(base: nn.Module) -> tuple[int, int]:
+    """The number of a text's first position, and how many there are from it on. RoBERTa's kin count
+    from the padding id; others from 0, and how far is then for the tokenizer to say."""
+    for module in base.modules():
+        table, padding = getattr(module, "position_embeddings", None), getattr(module, "padding_idx", None)
+        if isinstance(table, nn.Embedding) and isinstance(padding, int):
+            return padding + 1, table.num_embeddings - padding - 1
+    return 0, sys.maxsize
 
 
 def _use_pooler(base: Transformer, path: str, config: ModelConfig) -> None:
@@ -130,7 +141,9 @@ def _use_pooler(base: Transformer, path: str, config: ModelConfig) -> None:
                     f"model.pooling=pooler: {weights} holds no pooler weights, it would start from noise; "
                     "use mean, cls, max or lasttoken"
                 )
-    base.modality_config["text"] = {"method": "forward", "method_output_name": "pooler_output"}
+    mine = dict(base.modality_config)  # the dict itself is shared by all models
+    mine["text"] = {"method": "forward", "method_output_name": "pooler_output"}
+    base.modality_config = mine
     base.module_output_name = "sentence_embedding"
 
 

@@ -21,7 +21,7 @@ from embsearch.data.batch import Batch
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import OutOfMemory
 from embsearch.model.device import Compute, is_out_of_memory
-from embsearch.model.embed import chunks, inputs
+from embsearch.model.embed import chunks, encode
 from embsearch.model.encoder import Encoder
 
 Loss = Callable[[Tensor, Batch], Tensor]
@@ -42,7 +42,6 @@ class Stepper:
         self.encoder, self.tokens, self.objective, self.compute = encoder, tokens, objective, compute
         self.config = config
         self.budget = config.chunk_tokens
-        self._pad = encoder.model.tokenizer.pad_token_id or 0
 
     def __call__(self, batch: Batch) -> float:
         """The loss of ``batch``; its gradients are left in the encoder's parameters.
@@ -73,11 +72,11 @@ class Stepper:
 
     def _gradients(self, batch: Batch) -> float:
         lengths = self.tokens.lengths[batch.text_D]
-        plan = list(chunks(lengths, self.budget, BUCKETS))
-        padded = sum(len(take) * int(lengths[take].max()) for take in plan)
+        plan = list(chunks(lengths, self.budget, 0 if self.encoder.packs else BUCKETS))
+        held = sum(int(lengths[t].sum()) if self.encoder.packs else len(t) * int(lengths[t].max()) for t in plan)
         cache = self.config.cache_gradients
         shrunk = self.budget < self.config.chunk_tokens
-        if cache == "always" or (cache == "auto" and (padded > GRAPH_TOKENS or shrunk)):
+        if cache == "always" or (cache == "auto" and (held > GRAPH_TOKENS or shrunk)):
             return self._cached(batch, plan)
         with self.compute.context():
             parts = [self._encode(batch, take) for take in plan]
@@ -106,8 +105,7 @@ class Stepper:
         return loss.item()
 
     def _encode(self, batch: Batch, take: np.ndarray) -> Tensor:
-        part_DE: Tensor = self.encoder(*inputs(self.encoder, self.tokens, batch.text_D[take], self._pad))
-        return part_DE
+        return encode(self.encoder, self.tokens, batch.text_D[take])
 
     def _loss(self, embeddings_DE: Tensor, batch: Batch) -> Tensor:
         return self.objective(embeddings_DE.float(), batch.to(embeddings_DE.device))

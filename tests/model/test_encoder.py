@@ -48,9 +48,13 @@ def base(request, tiny_bert, tmp_path):
     return roberta(tmp_path / "base", late) if "late" in request.param else roberta(tmp_path / "base")
 
 
-@pytest.fixture
-def encoder(base):
-    return Encoder(pretrained.build(ModelConfig(str(base))))
+@pytest.fixture(params=["padded", "packed"])
+def encoder(request, base):
+    encoder = Encoder(pretrained.build(ModelConfig(str(base))))
+    if request.param == "packed":
+        encoder.pack()
+        assert encoder.packs
+    return encoder
 
 
 def read(encoder):
@@ -116,6 +120,8 @@ def test_saving_an_encoder_with_a_cut_table_saves_the_whole_one(encoder, tmp_pat
     encoder.recut(cut)
 
     again = Encoder(pretrained.load(tmp_path / "model"))
+    if encoder.packs:
+        again.pack()
     assert (again.table.num_embeddings, encoder.table) == (rows, cut)
     every = np.arange(len(TEXTS))
     assert np.array_equal(embed(again, tokens, every, CPU), embed(encoder, tokens, every, CPU))

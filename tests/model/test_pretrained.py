@@ -79,6 +79,12 @@ def test_a_saved_encoder_loads_anywhere_with_the_same_vectors(tiny_bert, tmp_pat
     np.testing.assert_allclose(found, vectors(model), rtol=0, atol=1e-6)
 
 
+def test_a_model_with_the_pooler_leaves_those_built_after_it_alone(tiny_bert):
+    before = vectors(pretrained.build(ModelConfig(str(tiny_bert), pooling="mean")))
+    pretrained.build(ModelConfig(str(tiny_bert), pooling="pooler"))
+    assert np.array_equal(vectors(pretrained.build(ModelConfig(str(tiny_bert), pooling="mean"))), before)
+
+
 def test_the_pooler_is_refused_where_the_weights_have_none(tiny_bert, tmp_path):
     folder = tmp_path / "without"
     shutil.copytree(tiny_bert, folder)

@@ -1,0 +1,156 @@
+"""Texts without padding: end to end in one sequence, each attending only to itself.
+
+The texts of a chunk stand in the order of their length, so those of one length lie side by
+side, and attention over such a run is one dense call on a view: no padding, no mask, no copy.
+Everything else in a transformer works token by token and never sees a border. It goes through
+transformers' own attention interface, so the model's code stays as it is.
+
+For CPUs. On a GPU a call per distinct length would wait for launches; there texts are padded
+in length buckets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import Tensor, nn
+from torch.nn.functional import dropout as dropout_of
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from embsearch.model.pretrained import positions
+
+NAME = "embsearch_packed"
+# Tokens a text up to which attention is written out while training: the backward pass of torch's flash
+# kernel for CPUs takes 2 to 10 times longer below, and less above (MiniLM's shape, bf16, 1 thread).
+WRITTEN_OUT = 256
+PROBE = (160, 9, 9, 3)  # lengths; 160 is beyond the windows of local attention (ModernBERT: 128)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where texts lie in a packed chunk: ``runs`` are (texts, tokens a text) of one length."""
+
+    runs: tuple[tuple[int, int], ...]
+    borders: Tensor  # (texts + 1,) cumulative lengths, int32
+    positions: Tensor  # (1, tokens), from 0 in every text
+
+    @staticmethod
+    def of(lengths: np.ndarray) -> Packing:
+        """``lengths`` of the texts in their order, equal ones side by side."""
+        starts = np.flatnonzero(np.diff(lengths, prepend=-1))
+        counts = np.diff(np.append(starts, len(lengths)))
+        borders = np.concatenate([[0], np.cumsum(lengths)])
+        positions = np.concatenate([np.arange(n) for n in lengths])
+        runs = tuple((int(count), int(lengths[start])) for start, count in zip(starts, counts, strict=True))
+        return Packing(runs, torch.from_numpy(borders.astype(np.int32)), torch.from_numpy(positions)[None])
+
+
+def attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    packing: Packing | None = None, scaling: float | None = None, dropout: float = 0.0, **more: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Block-diagonal attention of (1, heads, tokens, width); padded input goes to transformers' sdpa."""
+    if packing is None:
+        padded: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
+        )
+        return padded
+    if key.shape[1] != query.shape[1]:  # grouped heads
+        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
+    sizes = [count * length for count, length in packing.runs]
+    queries, keys, values = (torch.split(t.squeeze(0), sizes, dim=1) for t in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    causal = bool(getattr(module, "is_causal", False))
+    mixed = []
+    for run, q, k, v in zip(packing.runs, queries, keys, values, strict=True):
+        written_out = module.training and run[1] <= WRITTEN_OUT
+        q, k, v = (t.view(len(t), *run, -1) for t in (q, k, v))
+        mixed.append(_dense(q, k, v, scale, dropout, causal and run[1] > 1, written_out).flatten(1, 2))
+    return torch.cat(mixed, dim=1).transpose(0, 1)[None], None
+
+
+def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, causal: bool, written_out: bool) -> Tensor:
+    """Attention of (heads, texts, tokens, width)."""
+    if not written_out:
+        return scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale, is_causal=causal)
+    scores = (q @ k.transpose(-1, -2)) * scale
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -torch.inf)
+    return dropout_of(scores.softmax(-1), dropout) @ v
+
+
+def _mask(*args: Any, attention_mask: Tensor | None = None, **more: Any) -> Tensor | None:
+    """No mask for packed texts; transformers' own for padded ones."""
+    if attention_mask is None:
+        return None
+    made: Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **more)  # type: ignore[misc]
+    return made
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, _mask)
+
+
+def features(model: SentenceTransformer, rows: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+    """The model's input: ``rows`` are the token rows of all texts end to end."""
+    packing = Packing.of(lengths)
+    base: Any = model[0]
+    first, _ = positions(base.auto_model)
+    return {
+        "input_ids": torch.from_numpy(rows)[None],
+        "position_ids": packing.positions + first,
+        "packing": packing,
+        "cu_seq_lens_q": packing.borders,
+    }
+
+
+def prepare(model: SentenceTransformer) -> bool:
+    """Switch the model to packed attention where that gives its own padded vectors; whether it does.
+
+    Decided by trying: a few random texts through both ways. Models whose attention does not go
+    through the interface (relative positions), looks only near by, or whose pooler reads the
+    first token of the sequence, are left as they were.
+    """
+    transformer: Any = model[0]
+    base: Any = transformer.auto_model
+    if not any(isinstance(m, Pooling) for m in model) or not getattr(base, "is_backend_compatible", lambda: False)():
+        return False
+    before, known, was = base.config._attn_implementation, transformer.model_forward_params, model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            rows = _probe(model)
+            lengths = np.array([len(row) for row in rows])
+            padded = np.zeros((len(rows), lengths[0]), dtype=np.int64) + (model.tokenizer.pad_token_id or 0)
+            mask = np.arange(lengths[0]) < lengths[:, None]
+            padded[mask] = np.concatenate(rows)
+            plain = model({"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask).long()})
+            base.set_attn_implementation(NAME)
+            if known is not None:
+                transformer.model_forward_params = known | {"packing", "position_ids"}
+            packed = model(features(model, np.concatenate(rows), lengths))
+        same = torch.allclose(plain["sentence_embedding"], packed["sentence_embedding"], atol=1e-5)
+    except Exception:  # whatever a strange model trips over: it can be trained padded
+        same = False
+    finally:
+        model.train(was)
+    if not same:
+        base.set_attn_implementation(before)
+        transformer.model_forward_params = known
+    return same
+
+
+def _probe(model: SentenceTransformer) -> list[np.ndarray]:
+    """Random texts, longest first, without special tokens: some models count positions from padding."""
+    table: Any = model[0].auto_model.get_input_embeddings()  # type: ignore[operator, union-attr]
+    words = np.setdiff1d(np.arange(len(table.weight)), model.tokenizer.all_special_ids)
+    draw = np.random.default_rng(0)
+    return [draw.choice(words, size=n) for n in np.minimum(PROBE, model.max_seq_length or PROBE[0])]

@@ -1,0 +1,96 @@
+"""Texts end to end give the vectors and gradients of padded ones, or the model is left as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import DebertaV2Config, DebertaV2Model
+
+from embsearch.config.schema import ModelConfig
+from embsearch.data.tokenise import Tokens
+from embsearch.model import packing, pretrained
+from embsearch.model.device import choose
+from embsearch.model.embed import chunks, embed
+from embsearch.model.encoder import Encoder
+
+CPU = choose("cpu", "fp32")
+LENGTHS = np.array([300, 40, 40, 7, 7, 7, 3, 257, 1])  # on both sides of where attention is written out
+
+
+def minilm(**more):
+    return Encoder(pretrained.build(ModelConfig("minilm", dropout=0.0, **more)))
+
+
+def tokens_of(encoder):
+    ids = np.random.default_rng(1).integers(1000, 2000, size=LENGTHS.sum()).astype(np.int32)
+    return Tokens(ids, np.concatenate([[0], np.cumsum(LENGTHS)]))
+
+
+def learned(encoder, packed):
+    """Vectors and gradients of all texts in one chunk, longest first."""
+    if packed:
+        encoder.pack()
+    encoder.train()
+    tokens, (take,) = tokens_of(encoder), chunks(LENGTHS, 10**6, 0)
+    if packed:
+        vectors = encoder.packed(np.concatenate([tokens.row(i) for i in take]), LENGTHS[take])
+    else:
+        vectors = encoder(*map(torch.from_numpy, tokens.padded(take, 0)))
+    (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
+    return vectors.detach(), torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken"])
+def test_packed_texts_give_the_vectors_and_gradients_of_padded_ones(pooling):
+    expected, reference = learned(minilm(pooling=pooling), packed=False)
+    found, gradient = learned(minilm(pooling=pooling), packed=True)
+    assert (found - expected).abs().max() < 1e-6
+    assert (gradient - reference).norm() < 1e-5 * reference.norm()
+
+
+def test_a_text_does_not_see_its_neighbours():
+    encoder = minilm()
+    encoder.pack()
+    tokens = tokens_of(encoder)
+    alone = np.concatenate([embed(encoder, tokens, np.array([i]), CPU) for i in range(len(LENGTHS))])
+    np.testing.assert_allclose(embed(encoder, tokens, np.arange(len(LENGTHS)), CPU), alone, rtol=0, atol=1e-6)
+
+
+def test_an_encoder_that_was_packed_is_saved_as_any_other(tmp_path):
+    encoder = minilm()
+    encoder.pack()
+    pretrained.save(encoder.model, tmp_path / "model")
+    assert packing.NAME not in "".join(p.read_text() for p in (tmp_path / "model").rglob("*.json"))
+    plain = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    vectors = plain.encode(["running shoes", "red lamp"])
+    np.testing.assert_allclose(encoder.model.encode(["running shoes", "red lamp"]), vectors, rtol=0, atol=1e-6)
+
+
+def left_as_it_was(encoder):
+    before = encoder.model[0].auto_model.config._attn_implementation
+    encoder.pack()
+    return not encoder.packs and encoder.model[0].auto_model.config._attn_implementation == before
+
+
+def test_a_pooler_that_reads_the_first_token_of_the_sequence_stays_padded():
+    assert left_as_it_was(minilm(pooling="pooler"))
+
+
+def test_a_model_whose_attention_is_its_own_stays_padded(tiny_bert, tmp_path):
+    shape = DebertaV2Config(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        relative_attention=True, pos_att_type=["p2c", "c2p"], position_biased_input=False,
+    )  # fmt: skip
+    DebertaV2Model(shape).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((tiny_bert / name).read_bytes())
+    assert left_as_it_was(Encoder(pretrained.build(ModelConfig(str(tmp_path)))))
+
+
+def test_unpadded_chunks_hold_every_text_once_within_the_budget():
+    lengths = np.array([5, 1, 9, 4, 4, 2, 30])
+    found = list(chunks(lengths, 10, 0))
+    assert [lengths[take].tolist() for take in found] == [[30], [9], [5, 4], [4, 2, 1]]
+    assert sorted(np.concatenate(found)) == list(range(7))
