@@ -102,10 +102,13 @@ class Local:
         found.append((index, message))
 
     def _kill_hung(self) -> None:
+        """And what a dead worker left behind, which may hold its output open. Its reader reports the end."""
         for slot in self._slots:
             if slot.task is not None and time.monotonic() - slot.heard > self._timeout:
                 slot.hung = True
-                _end(slot.process)  # its reader reports the end
+                _end(slot.process)
+            elif slot.process.poll() is not None:
+                _end(slot.process)
 
     def _replace(self, index: int, failure: str) -> Message:
         slot = self._slots[index]
