@@ -5,7 +5,8 @@
         ConfigError                     an override, a search space, a value out of range
         DataError                       rows of a file; carries every fault found
         ModelError                      weights missing, a pooling the encoder does not have
-        StudyError                      a study that is held, drifted, or not there
+        StudyError                      a study that is held, drifted, damaged, or not there
+        DamagedCheckpoint               cannot be loaded; carries its failure class
       Refused                       3   a promotion gate said no
       TrialError                    1   one trial cannot go on; carries its failure class
         OutOfMemory
@@ -49,7 +50,13 @@ class ModelError(UserError):
 
 
 class StudyError(UserError):
-    """A study is held by another process, has another config, or does not exist."""
+    """A study is held by another process, has another config, is damaged, or does not exist."""
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint was cut or changed; its trial must begin again from the base weights."""
+
+    failure = "checkpoint"
 
 
 class Refused(EmbsearchError):

@@ -12,17 +12,20 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
 
+from embsearch import disk
 from embsearch.config.build import to_dict
 from embsearch.config.load import diff, digest, identity
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, StudyError
 from embsearch.track.events import EventLog, read_events
+
+PATIENCE = 1.0  # seconds to wait for a lock that `embsearch status` looks at, or that a dying process still has
 
 
 class StudyFolder:
@@ -63,16 +66,14 @@ class StudyFolder:
         """The lock file, locked, at its beginning."""
         path = self.path / "lock"
         while True:
-            self.path.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(self.path)
             with path.open("a+") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
+                if not take_lock(file):
                     file.seek(0)
                     raise StudyError(
                         f"study {self.config.study.name} is being run by {file.read().strip() or 'another process'}; "
                         "wait for it, or give this one another name: study.name=..."
-                    ) from None
+                    )
                 file.seek(0)
                 if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                     yield file
@@ -81,8 +82,10 @@ class StudyFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether the untuned encoder was measured. Before that nothing of a study is worth keeping."""
-        return bool(self.log_of_kind("baseline"))
+        """Whether anything was measured. Before that nothing of a study is worth keeping."""
+        return bool(self.log_of_kind("baseline")) or any(
+            event["kind"] == "measured" for _, events in self.trial_logs() for event in events
+        )
 
     def _clear(self) -> None:
         for path in self.path.iterdir():
@@ -126,7 +129,15 @@ class StudyFolder:
         return self.path / "study.yaml"
 
     def read_locked(self) -> dict[str, Any]:
-        return dict(yaml.safe_load(self.locked.read_text(encoding="utf-8")))
+        """What ``lock_config`` wrote. Raises StudyError where the file is damaged."""
+        try:
+            content = yaml.safe_load(self.locked.read_text(encoding="utf-8"))
+            return {"identity": content["identity"], "config": content["config"]}
+        except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+            raise StudyError(
+                f"{self.locked}: not the config that embsearch wrote ({type(error).__name__}); put it back from a "
+                "copy, or delete it: the next search writes down its own config"
+            ) from error
 
     def lock_config(self) -> None:
         """Write down the config of this session, after the drift check; one that differs in what is
@@ -146,13 +157,25 @@ class StudyFolder:
         return self._trial_logs[number]
 
     def write_trial_config(self, number: int, config: dict[str, Any]) -> None:
-        self.trial(number).mkdir(parents=True, exist_ok=True)
-        write_yaml(self.trial(number) / "config.yaml", config)
+        """What lies there of a trial whose log was lost goes, unless it had this very config."""
+        path = self.trial(number) / "config.yaml"
+        if path.exists() and path.read_text(encoding="utf-8") != yaml_of(config):
+            shutil.rmtree(path.parent)
+        disk.make_folder(path.parent)
+        write_yaml(path, config)
 
     def trial_logs(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """(number, events) of every trial, in order."""
         for folder in sorted((self.path / "trials").glob("t[0-9]*")):
             yield int(folder.name[1:]), read_events(folder / "events.jsonl")
+
+    def trial_configs(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(number, config) of every trial that has a readable one, in order."""
+        for folder in sorted((self.path / "trials").glob("t[0-9]*")):
+            with suppress(OSError, ValueError, yaml.YAMLError):
+                content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+                if isinstance(content, dict):
+                    yield int(folder.name[1:]), content
 
     def log_of_kind(self, kind: str) -> list[dict[str, Any]]:
         return [e for e in read_events(self.path / "events.jsonl") if e["kind"] == kind]
@@ -164,30 +187,36 @@ class StudyFolder:
         return ends[-1]["result"] if ends and ends[-1]["kind"] == "closed" else None
 
     def seconds_spent(self) -> float:
-        """Seconds of all earlier sessions: from each opening to the last sign of life before the next."""
-        times = [(e["time"], e["kind"] == "opened") for e in read_events(self.path / "events.jsonl")]
-        for _, events in self.trial_logs():
-            times += [(e["time"], False) for e in events]
-        times.sort()
-        if times and times[-1][1]:  # this session's own opening
-            times.pop()
-        total, start, last = 0.0, None, 0
-        for at, opened in times:
-            if opened:
-                total += (last - start) / 1000 if start is not None else 0.0
-                start = at
-            last = at
-        return total + ((last - start) / 1000 if start is not None else 0.0)
+        """Seconds of all sessions so far. Every event says how many; the times of day may have been set back."""
+        logs = [read_events(self.path / "events.jsonl"), *(events for _, events in self.trial_logs())]
+        return max((event.get("spent", 0.0) for events in logs for event in events), default=0.0)
 
 
 def write_yaml(path: Path, content: Any) -> None:
     """Whole or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w", encoding="utf-8") as file:
-        yaml.safe_dump(content, file, allow_unicode=True, sort_keys=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    try:
+        draft.write_text(yaml_of(content), encoding="utf-8")
+        disk.put(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def yaml_of(content: Any) -> str:
+    return str(yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
+
+
+def take_lock(file: TextIO) -> bool:
+    """Whether this process now has the lock of ``file`` to itself."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
 
 
 def holder(lock: Path) -> str:

@@ -8,15 +8,17 @@ anywhere, run the same command again, and it goes on.
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from embsearch.config.build import to_dict, with_values
+from embsearch.config.build import build, to_dict, with_values
 from embsearch.config.schema import Config
 from embsearch.data.dataset import Dataset
 from embsearch.data.load import prepare_dataset
@@ -30,9 +32,10 @@ from embsearch.search.space import parse
 from embsearch.search.storage import OptunaView
 from embsearch.track.base import NoRecorder, Recorder
 from embsearch.track.environment import environment
-from embsearch.values import Decision, Measurement, Outcome, Segment, Suggestion, record
+from embsearch.values import Decision, FailureClass, Measurement, Outcome, Segment, Suggestion, record
 
-RETRIES = 3  # how often a trial whose worker died is given out again
+RETRIES = {"killed": 3, "hung": 1, "checkpoint": 3}  # how often a task goes out again without having got on
+STOPPED = "stopped; the same command goes on with this study"
 TEXTS_WINDOW = 20  # points over which a trial's texts per second are averaged
 
 
@@ -41,6 +44,7 @@ class Trial(Standing):
     """One trial as the coordinator sees it; rebuilt from its event log."""
 
     attempt: int = 0
+    deaths: list[str] = field(default_factory=list)  # since its last measurement
     texts_seen: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -48,7 +52,8 @@ class Trial(Standing):
     last_point: int = -1
     slot: int | None = None  # where it runs, or ran last: that worker is still warm
     why: str = ""
-    due: str = ""  # when read from a log that ends between a measurement and what follows: decide | stop
+    failure: FailureClass | None = None  # the last one
+    due: str = ""  # what must follow where the log ends before it: decide | complete | stop | fail
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,11 @@ class Study:
         self.trials: dict[int, Trial] = {}
         self.scheduler = scheduler.make(config)
         self.baseline: dict[str, float] | None = None
-        self.stopping = 0
+        self.stopping = self._said = False
+        self._deadline = math.inf  # after SIGTERM: when segments must have saved their checkpoint
+        self._deaths: dict[str, list[str]] = {}  # of evaluations
         self.bugs = 0
+        self._earlier, self._started = 0.0, time.monotonic()
         self.pending = 0  # events that MLflow lacks after the end
 
     # ---- the story -------------------------------------------------------------------------
@@ -107,7 +115,10 @@ class Study:
             self.folder.check_drift()
             found = self.folder.result()
             if found is not None and self._nothing_left(found):
+                self._recorder = self._make_recorder(self.folder.path)  # it may have ended while MLflow was away
+                self.pending = self._recorder.close(timeout=60.0)
                 return Result(**found)
+            self._earlier, self._started = self.folder.seconds_spent(), time.monotonic()
             data = self._data()
             self.folder.check_data(data.fingerprint)
             self.folder.lock_config()
@@ -117,23 +128,36 @@ class Study:
             self.optuna = OptunaView(
                 self.folder.home / "optuna.db", self.config, self.space, new=not self.folder.begun
             )
-            self._restore()
+            with self.optuna.errors():
+                self._restore()
             if self.baseline is not None:
                 self._recorder = self._make_recorder(self.folder.path)
             launcher = self._make_launcher(self.folder.path)
             try:
-                with self._signals():
+                with self._signals(launcher), self.optuna.errors():
                     why = self._search(launcher)
                     if self.stopping:
-                        raise Interrupted("stopped; the same command goes on with this study")
+                        raise Interrupted(STOPPED)
                     result = self._finish(launcher, why)
             finally:
                 launcher.close()
-                self.pending = self._recorder.close(timeout=60.0)
-        if self.pending:
-            why = self._recorder.problem or "it was slow"
-            self._watch(self, f"{self.pending} events are not in MLflow yet ({why}); 'embsearch sync' brings them")
+                self._close_recorder()
         return result
+
+    def _close_recorder(self) -> None:
+        self.pending = self._recorder.close(timeout=10.0 if self.stopping else 60.0)
+        if self.pending:
+            self._watch(self, self.behind)
+
+    @property
+    def behind(self) -> str:
+        """What MLflow lacks after the end, as a line; empty when it has everything."""
+        why = self._recorder.problem or "it was slow"
+        return (
+            f"{self.pending} events are not in MLflow yet ({why}); the same command brings them, 'embsearch sync' too"
+            if self.pending
+            else ""
+        )
 
     def _search(self, launcher: Launcher) -> str:
         """Keep every slot busy until nothing is left to do; the reason why it ended."""
@@ -156,13 +180,15 @@ class Study:
             if not busy and baseline is None:
                 self._end_paused(over)
                 return over
-            for slot, message in launcher.wait(1.0):
+            for slot, message in self._wait(launcher):
                 if slot == baseline and message["kind"] in ("evaluated", "failed", "died"):
                     baseline = None
-                    self._take_baseline(message)
+                    if not self._goes_out_again("the untuned encoder", message):
+                        self._take_baseline(message)
                 else:
                     self._take(slot, message)
-            self._watch(self, "")
+            if time.monotonic() > self._deadline:
+                return over
 
     def _next(self, over: str, slot: int) -> Trial | None:
         """What a free slot does: go on with its own trial, take a waiting one, a promotable
@@ -180,17 +206,20 @@ class Study:
         return None if over else self._new()
 
     def _new(self) -> Trial:
-        number = len(self.trials)
+        number = next(n for n in count() if n not in self.trials)  # a gap: its log was lost
         suggestion, handle = self.optuna.ask(number, self.trials, self.scheduler)
         return self._create(suggestion, handle)
 
     def _create(self, suggestion: Suggestion, handle: Any) -> Trial:
         trial = Trial(suggestion.trial, optuna=handle, params=dict(suggestion.params))
-        self.trials[trial.number] = trial
         self.folder.write_trial_config(trial.number, to_dict(self._config_of(trial)))
+        self._log_created(trial)
+        return trial
+
+    def _log_created(self, trial: Trial) -> None:
+        self.trials[trial.number] = trial
         self._log_trial(trial, "created", trial=trial.number, params=trial.params, attempt=0,
                         axes=self.space.axes(trial.params, self.config))  # fmt: skip
-        return trial
 
     def _submit(self, launcher: Launcher, slot: int, trial: Trial) -> None:
         """Give out the trial's next segment: to its next evaluation."""
@@ -211,6 +240,8 @@ class Study:
             self._points(trial, message["points"])
         elif kind == "measured":
             self._measured(trial, Measurement(**message["measurement"]))
+        elif kind == "halted" or (kind == "died" and self._deadline < math.inf):
+            trial.state = "waiting"  # as asked, or it was not yet able to hear
         elif kind in ("failed", "died"):
             self._failed(trial, message)
 
@@ -219,6 +250,7 @@ class Study:
         if measured.rung not in trial.values:
             self._log_trial(trial, "measured", **record(measured))
         trial.values[measured.rung] = value
+        trial.deaths.clear()
         trial.texts_seen, trial.step, trial.seconds = measured.texts_seen, measured.step, measured.seconds
         name = self.config.evaluate.objective
         where = f"trial {trial.number} at rung {measured.rung}"
@@ -252,17 +284,19 @@ class Study:
         self._log_trial(trial, "failed", failure=failure, message=message["message"],
                         traceback=message.get("traceback", ""), attempt=trial.attempt)  # fmt: skip
         self._watch(self, f"trial {trial.number} {failure.replace('_', ' ')}: {first}")
-        if failure in ("killed", "hung") and trial.attempt < (RETRIES if failure == "killed" else 1):
+        if failure == "checkpoint":
+            self._checkpoint(trial).unlink(missing_ok=True)  # from the base weights, then
+        trial.state = "waiting"
+        if failure in RETRIES:
+            trial.deaths.append(failure)
             trial.attempt += 1
-            trial.state = "waiting"
-            return
         if failure == "data":
-            trial.state = "waiting"
             raise UserError(f"trial {trial.number}: {message['message']}\nmend it and run the same command again")
         if failure == "disk_full":
-            trial.state = "waiting"
             raise UserError(f"trial {trial.number}: {message['message']}: free some space under {self.folder.home} "
                             "and run the same command again")  # fmt: skip
+        if not is_final(failure, trial.deaths):
+            return
         self._end(trial, Outcome("failed", first, trial.best, failure))
         if failure == "bug":
             self.bugs += 1
@@ -278,7 +312,10 @@ class Study:
         self._log_trial(trial, "ended", **record(outcome), objective=trial.best,
                         model=str(model) if model.exists() else None)  # fmt: skip
         self._tell(trial)
-        (self.folder.trial(trial.number) / "checkpoint.safetensors").unlink(missing_ok=True)
+        self._checkpoint(trial).unlink(missing_ok=True)
+
+    def _checkpoint(self, trial: Trial) -> Path:
+        return self.folder.trial(trial.number) / "checkpoint.safetensors"
 
     def _tell(self, trial: Trial) -> None:
         assert trial.outcome is not None
@@ -309,22 +346,26 @@ class Study:
         running: dict[int, tuple[str, int | None]] = {}
         while todo or running:
             for slot in launcher.idle:
-                if todo:
+                if todo and not self.stopping:
                     label, number = running[slot] = todo.pop(0)
                     model = None if number is None else str(self.folder.trial(number) / "model")
                     task = {"do": "evaluate", "split": split, "model": model, "full": True,
                             "config": to_dict(self.config), "cache": str(self.cache)}  # fmt: skip
                     launcher.submit(slot, task)
-            for slot, message in launcher.wait(1.0):
+            if self.stopping and (not running or time.monotonic() > self._deadline):
+                raise Interrupted(STOPPED)
+            for slot, message in self._wait(launcher):
                 if slot in running and message["kind"] in ("evaluated", "failed", "died"):
                     label, number = running.pop(slot)
-                    if message["kind"] != "evaluated":
+                    if self._goes_out_again(f"the {label}", message):
+                        todo.append((label, number))
+                    elif message["kind"] != "evaluated":
                         raise EmbsearchError(f"evaluating the {label} on the {split} rows: {message['message']}")
-                    tested[label] = self._log(
-                        "tested", label=label, trial=number, split=split, metrics=message["metrics"],
-                        auc=message["auc"], segments=message["segments"], **self._measured_with(),
-                    )  # fmt: skip
-            self._watch(self, "")
+                    else:
+                        tested[label] = self._log(
+                            "tested", label=label, trial=number, split=split, metrics=message["metrics"],
+                            auc=message["auc"], segments=message["segments"], **self._measured_with(),
+                        )  # fmt: skip
         table = []
         for label, number in rows:
             validation = (self.baseline or {}) if number is None else {}
@@ -352,27 +393,40 @@ class Study:
         """Rebuild every trial from its log; what was running waits for a slot again."""
         for event in self.folder.log_of_kind("baseline"):
             self.baseline = event["metrics"] if self._measured_as_now(event) else None
-        self._earlier = self.folder.seconds_spent()
-        self._started = time.monotonic()
         self.trials = read_trials(self.folder, self.config.evaluate.objective)
+        self._read_configs()
         pruner = getattr(self.scheduler, "pruner", None)
+        self.optuna.restore(self.trials, pruner)
+        if self.optuna.notice:
+            self._watch(self, self.optuna.notice)
         told = {event["trial"] for event in self.folder.log_of_kind("told")}
         for trial in self.trials.values():
-            trial.optuna = self.optuna.trial(trial.number, trial.params, pruner)
             if trial.outcome is not None and trial.number in told:
                 self.optuna.tell(trial.number, trial.outcome, trial.values)  # where the database has lost it
             elif trial.outcome is not None:
                 self._tell(trial)
-        if pruner is not None:
-            self.optuna.study.pruner = pruner
-        for trial in [t for t in self.trials.values() if t.outcome is None]:
-            if trial.due == "decide":
+        for trial in list(self.trials.values()):
+            if trial.outcome is not None:
+                self._checkpoint(trial).unlink(missing_ok=True)
+            elif trial.due == "decide":
                 self._decide(trial)
+            elif trial.due == "complete":
+                self._end(trial, Outcome("complete", trial.why, trial.best))
             elif trial.due == "stop":
                 self._end(trial, Outcome("pruned", trial.why, trial.best))
+            elif trial.due == "fail":
+                self._end(trial, Outcome("failed", trial.why, trial.best, trial.failure))
             elif trial.state == "running":
                 trial.state = "waiting"
         self.bugs = sum(t.failed_by(("bug",)) for t in self.trials.values())
+
+    def _read_configs(self) -> None:
+        """Trials whose log is empty, because a process died before its first event, or was lost: their
+        config says what they are."""
+        for number, config in self.folder.trial_configs():
+            if number not in self.trials:
+                self._log_created(Trial(number, params=self.space.default(build(config))))
+        self.trials = dict(sorted(self.trials.items()))
 
     def _points(self, trial: Trial, points: list[Any]) -> None:
         """Log what is new: a segment that is trained again after a crash repeats its points."""
@@ -452,29 +506,61 @@ class Study:
             preflight(replace(self.config.objective, name=name), data.train, smallest)
 
     def _log(self, kind: str, /, **content: Any) -> dict[str, Any]:
-        return self.folder.log.append(kind, **content)
+        return self.folder.log.append(kind, **content, spent=round(self.elapsed, 3))
 
     def _log_trial(self, trial: Trial, kind: str, /, **content: Any) -> None:
-        self.folder.trial_log(trial.number).append(kind, **content)
+        self.folder.trial_log(trial.number).append(kind, **content, spent=round(self.elapsed, 3))
+
+    def _goes_out_again(self, what: str, message: Message) -> bool:
+        """Whether the evaluation of ``what`` only lost its worker, and not too often."""
+        if message["kind"] != "died":
+            return False
+        deaths = self._deaths.setdefault(what, [])
+        deaths.append(message["failure"])
+        self._watch(self, f"evaluating {what}: {message['message'].splitlines()[0]}")
+        return not is_final(message["failure"], deaths)
+
+    def _wait(self, launcher: Launcher) -> list[tuple[int, Message]]:
+        found = launcher.wait(1.0)
+        line = ""
+        if self.stopping and not self._said:  # not said by the signal handler: it may have cut off a print
+            self._said = True
+            halting = self._deadline < math.inf
+            line = "stopping when the running segments " + ("have saved a checkpoint" if halting else "are done")
+            line += "; Ctrl-C stops at once" if halting else "; once more stops at once"
+        self._watch(self, line)
+        return found
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C (or SIGTERM) once: finish the running segments and stop. Twice: stop at once."""
+    def _signals(self, launcher: Launcher) -> Iterator[None]:
+        """Ctrl-C: finish the running segments and stop. SIGTERM, or a terminal that is closed: save
+        checkpoints where they are and stop. Ctrl-C after either: stop at once."""
 
         def stop(number: int, frame: Any) -> None:
-            self.stopping += 1
-            if self.stopping > 1:
+            if self.stopping and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self._watch(self, "stopping when the running segments are done; once more stops at once")
+            self.stopping = True
+            if number != signal.SIGINT and self._deadline == math.inf:
+                self._deadline = time.monotonic() + self.config.launcher.grace
+                launcher.halt()
 
         before = {}
         with suppress(ValueError):  # not the main thread: whoever runs us handles signals
-            before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks for
+                    before[number] = signal.signal(number, stop)
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def is_final(failure: str, deaths: list[str]) -> bool:
+    """Whether a task that failed like this has failed for good, or is given out again."""
+    if failure in RETRIES:
+        return deaths.count(failure) > RETRIES[failure]
+    return failure not in ("data", "disk_full")
 
 
 def read_trials(folder: StudyFolder, objective: str) -> dict[int, Trial]:
@@ -499,17 +585,20 @@ def _replay(trial: Trial, event: dict[str, Any], objective: str) -> None:
     elif kind == "measured":
         trial.values[event["rung"]] = event["metrics"][f"val/{objective}"]
         trial.texts_seen, trial.step, trial.seconds = event["texts_seen"], event["step"], event["seconds"]
-        if event["last"]:
-            trial.state = "waiting"
-        else:
-            trial.due = "decide"
+        trial.deaths.clear()
+        trial.why, trial.due = event["why"], "complete" if event["last"] else "decide"
     elif kind == "decided":
         trial.state = "waiting" if event["decision"] == "continue" else "paused"
         trial.why = event["reason"]
         trial.due = "stop" if event["decision"] == "stop" else ""
     elif kind == "failed":
-        trial.state = "waiting"
-        trial.attempt = event["attempt"] + (event["failure"] in ("killed", "hung"))
+        failure = trial.failure = event["failure"]
+        trial.state, trial.why = "waiting", event["message"].splitlines()[0]
+        if failure in RETRIES:
+            trial.attempt = event["attempt"] + 1
+            trial.deaths.append(failure)
+        if is_final(failure, trial.deaths):
+            trial.due = "fail"
     elif kind == "ended":
         trial.outcome = Outcome(event["state"], event["reason"], event["value"], event["failure"])
         trial.state, trial.why = event["state"], event["reason"]

@@ -2,16 +2,18 @@
 
 A trial is a generator. At every evaluation it saves its model when it is the best so far,
 saves a checkpoint, and yields a Measurement. Whoever drives it decides whether to call
-``next``; nothing else controls a trial. ``embsearch train`` drives one to its end, a worker
-drives many, segment by segment.
+``next``; nothing else controls a trial, except that a process which must end soon may ask it to save a
+checkpoint where it is. ``embsearch train`` drives one to its end, a worker drives many, segment by segment.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,11 +35,15 @@ from embsearch.train.optimizer import adamw, learning_rate
 from embsearch.train.step import Stepper
 from embsearch.values import Measurement
 
-Report = Callable[[int, dict[str, float]], None]  # step, metrics: called after every step
+Report = Callable[[int, int, dict[str, float]], None]  # step, Unix ms, metrics: called after every step
 
 # A loss this many times its own running mean, after the first steps, has left the basin it was in.
 # Guess: losses of healthy runs stay within a factor of 5 of their mean (seen on six data sets).
 EXPLODED = 20.0
+
+# A checkpoint between two evaluations makes a crash cheaper. It may take this share of the time, and none
+# follows another within so many seconds: one of 150 MB takes 0.2 s (measured), so both come to 5 s.
+CHECKPOINT_SHARE, CHECKPOINT_EVERY = 0.05, 5.0
 
 
 def trial(
@@ -47,10 +53,12 @@ def trial(
     encoder: Encoder,
     compute: Compute,
     folder: Path,
-    report: Report = lambda step, metrics: None,
+    report: Report = lambda step, at, metrics: None,
+    halt: Callable[[], bool] = lambda: False,
 ) -> Iterator[Measurement]:
     """Fine-tune ``encoder``, given with its base weights, in ``folder``; from its checkpoint where there is one.
 
+    Ends without a measurement, its checkpoint saved, once ``halt``, asked after every step, says so.
     Raises Diverged before the optimizer applies a step whose loss is not finite or exploded,
     OutOfMemory when not even one text fits, OSError when the disk is full.
     """
@@ -66,17 +74,39 @@ def trial(
     stops = [max(1, round(steps * share)) for share in config.evaluate.at]
 
     step, rung, seen, seconds, best, since_best, mean_loss = 0, 0, 0, 0.0, -math.inf, 0, math.nan
+    best_step, cost = 0, 0.0
+    measured: dict[str, Any] | None = None
+    points: list[Any] = []  # since the measurement; whoever was told may have died with us, and is told again
     resume = folder / "checkpoint.safetensors"
     if resume.exists():
         at = checkpoint.load(resume, encoder, optimizer)
         step, rung, seen, seconds = at["step"], at["rung"], at["seen"], at["seconds"]
         best, since_best, mean_loss = at["best"], at["since_best"], at["mean_loss"]
-        yield Measurement(**at["measurement"])
-        if at["measurement"]["last"]:
+        best_step, measured, points = at["best_step"], at["measured"], at["points"]
+    tidy(folder, best_step)
+    for point in points:
+        report(*point)
+    if measured is not None:
+        yield Measurement(**measured)
+        if measured["last"]:
             return
+        points = points if step > measured["step"] else []
+
+    kept = time.monotonic()
+    started = kept - seconds
+
+    def keep() -> None:
+        nonlocal kept, cost
+        begun = time.monotonic()
+        checkpoint.save(resume, encoder, optimizer, {
+            "step": step, "rung": rung, "seen": seen, "seconds": begun - started, "best": best,
+            "best_step": best_step, "since_best": since_best, "mean_loss": mean_loss,
+            "measured": measured, "points": points,
+        })  # fmt: skip
+        kept = time.monotonic()
+        cost = kept - begun
 
     encoder.train()
-    started = time.monotonic() - seconds
     for batch in batches(data.train, graph, train.batch_size, train.seed, start=step):
         lap = time.monotonic()
         rate = learning_rate(step, steps, train)
@@ -95,12 +125,18 @@ def trial(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step, seen = step + 1, seen + batch.texts_seen
-        report(step, {
+        points.append([step, int(time.time() * 1000), {
             "train/loss": loss,
             "train/lr": rate,
             "cost/texts_per_second": batch.texts_seen / (time.monotonic() - lap),
-        })  # fmt: skip
+        }])  # fmt: skip
+        report(*points[-1])
         if step not in stops:
+            halted = halt()
+            if halted or time.monotonic() - kept > max(CHECKPOINT_EVERY, cost / CHECKPOINT_SHARE):
+                keep()
+            if halted:
+                return
             continue
 
         ids, vectors = vectors_of(encoder, tokens, valid, compute)
@@ -109,8 +145,8 @@ def trial(
         metrics = score(valid, similarity(valid, ids, vectors))
         objective_value = metrics[config.evaluate.objective]
         if objective_value > best:
-            best, since_best = objective_value, 0
-            save_model(encoder, folder / "model")
+            best, best_step, since_best = objective_value, step, 0
+            save_model(encoder, folder / f".model.{step}")
         else:
             since_best += 1
         rung += stops.count(step)
@@ -120,18 +156,19 @@ def trial(
         elif train.patience and since_best >= train.patience:
             why = f"early stopping: no better {config.evaluate.objective} in {since_best} evaluations"
         seconds = time.monotonic() - started
-        measured = Measurement(
+        found = Measurement(
             rung, step, seen, {f"val/{k}": v for k, v in metrics.items()}, seconds, last=bool(why), why=why
         )
-        position = {
-            "step": step, "rung": rung, "seen": seen, "seconds": seconds, "best": best,
-            "since_best": since_best, "mean_loss": mean_loss, "measurement": vars(measured),
-        }  # fmt: skip
-        checkpoint.save(resume, encoder, optimizer, position)
-        yield measured
+        measured = vars(found)
+        keep()
+        if since_best == 0:
+            pretrained.put(folder / f".model.{step}", folder / "model")
+        yield found
         if why:
             return
-        started = time.monotonic() - seconds  # the trial may have slept while others trained
+        points = []
+        kept = time.monotonic()  # the trial may have slept while others trained
+        started = kept - seconds
 
 
 def steps_of(texts: int, rows: Triplets, batch_size: int) -> int:
@@ -160,6 +197,15 @@ def vectors_of(encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute)
     """The text ids of the rows, rising, and their vectors."""
     ids = np.unique(np.concatenate([rows.text, rows.title]))
     return ids, embed(encoder, tokens, ids, compute)
+
+
+def tidy(folder: Path, best_step: int) -> None:
+    """Finish or clear away what a process that died here was writing. The model of the best evaluation
+    takes its place once the checkpoint knows of it, so that neither is ever ahead of the other."""
+    if (folder / f".model.{best_step}").exists():
+        pretrained.put(folder / f".model.{best_step}", folder / "model")
+    for draft in folder.glob(".*"):
+        shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else draft.unlink(missing_ok=True)
 
 
 def save_model(encoder: Encoder, folder: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Scalar = float | int | str | bool | None
-FailureClass = Literal["out_of_memory", "diverged", "hung", "killed", "data", "disk_full", "bug"]
+FailureClass = Literal["out_of_memory", "diverged", "hung", "killed", "checkpoint", "data", "disk_full", "bug"]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ from embsearch.config.build import build
 from embsearch.config.schema import Config, ModelConfig
 from embsearch.data.dataset import Dataset, Judged
 from embsearch.data.tokenise import Tokens, cached, tokenise
-from embsearch.errors import EmbsearchError, TrialError, UserError
+from embsearch.errors import EmbsearchError, UserError
 from embsearch.evaluate.bootstrap import auc_interval
 from embsearch.evaluate.score import by_segment, score, score_pool, similarity
 from embsearch.launch.base import Message, Task
@@ -45,6 +46,7 @@ class Worker:
         self._data: dict[str, Dataset] = {}
         self._base: tuple[ModelConfig, int, Encoder, dict[str, torch.Tensor], Tokens] | None = None
         self._warm: tuple[int, int, int, Iterator[Measurement], list[Any]] | None = None
+        self.halting = False  # set from outside: save a checkpoint after this step and end the task
 
     def __call__(self, task: Task) -> Iterator[Message]:
         """The messages of one task; the last one ends it. Never raises."""
@@ -61,9 +63,7 @@ class Worker:
             }
         except EmbsearchError as error:
             self._warm = None
-            failure = (
-                error.failure if isinstance(error, TrialError) else "data" if isinstance(error, UserError) else "bug"
-            )
+            failure = getattr(error, "failure", "data" if isinstance(error, UserError) else "bug")
             yield {
                 "kind": "failed",
                 "failure": failure,
@@ -89,10 +89,14 @@ class Worker:
             run, points = self._begin(build(task["config"]), Path(task["folder"]), task["cache"])
         while True:
             measured = next(run, None)
-            if measured is None:
-                raise RuntimeError(f"trial {number} had already ended before evaluation {segment['until']}")
             yield {"kind": "points", "points": points.copy()}
             points.clear()
+            if measured is None and self.halting:
+                self._warm = None
+                yield {"kind": "halted"}
+                return
+            if measured is None:
+                raise RuntimeError(f"trial {number} had already ended before evaluation {segment['until']}")
             if measured.rung >= segment["until"] or measured.last:
                 break
         self._warm = (number, attempt, measured.rung, run, points)
@@ -105,14 +109,14 @@ class Worker:
         points: list[Any] = []
         outbox = self.outbox
 
-        def report(step: int, metrics: dict[str, float]) -> None:
-            points.append([step, int(time.time() * 1000), metrics])
+        def report(step: int, at: int, metrics: dict[str, float]) -> None:
+            points.append([step, at, metrics])
             if outbox is not None and time.monotonic() - self._sent > POINTS_EVERY:
                 self._sent = time.monotonic()
                 outbox({"kind": "points", "points": points.copy()})
                 points.clear()
 
-        return trial(config, data, tokens, encoder, compute, folder, report), points
+        return trial(config, data, tokens, encoder, compute, folder, report, lambda: self.halting), points
 
     outbox: Any = None  # set by the process: sends a message while a task runs
     _sent = 0.0
@@ -200,7 +204,7 @@ def use_all_cores() -> None:
 
 
 def main() -> None:
-    """Serve tasks until standard input ends."""
+    """Serve tasks until standard input ends; on SIGTERM the task at hand saves a checkpoint and is the last."""
     logging.disable(logging.WARNING)
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     torch.set_num_threads(threads)
@@ -223,16 +227,27 @@ def main() -> None:
                 arrived.notify()
         os._exit(0)  # the coordinator is gone; the checkpoint is on disk
 
-    threading.Thread(target=read, daemon=True).start()
     worker = Worker()
     worker.outbox = send
+    idle = True
+
+    def halt(number: int, frame: Any) -> None:
+        worker.halting = True
+        if idle:
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, halt)
+    threading.Thread(target=read, daemon=True).start()
     send({"kind": "ready"})
-    while True:
+    while not worker.halting:
         with arrived:
             arrived.wait_for(lambda: tasks)
             task = tasks.pop(0)
+        idle = False
         for message in worker(task):
             send(message)
+        idle = True
+    os._exit(0)  # the reader holds standard input
 
 
 if __name__ == "__main__":

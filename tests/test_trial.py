@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -62,11 +63,11 @@ def augmented(config, synonyms):
     return with_values(config, {f"train.augment.{k}": v for k, v in values.items()})
 
 
-def begin(config, cache, folder, worker=None, report=lambda step, metrics: None):
+def begin(config, cache, folder, worker=None, report=lambda step, at, metrics: None, halt=lambda: False):
     """The trial's generator over a fresh encoder, and the encoder."""
     worker = worker or Worker()
     encoder, tokens = worker._encoder(config, worker.dataset(str(cache)), cache, CPU)
-    return trial(config, worker.dataset(str(cache)), tokens, encoder, CPU, folder, report), encoder
+    return trial(config, worker.dataset(str(cache)), tokens, encoder, CPU, folder, report, halt), encoder
 
 
 def whole(config, cache, folder):
@@ -149,7 +150,7 @@ def test_the_budget_is_counted_in_texts_whatever_the_batch_size(config, cache, d
 def test_the_report_is_called_after_every_step(config, cache, tmp_path):
     seen = []
 
-    list(begin(config, cache, tmp_path, report=lambda step, found: seen.append((step, *sorted(found))))[0])
+    list(begin(config, cache, tmp_path, report=lambda step, at, found: seen.append((step, *sorted(found))))[0])
 
     assert seen == [(n, "cost/texts_per_second", "train/loss", "train/lr") for n in range(1, 21)]
 
@@ -196,7 +197,7 @@ def test_a_trial_that_no_longer_improves_stops_early(config, cache, tmp_path):
 
 def test_a_trial_that_diverges_says_so_before_the_step_is_applied(config, cache, tmp_path):
     config, after = with_values(config, {"train.lr": 1e30}), []
-    run, encoder = begin(config, cache, tmp_path, report=lambda step, found: after.append(weights(encoder)))
+    run, encoder = begin(config, cache, tmp_path, report=lambda step, at, found: after.append(weights(encoder)))
 
     with pytest.raises(Diverged, match=r"at step 2 \(.*learning rate 1e\+30\)"):
         list(run)
@@ -240,7 +241,7 @@ def test_a_trial_dropped_after_any_rung_ends_with_the_same_bits(config, cache, t
 def test_a_trial_killed_between_two_evaluations_loses_only_that_segment(config, cache, tmp_path):
     expected = metrics(whole(config, cache, tmp_path / "calm"))
 
-    def report(step, found):
+    def report(step, at, found):
         if step == 13:
             raise KeyboardInterrupt
 
@@ -249,6 +250,82 @@ def test_a_trial_killed_between_two_evaluations_loses_only_that_segment(config, 
 
     assert metrics(whole(config, cache, tmp_path / "cut")) == expected[1:]
     assert sha256(tmp_path / "cut") == sha256(tmp_path / "calm")
+
+
+@pytest.mark.parametrize("changes", ["none", "anchors"])
+@pytest.mark.parametrize("steps", [[1], [7], [19], [4, 6, 12, 13]])
+def test_a_trial_halted_anywhere_goes_on_from_that_step_with_the_same_bits(
+    config, cache, tmp_path, synonyms, steps, changes
+):
+    config = augmented(config, synonyms) if changes == "anchors" else config
+    expected = metrics(whole(config, cache, tmp_path / "calm"))
+
+    seen, found = [], []
+    for step in [*steps, 99]:
+        halts = partial(seen.__contains__, step)
+        run, _ = begin(config, cache, tmp_path / "cut", report=lambda n, at, m: seen.append(n), halt=halts)
+        found += metrics(run)
+        assert seen[-1] == min(step, 20)
+        torch.manual_seed(step)
+
+    assert sorted(set(seen)) == list(range(1, 21))
+    assert [m for n, m in enumerate(found) if m not in found[:n]] == expected
+    assert sha256(tmp_path / "cut") == sha256(tmp_path / "calm")
+
+
+def test_checkpoints_between_evaluations_make_a_crash_cheaper_and_change_no_bit(config, cache, tmp_path, monkeypatch):
+    expected = metrics(whole(config, cache, tmp_path / "calm"))
+    monkeypatch.setattr("embsearch.trial.CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr("embsearch.trial.CHECKPOINT_SHARE", math.inf)
+    first, again = [], []
+
+    def report(step, at, found):
+        first.append((step, at, found))
+        if step == 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(begin(config, cache, tmp_path / "cut", report=report)[0])
+    run, _ = begin(config, cache, tmp_path / "cut", report=lambda *point: again.append(point))
+
+    assert metrics(run) == expected[1:]
+    assert sha256(tmp_path / "cut") == sha256(tmp_path / "calm")
+    assert again[:2] == first[10:12]  # told once more: nobody knows whether they were heard
+    assert [step for step, _, _ in again] == list(range(11, 21))
+
+
+@pytest.mark.parametrize("at", ["before the checkpoint", "after the checkpoint", "between two renames"])
+def test_model_and_checkpoint_are_never_ahead_of_each_other(config, cache, tmp_path, monkeypatch, at):
+    config = with_values(config, {"train.lr": 2e-4})  # every evaluation is better than the one before
+    expected, models = [], []
+    for measured in begin(config, cache, tmp_path / "calm")[0]:
+        expected += metrics([measured])
+        models.append(sha256(tmp_path / "calm"))
+    list(islice(begin(config, cache, tmp_path / "cut")[0], 1))
+    place, do = {
+        "before the checkpoint": ("embsearch.trial.checkpoint.save", pretrained.disk.put),
+        "after the checkpoint": ("embsearch.trial.pretrained.put", pretrained.put),
+        "between two renames": ("embsearch.model.pretrained.disk.put", pretrained.disk.put),
+    }[at]
+
+    def die(source, target, *rest):
+        if place.endswith("save") or target == tmp_path / "cut" / "model":
+            raise KeyboardInterrupt
+        do(source, target)
+
+    monkeypatch.setattr(place, die)
+    with pytest.raises(KeyboardInterrupt):
+        list(begin(config, cache, tmp_path / "cut")[0])
+    monkeypatch.undo()
+    run, _ = begin(config, cache, tmp_path / "cut")
+    rung = next(run).rung
+
+    assert rung == (1 if at == "before the checkpoint" else 2)
+    assert sha256(tmp_path / "cut") == models[rung - 1]
+    assert metrics(run) == expected[rung:]
+    assert sha256(tmp_path / "cut") == models[2]
+    assert len(set(models)) == 3
+    assert list((tmp_path / "cut").glob(".*")) == []
 
 
 def test_another_trial_in_between_on_the_same_worker_changes_no_bit(config, cache, tmp_path, synonyms):

@@ -29,6 +29,8 @@ def run(config: Config) -> int:
             f"nothing to do: this study had ended before. More trials: stop.trials={config.stop.trials * 2}; "
             "another study: study.name=..."
         )
+        if study.behind:
+            print(study.behind)
     name = same_study(study.config)
     print(f"next:  embsearch ui {name}         compare the trials in MLflow")
     print(f"       embsearch promote {name}    make the best checkpoint champion")

@@ -64,6 +64,6 @@ def _list(home: Path, names: list[str]) -> int:
     for name in names:
         path = home / "studies" / name
         trials = len(list((path / "trials").glob("t[0-9]*")))
-        age = time.time() - (path / "events.jsonl").stat().st_mtime
+        age = max(time.time() - (path / "events.jsonl").stat().st_mtime, 0)
         print(f"  {name}: {trials} trials, {holder(path / 'lock') or f'last event {clock(age)} ago'}")
     return 0

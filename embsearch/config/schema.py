@@ -130,6 +130,7 @@ class LauncherConfig:
     threads: int = 0  # CPU threads a worker; 0: cores divided by workers
     per_gpu: int = 1  # workers that share one GPU
     segment_timeout: float = 3600.0  # seconds without any sign of life before a worker is killed
+    grace: float = 20.0  # seconds that running segments get on SIGTERM to save a checkpoint
 
 
 @dataclass(frozen=True)

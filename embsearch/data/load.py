@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from embsearch import disk
 from embsearch.config.schema import DataConfig
 from embsearch.data.columns import Columns, choose_columns, renamed
 from embsearch.data.dataset import Dataset
@@ -158,7 +158,7 @@ def _keep(dataset: Dataset, dropped: Sequence[Fault], folder: Path) -> None:
         if dropped:
             (draft / "data" / "dropped.csv").write_text(as_csv(dropped), encoding="utf-8")
         if not folder.exists():
-            os.rename(draft / "data", folder)
+            disk.put(draft / "data", folder)
     except OSError:
         if not folder.exists():  # else another process was first, with the same content
             raise

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from embsearch import disk
 from embsearch.data.dataset import Dataset, Ids
 
 
@@ -62,5 +63,5 @@ def cached(dataset: Dataset, tokenizer: Any, max_length: int | None, cache: Path
             handle, draft = tempfile.mkstemp(dir=cache, suffix=".npy")
             os.close(handle)
             np.save(draft, array)
-            os.replace(draft, path)
+            disk.put(Path(draft), path)
     return Tokens(np.load(ids, mmap_mode="r"), np.load(offsets))

@@ -6,6 +6,7 @@ A task is plain JSON, ``{"do": "segment" | "evaluate", "config": {...}, ...}``; 
     {"kind": "points",    "points": [[step, time, {metric: value}], ...]}
     {"kind": "measured",  "measurement": {...}}            ends a segment task
     {"kind": "evaluated", "metrics": {...}, ...}           ends an evaluate task
+    {"kind": "halted"}                                     ends a segment task: its checkpoint was saved on request
     {"kind": "failed",    "failure": class, "message", "traceback"}   ends any task
     {"kind": "died",      "failure": "killed" | "hung", "message"}    ends any task; the slot has a fresh worker
 
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 
 Task = dict[str, Any]
 Message = dict[str, Any]
-ENDS = ("measured", "evaluated", "failed", "died")
+ENDS = ("measured", "evaluated", "halted", "failed", "died")
 
 
 class Launcher(Protocol):
@@ -34,6 +35,10 @@ class Launcher(Protocol):
 
     def wait(self, timeout: float) -> list[tuple[int, Message]]:
         """Messages that came, oldest first; after ``timeout`` seconds an empty list."""
+
+    def halt(self) -> None:
+        """Ask every running segment to save its checkpoint now and end as ``halted``. No slot takes
+        tasks any more. Returns at once; may be called by a signal handler."""
 
     def close(self) -> None:
         """Stop every worker now. Unfinished tasks are lost; their checkpoints are not."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from embsearch.launch.base import ENDS, Message, Task
 
-Handler = Callable[[Task], Iterator[Message]]
+
+class Handler(Protocol):
+    """What worker.Worker is."""
+
+    halting: bool
+
+    def __call__(self, task: Task) -> Iterator[Message]: ...
 
 
 class Inline:
@@ -18,7 +25,7 @@ class Inline:
 
     @property
     def idle(self) -> list[int]:
-        return [0] if self._running is None else []
+        return [0] if self._running is None and not self._handler.halting else []
 
     def submit(self, slot: int, task: Task) -> None:
         if self._running is not None or slot != 0:
@@ -32,6 +39,9 @@ class Inline:
         if message["kind"] in ENDS:
             self._running = None
         return [(0, message)]
+
+    def halt(self) -> None:
+        self._handler.halting = True
 
     def close(self) -> None:
         self._running = None

@@ -18,6 +18,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from embsearch.launch.base import ENDS, Message, Task
 
 STALE = 30.0  # seconds that a stopped worker gets to end before it is killed
@@ -32,6 +34,7 @@ class Slot:
     heard: float
     task: Task | None = None
     hung: bool = False
+    leaving: bool = False  # it has halted and will end
 
 
 class Local:
@@ -47,13 +50,13 @@ class Local:
         timeout: float = 3600.0,
     ) -> None:
         self._command, self._threads, self._logs = command, threads, logs
-        self._gpus, self._timeout = gpus, timeout
+        self._gpus, self._timeout, self._halting = gpus, timeout, False
         self._messages: queue.Queue[tuple[int, int, Message | None]] = queue.Queue()
         self._slots = [self._start(i, 0) for i in range(workers)]
 
     @property
     def idle(self) -> list[int]:
-        return [i for i, slot in enumerate(self._slots) if slot.task is None]
+        return [i for i, s in enumerate(self._slots) if s.task is None and not (s.leaving or self._halting)]
 
     def submit(self, slot: int, task: Task) -> None:
         worker = self._slots[slot]
@@ -76,6 +79,12 @@ class Local:
             self._kill_hung()
         return found
 
+    def halt(self) -> None:
+        self._halting = True
+        for slot in self._slots:
+            with contextlib.suppress(OSError):
+                slot.process.send_signal(signal.SIGTERM)
+
     def close(self) -> None:
         for slot in self._slots:
             _end(slot.process)
@@ -89,25 +98,33 @@ class Local:
         if message is None:
             message = self._replace(index, "killed")
         elif message["kind"] in ENDS:
-            slot.task = None
+            slot.task, slot.leaving = None, message["kind"] == "halted"
         found.append((index, message))
 
     def _kill_hung(self) -> None:
+        """And what a dead worker left behind, which may hold its output open. Its reader reports the end."""
         for slot in self._slots:
             if slot.task is not None and time.monotonic() - slot.heard > self._timeout:
                 slot.hung = True
-                _end(slot.process)  # its reader reports the end
+                _end(slot.process)
+            elif slot.process.poll() is not None:
+                _end(slot.process)
 
     def _replace(self, index: int, failure: str) -> Message:
         slot = self._slots[index]
-        code = slot.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # its output has ended, so it will at once
+            slot.process.wait(STALE)
+        _end(slot.process)  # or it has not, or it has left children behind
+        code = slot.process.returncode
         if slot.hung:
             failure, how = "hung", f"gave no sign of life for {self._timeout:g} s and was killed"
         else:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         tail = self._log(index).read_text(errors="replace").splitlines()[-15:]
         idle = slot.task is None
-        self._slots[index] = self._start(index, slot.generation + 1)
+        slot.task, slot.leaving = None, True
+        if not self._halting:
+            self._slots[index] = self._start(index, slot.generation + 1)
         text = f"worker {index} {how}; the end of {self._log(index)}:\n" + "\n".join(tail)
         return {"kind": "died", "failure": failure, "message": text, "idle": idle}
 
@@ -165,8 +182,14 @@ def visible_gpus() -> list[str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the worker and everything it started."""
+    """Kill the worker and everything it started, also what has left its group."""
+    tree: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
+        tree = psutil.Process(process.pid).children(recursive=True)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    for child in tree:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STALE)

@@ -25,6 +25,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from torch import nn
 
+from embsearch import disk
 from embsearch.config.schema import ModelConfig
 from embsearch.errors import ModelError
 
@@ -196,17 +197,21 @@ def save(model: SentenceTransformer, folder: Path) -> None:
     try:
         with _quiet(), disk_errors():
             model.save(str(draft), create_model_card=False, safe_serialization=True)
-        if folder.exists():  # a rename cannot replace a folder that holds files
-            old = folder.with_name(f".{folder.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            os.rename(folder, old)
-            os.rename(draft, folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(draft, folder)
+        put(draft, folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def put(draft: Path, folder: Path) -> None:
+    """Give a saved model the name ``folder``. A rename cannot replace a folder that holds files, so an
+    old one steps aside first; whoever dies in between finds the draft and calls this again."""
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(folder, old)
+    disk.put(draft, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load(folder: str | Path, device: str = "cpu") -> SentenceTransformer:

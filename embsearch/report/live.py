@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any, Protocol
 
 from rich.console import Console, Group
@@ -47,6 +48,10 @@ class Watch:
         self._drawn = self._said = 0.0
 
     def __call__(self, study: Watched, line: str) -> None:
+        with suppress(OSError):  # a terminal that was closed, a full disk under the output: no reason to stop
+            self._show(study, line)
+
+    def _show(self, study: Watched, line: str) -> None:
         if not self.console.is_terminal:
             self._plain(study, line)
             return
@@ -61,7 +66,8 @@ class Watch:
 
     def close(self) -> None:
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
             self._live = None
 
     def _plain(self, study: Watched, line: str) -> None:
@@ -91,7 +97,7 @@ def trials_table(study: Watched, most: int = 18) -> Table:
         shown = [k for k, d in zip(axes, study.space.dimensions, strict=True) if d.path in trial.params]
         table.add_row(
             str(trial.number),
-            Text(trial.state, style=STYLES[trial.state]),
+            Text(state(trial), style=STYLES[trial.state]),
             f"{trial.rung}/{rungs}",
             "" if trial.best is None else f"{trial.best:.4f}",
             f"{trial.speed:.0f}" if trial.state == "running" and trial.speed else "",
@@ -100,6 +106,12 @@ def trials_table(study: Watched, most: int = 18) -> Table:
     if len(order) > most:
         table.add_row("", f"+{len(order) - most} more", "", "", "", "")
     return table
+
+
+def state(trial: Any) -> str:
+    """``pruned``; of a failed trial also why: ``failed: diverged``."""
+    failure = trial.outcome.failure if trial.outcome is not None else None
+    return f"failed: {failure.replace('_', ' ')}" if failure else str(trial.state)
 
 
 def summary(study: Watched) -> str:

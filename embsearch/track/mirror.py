@@ -7,7 +7,6 @@ view, live or rebuilt, holds the same points.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from embsearch.track.events import Event
+from embsearch.track.events import Event, whole
 from embsearch.values import Scalar
 
 
@@ -48,12 +47,10 @@ class LogTail:
             data = file.read()
         events: list[Event] = []
         for line in data.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                events.append(json.loads(line))
-            except ValueError:
+            event = whole(line)
+            if event is None:
                 break  # torn: its writer cuts it off before it appends again
+            events.append(event)
             self._offset += len(line)
         return events
 

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embsearch.config.schema import Config
+from embsearch.disk import file_lock
 from embsearch.track import mlflow_model, mlflow_view
 from embsearch.track.mirror import LogTail, StudyMirror, TrialMirror, trial_folders, validation
-from embsearch.track.mlflow_store import connect, file_lock, find_experiment, quoted, slug
+from embsearch.track.mlflow_store import connect, find_experiment, quoted, slug
 from embsearch.track.mlflow_words import Words, data_digest
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class MlflowRecorder:
 
     def __init__(self, config: Config, study_folder: Path, live: bool = True) -> None:
         self.problem = ""
-        self._away = False
+        self._away = self._was_away = False
         self._config = config
         self._folder = study_folder
         self._live = live
@@ -104,7 +105,7 @@ class MlflowRecorder:
                 self.problem = "; ".join(f"{k}: {v}" for k, v in list(self._refusals.items())[:3])
             except Exception as error:
                 self.problem = f"MLflow does not take the study's record: {_one_line(error)}"
-                self._away = True
+                self._away = self._was_away = True
                 self._client, self._experiment = None, ""
                 self._study_view.run_id = ""  # perhaps deleted by hand: look again
             return self.pending
@@ -112,6 +113,8 @@ class MlflowRecorder:
     def close(self, timeout: float = 30.0) -> int:
         """A last sync, then no more; the number of events that MLflow lacks."""
         self._live = False
+        if self._was_away:
+            self._known = None  # a request that was given up may have made a run since: look once more
         self._closing.set()
         if self._thread is None:
             return self.sync()
@@ -195,11 +198,15 @@ class MlflowRecorder:
         return not self._live and trial.view.status == "RUNNING"
 
     def _find_runs(self) -> dict[str, Run]:
-        """The study's runs that MLflow has, by uid: one search instead of one a trial."""
+        """The study's runs that MLflow has, by uid: one search instead of one a trial.
+
+        A request whose answer was lost may have made a run all the same, and the next one its twin;
+        the one that has less is deleted.
+        """
         from mlflow.entities import ViewType
 
         assert self._client is not None
-        runs: dict[str, Run] = {}
+        found: dict[str, list[Run]] = {}
         token = None
         while True:
             page = self._client.search_runs(
@@ -209,10 +216,18 @@ class MlflowRecorder:
                 1000,
                 page_token=token,
             )
-            runs |= {run.data.tags["embsearch.uid"]: run for run in page if "embsearch.uid" in run.data.tags}
+            for run in page:
+                if "embsearch.uid" in run.data.tags:
+                    found.setdefault(run.data.tags["embsearch.uid"], []).append(run)
             token = page.token
             if not token:
-                return runs
+                break
+        for twins in found.values():
+            twins.sort(key=lambda r: (r.info.lifecycle_stage != "active", -len(r.data.metrics), r.info.run_id))
+            for twin in twins[1:]:
+                if twin.info.lifecycle_stage == "active":
+                    self._client.delete_run(twin.info.run_id)
+        return {uid: twins[0] for uid, twins in found.items()}
 
     def _run_of(
         self, client: MlflowClient, view: _View, uid: str, name: str, begun: int, tags: Mapping[str, str]

@@ -9,12 +9,11 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embsearch.config.schema import Config
+from embsearch.disk import file_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -119,23 +118,6 @@ def prepare_database(path: Path, artifacts: Path) -> None:
         database.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer; stays in the file
         database.close()
         draft.replace(path)
-
-
-@contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold ``path`` for this process alone; freed by the kernel when the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows: one process at a time is the user's to see to
-            yield
-            return
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def slug(text: str) -> str:

@@ -20,8 +20,9 @@ from urllib.request import urlopen
 
 import psutil
 
+from embsearch.disk import file_lock
 from embsearch.errors import EmbsearchError
-from embsearch.track.mlflow_store import artifact_root, database_uri, fail_fast, file_lock, prepare_database
+from embsearch.track.mlflow_store import artifact_root, database_uri, fail_fast, prepare_database
 
 START = 90.0  # seconds until it must answer; 10 s is usual on two busy cores
 

@@ -1,14 +1,15 @@
 """Everything that a trial needs to go on with the same bits, in one safetensors file.
 
-No pickle: tensors by name, the rest as JSON in the header. Written under a temporary name,
-fsynced, atomically replaced: whoever reads sees the old one whole or the new one whole.
+No pickle: tensors by name, the rest as JSON in the header, with a checksum of it all. Written under
+a temporary name, fsynced, atomically replaced: whoever reads sees the old one whole or the new one whole.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from embsearch.errors import UserError
+from embsearch import disk
+from embsearch.errors import DamagedCheckpoint, UserError
 from embsearch.model.pretrained import disk_errors
 
 
@@ -29,26 +31,32 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, positio
     tensors["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+    words = json.dumps(position)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with disk_errors():
-            save_file(tensors, draft, metadata={"position": json.dumps(position)})
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+            save_file(tensors, draft, metadata={"position": words, "checksum": str(checksum(tensors, words))})
+        disk.put(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put everything back and return ``position``. Raises UserError for a file that is damaged."""
+    """Put everything back and return ``position``.
+
+    Raises DamagedCheckpoint before anything is touched, UserError for a checkpoint of another model.
+    """
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-            position: dict[str, Any] = json.loads(file.metadata()["position"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: not a whole checkpoint ({error}); delete it to start this trial again") from error
+            words, expected = file.metadata()["position"], file.metadata()["checksum"]
+        if str(checksum(tensors, words)) != expected:
+            raise ValueError("its checksum is another")
+        position: dict[str, Any] = json.loads(words)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise DamagedCheckpoint(f"{path}: not a whole checkpoint ({error})") from error
     wanted = {f"model/{name}": own.shape for name, own in _state(model)}
     if wanted != {name: t.shape for name, t in tensors.items() if name.startswith("model/")}:
         raise UserError(f"{path}: a checkpoint of another model; delete it to start this trial again")
@@ -66,6 +74,14 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
     if torch.cuda.is_available() and "random/cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random/cuda"])
     return position
+
+
+def checksum(tensors: Mapping[str, Tensor], words: str) -> int:
+    """CRC-32 over everything: safetensors notices a file that is cut, not a byte that is another."""
+    found = zlib.crc32(words.encode())
+    for name in sorted(tensors):
+        found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, found)
+    return found
 
 
 def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

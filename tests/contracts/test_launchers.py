@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
 import pytest
+from safetensors import safe_open
 
-from embsearch.config.build import build, to_dict
+from embsearch.config.build import build, to_dict, with_values
 from embsearch.data.load import prepare_dataset
 from embsearch.launch.base import ENDS
 from embsearch.launch.inline import Inline
@@ -167,6 +170,28 @@ def test_waiting_for_nothing_gives_nothing(launcher):
     assert launcher.wait(0.05) == []
 
 
+@pytest.mark.parametrize("kind", ["inline", "local"])
+def test_a_segment_that_is_halted_goes_on_elsewhere_and_measures_the_same(
+    kind, config, cache, tmp_path, tmp_path_factory
+):
+    config = with_values(config, {"train.texts": 200_000, "evaluate.at": [1.0]})  # half a minute of training
+    task = {"do": "segment", "config": to_dict(config), "cache": str(cache), "folder": str(tmp_path / "trial")}
+    task["segment"] = {"trial": 0, "attempt": 0, "from_checkpoint": 0, "until": 1}
+    launcher = Inline(Worker()) if kind == "inline" else Local(python_module("embsearch.worker"), 1, 1, tmp_path)
+    launcher.submit(0, task)
+    threading.Timer(12.0 if kind == "local" else 2.0, launcher.halt).start()
+
+    *before, last = rest(launcher)
+    idle = launcher.idle
+    launcher.close()
+
+    steps = [step for message in before if message["kind"] == "points" for step, _, _ in message["points"]]
+    at = json.loads(safe_open(tmp_path / "trial/checkpoint.safetensors", "pt").metadata()["position"])
+    assert (last, idle) == ({"kind": "halted"}, [])
+    assert steps == list(range(1, at["step"] + 1))
+    assert 0 < at["step"] < 200_000 / 48
+
+
 # ---- workers that are processes ----------------------------------------------------------------
 
 
@@ -213,6 +238,47 @@ def test_a_worker_that_hangs_is_killed_when_its_time_is_up(echo):
     assert (died["kind"], died["failure"]) == ("died", "hung")
     assert "worker 0 gave no sign of life for 1 s and was killed" in died["message"]
     assert answers(echo, {"do": "work"})[-1]["kind"] == "evaluated"
+
+
+def test_a_worker_that_hangs_takes_with_it_whatever_it_started(tmp_path):
+    children = """
+import subprocess
+group = subprocess.Popen(["sleep", "600"])
+own = subprocess.Popen(["sleep", "600"], start_new_session=True)
+print(json.dumps({"kind": "points", "points": [group.pid, own.pid]}), flush=True)
+time.sleep(600)
+"""
+    code = ECHO.replace('if task["do"] == "hang": time.sleep(600)', f"exec({children!r})")
+    launcher = Local(stand_in(code), 1, 1, tmp_path / "logs", timeout=1.0)
+    told, died = answers(launcher, {"do": "hang"})
+    launcher.close()
+
+    assert died["failure"] == "hung"
+    assert gone(told["points"])
+
+
+def test_a_worker_that_leaves_children_behind_takes_them_with_it(tmp_path):
+    code = ECHO.replace(
+        'if task["do"] == "die":',
+        'if task["do"] == "die": import subprocess; child = subprocess.Popen(["sleep", "600"]);'
+        ' print(json.dumps({"kind": "points", "points": [child.pid]}), flush=True);',
+    )
+    launcher = Local(stand_in(code), 1, 1, tmp_path / "logs")
+    told, died = answers(launcher, {"do": "die"})
+    launcher.close()
+
+    assert "ended with exit code 3" in died["message"]
+    assert gone(told["points"])
+
+
+def test_a_worker_without_a_task_ends_on_sigterm_and_is_replaced(local, evaluate):
+    answers(local, evaluate)  # it has begun to listen
+    process = local._slots[0].process
+    process.terminate()
+
+    [(slot, died)] = local.wait(20)
+
+    assert (slot, died["kind"], died["idle"], process.returncode, local.idle) == (0, "died", True, 0, [0])
 
 
 def test_a_task_that_hung_once_is_given_out_again_as_it_was(echo):

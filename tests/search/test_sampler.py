@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -166,13 +169,87 @@ def test_only_failures_that_the_parameters_caused_teach_the_sampler(failure, sta
     assert bool(told.intermediate_values) == (state == "FAIL")
 
 
+def logged(*rates):
+    """Trials as the event logs tell them, by number."""
+    rest = {"train.batch_size": 32, "train.schedule": "cosine"}
+    return {n: Standing(n, params={"train.lr": rate, **rest}) for n, rate in enumerate(rates) if rate is not None}
+
+
+def rates(optuna_view):
+    return [trial.params.get("train.lr") for trial in optuna_view.study.trials]
+
+
 def test_a_trial_that_the_database_lost_is_made_again_from_the_log(tmp_path):
-    params = {"train.lr": 3e-4, "train.batch_size": 32, "train.schedule": "cosine"}
     optuna_view = view(config(tmp_path, raw=FLAT))
-    optuna_view.trial(0, params, None)
+    optuna_view.restore(logged(3e-4), None)
     optuna_view.tell(0, Outcome("complete", "budget spent", 0.8), {1: 0.8})
-    again = view(config(tmp_path, raw=FLAT)).study.trials
-    assert (len(again), again[0].value, again[0].params["train.lr"]) == (1, 0.8, 3e-4)
+    again = view(config(tmp_path, raw=FLAT))
+    assert (rates(again), again.study.trials[0].value) == ([3e-4], 0.8)
+
+
+def test_a_database_that_says_something_else_than_the_logs_is_made_again(tmp_path):
+    optuna_view = view(config(tmp_path, raw=FLAT))
+    optuna_view.restore(logged(3e-4, 2e-4), None)
+    for others in (logged(3e-4, 1e-4), logged(5e-4, 1e-4)):
+        optuna_view.restore(others, None)
+        assert rates(optuna_view) == [t.params["train.lr"] for t in others.values()]
+
+
+def test_a_database_that_knows_an_end_that_the_logs_have_lost_is_made_again(tmp_path):
+    optuna_view = view(config(tmp_path, raw=FLAT))
+    optuna_view.restore(logged(3e-4), None)
+    optuna_view.tell(0, Outcome("complete", "budget spent", 0.8), {1: 0.8})
+    optuna_view.restore(logged(3e-4), None)
+    assert [t.state.name for t in optuna_view.study.trials] == ["RUNNING"]
+
+
+def test_a_gap_in_the_logs_is_kept_for_the_trial_that_belongs_there(tmp_path):
+    optuna_view = view(config(tmp_path, raw=FLAT))
+    optuna_view.restore(logged(3e-4, None, 2e-4), None)
+    assert rates(optuna_view) == [3e-4, None, 2e-4]
+    suggestion = ask(optuna_view, 1)
+    assert suggestion.trial == 1
+    assert rates(optuna_view) == [3e-4, suggestion.params["train.lr"], 2e-4]
+
+
+@pytest.mark.parametrize("what", ["optuna.db", "optuna.db-wal"])
+@pytest.mark.parametrize("how", ["garbled", "cut", "gone", "empty"])
+def test_a_damaged_database_is_set_aside_and_made_again_from_the_logs(tmp_path, what, how):
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_sampler as t; t.write_and_die(sys.argv[2])"
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
+    assert subprocess.run(command, check=False).returncode == 9  # so that the write-ahead log is still there
+    file = tmp_path / what
+    data = file.read_bytes()
+    if how == "gone":
+        file.unlink()
+    else:
+        half = len(data) // 2
+        file.write_bytes(
+            {"garbled": data[:40] + b"?" * half + data[half + 40 :], "cut": data[:-half], "empty": b""}[how]
+        )
+
+    again = view(config(tmp_path, raw=FLAT))
+    again.restore(logged(3e-4, 2e-4, 1e-4), None)
+
+    assert rates(again) == [3e-4, 2e-4, 1e-4]
+    assert bool(again.notice) == (tmp_path / "optuna.db.damaged").exists()
+    assert ask(again, 3).trial == 3
+
+
+def write_and_die(home):
+    optuna_view = view(config(home, raw=FLAT))
+    optuna_view.restore(logged(3e-4, 2e-4, 1e-4), None)
+    os._exit(9)
+
+
+def test_a_database_that_another_process_keeps_locked_is_not_damaged(tmp_path, monkeypatch):
+    view(config(tmp_path, raw=FLAT))
+    monkeypatch.setattr("embsearch.search.storage.PATIENCE", 0.1)
+    with closing(sqlite3.connect(tmp_path / "optuna.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StudyError, match=r"optuna\.db: database is locked.*It is a view of the event logs"):
+            view(config(tmp_path, raw=FLAT))
+    assert not (tmp_path / "optuna.db.damaged").exists()
 
 
 def test_a_study_that_begins_anew_forgets_what_optuna_knew_of_its_name(tmp_path):

@@ -3,83 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from embsearch.cli.main import main
-from embsearch.track.events import read_events
 
 CHINESE = """anchor(搜索词),positive(点击商品),negative(未点击商品)
 防水运动手表,佳明Venu 2 防水运动手表,小米智能手环(非防水)
 无线降噪耳机,Bose QuietComfort Ultra,华为快充数据线
 """
-
-
-class Home:
-    """One EMBSEARCH_HOME and the words that every command of a test begins with."""
-
-    def __init__(self, folder, model, data):
-        self.folder = folder
-        self.words = [
-            f"home={folder}", f"model.path={model}", f"data.path={data}", "study.name=s", "study.task=s",
-            "device=cpu", "train.precision=fp32", "track=none", "launcher=inline",
-            "space=small", "space.train.lr={low: 1e-4, high: 1e-2}", "train.lr=1e-3",
-            "train.texts=3000", "train.warmup_steps=2", "evaluate.at=[0.11,0.33,1.0]", "evaluate.draws=50",
-            "promote.draws=200", "stop.trials=6",
-        ]  # fmt: skip
-
-    def run(self, verb, *words):
-        return main([*verb.split(), *self.words, *words])
-
-    def start(self, verb, *words):
-        """The same in a process of its own."""
-        command = [sys.executable, "-m", "embsearch.cli.main", *verb.split(), *self.words, *words]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-    @property
-    def study(self):
-        return self.folder / "studies" / "s"
-
-    def events(self, kind, trial=None):
-        folder = self.study if trial is None else self.study / "trials" / f"t{trial:04d}"
-        return [e for e in read_events(folder / "events.jsonl") if e["kind"] == kind]
-
-    @property
-    def trials(self):
-        return sorted(p.name for p in (self.study / "trials").iterdir())
-
-    @property
-    def result(self):
-        return self.events("closed")[-1]["result"]
-
-    def forget(self, trial, *kinds):
-        """The logs as a crash leaves them that came before the trial's events of these kinds, and the study's end."""
-        for log, lost in (
-            (self.study / f"trials/t{trial:04d}/events.jsonl", kinds),
-            (self.study / "events.jsonl", ["closed"]),
-        ):
-            kept = [e for e in read_events(log) if e["kind"] not in lost]
-            log.write_text("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in kept))
-
-    def params(self):
-        return [json.dumps(self.events("created", n)[0]["params"]) for n in range(len(self.trials))]
-
-    def values(self):
-        """Everything that was measured, without times."""
-        return {
-            (name, e["rung"]): e["metrics"]
-            for n, name in enumerate(self.trials)
-            for e in self.events("measured", n)
-        }  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -90,21 +27,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     yield
     assert list(folder.iterdir()) == []
-
-
-@pytest.fixture
-def home(tmp_path, tiny_bert, judgements_csv):
-    return Home(tmp_path / "home", tiny_bert, judgements_csv)
-
-
-@pytest.fixture(scope="module")
-def calm(tmp_path_factory, tiny_bert, judgements_csv):
-    """An undisturbed study of six trials, in a process of its own: one worker, one thread."""
-    home = Home(tmp_path_factory.mktemp("calm") / "home", tiny_bert, judgements_csv)
-    process = home.start("search")
-    home.out, home.err = process.communicate()
-    assert process.returncode == 0, home.err
-    return home
 
 
 def test_a_study_runs_to_its_end(calm):

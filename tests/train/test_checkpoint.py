@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from embsearch.errors import UserError
+from embsearch.errors import DamagedCheckpoint, UserError
 from embsearch.train import checkpoint
 
 POSITION = {"step": 3, "best": -float("inf"), "mean_loss": 0.1 + 0.2, "measurement": {"why": "", "last": False}}
@@ -100,10 +100,25 @@ def test_a_torn_file_is_named_and_nothing_is_loaded(path, keep):
     run = Run()
     before = run.step(1)
 
-    with pytest.raises(UserError, match="not a whole checkpoint") as caught:
+    with pytest.raises(DamagedCheckpoint, match="not a whole checkpoint") as caught:
         run.load(path)
 
     assert str(path) in str(caught.value)
+    assert [p.tolist() for p in run.model.parameters()] == before
+
+
+@pytest.mark.parametrize("place", [9, 300, -300, -1])
+def test_a_byte_that_is_another_is_noticed_and_nothing_is_loaded(path, place):
+    Run().save(path)
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0x10
+    path.write_bytes(data)
+    run = Run()
+    before = run.step(1)
+
+    with pytest.raises(DamagedCheckpoint, match="not a whole checkpoint"):
+        run.load(path)
+
     assert [p.tolist() for p in run.model.parameters()] == before
 
 

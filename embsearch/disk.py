@@ -1,0 +1,56 @@
+"""Files that outlive a power cut: whole under their name, and on the disk before whatever follows from them.
+And a lock that no dead process can keep."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def settle(path: Path) -> None:
+    """Bring a file, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems know it for files only
+            raise
+    finally:
+        os.close(handle)
+
+
+def put(draft: Path, path: Path) -> None:
+    """Give ``draft``, a file or a folder, the name ``path``: afterwards it is there whole, before not at all."""
+    for file in draft.rglob("*") if draft.is_dir() else ():
+        settle(file)
+    settle(draft)
+    os.replace(draft, path)
+    settle(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """``mkdir -p``, each new name on the disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        settle(path.parent)
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold ``path`` for this process alone; freed by the kernel when the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows: one process at a time is the user's to see to
+            yield
+            return
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
