@@ -41,7 +41,9 @@ def run(config: Config) -> int:
     points, unprobed = plan.points(space, config)
     available = memory_available()
     with scratch(config) as folder:
+        started = time.monotonic()
         launcher = search.launcher(config)(folder)
+        command += time.monotonic() - started
         try:
             costs, machine = Probes(config, data, cache, folder, launcher).run(points, available, command)
         finally:

@@ -33,14 +33,19 @@ LAST = "effort"  # the group that, given on the command line, overrides a study'
 
 
 def last_word(words: Sequence[str]) -> list[str]:
-    """The overrides with each ``effort=quick`` also appended to the defaults list, behind the study.
+    """The overrides, each ``effort=quick`` followed by one that appends it to the defaults list too, behind
+    the study.
 
     A study has the last word over every group, those named on the command line included: its file
     comes last. ``effort`` must stand before it, so that a study may choose one (``override /effort:
     thorough``) and still set its own ``train.texts``; but who types ``effort=quick`` means it.
     """
-    said = [word for word in words if word.startswith(f"{LAST}=")]
-    return [*words, *(f"+{LAST}@_global_={word.partition('=')[2]}" for word in said[-1:])]
+    found = []
+    for word in words:
+        found.append(word)
+        if word.startswith(f"{LAST}="):
+            found.append(f"+{LAST}@_global_={word.partition('=')[2]}")
+    return found
 
 
 class ConfSource(ConfigSource):
