@@ -289,7 +289,7 @@ class _Played:
 
     def _measured(self, trial: _Trial) -> None:
         rung = sum(s <= trial.done for s in trial.stops)
-        trial.values[rung] = rung + trial.quality  # curves rise, and never cross
+        trial.values = {**trial.values, rung: rung + trial.quality}  # curves rise, and never cross
         if rung == len(trial.stops):
             self._end(trial, "complete")
         else:
