@@ -71,7 +71,8 @@ class Stepper:
                 torch.cuda.set_rng_state(cuda_state)
 
     def plan(self, batch: Batch) -> tuple[list[np.ndarray], int, bool]:
-        """The chunks that ``batch`` is encoded in, their tokens with padding, and whether gradients are cached."""
+        """The chunks that ``batch`` is encoded in, their tokens (with what padding there is), whether
+        gradients are cached."""
         lengths = self.tokens.lengths[batch.text_D]
         plan = list(chunks(lengths, self.budget, 0 if self.encoder.packs else BUCKETS))
         held = sum(int(lengths[t].sum()) if self.encoder.packs else len(t) * int(lengths[t].max()) for t in plan)

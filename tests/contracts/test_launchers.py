@@ -169,8 +169,8 @@ def test_a_probe_times_real_steps_and_what_a_trial_leaves(launcher, config, cach
     assert (speed["kind"], edge["kind"]) == ("probed", "probed")
     assert 0 < speed["step"] < 10
     assert speed["steps"] >= 2
-    assert (edge["texts"], edge["chunks"], edge["cached"], edge["halved"]) == (48, 4, False, False)
-    assert 3 <= edge["distinct"] <= 48
+    assert (edge["texts"], edge["cached"], edge["halved"]) == (48, False, False)
+    assert 1 <= edge["chunks"] <= edge["distinct"] <= 48
     assert min(edge["measure"], edge["resume"]) > 0
     assert edge["checkpoint"] == (tmp_path / "edge/checkpoint.safetensors").stat().st_size
     assert edge["model"] > edge["checkpoint"] / 4
