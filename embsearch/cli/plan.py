@@ -52,8 +52,6 @@ def run(config: Config) -> int:
     epoch = len(data.train), 2 * len(data.train) + int((data.train.negative >= 0).sum())
     made = plan.make(config, space, costs, steps, epoch, machine.workers, unprobed)
     print("\n".join(lines(config, made, machine)))
-    if config.verbose:
-        print(f"seconds     {costs}")
     if StudyFolder(config).begun:
         print("this study has begun; the plan is of the whole, 'embsearch status' says what is done")
     print(f"next:  embsearch search {same_study(config)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from textwrap import wrap
 
 from embsearch.config.schema import Config
@@ -28,8 +29,11 @@ def lines(config: Config, plan: Plan, machine: Machine) -> Iterator[str]:
     yield from _row("memory", _memory(machine))
     yield from _row("", _batch(machine))
     yield from _row("disk", _disk(config, plan, machine))
-    for note in _notes(config, plan):
-        yield from _row("note", note)
+    if plan.unprobed:
+        yield from _row("note", f"not timed, so reckoned as the default's: {', '.join(plan.unprobed)}")
+    if config.verbose:
+        seconds = ((f.name, getattr(plan.costs, f.name)) for f in fields(plan.costs) if f.name != "speeds")
+        yield from _row("seconds", ", ".join(f"{name} {value:.3g}" for name, value in seconds))
 
 
 def _row(name: str, text: str) -> Iterator[str]:
@@ -129,11 +133,6 @@ def _disk(config: Config, plan: Plan, machine: Machine) -> str:
         f"{size(need)}: {models} models of {size(machine.model)}{where}; at most {kept} checkpoints of "
         f"{size(machine.checkpoint)}, gone when trials end; {size(machine.free)} free{fits}"
     )
-
-
-def _notes(config: Config, plan: Plan) -> Iterator[str]:
-    if plan.unprobed:
-        yield f"not timed, so reckoned as the default's: {', '.join(plan.unprobed)}"
 
 
 def size(count: int) -> str:

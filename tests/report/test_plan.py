@@ -80,6 +80,11 @@ def test_what_does_not_fit_is_said_loudly(found, says):
     assert says in " ".join(text(replace(MACHINE, **found)).split())
 
 
+def test_what_was_measured_is_told_when_asked():
+    found = text(config=replace(CONFIG, verbose=True))
+    assert "seconds     command 2, load 9, begin 0.2, resume 0.1, baseline 2.5, measure 2.7," in found
+
+
 def test_every_line_fits_eighty_columns():
     long = replace(MACHINE, compute="bf16: " + "a long reason " * 20, halved=True, gpu=1, gpu_total=2)
     assert max(map(len, text(long).splitlines())) <= 80
