@@ -108,5 +108,5 @@ def test_a_probe_that_fails_says_what_it_means(data, tmp_path, message, error, s
 def test_a_metric_that_the_data_do_not_give_is_refused(data, tmp_path):
     config, *rest = data
     other = build({"data": {"path": config.data.path}, "evaluate": {"objective": "acu"}})
-    with pytest.raises(UserError, match="acu: no such metric. Did you mean 'auc'"):
+    with pytest.raises(UserError, match="acu: no such metric"):
         run((other, *rest), tmp_path)
