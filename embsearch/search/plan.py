@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -32,7 +32,8 @@ BATCH = "train.batch_size"
 DEAR = ("train.precision", "train.chunk_tokens", "train.cache_gradients")
 PROBES = 5  # configurations that are timed at most: plan must be quick
 DRAWS = 40  # studies played, fewer where they are long
-TRIALS_PLAYED = 4_000
+TRIALS_PLAYED = 2_000  # in all draws together
+LONG = 200  # of a longer study so many trials are played; the rest cost as much each
 TESTED = 3  # the untuned encoder, the default, the best
 
 
@@ -315,8 +316,14 @@ def make(
     unprobed: Sequence[str] = (),
 ) -> Plan:  # fmt: skip
     """Play the study and sum up."""
-    draws = max(5, min(DRAWS, TRIALS_PLAYED // config.stop.trials))
-    played = tuple(play(config, space, costs, steps, epoch, workers, seed) for seed in range(draws))
+    factor = max(1.0, config.stop.trials / LONG)
+    seconds = None if config.stop.seconds is None else config.stop.seconds / factor
+    short = replace(config, stop=replace(config.stop, trials=min(config.stop.trials, LONG), seconds=seconds))
+    draws = max(5, min(DRAWS, TRIALS_PLAYED // short.stop.trials))
+    fixed = costs.command + costs.load + costs.baseline + final(costs, workers)
+    played = tuple(
+        _longer(play(short, space, costs, steps, epoch, workers, seed), factor, fixed) for seed in range(draws)
+    )
     batch = config.train.batch_size
     stops = [max(1, round(steps(batch) * share)) for share in config.evaluate.at]
     sizes = {batch, *(space[BATCH].values if BATCH in {d.path for d in space.dimensions} else ())}
@@ -325,6 +332,17 @@ def make(
     return Plan(
         played, costs, workers, rungs_of(config), tuple(texts_in(s, batch, *epoch) for s in stops),
         config.stop.trials * longest, costs.command + first, tuple(unprobed),
+    )  # fmt: skip
+
+
+def _longer(draw: Draw, factor: float, fixed: float) -> Draw:
+    """The draw of a study with ``factor`` times as many trials; ``fixed`` seconds do not grow."""
+    if factor == 1:
+        return draw
+    return Draw(
+        fixed + (draw.seconds - fixed) * factor, tuple(round(r * factor) for r in draw.reached),
+        round(draw.trials * factor), round(draw.texts * factor), round(draw.kept * factor), draw.training * factor,
+        draw.measuring * factor, draw.why,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from embsearch.config.build import build
+from embsearch.config.build import build, with_values
 from embsearch.search.plan import Costs, Speed, make, play, points, texts_in
 from embsearch.search.space import parse
 
@@ -132,6 +132,19 @@ def test_more_workers_are_never_slower_when_no_trial_waits_for_another():
     made = config(SIZES, stop={"trials": 12})
     seconds = [played(made, workers).seconds for workers in (1, 2, 4)]
     assert seconds == sorted(seconds, reverse=True)
+
+
+@pytest.mark.parametrize("stop", [{"trials": 1000}, {"trials": 1000, "seconds": 20000}])
+def test_a_long_study_is_played_in_part_and_costs_in_proportion(stop):
+    made = config(SIZES, scheduler={"name": "promotion"}, stop=stop)
+    plan = make(made, parse(made.space, made), COSTS, steps, EPOCH, 2)
+    short = make(with_values(made, {"stop.trials": 200, "stop.seconds": made.stop.seconds and 4000}),
+                 parse(made.space, made), COSTS, steps, EPOCH, 2)  # fmt: skip
+    fixed = 1 + 10 + 5 + 2 * 11
+    for long, part in zip(plan.draws, short.draws, strict=True):
+        assert long.seconds - fixed == pytest.approx(5 * (part.seconds - fixed))
+        assert long.reached == tuple(5 * r for r in part.reached)
+        assert (long.texts, long.trials) == (5 * part.texts, 5 * part.trials)
 
 
 def test_known_points_are_played_first():
