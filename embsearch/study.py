@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -25,7 +25,7 @@ from embsearch.data.load import prepare_dataset
 from embsearch.errors import EmbsearchError, UserError, did_you_mean
 from embsearch.folder import StudyFolder
 from embsearch.launch.base import Launcher, Message
-from embsearch.objectives.preflight import preflight
+from embsearch.objectives.preflight import preflight_space
 from embsearch.search import budget, sampler, scheduler
 from embsearch.search.scheduler import Standing
 from embsearch.search.space import parse
@@ -452,11 +452,7 @@ class Study:
                 raise UserError(f"evaluating the untuned encoder: {message['message']}")
             raise EmbsearchError(f"evaluating the untuned encoder:\n{message.get('traceback') or message['message']}")
         name, metrics = self.config.evaluate.objective, message["metrics"]
-        if name not in metrics:
-            raise UserError(
-                f"evaluate.objective={name}: no such metric.{did_you_mean(name, metrics)} "
-                f"These data give {', '.join(metrics)}"
-            )
+        check_objective(name, metrics)
         self.baseline = metrics
         self._log("baseline", metrics=metrics, compute=message["compute"], **self._measured_with())
         self._recorder = self._make_recorder(self.folder.path)  # from here on the study has begun
@@ -494,16 +490,9 @@ class Study:
         self.cache = prepare_dataset(self.config.data, self.folder.home / "cache")
         data = Dataset.load(self.cache)
         self.fingerprint, self.has_test = data.fingerprint, len(data.test) > 0
-        self._preflight(data)
-        return data
-
-    def _preflight(self, data: Dataset) -> None:
-        """Refuse every objective of the space that could not learn on these rows."""
         searched = {d.path: d.values for d in self.space.dimensions}
-        names = searched.get("objective.name", (self.config.objective.name,))
-        smallest = min(searched.get("train.batch_size", (self.config.train.batch_size,)))
-        for name in names:
-            preflight(replace(self.config.objective, name=name), data.train, smallest)
+        preflight_space(self.config.objective, self.config.train.batch_size, searched, data.train)
+        return data
 
     def _log(self, kind: str, /, **content: Any) -> dict[str, Any]:
         return self.folder.log.append(kind, **content, spent=round(self.elapsed, 3))
@@ -561,6 +550,15 @@ def is_final(failure: str, deaths: list[str]) -> bool:
     if failure in RETRIES:
         return deaths.count(failure) > RETRIES[failure]
     return failure not in ("data", "disk_full")
+
+
+def check_objective(name: str, metrics: Mapping[str, float]) -> None:
+    """Raise UserError where the data do not give the metric that is to be maximised."""
+    if name not in metrics:
+        raise UserError(
+            f"evaluate.objective={name}: no such metric.{did_you_mean(name, metrics)} "
+            f"These data give {', '.join(metrics)}"
+        )
 
 
 def read_trials(folder: StudyFolder, objective: str) -> dict[int, Trial]:

@@ -21,7 +21,7 @@ import torch
 from embsearch.config.schema import Config
 from embsearch.data.augment import Augmenter
 from embsearch.data.batch import ClickGraph, batches
-from embsearch.data.dataset import Dataset, Judged, Triplets
+from embsearch.data.dataset import Dataset, Judged, steps_of, subset, texts_of
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import Diverged
 from embsearch.evaluate.score import score, similarity
@@ -171,31 +171,9 @@ def trial(
         started = kept - seconds
 
 
-def steps_of(texts: int, rows: Triplets, batch_size: int) -> int:
-    """The steps that show at least ``texts`` texts: an epoch's last batch may be short."""
-    epoch = 2 * len(rows) + int((rows.negative >= 0).sum())
-    epochs, left = divmod(texts, epoch)
-    batch = epoch * min(batch_size, len(rows)) / len(rows)
-    return epochs * math.ceil(len(rows) / batch_size) + math.ceil(left / batch)
-
-
-def subset(rows: Judged, most: int) -> Judged:
-    """About ``most`` rows of whole queries, spread evenly over the queries; all of them for 0."""
-    if not most or len(rows) <= most:
-        return rows
-    queries = int(rows.query.max()) + 1
-    count = max(1, round(queries * most / len(rows)))
-    kept = np.isin(rows.query, np.linspace(0, queries - 1, count).astype(int))
-    renumbered = np.unique(rows.query[kept], return_inverse=True)[1].astype(np.int32)
-    return Judged(
-        renumbered, rows.text[kept], rows.title[kept], rows.grade[kept], rows.relevant[kept],
-        rows.segment[kept], rows.segments,
-    )  # fmt: skip
-
-
 def vectors_of(encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute) -> tuple[np.ndarray, np.ndarray]:
     """The text ids of the rows, rising, and their vectors."""
-    ids = np.unique(np.concatenate([rows.text, rows.title]))
+    ids = texts_of(rows)
     return ids, embed(encoder, tokens, ids, compute)
 
 

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from embsearch import probe
 from embsearch.config.build import build
 from embsearch.config.schema import Config, ModelConfig
-from embsearch.data.dataset import Dataset, Judged
+from embsearch.data.dataset import Dataset, Judged, subset
 from embsearch.data.tokenise import Tokens, cached, tokenise
 from embsearch.errors import EmbsearchError, UserError
 from embsearch.evaluate.bootstrap import auc_interval
@@ -33,7 +34,7 @@ from embsearch.model import pretrained
 from embsearch.model.device import Compute, choose, is_out_of_memory
 from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
-from embsearch.trial import subset, trial, vectors_of
+from embsearch.trial import trial, vectors_of
 from embsearch.values import Measurement, record
 
 POINTS_EVERY = 1.0  # seconds between messages about the loss
@@ -123,15 +124,22 @@ class Worker:
 
     def _evaluate(self, task: Task) -> Iterator[Message]:
         config = build(task["config"])
-        yield self.evaluate(config, task["cache"], task["split"], task.get("model"), bool(task.get("full")))
+        full = bool(task.get("full"))
+        yield self.evaluate(config, task["cache"], task["split"], task.get("model"), full, task.get("most"))
 
-    def evaluate(self, config: Config, cache: str, split: str, model: str | None, full: bool) -> Message:
-        """Metrics of a saved model (None: the untuned encoder) on one split; ``full``: all there are."""
+    def evaluate(
+        self, config: Config, cache: str, split: str, model: str | None, full: bool, most: int | None = None
+    ) -> Message:
+        """Metrics of a saved model (None: the untuned encoder) on one split; ``full``: all there are.
+
+        ``most``: about how many rows; None: all with ``full``, else as many as trials are measured on.
+        """
         compute = choose(config.device, config.train.precision)
         data = self.dataset(cache)
         rows: Judged = getattr(data, split)
-        if not full:  # measured as trials are
-            rows = subset(rows, config.evaluate.max_rows)
+        if most is None:
+            most = 0 if full else config.evaluate.max_rows
+        rows = subset(rows, most)
         started = time.monotonic()
         if model:
             with torch.random.fork_rng([]):  # building layers draws; the trial that is warm must not see it
@@ -144,6 +152,15 @@ class Worker:
             encoder, tokens = self._encoder(config, data, Path(cache), compute)
         found = evaluate(encoder, tokens, rows, compute, config, full)
         return {"kind": "evaluated", **found, "compute": compute.why, "seconds": time.monotonic() - started}
+
+    def _probe(self, task: Task) -> Iterator[Message]:
+        """Measure what ``plan`` wants to know of this machine: a function of probe.py."""
+        config = build(task["config"])
+        compute = choose(config.device, config.train.precision)
+        data = self.dataset(task["cache"])
+        encoder, tokens = self._encoder(config, data, Path(task["cache"]), compute)
+        found = getattr(probe, task["what"])(config, data, tokens, encoder, compute, Path(task["folder"]))
+        yield {"kind": "probed", **found}
 
     def dataset(self, cache: str) -> Dataset:
         """The prepared data in ``cache``, kept for the next task."""

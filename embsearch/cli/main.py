@@ -105,7 +105,7 @@ def _compose(words: list[str], config_dirs: Sequence[str]) -> Config | None:
 
     from embsearch.config.folders import conf_folder
     from embsearch.config.load import from_hydra
-    from embsearch.config.source import searching
+    from embsearch.config.source import last_word, searching
 
     outcome: list[Config | ConfigError] = []
 
@@ -117,7 +117,7 @@ def _compose(words: list[str], config_dirs: Sequence[str]) -> Config | None:
 
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        with searching(config_dirs), _stage([_quoted(word) for word in words]):
+        with searching(config_dirs), _stage([_quoted(word) for word in last_word(words)]):
             hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(task)()
     except SystemExit as stop:  # 1: Hydra has said on stderr what is wrong with the command line
         raise SystemExit(2 if stop.code == 1 else stop.code) from None

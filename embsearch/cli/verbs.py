@@ -36,6 +36,17 @@ VERBS = (
          "launcher.workers", "study.name", "study.task", "home", "device", "seed"),
     ),
     Verb(
+        "plan",
+        "Say before spending how long a search will take here, and whether it fits in memory and on disk.",
+        (
+            "study=product_search",
+            "study=product_search effort=thorough stop.seconds=null",
+            "data.path=clicks.csv space=small stop.trials=12 launcher.workers=2",
+        ),
+        (*DATA, "train.texts", "train.batch_size", "train.chunk_tokens", "evaluate.at", "evaluate.max_rows",
+         "scheduler.name", "stop.trials", "stop.seconds", "launcher.workers", "study.name", "home", "device"),
+    ),
+    Verb(
         "train",
         "Train one configuration, without a search.",
         (

@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1]
 GROUPS = (
     "data", "model", "objective", "train", "evaluate", "space",
-    "sampler", "scheduler", "launcher", "track", "study",
+    "sampler", "scheduler", "launcher", "track", "effort", "study",
 )  # fmt: skip
 
 

@@ -40,10 +40,10 @@ def compose_raw(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path]
     """As Hydra composes it. Raises Hydra's own errors."""
     import hydra
 
-    from embsearch.config.source import searching
+    from embsearch.config.source import last_word, searching
 
     with searching(config_dirs), hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return hydra.compose("config", overrides=list(overrides))
+        return hydra.compose("config", overrides=last_word(overrides))
 
 
 def from_hydra(composed: DictConfig) -> Config:

@@ -29,6 +29,24 @@ from omegaconf.errors import OmegaConfBaseException
 from embsearch.config.folders import studies_folders, studies_in
 from embsearch.errors import ConfigError
 
+LAST = "effort"  # the group that, given on the command line, overrides a study's own settings
+
+
+def last_word(words: Sequence[str]) -> list[str]:
+    """The overrides, each ``effort=quick`` followed by one that appends it to the defaults list too, behind
+    the study.
+
+    A study has the last word over every group, those named on the command line included: its file
+    comes last. ``effort`` must stand before it, so that a study may choose one (``override /effort:
+    thorough``) and still set its own ``train.texts``; but who types ``effort=quick`` means it.
+    """
+    found = []
+    for word in words:
+        found.append(word)
+        if word.startswith(f"{LAST}="):
+            found.append(f"+{LAST}@_global_={word.partition('=')[2]}")
+    return found
+
 
 class ConfSource(ConfigSource):
     """A folder of config groups."""

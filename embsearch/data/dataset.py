@@ -6,6 +6,7 @@ Texts are known by id from here on. No torch here: the coordinator reads this to
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -119,3 +120,30 @@ class Dataset:
 
 
 _JUDGED = ("query", "text", "title", "grade", "relevant", "segment")
+
+
+def steps_of(texts: int, rows: Triplets, batch_size: int) -> int:
+    """The steps that show at least ``texts`` texts: an epoch's last batch may be short."""
+    epoch = 2 * len(rows) + int((rows.negative >= 0).sum())
+    epochs, left = divmod(texts, epoch)
+    batch = epoch * min(batch_size, len(rows)) / len(rows)
+    return epochs * math.ceil(len(rows) / batch_size) + math.ceil(left / batch)
+
+
+def subset(rows: Judged, most: int) -> Judged:
+    """About ``most`` rows of whole queries, spread evenly over the queries; all of them for 0."""
+    if not most or len(rows) <= most:
+        return rows
+    queries = int(rows.query.max()) + 1
+    count = max(1, round(queries * most / len(rows)))
+    kept = np.isin(rows.query, np.linspace(0, queries - 1, count).astype(int))
+    renumbered = np.unique(rows.query[kept], return_inverse=True)[1].astype(np.int32)
+    return Judged(
+        renumbered, rows.text[kept], rows.title[kept], rows.grade[kept], rows.relevant[kept],
+        rows.segment[kept], rows.segments,
+    )  # fmt: skip
+
+
+def texts_of(rows: Judged) -> Ids:
+    """The distinct text ids of the rows, rising: what evaluating them encodes."""
+    return np.unique(np.concatenate([rows.text, rows.title]))

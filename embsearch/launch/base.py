@@ -1,12 +1,13 @@
 """The launching seam: slots that take one task at a time and answer with messages.
 
-A task is plain JSON, ``{"do": "segment" | "evaluate", "config": {...}, ...}``; so is a message:
+A task is plain JSON, ``{"do": "segment" | "evaluate" | "probe", "config": {...}, ...}``; so is a message:
 
     {"kind": "ready",     "compute": why, "cuda": bool}   the worker has data and base weights
     {"kind": "points",    "points": [[step, time, {metric: value}], ...]}
     {"kind": "measured",  "measurement": {...}}            ends a segment task
     {"kind": "evaluated", "metrics": {...}, ...}           ends an evaluate task
     {"kind": "halted"}                                     ends a segment task: its checkpoint was saved on request
+    {"kind": "probed",    "step": seconds, ...}            ends a probe task
     {"kind": "failed",    "failure": class, "message", "traceback"}   ends any task
     {"kind": "died",      "failure": "killed" | "hung", "message"}    ends any task; the slot has a fresh worker
 
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 
 Task = dict[str, Any]
 Message = dict[str, Any]
-ENDS = ("measured", "evaluated", "halted", "failed", "died")
+ENDS = ("measured", "evaluated", "probed", "halted", "failed", "died")
 
 
 class Launcher(Protocol):

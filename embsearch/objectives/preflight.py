@@ -6,7 +6,9 @@ No torch here, so that the coordinator can ask too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,18 @@ from embsearch.errors import ConfigError
 def preflight(config: ObjectiveConfig, rows: Triplets, batch_size: int) -> None:
     """Raise ConfigError with every reason why training with ``config`` could not learn."""
     faults = [*_settings(config), *_rows(config, rows, batch_size)]
+    if faults:
+        raise ConfigError(faults)
+
+
+def preflight_space(
+    config: ObjectiveConfig, batch_size: int, searched: Mapping[str, Sequence[Any]], rows: Triplets
+) -> None:
+    """``preflight`` for every objective among the ``searched`` values, with the smallest batch: every reason."""
+    faults: list[str] = []
+    smallest = min(searched.get("train.batch_size", (batch_size,)))
+    for name in searched.get("objective.name", (config.name,)):
+        faults += [*_settings(one := replace(config, name=name)), *_rows(one, rows, smallest)]
     if faults:
         raise ConfigError(faults)
 

@@ -70,13 +70,19 @@ class Stepper:
                 torch.cuda.empty_cache()
                 torch.cuda.set_rng_state(cuda_state)
 
-    def _gradients(self, batch: Batch) -> float:
+    def plan(self, batch: Batch) -> tuple[list[np.ndarray], int, bool]:
+        """The chunks that ``batch`` is encoded in, their tokens (with what padding there is), whether
+        gradients are cached."""
         lengths = self.tokens.lengths[batch.text_D]
         plan = list(chunks(lengths, self.budget, 0 if self.encoder.packs else BUCKETS))
         held = sum(int(lengths[t].sum()) if self.encoder.packs else len(t) * int(lengths[t].max()) for t in plan)
         cache = self.config.cache_gradients
         shrunk = self.budget < self.config.chunk_tokens
-        if cache == "always" or (cache == "auto" and (held > GRAPH_TOKENS or shrunk)):
+        return plan, held, cache == "always" or (cache == "auto" and (held > GRAPH_TOKENS or shrunk))
+
+    def _gradients(self, batch: Batch) -> float:
+        plan, _, cached = self.plan(batch)
+        if cached:
             return self._cached(batch, plan)
         with self.compute.context():
             parts = [self._encode(batch, take) for take in plan]

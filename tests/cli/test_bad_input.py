@@ -121,6 +121,25 @@ BAD = {
         ["evaluate.objective=acu", "Did you mean 'auc'?", "ndcg_10"],
     ),
     "a home that is a file": ("search home=f", {"f": "x"}, ["f"]),
+    # a plan finds what a search would
+    "a plan with faults of the space, the scheduler and the data": (
+        "plan data.path=a.csv scheduler.min_rung=9 +space.train.lr={low:1,high:0.5}",
+        {"a.csv": ROWS + "q1,t9,good\n"},
+        ["space.train.lr: the range is empty", "scheduler.min_rung=9", "a.csv, row 50: grade 'good'"],
+    ),
+    "a plan of a grid with conditions": (
+        "plan sampler=grid space=small train.batch_size=32 data.path=nope.csv",
+        {},
+        ["sampler=grid", "nope.csv", "no such file"],
+    ),
+    "a plan of nothing to learn": (
+        "plan data.path=null data.train=p.csv data.valid=v.csv space=none "
+        "+space.objective.name={choices:[triplet,bce]}",
+        FILES,
+        ["objective.name=triplet: none of the", "objective.name=bce: none of the"],
+    ),
+    "a plan without weights": ("plan model.path=./nowhere", {}, ["model.path=./nowhere", "no such folder"]),
+    "a plan of a metric that is not": ("plan evaluate.objective=acu", {}, ["evaluate.objective=acu", "'auc'"]),
     # the other verbs
     "a study not begun": ("status study.name=nope", {}, ["study nope", "not begun", "embsearch search"]),
     "promoting a study not begun": (
@@ -188,8 +207,10 @@ def test_bad_input_is_told_in_one_message_and_leaves_nothing(case, folder, tmp_p
         assert part in err, err
     assert "Traceback" not in err
     assert sorted(os.listdir(folder)) == before
-    studies = tmp_path / "home/studies"
+    home, studies = tmp_path / "home", tmp_path / "home/studies"
     assert not studies.exists() or os.listdir(studies) == []
+    if command.startswith("plan"):
+        assert not home.exists() or os.listdir(home) == ["cache"]
 
 
 def test_the_message_of_a_study_that_never_began_does_not_stop_the_next_run(folder, tmp_path, tiny_bert, capsys):

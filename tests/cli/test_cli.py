@@ -81,6 +81,7 @@ def test_a_bug_shows_its_traceback(verb, capsys):
         ("search lr=1", "Did you mean 'train.lr'?"),
         ("search modle=minilm", "Did you mean 'model'?"),
         ("search model=minlm", "Did you mean 'model=minilm'?"),
+        ("search effort=quik", "Did you mean 'effort=quick'?"),
         ("search study=shose", "Did you mean 'study=shoes'?"),
         ("search study=shose", "Available options in 'study'"),
         ("search shoes", "Did you mean 'study=shoes'?"),
@@ -116,6 +117,7 @@ def test_help_shows_usage_examples_groups_settings_and_flags(words, capsys):
         "usage: embsearch",
         "examples",
         "space contrastive, none, seed, small",
+        "effort normal, quick, thorough",
         "main settings",
         "--cfg job",
     ):
@@ -202,7 +204,7 @@ def test_a_folder_of_the_users_own_is_read_with_dotted_keys(verb, empty_folder):
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("embsearch ", ["data", "encode", "evaluate", "promote", "search", "status", "sync", "train", "ui"]),
+        ("embsearch ", ["data", "encode", "evaluate", "plan", "promote", "search", "status", "sync", "train", "ui"]),
         ("embsearch se", ["search"]),
         ("embsearch data ", ["check"]),
         ("embsearch serach mod", []),

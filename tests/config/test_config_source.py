@@ -100,3 +100,32 @@ def test_other_programs_of_this_process_do_not_see_our_search_path():
     compose()
     with hydra.initialize(config_path=None, version_base="1.3"):
         assert dict(hydra.compose()) == {}
+
+
+def budget(*words):
+    config = compose([*words])
+    return config.train.texts, config.evaluate.at, config.stop.trials
+
+
+def test_an_effort_sets_the_budget_and_normal_changes_nothing():
+    assert budget("effort=normal") == budget()
+    assert budget("effort=quick") == (7680, (0.33, 1.0), 8)
+    assert budget("effort=thorough", "train=quick", "stop.trials=5") == (115200, (0.037, 0.111, 0.333, 0.666, 1.0), 5)
+
+
+def test_an_effort_of_the_command_line_has_the_last_word_over_the_study(study):
+    write(study / "study.yaml", "# @package _global_\ntrain: {texts: 900}\nstop: {trials: 3}\n")
+    assert budget("study=shoes")[::2] == (900, 3)
+    assert budget("study=shoes", "effort=quick") == budget("effort=quick")
+    assert budget("study=shoes", "effort=quick", "train.texts=50")[::2] == (50, 8)
+    assert budget("study=shoes", "effort=normal")[::2] == (900, 3)
+
+
+def test_a_study_may_choose_an_effort_and_say_more(study):
+    write(
+        study / "study.yaml",
+        "# @package _global_\ndefaults: [{override /effort: thorough}]\nstop: {trials: 3}\n",
+    )
+    assert budget("study=shoes")[::2] == (115200, 3)
+    assert budget("study=shoes", "effort=quick") == budget("effort=quick")
+    assert budget("study=shoes", "effort=normal") == (38400, (0.1, 0.25, 0.5, 0.75, 1.0), 3)

@@ -164,6 +164,29 @@ def test_a_mistake_of_the_users_is_told_as_one(launcher, evaluate):
     assert "/no/such/folder" in failed["message"]
 
 
+def test_a_probe_times_real_steps_and_what_a_trial_leaves(launcher, config, cache, tmp_path):
+    probe = {"do": "probe", "config": to_dict(config), "cache": str(cache)}
+    speed = answers(launcher, probe | {"what": "speed", "folder": str(tmp_path / "speed")})[-1]
+    edge = answers(launcher, probe | {"what": "edge", "folder": str(tmp_path / "edge")})[-1]
+
+    assert (speed["kind"], edge["kind"]) == ("probed", "probed")
+    assert 0 < speed["step"] < 10
+    assert speed["steps"] >= 2
+    assert (edge["texts"], edge["cached"], edge["halved"]) == (48, False, False)
+    assert 1 <= edge["chunks"] <= edge["distinct"] <= 48
+    assert min(edge["measure"], edge["resume"]) > 0
+    assert edge["checkpoint"] == (tmp_path / "edge/checkpoint.safetensors").stat().st_size
+    assert edge["model"] > edge["checkpoint"] / 4
+    assert edge["peak"] > 50_000_000
+
+
+def test_an_evaluation_may_be_of_fewer_rows(launcher, evaluate):
+    whole, part = (answers(launcher, evaluate | {"most": most})[-1]["metrics"] for most in (0, 12))
+
+    assert whole == answers(launcher, evaluate)[-1]["metrics"]
+    assert part != whole
+
+
 def test_waiting_for_nothing_gives_nothing(launcher):
     launcher.wait(0.05)  # whatever was still to be read
 

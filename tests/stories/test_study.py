@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import time
@@ -17,6 +18,11 @@ CHINESE = """anchor(搜索词),positive(点击商品),negative(未点击商品)
 防水运动手表,佳明Venu 2 防水运动手表,小米智能手环(非防水)
 无线降噪耳机,Bose QuietComfort Ultra,华为快充数据线
 """
+
+
+def seconds(clock):
+    """Of the clock's words, as 1:02:03."""
+    return sum(int(part) * 60**n for n, part in enumerate(reversed(clock.split(":"))))
 
 
 @pytest.fixture(autouse=True)
@@ -239,6 +245,34 @@ def test_two_chinese_rows_train_and_evaluate(home, tmp_path, capsys):
     assert home.run("evaluate", *words, f"output={tmp_path / 'untuned.json'}") == 0
     assert home.run("search", *words, "stop.trials=2") == 0
     assert home.trials == ["t0000", "t0001"]
+
+
+def test_a_plan_says_what_the_search_then_takes_and_leaves_nothing(home):
+    words = ["launcher=local", "launcher.workers=2", "stop.trials=9"]
+    taken = {}
+    for verb in ("plan", "search"):
+        started = time.monotonic()
+        process = home.start(verb, *words)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        taken[verb] = time.monotonic() - started
+        if verb == "plan":
+            plan = out
+            assert sorted(p.name for p in home.folder.iterdir()) == ["cache"]
+    *lines, following = plan.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert following.startswith("next:  embsearch search study.name=s")
+    expected = seconds(re.search(r"^time +([0-9:]+) expected", plan, re.M)[1])
+    assert taken["search"] / 2 <= expected <= 2 * taken["search"], (plan, taken)
+
+    reached = [float(n) for n in re.findall(r"texts +([0-9.]+) trials", plan)]
+    really = [sum((t, rung) in home.values() for t in home.trials) for rung in (1, 2, 3)]
+    assert reached[0] == really[0] == 9
+    assert all(abs(a - b) <= 3 for a, b in zip(reached, really, strict=True))
+    texts = int(re.search(r"^texts +([0-9,]+) expected", plan, re.M)[1].replace(",", ""))
+    spent = sum(home.events("measured", n)[-1]["texts_seen"] for n in range(9))
+    assert spent / 2 <= texts <= 2 * spent
+    assert texts <= int(re.search(r"([0-9,]+) at worst", plan)[1].replace(",", ""))
 
 
 def test_from_search_to_champion(home, tmp_path, capsys):

@@ -1,0 +1,155 @@
+"""Ask the workers that a study would use what it would cost: every slot does a little of everything at once."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from embsearch.config.build import to_dict, value_at, with_values
+from embsearch.config.schema import Config
+from embsearch.data.dataset import Dataset, Judged, subset, texts_of
+from embsearch.errors import EmbsearchError, UserError
+from embsearch.launch.base import ENDS, Launcher, Message, Task
+from embsearch.search.plan import BATCH, Costs, Machine, Params, Speed
+from embsearch.study import check_objective
+
+FEW, MORE = 200, 1000  # rows on which evaluations are timed; what all rows take is reckoned from them
+
+
+class Probes:
+    """One launcher's slots, and a folder in which their trials may write."""
+
+    def __init__(self, config: Config, data: Dataset, cache: Path, folder: Path, launcher: Launcher) -> None:
+        self.config, self.data, self.launcher = config, data, launcher
+        self.cache, self.folder = str(cache), folder
+        self.slots = launcher.idle
+        self.few, self.more = (_texts(data.valid, rows) for rows in (FEW, MORE))
+
+    def run(self, points: Sequence[tuple[str, Params]], available: int, command: float) -> tuple[Costs, Machine]:
+        """Every probe. Raises UserError for what the user can mend, EmbsearchError for what is a bug."""
+        load, untuned, compute = self._evaluate()
+        speeds, begin, warming = self._speeds(points)
+        sizes = [with_values(self.config, params) for path, params in points if path == BATCH]
+        largest = max(sizes, key=lambda config: config.train.batch_size)
+        say(f"timing evaluations and checkpoints; the memory of batch {largest.train.batch_size}")
+        edges = self._ask({"do": "probe", "what": "edge", "config": to_dict(_limited(largest))}, "edge")
+        edge = {key: max(message[key] for message in edges) for key in edges[0] if key != "kind"}
+        valid = _texts(self.data.valid, self.config.evaluate.max_rows) / self.more
+        costs = Costs(
+            command=command,
+            load=load + warming,
+            begin=begin,
+            resume=mean(edges, "resume"),
+            baseline=untuned * valid,
+            measure=untuned * valid + max(0.0, mean(edges, "measure") - untuned),
+            test=self._test(untuned),
+            speeds=speeds,
+        )
+        sizes_of = ("texts", "distinct", "tokens", "chunks", "cached", "halved", "peak", "checkpoint", "model")
+        machine = Machine(
+            compute=compute, workers=len(self.slots), batch=largest.train.batch_size, available=available,
+            free=shutil.disk_usage(self.folder).free, gpu=edge.get("gpu", 0), gpu_total=edge.get("gpu_total", 0),
+            per_gpu=self.config.launcher.per_gpu, **{key: edge[key] for key in sizes_of},
+        )  # fmt: skip
+        return costs, machine
+
+    def _evaluate(self) -> tuple[float, float, str]:
+        """Seconds until a worker can compute, of the untuned encoder on MORE rows, and what it computes in."""
+        say(f"starting {len(self.slots)} worker{'s' * (len(self.slots) > 1)}, loading the encoder")
+        task = {"do": "evaluate", "split": "valid", "config": to_dict(self.config), "most": MORE}
+        started = time.monotonic()
+        first = self._ask(task)
+        loaded = time.monotonic() - started
+        check_objective(self.config.evaluate.objective, first[0]["metrics"])
+        untuned = mean(self._ask(task), "seconds")
+        return max(0.0, loaded - untuned), untuned, first[0]["compute"]
+
+    def _speeds(self, points: Sequence[tuple[str, Params]]) -> tuple[tuple[Speed, ...], float, float]:
+        """Seconds a step of every point; before a trial's first step; and what the first trial of a fresh
+        process takes longer."""
+        speeds, begins = [], []
+        for number, (path, params) in enumerate(points):
+            config = with_values(self.config, params)
+            say(f"timing steps with {path}={value_at(config, path)}")
+            messages = self._ask({"do": "probe", "what": "speed", "config": to_dict(config)}, f"speed-{number}")
+            speeds.append(Speed(params, mean(messages, "step"), path))
+            begins.append(mean(messages, "begin"))
+        begin = min(begins)
+        return tuple(speeds), begin, begins[0] - begin
+
+    def _test(self, untuned: float) -> float:
+        """A saved model on the test rows: loading it and a few rows, then the other texts at the pace of
+        ``untuned`` (the bootstrap of 5,000 rows takes 0.1 s)."""
+        rows = self.data.test if len(self.data.test) else self.data.valid
+        task = {"do": "evaluate", "split": "valid", "full": True, "most": FEW, "config": to_dict(self.config)}
+        few = mean(self._ask(task, "edge", model=True), "seconds")
+        return few + max(0, _texts(rows, 0) - self.few) * untuned / self.more
+
+    def _ask(self, task: Task, place: str = "", model: bool = False) -> list[Message]:
+        """The same task in every slot, in the slot's own folder ``place``; the last message of each.
+
+        ``model``: of the model that is there.
+        """
+        for slot in self.slots:
+            folder = self.folder / f"slot-{slot}" / place
+            own = {"folder": str(folder), "model": str(folder / "model") if model else None}
+            self.launcher.submit(slot, task | own | {"cache": self.cache})
+        answers: dict[int, Message] = {}
+        while len(answers) < len(self.slots):
+            for slot, message in self.launcher.wait(1.0):
+                if message["kind"] in ENDS:
+                    answers[slot] = message
+        for message in answers.values():
+            _check(message, task)
+        return list(answers.values())
+
+
+def _check(message: Message, task: Task) -> None:
+    """Raise what a probe that failed means."""
+    if message["kind"] not in ("failed", "died"):
+        return
+    failure, text = message["failure"], message["message"]
+    if failure in ("out_of_memory", "killed"):
+        size = task["config"]["train"]["batch_size"]
+        raise UserError(
+            f"train.batch_size={size}: a worker ran out of memory or was killed: {text}\n"
+            "have fewer workers (launcher.workers), smaller chunks (train.chunk_tokens, "
+            "train.cache_gradients=always), or smaller batches"
+        )
+    if failure in ("data", "disk_full"):
+        raise UserError(text)
+    raise EmbsearchError(message.get("traceback") or text)
+
+
+def _limited(config: Config) -> Config:
+    most = min(config.evaluate.max_rows or MORE, MORE)
+    return replace(config, evaluate=replace(config.evaluate, max_rows=most))
+
+
+def _texts(rows: Judged, most: int) -> int:
+    return len(texts_of(subset(rows, most)))
+
+
+def mean(messages: Sequence[Message], key: str) -> float:
+    return float(np.mean([message[key] for message in messages]))
+
+
+def memory_available() -> int:
+    """Bytes that may still be taken, also by the limit of a container."""
+    found = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # no such limit
+        found = min(found, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return found
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

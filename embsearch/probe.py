@@ -1,0 +1,109 @@
+"""What ``embsearch plan`` asks a worker to measure: the trial's own loop, on the real data, for seconds.
+
+Every function is one probe task. All slots run the same one at the same time, because workers that
+share a machine slow each other.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embsearch.config.schema import Config
+from embsearch.data.augment import Augmenter
+from embsearch.data.batch import Batch, ClickGraph, batches
+from embsearch.data.dataset import Dataset
+from embsearch.data.tokenise import Tokens
+from embsearch.model.device import Compute
+from embsearch.model.encoder import Encoder
+from embsearch.objectives.build import build as build_objective
+from embsearch.train.step import Stepper
+from embsearch.trial import trial
+
+# The mean of so many steps: at least LEAST, then until SECONDS have passed or MOST are done. Lengths of
+# texts make steps differ by some percent; plan must be quick.
+LEAST, MOST, SECONDS = 2, 40, 5.0
+BATCHES = 50  # among which the one with the most tokens is looked for
+
+
+class _Enough(Exception):
+    """Steps have been timed; the trial may go."""
+
+
+def speed(
+    config: Config, data: Dataset, tokens: Tokens, encoder: Encoder, compute: Compute, folder: Path
+) -> dict[str, Any]:
+    """Seconds a step, the first one left out, and what a trial takes before it (with that first one)."""
+    laps: list[float] = []
+    last = time.monotonic()
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        nonlocal last
+        laps.append(time.monotonic() - last)
+        last = time.monotonic()
+        timed = laps[1:]
+        if len(timed) >= LEAST and (sum(timed) > SECONDS or len(timed) >= MOST):
+            raise _Enough
+
+    whole = replace(config, evaluate=replace(config.evaluate, at=(1.0,)))
+    with suppress(_Enough):
+        next(trial(whole, data, tokens, encoder, compute, folder, report))
+    steps = laps[1:] or laps
+    step = sum(steps) / len(steps)
+    return {"step": step, "steps": len(steps), "begin": max(0.0, laps[0] - step)}
+
+
+def edge(
+    config: Config, data: Dataset, tokens: Tokens, encoder: Encoder, compute: Compute, folder: Path
+) -> dict[str, Any]:
+    """A trial of one step: what evaluating and saving it takes, what its files weigh, what going on from
+    them takes; and, while its optimizer is there, the memory of the batch with the most tokens."""
+    ends: list[float] = []
+    one = replace(config, train=replace(config.train, texts=1), evaluate=replace(config.evaluate, at=(1.0,)))
+    run = trial(one, data, tokens, encoder, compute, folder, lambda step, metrics: ends.append(time.monotonic()))
+    next(run)
+    measure = time.monotonic() - ends[-1]
+    memory = _memory(config, data, tokens, encoder, compute)
+    del run  # and with it the optimizer
+    started = time.monotonic()
+    next(trial(one, data, tokens, encoder, compute, folder))
+    resume = time.monotonic() - started
+    return {"measure": measure, "resume": resume, "checkpoint": _bytes(folder / "checkpoint.safetensors"),
+            "model": _bytes(folder / "model"), **memory}  # fmt: skip
+
+
+def _memory(config: Config, data: Dataset, tokens: Tokens, encoder: Encoder, compute: Compute) -> dict[str, Any]:
+    """One step of the longest batch: its chunks, and the most memory this worker has ever held."""
+    augment = Augmenter(config.train.augment, data, tokens, encoder.model.tokenizer, config.train.seed)
+    stepper = Stepper(encoder, augment.tokens, build_objective(config.objective), compute, config.train)
+    batch = augment(_longest(config, data, tokens), 0)
+    stepper(batch)
+    encoder.zero_grad(set_to_none=True)
+    plan, padded, cached = stepper.plan(batch)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    gpu = {}
+    if compute.device.type == "cuda":
+        gpu = {
+            "gpu": torch.cuda.max_memory_reserved(compute.device),
+            "gpu_total": torch.cuda.mem_get_info(compute.device)[1],
+        }
+    return {"texts": batch.texts_seen, "distinct": len(batch.text_D), "tokens": padded, "chunks": len(plan),
+            "cached": cached, "halved": stepper.budget < config.train.chunk_tokens, "peak": peak, **gpu}  # fmt: skip
+
+
+def _longest(config: Config, data: Dataset, tokens: Tokens) -> Batch:
+    drawn = batches(data.train, ClickGraph(data), config.train.batch_size, config.train.seed)
+    lengths = tokens.lengths
+    return max((next(drawn) for _ in range(BATCHES)), key=lambda batch: int(lengths[batch.text_D].sum()))
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,143 @@
+"""The plan in plain lines, readable at 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from textwrap import wrap
+
+from embsearch.config.schema import Config
+from embsearch.report.live import clock
+from embsearch.search.plan import BATCH, Draw, Machine, Plan
+
+LEFT, WIDTH = 12, 80
+
+
+def lines(config: Config, plan: Plan, machine: Machine) -> Iterator[str]:
+    workers = f"{machine.workers} worker{'s' * (machine.workers > 1)}"
+    yield f"plan of study {config.study.name} on this machine: {workers}"
+    yield from _row("computing", f"in {machine.compute}")
+    yield from _row("trials", _trials(config, plan))
+    yield from _rungs(config, plan)
+    texts = _expected(plan, lambda d: d.texts, lambda n: f"{n:,.0f}")
+    yield from _row("texts", f"{texts}; {plan.most_texts:,} at worst, if no trial is held back")
+    yield from _row("steps", _speeds(config, plan))
+    yield from _row("time", _expected(plan, lambda d: d.seconds, clock))
+    yield from _row("", _parts(plan))
+    for limit in _limits(config, plan):
+        yield from _row("", limit)
+    yield from _row("memory", _memory(machine))
+    yield from _row("", _batch(machine))
+    yield from _row("disk", _disk(config, plan, machine))
+    if plan.unprobed:
+        yield from _row("note", f"not timed, so reckoned as the default's: {', '.join(plan.unprobed)}")
+    if config.verbose:
+        seconds = ((f.name, getattr(plan.costs, f.name)) for f in fields(plan.costs) if f.name != "speeds")
+        yield from _row("seconds", ", ".join(f"{name} {value:.3g}" for name, value in seconds))
+
+
+def _row(name: str, text: str) -> Iterator[str]:
+    for number, line in enumerate(wrap(text, WIDTH - LEFT, break_on_hyphens=False)):
+        yield f"{'' if number else name:{LEFT}}{line}"
+
+
+def _expected(plan: Plan, what: Callable[[Draw], float], words: Callable[[float], str]) -> str:
+    low, high = map(words, plan.likely(what))
+    return f"{words(plan.mean(what))} expected" + (f" ({low} to {high})" if low != high else "")
+
+
+def _trials(config: Config, plan: Plan) -> str:
+    trials, known = plan.mean(lambda d: d.trials), len(config.study.defaults)
+    count = (
+        f"{config.stop.trials}" if round(trials) == config.stop.trials else f"{trials:.0f} of {config.stop.trials}"
+    )
+    points = f" and {known} known point{'s' * (known > 1)}" if known else ""
+    return f"{count}: the default{points}, then by {config.sampler.name}"
+
+
+def _rungs(config: Config, plan: Plan) -> Iterator[str]:
+    """How many trials are expected at each evaluation, and where the scheduler may hold them back."""
+    rule = config.scheduler.name
+    yield from _row("rungs", f"scheduler {rule}; trials expected at each evaluation:")
+    for number, (share, texts) in enumerate(zip(config.evaluate.at, plan.texts, strict=True), 1):
+        expected = plan.mean(lambda d, i=number - 1: d.reached[i])  # type: ignore[misc]
+        low, high = plan.likely(lambda d, i=number - 1: d.reached[i])  # type: ignore[misc]
+        several = f" ({low:.0f} to {high:.0f})" if round(low) < round(high) else ""
+        mark = "  rung" if number in plan.rungs else ""
+        yield f"{'':{LEFT}}{number}  {share:>6.1%} {texts:>11,} texts {expected:>6.1f} trials{several}{mark}"
+
+
+def _speeds(config: Config, plan: Plan) -> str:
+    words = []
+    for speed in plan.costs.speeds:
+        size = int(speed.params.get(BATCH) or config.train.batch_size)
+        name = f"batch {size}" if speed.path == BATCH else f"{speed.path}={speed.params[speed.path]}"
+        words.append(f"{name} {speed.step:.2g} s")
+    return f"{', '.join(words)}, with every worker at work"
+
+
+def _parts(plan: Plan) -> str:
+    costs = plan.costs
+    whole = plan.mean(lambda d: d.training + d.measuring)
+    training = plan.mean(lambda d: d.training) / whole
+    return (
+        f"start-up {clock(costs.command + costs.load)}, final test {clock(plan.final)}; between them training "
+        f"{training:.0%}, evaluating and saving {1 - training:.0%} ({costs.measure:.1f} s each)"
+    )
+
+
+def _limits(config: Config, plan: Plan) -> Iterator[str]:
+    stop = config.stop
+    cut = sum(draw.why.startswith("stop.seconds") for draw in plan.draws)
+    if stop.seconds is not None:
+        often = {0: "will not end it", len(plan.draws): "will end it"}
+        words = often.get(cut, f"ends it in {cut} of {len(plan.draws)} draws")
+        yield f"stop.seconds={stop.seconds:g} {words}"
+    if stop.target is not None:
+        yield f"stop.target={stop.target:g} may end it earlier, not before {clock(plan.earliest)}"
+    if config.train.patience:
+        yield f"train.patience={config.train.patience} may end trials earlier; not reckoned with"
+
+
+def _memory(machine: Machine) -> str:
+    count = machine.workers
+    words = f"{size(machine.peak)} a worker, {size(machine.peak * count)} of {size(machine.available)} available"
+    if machine.gpu:
+        shared = f"{size(machine.gpu * machine.per_gpu)} of {size(machine.gpu_total)}"
+        words += f"; GPU {size(machine.gpu)} a worker, {shared}"
+    advice = "DOES NOT FIT; fewer workers, or smaller chunks (train.chunk_tokens)"
+    return f"{words}: {'fits' if machine.fits else advice}"
+
+
+def _batch(machine: Machine) -> str:
+    cached = "gradients are cached, chunk by chunk" if machine.cached else "all kept at once, no gradient cache"
+    halved = " (halved until they fitted)" if machine.halved else ""
+    chunks = f"{machine.chunks} chunk{'s' * (machine.chunks > 1)}"
+    return (
+        f"the longest batch of {machine.batch}: {machine.texts} texts, {machine.distinct} distinct, "
+        f"{machine.tokens:,} tokens in {chunks}{halved}, {cached}"
+    )
+
+
+def _disk(config: Config, plan: Plan, machine: Machine) -> str:
+    models = max(draw.reached[0] for draw in plan.draws)
+    kept = max(draw.kept for draw in plan.draws)
+    need = models * machine.model + kept * machine.checkpoint
+    where = ""
+    if config.track.mlflow and config.track.uri is None:
+        where = ", which MLflow links"
+    elif config.track.mlflow:
+        where = f", and those MLflow keeps (track.model_artifacts={config.track.model_artifacts}) where it lies"
+    fits = "" if need < machine.free else ": DOES NOT FIT"
+    return (
+        f"{size(need)}: {models} models of {size(machine.model)}{where}; at most {kept} checkpoints of "
+        f"{size(machine.checkpoint)}, gone when trials end; {size(machine.free)} free{fits}"
+    )
+
+
+def size(count: int) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000  # type: ignore[assignment]
+    return f"{count:.1f} GB" if count < 100 else f"{count:,.0f} GB"
