@@ -44,7 +44,7 @@ def speed(
     laps: list[float] = []
     last = time.monotonic()
 
-    def report(step: int, metrics: dict[str, float]) -> None:
+    def report(step: int, at: int, metrics: dict[str, float]) -> None:
         nonlocal last
         laps.append(time.monotonic() - last)
         last = time.monotonic()
@@ -67,7 +67,7 @@ def edge(
     them takes; and, while its optimizer is there, the memory of the batch with the most tokens."""
     ends: list[float] = []
     one = replace(config, train=replace(config.train, texts=1), evaluate=replace(config.evaluate, at=(1.0,)))
-    run = trial(one, data, tokens, encoder, compute, folder, lambda step, metrics: ends.append(time.monotonic()))
+    run = trial(one, data, tokens, encoder, compute, folder, lambda *point: ends.append(time.monotonic()))
     next(run)
     measure = time.monotonic() - ends[-1]
     memory = _memory(config, data, tokens, encoder, compute)
