@@ -35,6 +35,8 @@ def make_folder(path: Path) -> None:
     """``mkdir -p``, each new name on the disk."""
     if not path.is_dir():
         make_folder(path.parent)
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         path.mkdir(exist_ok=True)
         settle(path.parent)
 
