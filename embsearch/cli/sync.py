@@ -14,8 +14,7 @@ def run(config: Config) -> int:
     folder = StudyFolder(config)
     if not folder.locked.exists():
         raise StudyError(f"study {config.study.name} is not in {folder.home}; see 'embsearch status'")
-    for _ in folder.trial_logs():
-        pass  # a damaged log is refused here; the recorder would wait for its writer to mend it
+    folder.seconds_spent()  # refuses a damaged log; the recorder would wait for its writer to mend it
     began = build(folder.read_locked()["config"] | {"track": to_dict(config.track), "home": config.home})
     recorder = MlflowRecorder(began, folder.path, live=bool(holder(folder.path / "lock")))
     pending = recorder.sync()

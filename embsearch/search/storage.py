@@ -25,7 +25,11 @@ from embsearch.search.space import Space
 from embsearch.values import Outcome, Scalar, Suggestion
 
 PATIENCE = 60.0  # seconds to wait for another process that writes
-REMEDIES = {"full": "free some space", "locked": "wait until no other process writes to it"}
+REMEDIES = {
+    "full": "free some space",
+    "I/O": "free some space if the disk is full",
+    "locked": "wait until no other process writes to it",
+}
 
 
 class OptunaView:

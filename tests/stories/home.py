@@ -15,7 +15,7 @@ class Home:
     """One EMBSEARCH_HOME and the words that every command of a test begins with."""
 
     def __init__(self, folder, model, data):
-        self.folder = folder
+        self.folder, self.model, self.data = folder, model, data
         self.words = [
             f"home={folder}", f"model.path={model}", f"data.path={data}", "study.name=s", "study.task=s",
             "device=cpu", "train.precision=fp32", "track=none", "launcher=inline",
@@ -23,6 +23,10 @@ class Home:
             "train.texts=3000", "train.warmup_steps=2", "evaluate.at=[0.11,0.33,1.0]", "evaluate.draws=50",
             "promote.draws=200", "stop.trials=6",
         ]  # fmt: skip
+
+    def at(self, folder):
+        """The same words for another home."""
+        return Home(folder, self.model, self.data)
 
     def run(self, verb, *words):
         return main([*verb.split(), *self.words, *words])

@@ -1,0 +1,208 @@
+"""Files that a crash, a full disk or a failing one left behind: taken up again with nothing lost but the
+torn piece, or refused by name. The measure is the undisturbed study."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from embsearch.track.events import read_events
+
+
+@pytest.fixture
+def copy(home, calm):
+    """The undisturbed study, to be damaged."""
+    shutil.copytree(calm.folder, home.folder)
+    return home
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory, calm):
+    """The undisturbed study, gone on with for two trials."""
+    home = calm.at(tmp_path_factory.mktemp("longer") / "home")
+    shutil.copytree(calm.folder, home.folder)
+    assert home.run("search", "stop.trials=8") == 0
+    return home
+
+
+def logs(home):
+    return sorted(home.study.rglob("events.jsonl"))
+
+
+def same(home, calm):
+    """The same trials with the same parameters, values and models; each ended once."""
+    assert home.trials == calm.trials
+    assert home.params() == calm.params()
+    assert home.values() == calm.values()
+    assert [len(home.events("ended", n)) for n in range(len(home.trials))] == [1] * len(calm.trials)
+    assert [(r["label"], r["trial"], r["auc"]) for r in home.result["table"]] == [
+        (r["label"], r["trial"], r["auc"]) for r in calm.result["table"]
+    ]
+
+
+# ---- event logs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lines", [1, 2])
+@pytest.mark.parametrize("kept", [0, 1, 0.5, -1], ids=["nothing", "a byte", "half", "all but its end"])
+def test_logs_that_lost_their_last_lines_are_taken_up_where_they_end(copy, calm, lines, kept):
+    for log in logs(copy):
+        data = log.read_bytes().splitlines(keepends=True)
+        torn = data[-lines]
+        log.write_bytes(b"".join(data[:-lines]) + torn[: int(len(torn) * kept) if isinstance(kept, float) else kept])
+    segments = [len(copy.events("segment", n)) for n in range(6)]
+
+    assert copy.run("search") == 0
+
+    same(copy, calm)
+    if lines == 1:  # each trial's end: nothing is trained again
+        assert [len(copy.events("segment", n)) for n in range(6)] == segments
+
+
+@pytest.mark.parametrize("trial", [0, 3])
+def test_a_trial_whose_whole_log_is_gone_is_trained_again_with_the_same_parameters(copy, calm, trial):
+    (copy.study / f"trials/t{trial:04d}/events.jsonl").write_bytes(b"")
+    copy.forget(0)
+    assert copy.run("search") == 0
+    same(copy, calm)
+
+
+@pytest.mark.parametrize("log", ["events.jsonl", "trials/t0002/events.jsonl"])
+def test_a_log_that_is_damaged_before_its_end_is_refused_by_every_command_and_stays_as_it_is(copy, capsys, log):
+    path = copy.study / log
+    data = path.read_bytes().replace(b"\n", b"\0\n", 1)
+    path.write_bytes(data)
+    for command in (["search", "stop.trials=8"], ["status"], ["sync"]):
+        assert copy.run(*command) == 2
+        assert f"{path}, line 1: not an event, and whole ones follow" in capsys.readouterr().err
+    assert path.read_bytes() == data
+
+
+def test_a_config_that_is_damaged_is_refused_and_written_again_when_deleted(copy, calm, capsys):
+    path = copy.study / "study.yaml"
+    path.write_bytes(path.read_bytes()[:200])
+    assert copy.run("search") == 2
+    assert f"{path}: not the config that embsearch wrote" in capsys.readouterr().err
+    path.unlink()
+    copy.forget(0)
+    assert copy.run("search") == 0
+    same(copy, calm)
+
+
+# ---- checkpoints -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cut_off(tmp_path_factory, calm):
+    """The study, killed while trial 0 had its checkpoint."""
+    home = calm.at(tmp_path_factory.mktemp("cut") / "home")
+    process = home.start("search")
+    checkpoint = home.study / "trials/t0000/checkpoint.safetensors"
+    while not (checkpoint.exists() and home.seen("measured", 0)):
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert checkpoint.exists()
+    return home
+
+
+@pytest.mark.parametrize("how", ["cut", "a byte", "empty"])
+def test_a_damaged_checkpoint_is_told_and_its_trial_trained_again_to_the_same_end(home, cut_off, calm, how, capsys):
+    shutil.copytree(cut_off.folder, home.folder)
+    path = home.study / "trials/t0000/checkpoint.safetensors"
+    data = bytearray(path.read_bytes())
+    if how == "a byte":
+        data[-1000] ^= 1
+    path.write_bytes({"cut": data[:-1], "a byte": data, "empty": b""}[how])
+
+    assert home.run("search") == 0
+
+    same(home, calm)
+    (failed,) = home.events("failed", 0)
+    assert (failed["failure"], failed["attempt"]) == ("checkpoint", 0)
+    assert f"trial 0 checkpoint: {path}: not a whole checkpoint" in capsys.readouterr().err
+
+
+# ---- Optuna's database -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["gone", "empty", "no database", "garbled", "cut", "of another time"])
+def test_a_damaged_optuna_database_changes_no_suggestion(copy, longer, how, capsys):
+    path = copy.folder / "optuna.db"
+    data = path.read_bytes()
+    half = len(data) // 2
+    if how in ("gone", "of another time"):
+        path.unlink()
+    if how == "of another time":
+        assert copy.run("search", "study.name=other", "stop.trials=1") == 0
+    elif how != "gone":
+        path.write_bytes({
+            "empty": b"", "no database": os.urandom(8192), "cut": data[:half],
+            "garbled": data[:4096] + bytes(half) + data[4096 + half :],
+        }[how])  # fmt: skip
+
+    assert copy.run("search", "stop.trials=8") == 0
+
+    same(copy, longer)
+    told = f"{path} is damaged: kept as optuna.db.damaged, made again from the event logs"
+    assert (told in capsys.readouterr().err) == (how in ("no database", "garbled", "cut"))
+
+
+# ---- the disk, the clock -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own: 24 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this system mounts nothing: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_the_study_wherever_it_comes_and_loses_nothing(calm, small_disk, capsys):
+    home = calm.at(small_disk / "home")
+    filler = small_disk / "filler"
+    seen = []
+    for free in (0, 20, 60, 150, 400, 700, 1000, 1500, 2500):  # KiB
+        with filler.open("wb") as file:
+            stat = os.statvfs(small_disk)
+            file.truncate(0)
+            os.posix_fallocate(file.fileno(), 0, max(stat.f_bavail * stat.f_bsize - free * 1024, 1))
+        code = home.run("search")
+        err = capsys.readouterr().err
+        seen.append(err.splitlines()[-1])
+        assert (code, "Traceback" in err, "space" in err) == (2, False, True), err
+        filler.unlink()
+    print("\n".join(seen))
+    assert home.run("search") == 0
+    same(home, calm)
+
+
+def test_a_clock_that_is_set_back_breaks_nothing(home, calm, monkeypatch):
+    real, calls = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: real() - 3600 * (next(calls) // 40))  # every 40th look: an hour back
+    began = time.monotonic()
+    assert home.run("search", "track=mlflow", "stop.seconds=600") == 0
+    same(home, calm)
+    first = home.result["seconds"]
+    assert home.run("search", "track=mlflow", "stop.seconds=600", "stop.trials=7") == 0
+    monkeypatch.undo()
+
+    assert len(home.trials) == 7
+    times = [e["time"] for e in read_events(home.study / "events.jsonl")]
+    assert times != sorted(times)
+    assert 0 < first < home.result["seconds"] < time.monotonic() - began
+    assert home.run("sync", "track=mlflow") == 0
+    assert home.run("status") == 0
