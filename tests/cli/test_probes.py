@@ -44,6 +44,7 @@ def run(data, tmp_path, answer=worker, points=POINTS):
         yield {"kind": "points", "points": []}
         yield answer(task)
 
+    handler.halting = False
     made = Probes(*data, tmp_path, Inline(handler))
     return *made.run(points, available=5000, command=1.0), asked
 
