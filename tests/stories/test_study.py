@@ -133,7 +133,7 @@ def test_extending_the_budget_goes_on_with_the_same_numbering(home):
 
 
 def test_a_second_coordinator_is_refused_and_told_who_holds_the_study(home, capsys):
-    process = home.start("search")
+    process = home.start("search", "stop.trials=200")  # is still there when asked
     try:
         while not home.events("baseline"):
             time.sleep(0.01)
