@@ -30,7 +30,7 @@ Params = Mapping[str, Scalar]
 BATCH = "train.batch_size"
 # Searched settings that change the price of a step; everything of model.* does too.
 DEAR = ("train.precision", "train.chunk_tokens", "train.cache_gradients")
-PROBES = 5  # configurations that are timed at most: plan must be quick
+PROBES = 6  # configurations that are timed at most: plan must be quick
 DRAWS = 40  # studies played, fewer where they are long
 TRIALS_PLAYED = 2_000  # in all draws together
 LONG = 200  # of a longer study so many trials are played; the rest cost as much each
@@ -147,15 +147,14 @@ class Plan:
 
 
 def points(space: Space, config: Config) -> tuple[list[tuple[str, Params]], list[str]]:
-    """What to time, as (the path that differs, the whole point): the default with the smallest and the largest
-    batch, then each dear setting at its other ends. Second: dear settings for which there is no time."""
+    """What to time, as (the path that differs, the whole point): the default with the smallest batch, its own
+    and the largest, then each dear setting at its other ends. And the dear settings for which there is no time."""
     default = space.default(config)
     searched = {d.path: d for d in space.dimensions}
-    sizes = sorted(set(searched[BATCH].values)) if BATCH in searched else [config.train.batch_size]
-    smallest = default | ({BATCH: sizes[0]} if BATCH in searched else {})
-    found: list[tuple[str, Params]] = [(BATCH, smallest)]
-    if len(sizes) > 1:
-        found.append((BATCH, default | {BATCH: sizes[-1]}))
+    found: list[tuple[str, Params]] = [(BATCH, default)]
+    if BATCH in default:
+        found = [(BATCH, default | {BATCH: size}) for size in sorted({*_ends(searched[BATCH]), default[BATCH]})]
+    smallest = {**found[0][1]}
     left = []
     for path, dimension in searched.items():
         if not (path.startswith("model.") or path in DEAR):
@@ -169,6 +168,7 @@ def points(space: Space, config: Config) -> tuple[list[tuple[str, Params]], list
 
 
 def _ends(dimension: Dimension) -> Sequence[Any]:
+    """The two of a range or of ordered choices; every choice of others."""
     if isinstance(dimension.distribution, CategoricalDistribution):
         return dimension.values
     return dimension.values[0], dimension.values[-1]

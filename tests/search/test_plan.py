@@ -164,13 +164,14 @@ def test_likely_holds_eighty_percent_of_the_draws():
 # ---- what is timed -----------------------------------------------------------------------------
 
 
-def test_the_smallest_and_the_largest_batch_are_timed_and_the_ends_of_what_is_dear():
+def test_the_smallest_the_defaults_and_the_largest_batch_are_timed_and_the_ends_of_what_is_dear():
     space = SIZES | {"train.lr": {"low": 1e-5, "high": 1e-3}, "model.freeze_layers": {"low": 0, "high": 2}}
-    made = config(space)
+    made = config(space, train={"batch_size": 32})
     found, left = points(parse(made.space, made), made)
     base = {"train.lr": 1e-4, "train.batch_size": 16, "model.freeze_layers": 0}
     assert found == [
         ("train.batch_size", base),
+        ("train.batch_size", base | {"train.batch_size": 32}),
         ("train.batch_size", base | {"train.batch_size": 64}),
         ("model.freeze_layers", base | {"model.freeze_layers": 2}),
     ]
@@ -184,7 +185,7 @@ def test_a_space_without_batches_times_the_configs_own():
 
 def test_what_there_is_no_time_for_is_named():
     space = SIZES | {
-        "model.max_length": {"choices": [None, 8, 16, 32, 48]},
+        "model.max_length": {"choices": [None, 8, 16, 24, 32, 48]},
         "model.projection": {"choices": [None, 9]},
     }
     made = config(space)
