@@ -23,20 +23,21 @@ from embsearch.config.load import diff, digest, identity
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, StudyError
 from embsearch.track.events import EventLog, read_events
+from embsearch.values import Clock
 
 
 class StudyFolder:
     """Reads and writes one study's folder. Only the holder writes."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, clock: Clock = time) -> None:
         name = config.study.name
         if not name or name.startswith(".") or "/" in name or "\0" in name:
             raise ConfigError(f"study.name={name!r}: names a folder; expected a word without '/' or a leading dot")
-        self.config = config
+        self.config, self._clock = config, clock
         self.home = Path(config.home).expanduser().resolve()
         self.path = self.home / "studies" / config.study.name
         self.digest = digest(config)
-        self.log = EventLog(self.path / "events.jsonl")
+        self.log = EventLog(self.path / "events.jsonl", clock)
         self._trial_logs: dict[int, EventLog] = {}
 
     @contextmanager
@@ -142,7 +143,7 @@ class StudyFolder:
 
     def trial_log(self, number: int) -> EventLog:
         if number not in self._trial_logs:
-            self._trial_logs[number] = EventLog(self.trial(number) / "events.jsonl")
+            self._trial_logs[number] = EventLog(self.trial(number) / "events.jsonl", self._clock)
         return self._trial_logs[number]
 
     def write_trial_config(self, number: int, config: dict[str, Any]) -> None:
@@ -162,6 +163,11 @@ class StudyFolder:
         events = read_events(self.path / "events.jsonl")
         ends = [e for e in events if e["kind"] in ("closed", "opened")]
         return ends[-1]["result"] if ends and ends[-1]["kind"] == "closed" else None
+
+    def last_sign(self) -> float:
+        """When the last event was logged, in Unix seconds; 0 where there is none."""
+        logs = [read_events(self.path / "events.jsonl"), *(events for _, events in self.trial_logs())]
+        return max((events[-1]["time"] / 1000 for events in logs if events), default=0.0)
 
     def seconds_spent(self) -> float:
         """Seconds of all earlier sessions: from each opening to the last sign of life before the next."""

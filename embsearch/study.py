@@ -30,7 +30,7 @@ from embsearch.search.space import parse
 from embsearch.search.storage import OptunaView
 from embsearch.track.base import NoRecorder, Recorder
 from embsearch.track.environment import environment
-from embsearch.values import Decision, Measurement, Outcome, Segment, Suggestion, record
+from embsearch.values import Clock, Decision, Measurement, Outcome, Segment, Suggestion, record
 
 RETRIES = 3  # how often a trial whose worker died is given out again
 TEXTS_WINDOW = 20  # points over which a trial's texts per second are averaged
@@ -79,19 +79,20 @@ class Study:
         launcher: Callable[[Path], Launcher],
         recorder: Callable[[Path], Recorder],
         watch: Callable[[Study, str], None] = lambda study, line: None,
+        clock: Clock = time,
     ) -> None:
         self.space = parse(config.space, config)
         most = sampler.trials_of(config.sampler, self.space, 1 + len(config.study.defaults))
         if most is not None:  # a grid that is done is a study that is done
             config = replace(config, stop=replace(config.stop, trials=min(most, config.stop.trials)))
-        self.config, self._watch = config, watch
+        self.config, self._watch, self._clock = config, watch, clock
         self._make_launcher, self._make_recorder = launcher, recorder
         self._recorder: Recorder = NoRecorder()
-        self.folder = StudyFolder(config)
+        self.folder = StudyFolder(config, clock)
         if config.study.on_drift == "new" and self.folder.drift():
             name = f"{config.study.name}-{self.folder.digest[:8]}"  # the same command finds it again
             self.config = replace(config, study=replace(config.study, name=name))
-            self.folder = StudyFolder(self.config)
+            self.folder = StudyFolder(self.config, clock)
         self.trials: dict[int, Trial] = {}
         self.scheduler = scheduler.make(config)
         self.baseline: dict[str, float] | None = None
@@ -353,7 +354,7 @@ class Study:
         for event in self.folder.log_of_kind("baseline"):
             self.baseline = event["metrics"] if self._measured_as_now(event) else None
         self._earlier = self.folder.seconds_spent()
-        self._started = time.monotonic()
+        self._started = self._clock.monotonic()
         self.trials = read_trials(self.folder, self.config.evaluate.objective)
         pruner = getattr(self.scheduler, "pruner", None)
         told = {event["trial"] for event in self.folder.log_of_kind("told")}
@@ -414,7 +415,7 @@ class Study:
     @property
     def elapsed(self) -> float:
         """Seconds of all sessions of this study."""
-        return self._earlier + time.monotonic() - self._started
+        return self._earlier + self._clock.monotonic() - self._started
 
     @property
     def best(self) -> Trial | None:

@@ -14,8 +14,11 @@ import pytest
 from embsearch.config.build import build, to_dict
 from embsearch.data.load import prepare_dataset
 from embsearch.launch.base import ENDS
+from embsearch.launch.curves import Curve, Recorded
 from embsearch.launch.inline import Inline
 from embsearch.launch.local import Local, python_module
+from embsearch.launch.replay import Replay, VirtualClock
+from embsearch.values import Measurement
 from embsearch.worker import Worker
 
 PATIENCE = 90  # seconds a test waits: a worker imports torch first
@@ -44,10 +47,25 @@ def local(tmp_path_factory):
     launcher.close()
 
 
-@pytest.fixture(scope="module", params=["inline", "local"])
+@pytest.fixture(scope="module")
+def replay(config, cache, tmp_path_factory):
+    """The trial of these tests, recorded once and played from then on."""
+    task = {"config": to_dict(config), "cache": str(cache), "folder": str(tmp_path_factory.mktemp("recorded"))}
+    worker, points, measured = Worker(), [], []
+    [untuned] = worker(task | {"do": "evaluate", "split": "valid"})
+    for at in (0, 1):
+        position = {"trial": 0, "attempt": 0, "from_checkpoint": at, "until": at + 1}
+        for message in worker(task | {"do": "segment", "segment": position}):
+            points += [(step, metrics) for step, _, metrics in message.get("points", ())]
+            measured += [Measurement(**message["measurement"])] if message["kind"] == "measured" else []
+    curves = Recorded(config.evaluate.at, [{}], [Curve(tuple(measured), tuple(points))], untuned["metrics"], "a test")
+    return Replay(curves, VirtualClock())
+
+
+@pytest.fixture(scope="module", params=["inline", "local", "replay"])
 def launcher(request):
     """A new launcher is one more case here."""
-    return Inline(Worker()) if request.param == "inline" else request.getfixturevalue("local")
+    return Inline(Worker()) if request.param == "inline" else request.getfixturevalue(request.param)
 
 
 @pytest.fixture
