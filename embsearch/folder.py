@@ -152,7 +152,7 @@ class StudyFolder:
 
     def trial_logs(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """(number, events) of every trial, in order."""
-        for folder in sorted((self.path / "trials").glob("t[0-9]*")):
+        for folder in sorted((self.path / "trials").glob("t[0-9]*"), key=lambda path: int(path.name[1:])):
             yield int(folder.name[1:]), read_events(folder / "events.jsonl")
 
     def log_of_kind(self, kind: str) -> list[dict[str, Any]]:

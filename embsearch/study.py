@@ -25,13 +25,14 @@ from embsearch.folder import StudyFolder
 from embsearch.launch.base import Launcher, Message
 from embsearch.objectives.preflight import preflight
 from embsearch.search import budget, sampler, scheduler
-from embsearch.search.scheduler import Standing
+from embsearch.search.board import Board, Standing
 from embsearch.search.space import parse
 from embsearch.search.storage import OptunaView
 from embsearch.track.base import NoRecorder, Recorder
 from embsearch.track.environment import environment
-from embsearch.values import Clock, Decision, Measurement, Outcome, Segment, Suggestion, record
+from embsearch.values import Clock, Decision, Measurement, Outcome, Segment, State, Suggestion, record
 
+ENDED: tuple[State, ...] = ("complete", "pruned", "failed")
 RETRIES = 3  # how often a trial whose worker died is given out again
 TEXTS_WINDOW = 20  # points over which a trial's texts per second are averaged
 
@@ -93,7 +94,7 @@ class Study:
             name = f"{config.study.name}-{self.folder.digest[:8]}"  # the same command finds it again
             self.config = replace(config, study=replace(config.study, name=name))
             self.folder = StudyFolder(self.config, clock)
-        self.trials: dict[int, Trial] = {}
+        self.trials: Board[Trial] = Board()
         self.scheduler = scheduler.make(config)
         self.baseline: dict[str, float] | None = None
         self.stopping = 0
@@ -144,7 +145,7 @@ class Study:
         baseline = None
         while True:
             over = budget.spent(self.config.stop, len(self.trials), self.elapsed, self.best_value)
-            warm = {t.slot for t in self.trials.values() if t.state == "waiting"}
+            warm = {t.slot for t in self.trials.in_state("waiting")}
             for slot in sorted(launcher.idle, key=lambda s: s not in warm):
                 if self.stopping:
                     break
@@ -153,8 +154,7 @@ class Study:
                     self._submit_baseline(launcher, slot)
                 elif (trial := self._next(over, slot)) is not None:
                     self._submit(launcher, slot, trial)
-            busy = [t for t in self.trials.values() if t.state == "running"]
-            if not busy and baseline is None:
+            if not self.trials.in_state("running") and baseline is None:
                 self._end_paused(over)
                 return over
             for slot, message in launcher.wait(1.0):
@@ -168,8 +168,7 @@ class Study:
     def _next(self, over: str, slot: int) -> Trial | None:
         """What a free slot does: go on with its own trial, take a waiting one, a promotable
         paused one, a new one."""
-        waiting = [t for t in self.trials.values() if t.state == "waiting"]
-        if waiting:
+        if waiting := self.trials.in_state("waiting"):
             return min(waiting, key=lambda t: (t.slot != slot, t.number))
         if not budget.cut_short(self.config.stop, self.elapsed, self.best_value):
             number = self.scheduler.next_paused(self.trials)
@@ -187,7 +186,7 @@ class Study:
 
     def _create(self, suggestion: Suggestion, handle: Any) -> Trial:
         trial = Trial(suggestion.trial, optuna=handle, params=dict(suggestion.params))
-        self.trials[trial.number] = trial
+        self.trials.add(trial)
         self.folder.write_trial_config(trial.number, to_dict(self._config_of(trial)))
         self._log_trial(trial, "created", trial=trial.number, params=trial.params, attempt=0,
                         axes=self.space.axes(trial.params, self.config))  # fmt: skip
@@ -196,7 +195,8 @@ class Study:
     def _submit(self, launcher: Launcher, slot: int, trial: Trial) -> None:
         """Give out the trial's next segment: to its next evaluation."""
         segment = Segment(trial.number, trial.attempt, trial.rung, trial.rung + 1)
-        trial.state, trial.slot = "running", slot
+        trial.slot = slot
+        self.trials.move(trial, "running")
         self._log_trial(trial, "segment", segment=record(segment), slot=slot)
         launcher.submit(slot, {
             "do": "segment", "segment": record(segment), "config": to_dict(self._config_of(trial)),
@@ -204,7 +204,7 @@ class Study:
         })  # fmt: skip
 
     def _take(self, slot: int, message: Message) -> None:
-        trial = next((t for t in self.trials.values() if t.slot == slot and t.state == "running"), None)
+        trial = next((t for t in self.trials.in_state("running") if t.slot == slot), None)
         kind = message["kind"]
         if trial is None:
             return
@@ -219,7 +219,7 @@ class Study:
         value = measured.metrics[f"val/{self.config.evaluate.objective}"]
         if measured.rung not in trial.values:
             self._log_trial(trial, "measured", **record(measured))
-        trial.values[measured.rung] = value
+        self.trials.measure(trial, measured.rung, value)
         trial.texts_seen, trial.step, trial.seconds = measured.texts_seen, measured.step, measured.seconds
         name = self.config.evaluate.objective
         where = f"trial {trial.number} at rung {measured.rung}"
@@ -240,7 +240,7 @@ class Study:
 
     def _decided(self, trial: Trial, decision: Decision) -> None:
         """A trial that may go on waits for the next free slot: the one it just left, as a rule."""
-        trial.state = "waiting" if decision.kind == "continue" else "paused"
+        self.trials.move(trial, "waiting" if decision.kind == "continue" else "paused")
         trial.why = decision.reason
         self._log_trial(trial, "decided", decision=decision.kind, reason=decision.reason)
         if self.config.verbose:
@@ -255,13 +255,13 @@ class Study:
         self._watch(self, f"trial {trial.number} {failure.replace('_', ' ')}: {first}")
         if failure in ("killed", "hung") and trial.attempt < (RETRIES if failure == "killed" else 1):
             trial.attempt += 1
-            trial.state = "waiting"
+            self.trials.move(trial, "waiting")
             return
         if failure == "data":
-            trial.state = "waiting"
+            self.trials.move(trial, "waiting")
             raise UserError(f"trial {trial.number}: {message['message']}\nmend it and run the same command again")
         if failure == "disk_full":
-            trial.state = "waiting"
+            self.trials.move(trial, "waiting")
             raise UserError(f"trial {trial.number}: {message['message']}: free some space under {self.folder.home} "
                             "and run the same command again")  # fmt: skip
         self._end(trial, Outcome("failed", first, trial.best, failure))
@@ -275,7 +275,8 @@ class Study:
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         model = self.folder.trial(trial.number) / "model"
-        trial.state, trial.outcome, trial.why = outcome.state, outcome, outcome.reason
+        trial.outcome, trial.why = outcome, outcome.reason
+        self.trials.move(trial, outcome.state)
         self._log_trial(trial, "ended", **record(outcome), objective=trial.best,
                         model=str(model) if model.exists() else None)  # fmt: skip
         self._tell(trial)
@@ -290,9 +291,8 @@ class Study:
         """The search is over: a trial still paused was never good enough to go on."""
         if self.stopping:
             return
-        for trial in self.trials.values():
-            if trial.state in ("paused", "waiting"):
-                self._end(trial, Outcome("pruned", trial.why or over, trial.best))
+        for trial in self.trials.in_state("paused", "waiting"):
+            self._end(trial, Outcome("pruned", trial.why or over, trial.best))
 
     # ---- the end ---------------------------------------------------------------------------
 
@@ -332,7 +332,7 @@ class Study:
             value = validation.get(self.config.evaluate.objective) if number is None else self.trials[number].best
             table.append({"label": label, "trial": number, "validation": value, "split": split,
                           "test": tested[label]["metrics"], "auc": tested[label]["auc"]})  # fmt: skip
-        counts = {s: sum(t.state == s for t in self.trials.values()) for s in ("complete", "pruned", "failed")}
+        counts: dict[str, int] = {state: len(self.trials.in_state(state)) for state in ENDED}
         result = Result(self.config.study.name, why, None if best is None else best.number, table, counts,
                         self.elapsed, finished=True)  # fmt: skip
         self._log("closed", why=why, best=result.best, result=vars(result))
@@ -355,7 +355,7 @@ class Study:
             self.baseline = event["metrics"] if self._measured_as_now(event) else None
         self._earlier = self.folder.seconds_spent()
         self._started = self._clock.monotonic()
-        self.trials = read_trials(self.folder, self.config.evaluate.objective)
+        self.trials = Board(read_trials(self.folder, self.config.evaluate.objective).values())
         pruner = getattr(self.scheduler, "pruner", None)
         told = {event["trial"] for event in self.folder.log_of_kind("told")}
         for trial in self.trials.values():
@@ -372,7 +372,7 @@ class Study:
             elif trial.due == "stop":
                 self._end(trial, Outcome("pruned", trial.why, trial.best))
             elif trial.state == "running":
-                trial.state = "waiting"
+                self.trials.move(trial, "waiting")
         self.bugs = sum(t.failed_by(("bug",)) for t in self.trials.values())
 
     def _points(self, trial: Trial, points: list[Any]) -> None:
@@ -420,12 +420,11 @@ class Study:
     @property
     def best(self) -> Trial | None:
         """The best complete trial; where none is complete, the best of all."""
-        measured = [t for t in self.trials.values() if t.best is not None]
-        return max(measured, key=lambda t: (t.state == "complete", t.best, -t.number), default=None)
+        return self.trials.best
 
     @property
     def best_value(self) -> float | None:
-        return max((t.best for t in self.trials.values() if t.best is not None), default=None)
+        return self.trials.best_value
 
     def _config_of(self, trial: Trial) -> Config:
         return with_values(self.config, trial.params)
@@ -498,7 +497,7 @@ def _replay(trial: Trial, event: dict[str, Any], objective: str) -> None:
     elif kind == "points":
         trial.last_point = event["points"][-1][0]
     elif kind == "measured":
-        trial.values[event["rung"]] = event["metrics"][f"val/{objective}"]
+        trial.values = {**trial.values, event["rung"]: event["metrics"][f"val/{objective}"]}
         trial.texts_seen, trial.step, trial.seconds = event["texts_seen"], event["step"], event["seconds"]
         if event["last"]:
             trial.state = "waiting"

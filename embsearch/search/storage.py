@@ -1,23 +1,41 @@
-"""Optuna's study as a view of ours: asked for suggestions, told outcomes, nothing else."""
+"""Optuna's study as a view of ours: asked for suggestions, told outcomes, nothing else.
+
+Nobody else writes it, so what it holds is remembered here: Optuna reads every unfinished trial again
+whenever it is asked for all of them, and under promotion most trials are unfinished.
+"""
 
 from __future__ import annotations
 
 import logging
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import check_distribution_compatibility
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from embsearch.config.schema import Config
 from embsearch.errors import StudyError
 from embsearch.search import budget, evidence
 from embsearch.search.sampler import make as make_sampler
-from embsearch.search.scheduler import Board, Scheduler
+from embsearch.search.scheduler import Scheduler, Trials
 from embsearch.search.space import Space
 from embsearch.values import Outcome, Scalar, Suggestion
+
+STATEFUL = ("cmaes", "grid")  # they keep their state in Optuna's trials, and learn from those alone
+TOLD = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+@dataclass
+class Row:
+    """What is remembered of a trial in the database."""
+
+    id: int
+    state: TrialState
 
 
 class OptunaView:
@@ -33,22 +51,27 @@ class OptunaView:
         with sqlite3.connect(path, timeout=60) as database:
             database.execute("PRAGMA journal_mode=WAL")
         self._config, self._space = config, space
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
-        if new and config.study.name in optuna.get_all_study_names(storage):
-            optuna.delete_study(study_name=config.study.name, storage=storage)
+        backend = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": lambda: _connect(path)})
+        self._storage = optuna.storages.get_storage(backend)
+        if new and config.study.name in optuna.get_all_study_names(self._storage):
+            optuna.delete_study(study_name=config.study.name, storage=self._storage)
         self.study = optuna.create_study(
             study_name=config.study.name,
-            storage=storage,
+            storage=self._storage,
             direction="maximize",
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner(),  # Optuna's own default would be a median pruner
         )
-        self._check_kinds()
+        self._id = self._storage.get_study_id_from_name(config.study.name)
+        there = self.study.get_trials(deepcopy=False)
+        self._rows = [Row(t._trial_id, t.state) for t in there]
+        self._kept: evidence.Kept = {}
+        self._check_kinds(there)
 
-    def _check_kinds(self) -> None:
+    def _check_kinds(self, there: list[FrozenTrial]) -> None:
         """Optuna keeps one kind of range and one list of choices a parameter. Raises StudyError."""
         mine = {d.name: (d.path, d.distribution) for d in self._space.dimensions}
-        known = {n: d for t in self.study.get_trials(deepcopy=False) for n, d in t.distributions.items() if n in mine}
+        known = {n: d for t in there for n, d in t.distributions.items() if n in mine}
         faults = []
         for name, old in known.items():
             path, new = mine[name]
@@ -64,59 +87,79 @@ class OptunaView:
 
     def enqueue(self, points: list[dict[str, Scalar]]) -> None:
         """Known points as the first trials; those already there are left alone."""
-        for point in points[len(self.study.get_trials(deepcopy=False)) :]:
+        for point in points[len(self._rows) :]:
             self.study.enqueue_trial(self._space.to_optuna(point))
+            self._remember(TrialState.WAITING)
 
-    def ask(self, number: int, board: Board, scheduler: Scheduler) -> tuple[Suggestion, Trial]:
-        """Trial ``number``, new or left unfinished by a process that died: the same either way."""
+    def ask(self, number: int, board: Trials, scheduler: Scheduler) -> tuple[Suggestion, Trial | None]:
+        """Trial ``number``, new or left unfinished by a process that died: the same either way.
+
+        With it comes Optuna's handle, where the scheduler reports to one of its pruners.
+        """
         sampler = make_sampler(self._config.sampler, self._space, number)
-        there = self.study.get_trials(deepcopy=False)
-        if number == len(there) and (known := self._evidence(board, scheduler)) is not None:
-            asked = optuna.create_study(direction="maximize", sampler=sampler)
-            asked.add_trials(known)
-            self.study.enqueue_trial(self._space.to_optuna(self._space.suggest(asked.ask())))
-        self.study.sampler = sampler
-        if number < len(there) and there[number].state == TrialState.RUNNING:
-            trial = Trial(self.study, there[number]._trial_id)
+        if number == len(self._rows):
+            params, state = evidence.ask(self._known(board, scheduler), number, sampler, self._space)
+            self._add(params, state if self._config.sampler.name in STATEFUL else {})
         else:
-            trial = self.study.ask()
+            self.study.sampler = sampler
+            params = self._space.suggest(self._begin(number))
+        prunes = hasattr(scheduler, "pruner")
+        return Suggestion(number, params), self._handle(number) if prunes else None
+
+    def _begin(self, number: int) -> Trial:
+        """Trial ``number`` as Optuna gives it out itself, or again as it was left."""
+        if self._rows[number].state == TrialState.RUNNING:
+            return Trial(self.study, self._rows[number].id)
+        trial = self.study.ask()
         if trial.number != number:
             raise RuntimeError(f"Optuna's trial {trial.number} came where trial {number} was due")
-        return Suggestion(number, self._space.suggest(trial)), trial
+        self._rows[number].state = TrialState.RUNNING
+        return trial
 
-    def _evidence(self, board: Board, scheduler: Scheduler) -> list[FrozenTrial] | None:
-        """What the samplers that learn from all trials are told; None for the others.
+    def _add(self, params: Mapping[str, Scalar], attributes: Mapping[str, Any]) -> None:
+        """A running trial with its parameters, in one transaction."""
+        known = {d.name: d.distribution for d in self._space.dimensions if d.path in params}
+        made = create_trial(
+            state=TrialState.RUNNING, params=self._space.to_optuna(params), distributions=known,
+            system_attrs=dict(attributes),
+        )  # fmt: skip
+        made.datetime_start = datetime.now()
+        self._rows.append(Row(self._storage.create_new_trial(self._id, made), TrialState.RUNNING))
 
-        CMA-ES keeps its state in Optuna's complete trials, so it is asked in the database.
-        """
-        if self._config.sampler.name == "tpe":
-            return evidence.ranked(board, self._space, scheduler, self._config.evaluate.at)
-        if self._config.sampler.name == "gp":
+    def _remember(self, state: TrialState) -> None:
+        number = len(self._rows)
+        self._rows.append(Row(self._storage.get_trial_id_from_study_id_trial_number(self._id, number), state))
+
+    def _known(self, board: Trials, scheduler: Scheduler) -> list[FrozenTrial]:
+        """What the sampler is told."""
+        name = self._config.sampler.name
+        if name == "tpe":
+            return evidence.ranked(board, self._space, scheduler, self._config.evaluate.at, self._kept)
+        if name == "gp":
             return evidence.comparable(board, self._space, scheduler, self._config.sampler.startup_trials)
-        return None
+        return self.study.get_trials(deepcopy=False) if name in STATEFUL else []
 
-    def trial(self, number: int, params: Mapping[str, Scalar], pruner: optuna.pruners.BasePruner | None) -> Trial:
-        """The handle of a trial that exists; reports go through ``pruner``.
+    def trial(
+        self, number: int, params: Mapping[str, Scalar], pruner: optuna.pruners.BasePruner | None
+    ) -> Trial | None:
+        """See that a trial that exists is there, with its handle where reports go through ``pruner``.
 
         Where the database has lost it, it is made again: the event logs are the truth.
         """
         if pruner is not None:
             self.study.pruner = pruner
-        there = self.study.get_trials(deepcopy=False)
-        if number < len(there) and there[number].state != TrialState.WAITING:
-            return self._handle(there[number])
-        if number >= len(there):
-            self.study.enqueue_trial(self._space.to_optuna(params))
-        self.study.sampler = optuna.samplers.RandomSampler(seed=0)
-        trial = self.study.ask()
-        self._space.suggest(trial)
-        return trial
+        if number >= len(self._rows):
+            self._add(params, {})
+        elif self._rows[number].state == TrialState.WAITING:
+            self.study.sampler = optuna.samplers.RandomSampler(seed=0)
+            self._space.suggest(self._begin(number))
+        return self._handle(number) if pruner is not None else None
 
-    def _handle(self, there: FrozenTrial) -> Trial:
+    def _handle(self, number: int) -> Trial:
         """Optuna's Trial samples when it is made; here there is nothing to sample."""
         sampler, self.study.sampler = self.study.sampler, optuna.samplers.RandomSampler(seed=0)
         try:
-            return Trial(self.study, there._trial_id)
+            return Trial(self.study, self._rows[number].id)
         finally:
             self.study.sampler = sampler
 
@@ -127,21 +170,27 @@ class OptunaView:
         a value, which TPE ranks below every other trial: the sampler moves away from it. Other
         failures say nothing about the parameters.
         """
-        there = self.study.get_trials(deepcopy=False)[number]
-        if there.state.is_finished():
+        row = self._rows[number]
+        if row.state.is_finished():
             return
-        trial = self._handle(there)
         blamed = outcome.failure in evidence.BLAMED
+        steps = {budget.step(self._config.evaluate.at, rung): value for rung, value in values.items()}
         if not blamed:
-            for rung, value in values.items():
-                step = budget.step(self._config.evaluate.at, rung)
-                if step not in there.intermediate_values:
-                    trial.report(value, step)
-        trial.set_user_attr("reason", outcome.reason)
+            for step, value in steps.items():
+                self._storage.set_trial_intermediate_value(row.id, step, value)
+        self._storage.set_trial_user_attr(row.id, "reason", outcome.reason)
         if outcome.failure:
-            trial.set_user_attr("failure", outcome.failure)
-        if outcome.state == "complete":
-            self.study.tell(trial, outcome.value)
-        else:
-            state = TrialState.PRUNED if outcome.state == "pruned" or blamed else TrialState.FAIL
-            self.study.tell(trial, state=state)
+            self._storage.set_trial_user_attr(row.id, "failure", outcome.failure)
+        state = TrialState.PRUNED if blamed else TOLD[outcome.state]
+        told = outcome.value if state == TrialState.COMPLETE else None
+        if outcome.state == "pruned" and steps:  # as Optuna itself has it
+            told = steps[max(steps)]
+        self._storage.set_trial_state_values(row.id, state, None if told is None else [told])
+        row.state = state
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A power cut may take the last transactions with it: they are told again from the logs."""
+    connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
