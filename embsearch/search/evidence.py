@@ -22,8 +22,8 @@ from embsearch.values import Scalar
 BLAMED = ("diverged", "out_of_memory")  # failures that the parameters caused
 
 # TPE models the best 25 trials against the others, the older the less, and its time grows with their number: it is
-# shown so many at most, the best and the newest. See docs/decisions/0010-ten-thousand-trials.md.
-SHOWN, BEST = 1000, 50
+# shown so many at most, the best and the newest. See docs/decisions/0012-ten-thousand-trials.md.
+SHOWN, BEST = 500, 50
 
 Kept = dict[int, tuple[tuple[Any, ...], FrozenTrial]]  # by number: a standing, and the trial made of it
 
