@@ -164,10 +164,10 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     families = [synthetic(0.005), synthetic(0.02), recorded(HERE / "data" / "product_search.json")]
     rows = []
-    print(f"{'curves':24}{'rule':30}{'budget':>8}{'best kept':>11}{'AUC lost':>10}")
+    print(f"{'curves':30}{'rule':30}{'budget':>8}{'best kept':>11}{'AUC lost':>10}")
     for row in table(families, args.seeds, args.check):
         rows.append(row)
-        print(f"{row['curves']:24}{row['rule']:30}{row['share']:8.3f}{row['kept']:10.0%} {row['auc_lost']:10.5f}")
+        print(f"{row['curves']:30}{row['rule']:30}{row['share']:8.3f}{row['kept']:10.0%} {row['auc_lost']:10.5f}")
         sys.stdout.flush()
     made = {"optuna": optuna.__version__, "python": platform.python_version(), "numpy": np.__version__}
     args.out.write_text(json.dumps({"made_with": made, "checked": args.check, "rows": rows}, indent=1) + "\n")

@@ -4,7 +4,7 @@ Li et al. 2020 (ASHA), with the pause that stop-only versions leave out: a trial
 rung; it goes on from its checkpoint once it is among the best 1/reduction of all that
 reached that rung. On synthetic curves (64 configurations, 60 seeds) this keeps the best
 configuration in 97 % of searches at 0.297 of the full budget, the default configuration's whole run
-included; stop-only halving, whose first arrivals always pass, keeps 83-88 % at 0.27
+included; stop-only halving, whose first arrivals always pass, keeps 82 % at 0.27
 (benchmarks/schedulers.py).
 """
 
