@@ -24,6 +24,10 @@ from embsearch.config.load import diff, digest, identity
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, StudyError
 from embsearch.track.events import EventLog, read_events
+from embsearch.values import Clock
+
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where PyYAML was built with it: 6 times faster
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 PATIENCE = 1.0  # seconds to wait for a lock that `embsearch status` looks at, or that a dying process still has
 
@@ -31,15 +35,15 @@ PATIENCE = 1.0  # seconds to wait for a lock that `embsearch status` looks at, o
 class StudyFolder:
     """Reads and writes one study's folder. Only the holder writes."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, clock: Clock = time) -> None:
         name = config.study.name
         if not name or name.startswith(".") or "/" in name or "\0" in name:
             raise ConfigError(f"study.name={name!r}: names a folder; expected a word without '/' or a leading dot")
-        self.config = config
+        self.config, self._clock = config, clock
         self.home = Path(config.home).expanduser().resolve()
         self.path = self.home / "studies" / config.study.name
         self.digest = digest(config)
-        self.log = EventLog(self.path / "events.jsonl")
+        self.log = EventLog(self.path / "events.jsonl", clock)
         self._trial_logs: dict[int, EventLog] = {}
 
     @contextmanager
@@ -153,7 +157,7 @@ class StudyFolder:
 
     def trial_log(self, number: int) -> EventLog:
         if number not in self._trial_logs:
-            self._trial_logs[number] = EventLog(self.trial(number) / "events.jsonl")
+            self._trial_logs[number] = EventLog(self.trial(number) / "events.jsonl", self._clock)
         return self._trial_logs[number]
 
     def write_trial_config(self, number: int, config: dict[str, Any]) -> None:
@@ -166,16 +170,19 @@ class StudyFolder:
 
     def trial_logs(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """(number, events) of every trial, in order."""
-        for folder in sorted((self.path / "trials").glob("t[0-9]*")):
-            yield int(folder.name[1:]), read_events(folder / "events.jsonl")
+        for number, folder in self._trial_folders():
+            yield number, read_events(folder / "events.jsonl")
 
     def trial_configs(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(number, config) of every trial that has a readable one, in order."""
-        for folder in sorted((self.path / "trials").glob("t[0-9]*")):
+        for number, folder in self._trial_folders():
             with suppress(OSError, ValueError, yaml.YAMLError):
-                content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+                content = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), LOADER)
                 if isinstance(content, dict):
-                    yield int(folder.name[1:]), content
+                    yield number, content
+
+    def _trial_folders(self) -> list[tuple[int, Path]]:
+        return sorted((int(path.name[1:]), path) for path in (self.path / "trials").glob("t[0-9]*"))
 
     def log_of_kind(self, kind: str) -> list[dict[str, Any]]:
         return [e for e in read_events(self.path / "events.jsonl") if e["kind"] == kind]
@@ -185,6 +192,11 @@ class StudyFolder:
         events = read_events(self.path / "events.jsonl")
         ends = [e for e in events if e["kind"] in ("closed", "opened")]
         return ends[-1]["result"] if ends and ends[-1]["kind"] == "closed" else None
+
+    def last_sign(self) -> float:
+        """When the last event was logged, in Unix seconds; 0 where there is none."""
+        logs = [read_events(self.path / "events.jsonl"), *(events for _, events in self.trial_logs())]
+        return max((events[-1]["time"] / 1000 for events in logs if events), default=0.0)
 
     def seconds_spent(self) -> float:
         """Seconds of all sessions so far. Every event says how many; the times of day may have been set back."""
@@ -203,7 +215,7 @@ def write_yaml(path: Path, content: Any) -> None:
 
 
 def yaml_of(content: Any) -> str:
-    return str(yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
+    return str(yaml.dump(content, None, DUMPER, allow_unicode=True, sort_keys=False))
 
 
 def take_lock(file: TextIO) -> bool:

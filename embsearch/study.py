@@ -8,13 +8,9 @@ anywhere, run the same command again, and it goes on.
 
 from __future__ import annotations
 
-import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from itertools import count
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,36 +20,21 @@ from embsearch.data.dataset import Dataset
 from embsearch.data.load import prepare_dataset
 from embsearch.errors import EmbsearchError, UserError, did_you_mean
 from embsearch.folder import StudyFolder
+from embsearch.history import RETRIES, Trial, is_final, read_trials
 from embsearch.launch.base import Launcher, Message
 from embsearch.objectives.preflight import preflight_space
 from embsearch.search import budget, sampler, scheduler
-from embsearch.search.scheduler import Standing
+from embsearch.search.board import Board
 from embsearch.search.space import parse
 from embsearch.search.storage import OptunaView
+from embsearch.stopping import Stopping
 from embsearch.track.base import NoRecorder, Recorder
 from embsearch.track.environment import environment
-from embsearch.values import Decision, FailureClass, Measurement, Outcome, Segment, Suggestion, record
+from embsearch.values import Clock, Decision, Measurement, Outcome, Segment, State, Suggestion, record
 
-RETRIES = {"killed": 3, "hung": 1, "checkpoint": 3}  # how often a task goes out again without having got on
+ENDED: tuple[State, ...] = ("complete", "pruned", "failed")
 STOPPED = "stopped; the same command goes on with this study"
 TEXTS_WINDOW = 20  # points over which a trial's texts per second are averaged
-
-
-@dataclass
-class Trial(Standing):
-    """One trial as the coordinator sees it; rebuilt from its event log."""
-
-    attempt: int = 0
-    deaths: list[str] = field(default_factory=list)  # since its last measurement
-    texts_seen: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    speed: float = 0.0
-    last_point: int = -1
-    slot: int | None = None  # where it runs, or ran last: that worker is still warm
-    why: str = ""
-    failure: FailureClass | None = None  # the last one
-    due: str = ""  # what must follow where the log ends before it: decide | complete | stop | fail
 
 
 @dataclass(frozen=True)
@@ -84,27 +65,27 @@ class Study:
         launcher: Callable[[Path], Launcher],
         recorder: Callable[[Path], Recorder],
         watch: Callable[[Study, str], None] = lambda study, line: None,
+        clock: Clock = time,
     ) -> None:
         self.space = parse(config.space, config)
         most = sampler.trials_of(config.sampler, self.space, 1 + len(config.study.defaults))
         if most is not None:  # a grid that is done is a study that is done
             config = replace(config, stop=replace(config.stop, trials=min(most, config.stop.trials)))
-        self.config, self._watch = config, watch
+        self.config, self._watch, self._clock = config, watch, clock
         self._make_launcher, self._make_recorder = launcher, recorder
         self._recorder: Recorder = NoRecorder()
-        self.folder = StudyFolder(config)
+        self.folder = StudyFolder(config, clock)
         if config.study.on_drift == "new" and self.folder.drift():
             name = f"{config.study.name}-{self.folder.digest[:8]}"  # the same command finds it again
             self.config = replace(config, study=replace(config.study, name=name))
-            self.folder = StudyFolder(self.config)
-        self.trials: dict[int, Trial] = {}
+            self.folder = StudyFolder(self.config, clock)
+        self.trials: Board[Trial] = Board()
         self.scheduler = scheduler.make(config)
         self.baseline: dict[str, float] | None = None
-        self.stopping = self._said = False
-        self._deadline = math.inf  # after SIGTERM: when segments must have saved their checkpoint
+        self.stopping = Stopping(config.launcher.grace)
         self._deaths: dict[str, list[str]] = {}  # of evaluations
         self.bugs = 0
-        self._earlier, self._started = 0.0, time.monotonic()
+        self._earlier, self._started = 0.0, self._clock.monotonic()
         self.pending = 0  # events that MLflow lacks after the end
 
     # ---- the story -------------------------------------------------------------------------
@@ -118,7 +99,7 @@ class Study:
                 self._recorder = self._make_recorder(self.folder.path)  # it may have ended while MLflow was away
                 self.pending = self._recorder.close(timeout=60.0)
                 return Result(**found)
-            self._earlier, self._started = self.folder.seconds_spent(), time.monotonic()
+            self._earlier, self._started = self.folder.seconds_spent(), self._clock.monotonic()
             data = self._data()
             self.folder.check_data(data.fingerprint)
             self.folder.lock_config()
@@ -134,9 +115,9 @@ class Study:
                 self._recorder = self._make_recorder(self.folder.path)
             launcher = self._make_launcher(self.folder.path)
             try:
-                with self._signals(launcher), self.optuna.errors():
+                with self.stopping.heard(launcher.halt), self.optuna.errors():
                     why = self._search(launcher)
-                    if self.stopping:
+                    if self.stopping.asked:
                         raise Interrupted(STOPPED)
                     result = self._finish(launcher, why)
             finally:
@@ -145,7 +126,7 @@ class Study:
         return result
 
     def _close_recorder(self) -> None:
-        self.pending = self._recorder.close(timeout=10.0 if self.stopping else 60.0)
+        self.pending = self._recorder.close(timeout=10.0 if self.stopping.asked else 60.0)
         if self.pending:
             self._watch(self, self.behind)
 
@@ -167,17 +148,16 @@ class Study:
         baseline = None
         while True:
             over = budget.spent(self.config.stop, len(self.trials), self.elapsed, self.best_value)
-            warm = {t.slot for t in self.trials.values() if t.state == "waiting"}
+            warm = {t.slot for t in self.trials.in_state("waiting")}
             for slot in sorted(launcher.idle, key=lambda s: s not in warm):
-                if self.stopping:
+                if self.stopping.asked:
                     break
                 if self.baseline is None and baseline is None:
                     baseline = slot
                     self._submit_baseline(launcher, slot)
                 elif (trial := self._next(over, slot)) is not None:
                     self._submit(launcher, slot, trial)
-            busy = [t for t in self.trials.values() if t.state == "running"]
-            if not busy and baseline is None:
+            if not self.trials.in_state("running") and baseline is None:
                 self._end_paused(over)
                 return over
             for slot, message in self._wait(launcher):
@@ -187,14 +167,13 @@ class Study:
                         self._take_baseline(message)
                 else:
                     self._take(slot, message)
-            if time.monotonic() > self._deadline:
+            if self.stopping.late:
                 return over
 
     def _next(self, over: str, slot: int) -> Trial | None:
         """What a free slot does: go on with its own trial, take a waiting one, a promotable
         paused one, a new one."""
-        waiting = [t for t in self.trials.values() if t.state == "waiting"]
-        if waiting:
+        if waiting := self.trials.in_state("waiting"):
             return min(waiting, key=lambda t: (t.slot != slot, t.number))
         if not budget.cut_short(self.config.stop, self.elapsed, self.best_value):
             number = self.scheduler.next_paused(self.trials)
@@ -206,7 +185,7 @@ class Study:
         return None if over else self._new()
 
     def _new(self) -> Trial:
-        number = next(n for n in count() if n not in self.trials)  # a gap: its log was lost
+        number = self.trials.free  # a gap: its log was lost
         suggestion, handle = self.optuna.ask(number, self.trials, self.scheduler)
         return self._create(suggestion, handle)
 
@@ -217,14 +196,15 @@ class Study:
         return trial
 
     def _log_created(self, trial: Trial) -> None:
-        self.trials[trial.number] = trial
+        self.trials.add(trial)
         self._log_trial(trial, "created", trial=trial.number, params=trial.params, attempt=0,
                         axes=self.space.axes(trial.params, self.config))  # fmt: skip
 
     def _submit(self, launcher: Launcher, slot: int, trial: Trial) -> None:
         """Give out the trial's next segment: to its next evaluation."""
         segment = Segment(trial.number, trial.attempt, trial.rung, trial.rung + 1)
-        trial.state, trial.slot = "running", slot
+        trial.slot = slot
+        self.trials.move(trial, "running")
         self._log_trial(trial, "segment", segment=record(segment), slot=slot)
         launcher.submit(slot, {
             "do": "segment", "segment": record(segment), "config": to_dict(self._config_of(trial)),
@@ -232,7 +212,7 @@ class Study:
         })  # fmt: skip
 
     def _take(self, slot: int, message: Message) -> None:
-        trial = next((t for t in self.trials.values() if t.slot == slot and t.state == "running"), None)
+        trial = next((t for t in self.trials.in_state("running") if t.slot == slot), None)
         kind = message["kind"]
         if trial is None:
             return
@@ -240,8 +220,8 @@ class Study:
             self._points(trial, message["points"])
         elif kind == "measured":
             self._measured(trial, Measurement(**message["measurement"]))
-        elif kind == "halted" or (kind == "died" and self._deadline < math.inf):
-            trial.state = "waiting"  # as asked, or it was not yet able to hear
+        elif kind == "halted" or (kind == "died" and self.stopping.halting):
+            self.trials.move(trial, "waiting")  # as asked, or it was not yet able to hear
         elif kind in ("failed", "died"):
             self._failed(trial, message)
 
@@ -249,7 +229,7 @@ class Study:
         value = measured.metrics[f"val/{self.config.evaluate.objective}"]
         if measured.rung not in trial.values:
             self._log_trial(trial, "measured", **record(measured))
-        trial.values[measured.rung] = value
+        self.trials.measure(trial, measured.rung, value)
         trial.deaths.clear()
         trial.texts_seen, trial.step, trial.seconds = measured.texts_seen, measured.step, measured.seconds
         name = self.config.evaluate.objective
@@ -271,7 +251,7 @@ class Study:
 
     def _decided(self, trial: Trial, decision: Decision) -> None:
         """A trial that may go on waits for the next free slot: the one it just left, as a rule."""
-        trial.state = "waiting" if decision.kind == "continue" else "paused"
+        self.trials.move(trial, "waiting" if decision.kind == "continue" else "paused")
         trial.why = decision.reason
         self._log_trial(trial, "decided", decision=decision.kind, reason=decision.reason)
         if self.config.verbose:
@@ -286,7 +266,7 @@ class Study:
         self._watch(self, f"trial {trial.number} {failure.replace('_', ' ')}: {first}")
         if failure == "checkpoint":
             self._checkpoint(trial).unlink(missing_ok=True)  # from the base weights, then
-        trial.state = "waiting"
+        self.trials.move(trial, "waiting")
         if failure in RETRIES:
             trial.deaths.append(failure)
             trial.attempt += 1
@@ -308,7 +288,8 @@ class Study:
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         model = self.folder.trial(trial.number) / "model"
-        trial.state, trial.outcome, trial.why = outcome.state, outcome, outcome.reason
+        trial.outcome, trial.why = outcome, outcome.reason
+        self.trials.move(trial, outcome.state)
         self._log_trial(trial, "ended", **record(outcome), objective=trial.best,
                         model=str(model) if model.exists() else None)  # fmt: skip
         self._tell(trial)
@@ -324,11 +305,10 @@ class Study:
 
     def _end_paused(self, over: str) -> None:
         """The search is over: a trial still paused was never good enough to go on."""
-        if self.stopping:
+        if self.stopping.asked:
             return
-        for trial in self.trials.values():
-            if trial.state in ("paused", "waiting"):
-                self._end(trial, Outcome("pruned", trial.why or over, trial.best))
+        for trial in self.trials.in_state("paused", "waiting"):
+            self._end(trial, Outcome("pruned", trial.why or over, trial.best))
 
     # ---- the end ---------------------------------------------------------------------------
 
@@ -346,13 +326,13 @@ class Study:
         running: dict[int, tuple[str, int | None]] = {}
         while todo or running:
             for slot in launcher.idle:
-                if todo and not self.stopping:
+                if todo and not self.stopping.asked:
                     label, number = running[slot] = todo.pop(0)
                     model = None if number is None else str(self.folder.trial(number) / "model")
                     task = {"do": "evaluate", "split": split, "model": model, "full": True,
                             "config": to_dict(self.config), "cache": str(self.cache)}  # fmt: skip
                     launcher.submit(slot, task)
-            if self.stopping and (not running or time.monotonic() > self._deadline):
+            if self.stopping.asked and (not running or self.stopping.late):
                 raise Interrupted(STOPPED)
             for slot, message in self._wait(launcher):
                 if slot in running and message["kind"] in ("evaluated", "failed", "died"):
@@ -372,7 +352,7 @@ class Study:
             value = validation.get(self.config.evaluate.objective) if number is None else self.trials[number].best
             table.append({"label": label, "trial": number, "validation": value, "split": split,
                           "test": tested[label]["metrics"], "auc": tested[label]["auc"]})  # fmt: skip
-        counts = {s: sum(t.state == s for t in self.trials.values()) for s in ("complete", "pruned", "failed")}
+        counts: dict[str, int] = {state: len(self.trials.in_state(state)) for state in ENDED}
         result = Result(self.config.study.name, why, None if best is None else best.number, table, counts,
                         self.elapsed, finished=True)  # fmt: skip
         self._log("closed", why=why, best=result.best, result=vars(result))
@@ -393,7 +373,7 @@ class Study:
         """Rebuild every trial from its log; what was running waits for a slot again."""
         for event in self.folder.log_of_kind("baseline"):
             self.baseline = event["metrics"] if self._measured_as_now(event) else None
-        self.trials = read_trials(self.folder, self.config.evaluate.objective)
+        self.trials = Board(read_trials(self.folder, self.config.evaluate.objective).values())
         self._read_configs()
         pruner = getattr(self.scheduler, "pruner", None)
         self.optuna.restore(self.trials, pruner)
@@ -417,7 +397,7 @@ class Study:
             elif trial.due == "fail":
                 self._end(trial, Outcome("failed", trial.why, trial.best, trial.failure))
             elif trial.state == "running":
-                trial.state = "waiting"
+                self.trials.move(trial, "waiting")
         self.bugs = sum(t.failed_by(("bug",)) for t in self.trials.values())
 
     def _read_configs(self) -> None:
@@ -426,7 +406,6 @@ class Study:
         for number, config in self.folder.trial_configs():
             if number not in self.trials:
                 self._log_created(Trial(number, params=self.space.default(build(config))))
-        self.trials = dict(sorted(self.trials.items()))
 
     def _points(self, trial: Trial, points: list[Any]) -> None:
         """Log what is new: a segment that is trained again after a crash repeats its points."""
@@ -464,17 +443,16 @@ class Study:
     @property
     def elapsed(self) -> float:
         """Seconds of all sessions of this study."""
-        return self._earlier + time.monotonic() - self._started
+        return self._earlier + self._clock.monotonic() - self._started
 
     @property
     def best(self) -> Trial | None:
         """The best complete trial; where none is complete, the best of all."""
-        measured = [t for t in self.trials.values() if t.best is not None]
-        return max(measured, key=lambda t: (t.state == "complete", t.best, -t.number), default=None)
+        return self.trials.best
 
     @property
     def best_value(self) -> float | None:
-        return max((t.best for t in self.trials.values() if t.best is not None), default=None)
+        return self.trials.best_value
 
     def _config_of(self, trial: Trial) -> Config:
         return with_values(self.config, trial.params)
@@ -511,45 +489,8 @@ class Study:
 
     def _wait(self, launcher: Launcher) -> list[tuple[int, Message]]:
         found = launcher.wait(1.0)
-        line = ""
-        if self.stopping and not self._said:  # not said by the signal handler: it may have cut off a print
-            self._said = True
-            halting = self._deadline < math.inf
-            line = "stopping when the running segments " + ("have saved a checkpoint" if halting else "are done")
-            line += "; Ctrl-C stops at once" if halting else "; once more stops at once"
-        self._watch(self, line)
+        self._watch(self, self.stopping.line())
         return found
-
-    @contextmanager
-    def _signals(self, launcher: Launcher) -> Iterator[None]:
-        """Ctrl-C: finish the running segments and stop. SIGTERM, or a terminal that is closed: save
-        checkpoints where they are and stop. Ctrl-C after either: stop at once."""
-
-        def stop(number: int, frame: Any) -> None:
-            if self.stopping and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.stopping = True
-            if number != signal.SIGINT and self._deadline == math.inf:
-                self._deadline = time.monotonic() + self.config.launcher.grace
-                launcher.halt()
-
-        before = {}
-        with suppress(ValueError):  # not the main thread: whoever runs us handles signals
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks for
-                    before[number] = signal.signal(number, stop)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def is_final(failure: str, deaths: list[str]) -> bool:
-    """Whether a task that failed like this has failed for good, or is given out again."""
-    if failure in RETRIES:
-        return deaths.count(failure) > RETRIES[failure]
-    return failure not in ("data", "disk_full")
 
 
 def check_objective(name: str, metrics: Mapping[str, float]) -> None:
@@ -559,44 +500,3 @@ def check_objective(name: str, metrics: Mapping[str, float]) -> None:
             f"evaluate.objective={name}: no such metric.{did_you_mean(name, metrics)} "
             f"These data give {', '.join(metrics)}"
         )
-
-
-def read_trials(folder: StudyFolder, objective: str) -> dict[int, Trial]:
-    """Every trial as its event log tells it."""
-    trials: dict[int, Trial] = {}
-    for number, events in folder.trial_logs():
-        if not events or events[0]["kind"] != "created":
-            continue
-        trials[number] = Trial(number, params=events[0]["params"])
-        for event in events[1:]:
-            _replay(trials[number], event, objective)
-    return trials
-
-
-def _replay(trial: Trial, event: dict[str, Any], objective: str) -> None:
-    kind = event["kind"]
-    trial.due = ""
-    if kind == "segment":
-        trial.state, trial.attempt = "running", event["segment"]["attempt"]
-    elif kind == "points":
-        trial.last_point = event["points"][-1][0]
-    elif kind == "measured":
-        trial.values[event["rung"]] = event["metrics"][f"val/{objective}"]
-        trial.texts_seen, trial.step, trial.seconds = event["texts_seen"], event["step"], event["seconds"]
-        trial.deaths.clear()
-        trial.why, trial.due = event["why"], "complete" if event["last"] else "decide"
-    elif kind == "decided":
-        trial.state = "waiting" if event["decision"] == "continue" else "paused"
-        trial.why = event["reason"]
-        trial.due = "stop" if event["decision"] == "stop" else ""
-    elif kind == "failed":
-        failure = trial.failure = event["failure"]
-        trial.state, trial.why = "waiting", event["message"].splitlines()[0]
-        if failure in RETRIES:
-            trial.attempt = event["attempt"] + 1
-            trial.deaths.append(failure)
-        if is_final(failure, trial.deaths):
-            trial.due = "fail"
-    elif kind == "ended":
-        trial.outcome = Outcome(event["state"], event["reason"], event["value"], event["failure"])
-        trial.state, trial.why = event["state"], event["reason"]

@@ -8,10 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Scalar = float | int | str | bool | None
 FailureClass = Literal["out_of_memory", "diverged", "hung", "killed", "checkpoint", "data", "disk_full", "bug"]
+
+
+class Clock(Protocol):
+    """What a study's hours are counted on: the module ``time``, or the virtual clock of a replay."""
+
+    def time(self) -> float:
+        """Unix seconds, as the event logs keep them."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
 
 
 @dataclass(frozen=True)

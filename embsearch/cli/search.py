@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from embsearch.cli.hints import same_study
 from embsearch.config.schema import Config
+from embsearch.errors import ConfigError
+from embsearch.folder import StudyFolder
 from embsearch.launch.base import Launcher
 from embsearch.report.live import Watch
 from embsearch.report.result import show
 from embsearch.study import Study
 from embsearch.track.base import NoRecorder, Recorder
+from embsearch.values import Clock
 
 
 def run(config: Config) -> int:
     """Run the study to its end and show what it found."""
     watch = Watch()
-    study = Study(config, launcher(config), recorder(config), watch)
+    time_of = clock(config)
+    study = Study(config, launcher(config, time_of), recorder(config), watch, time_of)
     try:
         result = study.run()
     finally:
@@ -32,12 +37,28 @@ def run(config: Config) -> int:
         if study.behind:
             print(study.behind)
     name = same_study(study.config)
+    if config.launcher.name == "replay":
+        from embsearch.cli.curves import curves
+
+        print(f"a replay of {curves(config).origin}: nothing was trained, there is no model")
+        print(f"next:  embsearch status {name}")
+        return 0
     print(f"next:  embsearch ui {name}         compare the trials in MLflow")
     print(f"       embsearch promote {name}    make the best checkpoint champion")
     return 0
 
 
-def launcher(config: Config) -> Callable[[Path], Launcher]:
+def clock(config: Config) -> Clock:
+    """What the study's seconds are counted on. A replay goes on from where its logs end, also when
+    those hours have not come yet."""
+    if config.launcher.name != "replay":
+        return time
+    from embsearch.launch.replay import VirtualClock
+
+    return VirtualClock(max(time.time(), StudyFolder(config).last_sign()))
+
+
+def launcher(config: Config, clock: Clock = time) -> Callable[[Path], Launcher]:
     """How this config runs tasks: made when the study is ready to give some out."""
 
     def make(folder: Path) -> Launcher:
@@ -46,6 +67,13 @@ def launcher(config: Config) -> Callable[[Path], Launcher]:
             from embsearch.worker import Worker
 
             return Inline(Worker())
+        if config.launcher.name == "replay":
+            from embsearch.cli.curves import curves
+            from embsearch.launch.replay import Replay, VirtualClock
+
+            if not isinstance(clock, VirtualClock):
+                raise ConfigError("launcher=replay: trains nothing, so no model would come of it; it is for searches")
+            return Replay(curves(config), clock, config.launcher.workers or 1)
         from embsearch.launch.local import Local, python_module, visible_gpus
 
         gpus = [] if config.device == "cpu" else visible_gpus()

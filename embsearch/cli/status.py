@@ -12,10 +12,10 @@ from embsearch.config.build import build
 from embsearch.config.schema import Config
 from embsearch.errors import StudyError, did_you_mean
 from embsearch.folder import StudyFolder, holder
+from embsearch.history import read_trials
 from embsearch.report.live import clock, summary, trials_table
 from embsearch.report.result import result_table
 from embsearch.search.space import parse
-from embsearch.study import read_trials
 
 
 def run(config: Config) -> int:

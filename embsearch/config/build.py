@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from embsearch.config.schema import Config
@@ -50,7 +51,7 @@ def with_values(config: Config, params: Mapping[str, Any]) -> Config:
 def paths(cls: type = Config, prefix: str = "") -> dict[str, Any]:
     """Every config path with its declared type: the names overrides and spaces may use."""
     found: dict[str, Any] = {}
-    for name, kind in get_type_hints(cls).items():
+    for name, kind in _hints(cls).items():
         if is_dataclass(kind):
             found |= paths(typing.cast(type, kind), f"{prefix}{name}.")
         else:
@@ -70,7 +71,7 @@ def _build(cls: type[T], values: Any, at: str, faults: list[str]) -> T:
     if not isinstance(values, Mapping):
         faults.append(f"{at.rstrip('.')}: expected a mapping, got {values!r}")
         return cls()
-    hints = get_type_hints(cls)
+    hints = _hints(typing.cast(type, cls))
     for key in values:
         if key not in hints:
             known = [f"{at}{k}" for k in hints]
@@ -87,6 +88,12 @@ def _build(cls: type[T], values: Any, at: str, faults: list[str]) -> T:
             except (TypeError, ValueError) as error:
                 faults.append(f"{at}{name}={values[name]!r}: expected {error}")
     return cls(**made)
+
+
+@cache  # Python evaluates them anew whenever it is asked, and every trial asks
+def _hints(cls: Any) -> dict[str, Any]:
+    """The declared types of a class's fields."""
+    return get_type_hints(cls)
 
 
 def _convert(value: Any, kind: Any) -> Any:

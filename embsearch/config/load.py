@@ -86,6 +86,8 @@ def identity(config: Config) -> dict[str, Any]:
     tree: dict[str, Any] = to_dict(config)
     if config.study.folder:
         tree = _relative_to(config.study.folder, tree)
+    if config.launcher.name == "replay":  # nothing was trained: another study, not another machine
+        tree["replay"] = {name: tree["launcher"][name] for name in ("curves", "noise", "trial_seconds")}
     for path in MAY_DIFFER:
         room, _, leaf = path.rpartition(".")
         (tree[room] if room else tree).pop(leaf)

@@ -125,12 +125,15 @@ class SchedulerConfig:
 
 @dataclass(frozen=True)
 class LauncherConfig:
-    name: Literal["inline", "local"] = "local"
+    name: Literal["inline", "local", "replay"] = "local"
     workers: int = 0  # 0: one a GPU, or on CPU one a core up to 4
     threads: int = 0  # CPU threads a worker; 0: cores divided by workers
     per_gpu: int = 1  # workers that share one GPU
     segment_timeout: float = 3600.0  # seconds without any sign of life before a worker is killed
     grace: float = 20.0  # seconds that running segments get on SIGTERM to save a checkpoint
+    curves: str | None = None  # replay: a finished study's folder, or a file of curves; None: synthetic ones
+    noise: float = 0.005  # replay, synthetic: standard deviation of one measurement
+    trial_seconds: float = 600.0  # replay, synthetic: a whole trial takes, on the virtual clock
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Watch:
             self._live.start()
         if line:
             self._live.console.print(Text(line), highlight=False)
-        if line or time.monotonic() - self._drawn > EVERY:
+        if time.monotonic() - self._drawn > EVERY:  # not at every line: a study may have thousands of trials
             self._drawn = time.monotonic()
             self._live.update(Group(trials_table(study), Text(summary(study))), refresh=True)
 

@@ -1,6 +1,6 @@
 """Schedulers: what happens to a trial that was measured, and which paused one goes on.
 
-``Board`` is what they see: every trial's state and values by rung. Rungs are counted in
+What they see is every trial's state and values by rung: a ``Board``, or any mapping of them. Rungs are counted in
 evaluations, which lie at the same shares of the texts for every trial, so batch size does not
 confound them.
 """
@@ -9,59 +9,36 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
 
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError
 from embsearch.search import budget
+from embsearch.search.board import Board, Standing
 from embsearch.search.promotion import Promotion
-from embsearch.values import Decision, Outcome, Scalar, State
+from embsearch.values import Decision
 
-__all__ = ["Board", "OptunaPruner", "Scheduler", "Standing", "make"]
-
-
-@dataclass
-class Standing:
-    """One trial as samplers and schedulers see it: objective by rung, and its handle in Optuna."""
-
-    number: int
-    state: State = "waiting"
-    values: dict[int, float] = field(default_factory=dict)
-    optuna: Any = None
-    params: dict[str, Scalar] = field(default_factory=dict)
-    outcome: Outcome | None = None
-
-    @property
-    def rung(self) -> int:
-        return max(self.values, default=0)
-
-    @property
-    def best(self) -> float | None:
-        return max(self.values.values(), default=None)
-
-    def failed_by(self, failures: Sequence[str]) -> bool:
-        return self.outcome is not None and self.outcome.failure in failures
+__all__ = ["Board", "OptunaPruner", "Scheduler", "Standing", "Trials", "make"]
 
 
-Board = Mapping[int, Standing]
+Trials = Mapping[int, Standing]
 
 
 class Scheduler(Protocol):
     """A scheduler decides by the board alone, so that a resumed study decides the same."""
 
-    def decide(self, trial: Standing, board: Board) -> Decision:
+    def decide(self, trial: Standing, board: Trials) -> Decision:
         """What to do with ``trial``, just measured and not at its end."""
 
-    def promotable(self, board: Board) -> Decision | None:
+    def promotable(self, board: Trials) -> Decision | None:
         """The reason why a paused trial may go on, as a "continue"; None where none may."""
 
-    def next_paused(self, board: Board) -> int | None:
+    def next_paused(self, board: Trials) -> int | None:
         """The paused trial that goes on next."""
 
-    def proved(self, trial: Standing, board: Board) -> Mapping[int, float]:
+    def proved(self, trial: Standing, board: Trials) -> Mapping[int, float]:
         """The trial's values by rung, as far as its own results brought it: what a sampler may learn."""
 
 
@@ -71,24 +48,25 @@ class OptunaPruner:
     def __init__(self, pruner: optuna.pruners.BasePruner, name: str, at: Sequence[float], min_rung: int) -> None:
         self.pruner, self.name, self.at, self.min_rung = pruner, name, at, min_rung
 
-    def decide(self, trial: Standing, board: Board) -> Decision:
+    def decide(self, trial: Standing, board: Trials) -> Decision:
         """Reports to Optuna and asks it. The reason quotes the value and its place at this rung."""
         rung, value = trial.rung, trial.values[trial.rung]
         trial.optuna.report(value, budget.step(self.at, rung))
-        there = [t.values[rung] for t in board.values() if rung in t.values]
-        words = f"{self.name}: place {1 + sum(v > value for v in there)} of {len(there)} at rung {rung} ({value:.4f})"
+        there = Board.of(board)
+        place = 1 + there.above(value, rung)
+        words = f"{self.name}: place {place} of {there.reached(rung)} at rung {rung} ({value:.4f})"
         if rung >= self.min_rung and trial.optuna.should_prune():
             return Decision("stop", words)
         return Decision("continue", words)
 
-    def promotable(self, board: Board) -> Decision | None:
+    def promotable(self, board: Trials) -> Decision | None:
         return None
 
-    def next_paused(self, board: Board) -> int | None:
+    def next_paused(self, board: Trials) -> int | None:
         """Nothing pauses here but a stopped study: its trials go on in order."""
-        return min((t.number for t in board.values() if t.state == "paused"), default=None)
+        return min((t.number for t in Board.of(board).in_state("paused")), default=None)
 
-    def proved(self, trial: Standing, board: Board) -> Mapping[int, float]:
+    def proved(self, trial: Standing, board: Trials) -> Mapping[int, float]:
         return trial.values
 
 
@@ -107,7 +85,8 @@ def make(config: Config) -> Scheduler:
     if faults:
         raise ConfigError(faults)
     if name == "promotion":
-        return Promotion(at, reduction, scheduler.min_rung)
+        counted = config.stop.seconds is None and config.stop.target is None
+        return Promotion(at, reduction, scheduler.min_rung, config.stop.trials if counted else None)
     first, top = budget.step(at, scheduler.min_rung), budget.step(at, len(at))
     pruners: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
         "none": lambda: optuna.pruners.NopPruner(),

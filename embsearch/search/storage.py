@@ -1,35 +1,42 @@
-"""Optuna's study as a view of ours: asked for suggestions, told outcomes, nothing else."""
+"""Optuna's study as a view of ours: asked for suggestions, told outcomes, nothing else.
+
+Nobody else writes it, so what it holds is remembered here: Optuna reads every unfinished trial again
+whenever it is asked for all of them, and under promotion most trials are unfinished.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
-import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import check_distribution_compatibility
-from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
 
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.errors import StudyError
-from embsearch.search import budget, evidence
+from embsearch.search import budget, database, evidence
 from embsearch.search.sampler import make as make_sampler
-from embsearch.search.scheduler import Board, Scheduler
+from embsearch.search.scheduler import Scheduler, Trials
 from embsearch.search.space import Space
 from embsearch.values import Outcome, Scalar, Suggestion
 
-PATIENCE = 60.0  # seconds to wait for another process that writes
-REMEDIES = {
-    "full": "free some space",
-    "I/O": "free some space if the disk is full",
-    "locked": "wait until no other process writes to it",
-}
+STATEFUL = ("cmaes", "grid")  # they keep their state in Optuna's trials, and learn from those alone
+TOLD = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+@dataclass
+class Row:
+    """What is remembered of a trial in the database."""
+
+    id: int
+    state: TrialState
 
 
 class OptunaView:
@@ -44,44 +51,31 @@ class OptunaView:
         self._path, self._config, self._space = path, config, space
         self.notice = ""
         with self.errors(), file_lock(path.with_suffix(".lock")):  # two that make the schema break it
-            if damaged(path):
-                self.notice = f"{path} is damaged: kept as {set_aside(path).name}, made again from the event logs"
-            with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
-                database.execute("PRAGMA journal_mode=WAL")
-            self._storage = optuna.storages.RDBStorage(
-                f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": PATIENCE}}
-            )
-            self.study = self._open(anew=new)
+            if database.damaged(path):
+                aside = database.set_aside(path).name
+                self.notice = f"{path} is damaged: kept as {aside}, made again from the event logs"
+            self._storage = database.open_storage(path)
+            self._open(anew=new)
         self._check_kinds()
 
-    def _open(self, anew: bool) -> optuna.Study:
+    def _open(self, anew: bool) -> None:
         name = self._config.study.name
         if anew and name in optuna.get_all_study_names(self._storage):
             optuna.delete_study(study_name=name, storage=self._storage)
-        return optuna.create_study(
+        self.study = optuna.create_study(
             study_name=name,
             storage=self._storage,
             direction="maximize",
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner(),  # Optuna's own default would be a median pruner
         )
+        self._id = self._storage.get_study_id_from_name(name)
+        self._rows = [Row(t._trial_id, t.state) for t in self.study.get_trials(deepcopy=False)]
+        self._kept: evidence.Kept = {}
 
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        """What the database raises, as a StudyError: nothing but the view is lost."""
-        try:
-            yield
-        except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-            cause: BaseException = error
-            while cause.__cause__ is not None:  # Optuna's error, SQLAlchemy's, SQLite's
-                cause = cause.__cause__
-            do = next(
-                (do for word, do in REMEDIES.items() if word in str(cause)), "delete the file if it comes again"
-            )
-            raise StudyError(
-                f"{self._path}: {cause}; {do} and run the same command again. It is a view of the event logs, "
-                "which have everything"
-            ) from error
+    def errors(self) -> AbstractContextManager[None]:
+        """While the context runs, what the database raises is a StudyError."""
+        return database.explained(self._path)
 
     def _check_kinds(self) -> None:
         """Optuna keeps one kind of range and one list of choices a parameter. Raises StudyError."""
@@ -102,73 +96,89 @@ class OptunaView:
 
     def enqueue(self, points: list[dict[str, Scalar]]) -> None:
         """Known points as the first trials; those already there are left alone."""
-        for point in points[len(self.study.get_trials(deepcopy=False)) :]:
+        for point in points[len(self._rows) :]:
             self.study.enqueue_trial(self._space.to_optuna(point))
+            self._remember(TrialState.WAITING)
 
-    def ask(self, number: int, board: Board, scheduler: Scheduler) -> tuple[Suggestion, Trial]:
-        """Trial ``number``, new or left unfinished by a process that died: the same either way."""
-        sampler = make_sampler(self._config.sampler, self._space, number)
-        there = self.study.get_trials(deepcopy=False)
-        if number == len(there) and (known := self._evidence(board, scheduler)) is not None:
-            asked = optuna.create_study(direction="maximize", sampler=sampler)
-            asked.add_trials(known)
-            self.study.enqueue_trial(self._space.to_optuna(self._space.suggest(asked.ask())))
-        self.study.sampler = sampler
-        if number < len(there) and there[number].state == TrialState.RUNNING:
-            trial = Trial(self.study, there[number]._trial_id)
-        else:
-            trial = self.study.ask()
-        if trial.number != number:
-            raise RuntimeError(f"Optuna's trial {trial.number} came where trial {number} was due")
-        return Suggestion(number, self._space.suggest(trial)), trial
+    def ask(self, number: int, board: Trials, scheduler: Scheduler) -> tuple[Suggestion, Trial | None]:
+        """Trial ``number``, new or left unfinished by a process that died: the same either way.
 
-    def _evidence(self, board: Board, scheduler: Scheduler) -> list[FrozenTrial] | None:
-        """What the samplers that learn from all trials are told; None for the others.
-
-        CMA-ES keeps its state in Optuna's complete trials, so it is asked in the database.
+        With it comes Optuna's handle, where the scheduler reports to one of its pruners.
         """
-        if self._config.sampler.name == "tpe":
-            return evidence.ranked(board, self._space, scheduler, self._config.evaluate.at)
-        if self._config.sampler.name == "gp":
-            return evidence.comparable(board, self._space, scheduler, self._config.sampler.startup_trials)
-        return None
+        sampler = make_sampler(self._config.sampler, self._space, number)
+        if number == len(self._rows):
+            params, state = evidence.ask(self._known(board, scheduler), number, sampler, self._space)
+            self._add(params, state if self._config.sampler.name in STATEFUL else {})
+        else:
+            self.study.sampler = sampler
+            params = self._space.suggest(self._begin(number))
+        prunes = hasattr(scheduler, "pruner")
+        return Suggestion(number, params), self._handle(number) if prunes else None
 
-    def restore(self, board: Board, pruner: optuna.pruners.BasePruner | None) -> None:
-        """Bring the database to what the event logs say and give every trial its handle; reports go
-        through ``pruner``. Where the two cannot both be right, the study is made again."""
+    def _begin(self, number: int) -> Trial:
+        """A trial that is there, with the values it was enqueued with or got before."""
+        row = self._rows[number]
+        if row.state == TrialState.WAITING:
+            self._storage.set_trial_state_values(row.id, TrialState.RUNNING)
+            row.state = TrialState.RUNNING
+        return Trial(self.study, row.id)
+
+    def _add(self, params: Mapping[str, Scalar], attributes: Mapping[str, Any]) -> None:
+        """A running trial with its parameters, in one transaction."""
+        known = {d.name: d.distribution for d in self._space.dimensions if d.path in params}
+        made = create_trial(
+            state=TrialState.RUNNING, params=self._space.to_optuna(params), distributions=known,
+            system_attrs=dict(attributes),
+        )  # fmt: skip
+        made.datetime_start = datetime.now()
+        self._rows.append(Row(self._storage.create_new_trial(self._id, made), TrialState.RUNNING))
+
+    def _remember(self, state: TrialState) -> None:
+        number = len(self._rows)
+        self._rows.append(Row(self._storage.get_trial_id_from_study_id_trial_number(self._id, number), state))
+
+    def _known(self, board: Trials, scheduler: Scheduler) -> list[FrozenTrial]:
+        """What the sampler is told."""
+        name = self._config.sampler.name
+        if name == "tpe":
+            return evidence.ranked(board, self._space, scheduler, self._config.evaluate.at, self._kept)
+        if name == "gp":
+            return evidence.comparable(board, self._space, scheduler, self._config.sampler.startup_trials)
+        return self.study.get_trials(deepcopy=False) if name in STATEFUL else []
+
+    def restore(self, board: Trials, pruner: optuna.pruners.BasePruner | None) -> None:
+        """Bring the database to what the event logs say; where reports go through ``pruner``, every trial gets
+        its handle. Where the two cannot both be right, the study is made again."""
         if not all(self._agrees(trial, board) for trial in self.study.get_trials(deepcopy=False)):
-            self.study = self._open(anew=True)
+            self._open(anew=True)
         if pruner is not None:
             self.study.pruner = pruner
-        for trial in board.values():
-            trial.optuna = self._trial(trial.number, trial.params)
+        for number, trial in sorted(board.items()):
+            self._see(number, trial.params)
+            trial.optuna = None if pruner is None else self._handle(number)
 
-    def _agrees(self, there: FrozenTrial, board: Board) -> bool:
+    def _agrees(self, there: FrozenTrial, board: Trials) -> bool:
         trial = board.get(there.number)
         if trial is None or there.state == TrialState.WAITING:
             return not there.state.is_finished()  # asked for by a process that died
         ahead = there.state.is_finished() and trial.outcome is None
         return not ahead and there.params == self._space.to_optuna(trial.params)
 
-    def _trial(self, number: int, params: Mapping[str, Scalar]) -> Trial:
-        """The handle of a trial of ours; where the database has lost it, it is made again."""
-        there = self.study.get_trials(deepcopy=False)
-        if number < len(there) and there[number].state != TrialState.WAITING:
-            return self._handle(there[number])
-        for _ in range(len(there), number):  # as many whose logs were lost: asked for again, see ``ask``
-            self.study.add_trial(create_trial(state=TrialState.RUNNING))
-        if number >= len(there):
-            self.study.enqueue_trial(self._space.to_optuna(params))
-        self.study.sampler = optuna.samplers.RandomSampler(seed=0)
-        trial = self.study.ask()
-        self._space.suggest(trial)
-        return trial
+    def _see(self, number: int, params: Mapping[str, Scalar]) -> None:
+        """See that a trial of ours is there."""
+        while len(self._rows) < number:  # as many whose logs were lost: asked for again, see ``ask``
+            self._add({}, {})
+        if number == len(self._rows):
+            self._add(params, {})
+        elif self._rows[number].state == TrialState.WAITING:
+            self.study.sampler = optuna.samplers.RandomSampler(seed=0)
+            self._space.suggest(self._begin(number))
 
-    def _handle(self, there: FrozenTrial) -> Trial:
+    def _handle(self, number: int) -> Trial:
         """Optuna's Trial samples when it is made; here there is nothing to sample."""
         sampler, self.study.sampler = self.study.sampler, optuna.samplers.RandomSampler(seed=0)
         try:
-            return Trial(self.study, there._trial_id)
+            return Trial(self.study, self._rows[number].id)
         finally:
             self.study.sampler = sampler
 
@@ -179,43 +189,20 @@ class OptunaView:
         a value, which TPE ranks below every other trial: the sampler moves away from it. Other
         failures say nothing about the parameters.
         """
-        there = self.study.get_trials(deepcopy=False)[number]
-        if there.state.is_finished():
+        row = self._rows[number]
+        if row.state.is_finished():
             return
-        trial = self._handle(there)
         blamed = outcome.failure in evidence.BLAMED
+        steps = {budget.step(self._config.evaluate.at, rung): value for rung, value in values.items()}
         if not blamed:
-            for rung, value in values.items():
-                step = budget.step(self._config.evaluate.at, rung)
-                if step not in there.intermediate_values:
-                    trial.report(value, step)
-        trial.set_user_attr("reason", outcome.reason)
+            for step, value in steps.items():
+                self._storage.set_trial_intermediate_value(row.id, step, value)
+        self._storage.set_trial_user_attr(row.id, "reason", outcome.reason)
         if outcome.failure:
-            trial.set_user_attr("failure", outcome.failure)
-        if outcome.state == "complete":
-            self.study.tell(trial, outcome.value)
-        else:
-            state = TrialState.PRUNED if outcome.state == "pruned" or blamed else TrialState.FAIL
-            self.study.tell(trial, state=state)
-
-
-def damaged(path: Path) -> bool:
-    """Whether this is no database any more. One that is locked, or a disk that is full, is another matter."""
-    if not path.exists():
-        return False
-    try:
-        with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
-            return database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",)
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError:
-        return True
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged database and what belongs to it; its new name."""
-    aside = path.with_name(f"{path.name}.damaged")
-    for end in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            os.replace(f"{path}{end}", f"{aside}{end}")
-    return aside
+            self._storage.set_trial_user_attr(row.id, "failure", outcome.failure)
+        state = TrialState.PRUNED if blamed else TOLD[outcome.state]
+        told = outcome.value if state == TrialState.COMPLETE else None
+        if outcome.state == "pruned" and steps:  # as Optuna itself has it
+            told = steps[max(steps)]
+        self._storage.set_trial_state_values(row.id, state, None if told is None else [told])
+        row.state = state

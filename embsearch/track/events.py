@@ -18,6 +18,7 @@ from typing import Any
 
 from embsearch import disk
 from embsearch.errors import StudyError
+from embsearch.values import Clock
 
 Event = dict[str, Any]
 
@@ -25,15 +26,15 @@ Event = dict[str, Any]
 class EventLog:
     """One append-only log. One process writes it; any number may read it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, clock: Clock = time) -> None:
+        self.path, self._clock = path, clock
         self._next = -1
 
     def append(self, kind: str, /, **content: Any) -> Event:
         """Write one event durably and return it. Raises OSError (disk full) with the log whole."""
         if self._next < 0:
             self._next = self._mend()
-        event: Event = {"seq": self._next, "time": int(time.time() * 1000), "kind": kind, **content}
+        event: Event = {"seq": self._next, "time": int(self._clock.time() * 1000), "kind": kind, **content}
         line = json.dumps(event, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
         with self.path.open("ab", buffering=0) as file:  # a buffer would be written again on closing
             at = file.tell()

@@ -17,8 +17,11 @@ from safetensors import safe_open
 from embsearch.config.build import build, to_dict, with_values
 from embsearch.data.load import prepare_dataset
 from embsearch.launch.base import ENDS
+from embsearch.launch.curves import Curve, Recorded
 from embsearch.launch.inline import Inline
 from embsearch.launch.local import Local, python_module
+from embsearch.launch.replay import Replay, VirtualClock
+from embsearch.values import Measurement
 from embsearch.worker import Worker
 
 PATIENCE = 90  # seconds a test waits: a worker imports torch first
@@ -47,10 +50,31 @@ def local(tmp_path_factory):
     launcher.close()
 
 
-@pytest.fixture(scope="module", params=["inline", "local"])
+@pytest.fixture(scope="module")
+def replay(config, cache, tmp_path_factory):
+    """The trial of these tests, recorded once and played from then on."""
+    task = {"config": to_dict(config), "cache": str(cache), "folder": str(tmp_path_factory.mktemp("recorded"))}
+    worker, points, measured = Worker(), [], []
+    [untuned] = worker(task | {"do": "evaluate", "split": "valid"})
+    for at in (0, 1):
+        position = {"trial": 0, "attempt": 0, "from_checkpoint": at, "until": at + 1}
+        for message in worker(task | {"do": "segment", "segment": position}):
+            points += [(step, metrics) for step, _, metrics in message.get("points", ())]
+            measured += [Measurement(**message["measurement"])] if message["kind"] == "measured" else []
+    curves = Recorded(config.evaluate.at, [{}], [Curve(tuple(measured), tuple(points))], untuned["metrics"], "a test")
+    return Replay(curves, VirtualClock())
+
+
+@pytest.fixture(scope="module", params=["inline", "local", "replay"])
 def launcher(request):
     """A new launcher is one more case here."""
-    return Inline(Worker()) if request.param == "inline" else request.getfixturevalue("local")
+    return Inline(Worker()) if request.param == "inline" else request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module", params=["inline", "local"])
+def trainer(request):
+    """Those that train; a replay has nothing to time, and its measurements are as they were recorded."""
+    return Inline(Worker()) if request.param == "inline" else request.getfixturevalue(request.param)
 
 
 @pytest.fixture
@@ -164,10 +188,10 @@ def test_a_mistake_of_the_users_is_told_as_one(launcher, evaluate):
     assert "/no/such/folder" in failed["message"]
 
 
-def test_a_probe_times_real_steps_and_what_a_trial_leaves(launcher, config, cache, tmp_path):
+def test_a_probe_times_real_steps_and_what_a_trial_leaves(trainer, config, cache, tmp_path):
     probe = {"do": "probe", "config": to_dict(config), "cache": str(cache)}
-    speed = answers(launcher, probe | {"what": "speed", "folder": str(tmp_path / "speed")})[-1]
-    edge = answers(launcher, probe | {"what": "edge", "folder": str(tmp_path / "edge")})[-1]
+    speed = answers(trainer, probe | {"what": "speed", "folder": str(tmp_path / "speed")})[-1]
+    edge = answers(trainer, probe | {"what": "edge", "folder": str(tmp_path / "edge")})[-1]
 
     assert (speed["kind"], edge["kind"]) == ("probed", "probed")
     assert 0 < speed["step"] < 10
@@ -180,10 +204,10 @@ def test_a_probe_times_real_steps_and_what_a_trial_leaves(launcher, config, cach
     assert edge["peak"] > 50_000_000
 
 
-def test_an_evaluation_may_be_of_fewer_rows(launcher, evaluate):
-    whole, part = (answers(launcher, evaluate | {"most": most})[-1]["metrics"] for most in (0, 12))
+def test_an_evaluation_may_be_of_fewer_rows(trainer, evaluate):
+    whole, part = (answers(trainer, evaluate | {"most": most})[-1]["metrics"] for most in (0, 12))
 
-    assert whole == answers(launcher, evaluate)[-1]["metrics"]
+    assert whole == answers(trainer, evaluate)[-1]["metrics"]
     assert part != whole
 
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from embsearch.config.schema import Config, EvaluateConfig, StopConfig
+from embsearch.history import Trial
 from embsearch.report.live import summary, trials_table
 from embsearch.search.space import parse
-from embsearch.study import Trial
 
 RAW = {
     "train.lr": {"low": 1e-5, "high": 1e-3, "log": True},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -106,3 +107,36 @@ def test_a_search_whose_trials_all_wait_still_learns(sampler, tmp_path):
         assert all(not t.state.is_finished() for t in view.study.trials)
         early, late = early + sum(distances[:6]) / 6, late + sum(distances[-8:]) / 8
     assert late < 0.75 * early  # drawn at random: 1.1
+
+
+def test_of_many_trials_the_best_the_newest_and_the_unmeasured_are_shown():
+    old = [standing(n, "paused", {1: 0.5 + n % 7 / 1000}) for n in range(1, 800)]
+    best = [standing(n, "complete", {1: 0.9, 2: 0.9, 3: 0.9 + n / 1000}) for n in range(800, 830)]
+    busy = [standing(830, "running", {})]
+    new = [standing(n, "paused", {1: 0.4}) for n in range(831, 1400)]
+    found = evidence.ranked(board(*old, *best, *busy, *new), SPACE, PROMOTION, AT)
+    numbers = [t.number for t in found]
+    assert numbers == sorted(numbers)
+    assert evidence.SHOWN - evidence.BEST <= len(numbers) <= evidence.SHOWN + 1
+    assert set(range(800, 831)) <= set(numbers)
+    assert set(range(1400 - 450, 1400)) <= set(numbers)
+    assert {n % 7 for n in numbers if n < 800} == {6}  # the best of those that are left
+
+
+def test_what_was_made_for_the_last_suggestion_is_made_again_only_where_a_trial_has_moved():
+    there = board(standing(1, "paused", {1: 0.5}), standing(2, "running", {1: 0.7}), standing(3, "paused", {1: 0.6}))
+    kept = {}
+    first = evidence.ranked(there, SPACE, PROMOTION, AT, kept)
+    there[2].values[2] = 0.8
+    second = evidence.ranked(there, SPACE, PROMOTION, AT, kept)
+    assert seen(second) == seen(evidence.ranked(there, SPACE, PROMOTION, AT))
+    assert [a is b for a, b in zip(first, second, strict=True)] == [True, False, True]
+
+
+def test_the_storage_of_a_suggestion_holds_the_trials_it_was_given():
+    known = evidence.ranked(board(standing(4, "paused", {1: 0.5})), SPACE, PROMOTION, AT)
+    study = optuna.create_study(storage=evidence.Shown(known, 7), direction="maximize")
+    asked = study.ask()
+    assert (asked.number, [t.number for t in study.get_trials(deepcopy=False)]) == (7, [4, 7])
+    assert study.get_trials(deepcopy=False)[0] is known[0]
+    assert [t.number for t in study.get_trials(states=[TrialState.PRUNED])] == [4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sqlite3
@@ -71,10 +72,6 @@ def history(optuna_view, start, stop):
     return asked
 
 
-def cut(*args, **more):
-    raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_suggests_the_same_after_the_same_history_in_another_process(name, tmp_path):
     first = view(config(tmp_path / "a", name))
@@ -106,16 +103,58 @@ def test_a_crash_between_ask_and_record_changes_no_suggestion(name, tmp_path):
     assert history(view(config(tmp_path / "b", name)), 2, 4) == wanted[2:]
 
 
+STORAGE = optuna.storages._cached_storage._CachedStorage
+WRITES = ("create_new_trial", "set_trial_param", "set_trial_system_attr", "set_trial_state_values")
+
+
+def power_lasts_for(count, patch):
+    """From the write after the next ``count`` to Optuna's database on, nothing happens any more."""
+    left = iter(range(count))
+
+    def limited(write):
+        def limit(*args, **more):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return write(*args, **more)
+
+        return limit
+
+    for name in WRITES:
+        patch.setattr(STORAGE, name, limited(getattr(STORAGE, name)))
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_crash_before_the_parameters_are_stored_changes_no_suggestion(name, tmp_path, monkeypatch):
-    calm, shaken = view(config(tmp_path / "a", name)), view(config(tmp_path / "b", name))
-    wanted = history(calm, 0, 4)
-    history(shaken, 0, 3)
-    with monkeypatch.context() as power:
-        power.setattr(optuna.storages._cached_storage._CachedStorage, "set_trial_param", cut)
-        with pytest.raises(KeyboardInterrupt):
-            ask(shaken, 3)
-    assert history(view(config(tmp_path / "b", name)), 3, 4) == wanted[3:]
+def test_a_crash_before_any_write_of_a_suggestion_changes_none(name, tmp_path, monkeypatch):
+    wanted = history(view(config(tmp_path / "a", name)), 0, 4)
+    for writes in itertools.count():
+        shaken = view(config(tmp_path / f"b{writes}", name))
+        history(shaken, 0, 3)
+        with monkeypatch.context() as patch:
+            power_lasts_for(writes, patch)
+            try:
+                ask(shaken, 3)
+                break
+            except KeyboardInterrupt:
+                pass
+        assert history(view(config(tmp_path / f"b{writes}", name)), 3, 4) == wanted[3:]
+    assert writes == 1  # one transaction
+
+
+def test_a_crash_before_any_write_of_the_first_trial_changes_nothing(tmp_path, monkeypatch):
+    """It waits in the database from the start, with its parameters to be stored one by one."""
+    default = parse(CONDITIONAL, Config()).default(Config())
+    for writes in itertools.count():
+        shaken = view(config(tmp_path / f"b{writes}"))
+        shaken.enqueue([default])
+        with monkeypatch.context() as patch:
+            power_lasts_for(writes, patch)
+            try:
+                ask(shaken, 0)
+                break
+            except KeyboardInterrupt:
+                pass
+        assert ask(view(config(tmp_path / f"b{writes}")), 0).params == default
+    assert writes == 1 + len(default)
 
 
 def test_a_grid_refuses_conditions_and_says_what_to_do(tmp_path):
@@ -244,7 +283,7 @@ def write_and_die(home):
 
 def test_a_database_that_another_process_keeps_locked_is_not_damaged(tmp_path, monkeypatch):
     view(config(tmp_path, raw=FLAT))
-    monkeypatch.setattr("embsearch.search.storage.PATIENCE", 0.1)
+    monkeypatch.setattr("embsearch.search.database.PATIENCE", 0.1)
     with closing(sqlite3.connect(tmp_path / "optuna.db")) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StudyError, match=r"optuna\.db: database is locked.*It is a view of the event logs"):

@@ -6,7 +6,7 @@ import numpy as np
 import optuna
 import pytest
 
-from embsearch.config.schema import Config, EvaluateConfig, SchedulerConfig
+from embsearch.config.schema import Config, EvaluateConfig, SchedulerConfig, StopConfig
 from embsearch.errors import ConfigError
 from embsearch.search.promotion import Promotion
 from embsearch.search.scheduler import Standing, make
@@ -164,6 +164,33 @@ def test_the_default_configuration_never_pauses():
     assert rule.decide(trials[0], trials).kind == "continue"
 
 
+def test_the_default_configuration_runs_to_its_end_last_where_the_number_of_trials_ends_the_search():
+    rule, trials = Promotion((0.11, 0.33, 1.0), 3, trials=5), board([[0.1], [0.9], [0.8], [0.7]])
+    assert rule.decide(trials[0], trials).reason == "place 4 of 4 at rung 1 (0.1000), 0 may go on"
+    assert rule.next_paused(trials) is None
+    trials[4] = Standing(4, "paused", {1: 0.6})  # now all are there, and one may go on
+    assert rule.next_paused(trials) == 1
+    trials[1].state = "running"
+    assert rule.next_paused(trials) == 0
+    assert rule.promotable(trials).reason == "the search is over; the default configuration runs to its end"
+    trials[0] = Standing(0, "running", {1: 0.1, 2: 0.2})
+    assert rule.decide(trials[0], trials).kind == "continue"
+
+
+@pytest.mark.parametrize(("stop", "trials"), [({"trials": 9}, 9), ({"trials": 9, "seconds": 60.0}, None),
+                                              ({"trials": 9, "target": 0.9}, None)])  # fmt: skip
+def test_only_the_number_of_trials_is_known_before(stop, trials):
+    assert make(Config(stop=StopConfig(**stop))).trials == trials
+
+
+def test_a_rung_waits_for_a_dozen_where_more_are_sure_to_come():
+    rule = Promotion((0.11, 0.33, 1.0), 3, trials=20)
+    values = [[0.5 + n / 100] for n in range(12)]
+    assert rule.next_paused(board(values[:11])) is None
+    assert rule.next_paused(board(values)) == 11
+    assert Promotion((0.11, 0.33, 1.0), 3, trials=11).next_paused(board(values[:11])) == 10
+
+
 def test_between_rungs_a_trial_goes_on():
     rule, trials = Promotion(AT, 3), board([[0.9, 0.9], [0.1, 0.1]])
     assert rule.decide(trials[1], trials).reason == "evaluation 2 is no rung"
@@ -245,7 +272,7 @@ def synthetic(seed, noise):
 
 
 @pytest.mark.parametrize(
-    ("noise", "cost", "sure", "regret"), [(0.005, 0.31, 0.9, 0.0005), (0.02, 0.315, 0.85, 0.001)]
+    ("noise", "cost", "sure", "regret"), [(0.005, 0.30, 0.93, 0.0005), (0.02, 0.30, 0.85, 0.001)]
 )
 def test_promotion_keeps_the_best_configuration_at_a_third_of_the_budget(noise, cost, sure, regret):
     rows = {"promotion": [], "halving": []}
@@ -253,7 +280,7 @@ def test_promotion_keeps_the_best_configuration_at_a_third_of_the_budget(noise, 
         true, seen = synthetic(seed, noise)
         end, best = true[:, -1], int(true[:, -1].argmax())
         for name, (share, ended) in {
-            "promotion": search(Promotion([k / 27 for k in range(1, 28)], 3, 3), seen),
+            "promotion": search(Promotion([k / 27 for k in range(1, 28)], 3, 3, trials=64), seen),
             "halving": halving(seen),
         }.items():
             rows[name].append((share, best in ended, end[best] - max(end[n] for n in ended)))

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 from embsearch.cli.main import main
 from embsearch.track.events import read_events
+
+
+@contextmanager
+def signals_at_default():
+    """A process that is started now hears every signal, also where the tests run under nohup or in the background
+    of a script, which have it inherit deaf ears."""
+    before = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Home:
@@ -36,7 +50,8 @@ class Home:
         command = [sys.executable, "-m", "embsearch.cli.main", *verb.split(), *self.words, *words]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=environment, **pipes, **options)
+        with signals_at_default():
+            return subprocess.Popen(command, env=environment, **pipes, **options)
 
     @property
     def study(self):

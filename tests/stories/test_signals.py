@@ -23,9 +23,7 @@ class Running:
 
     def __init__(self, home):
         self.home = home
-        heard = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
         self.process = home.start("search", *WORDS, process_group=0)
-        signal.signal(signal.SIGHUP, heard)
         until = time.monotonic() + 120
         while not (home.seen("points", 0) and home.seen("points", 1)):
             assert self.process.poll() is None, self.process.communicate()
