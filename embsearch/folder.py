@@ -155,6 +155,10 @@ class StudyFolder:
     def trial(self, number: int) -> Path:
         return self.path / "trials" / f"t{number:04d}"
 
+    def run(self, number: int, seed: int) -> Path:
+        """Where one of a trial's runs keeps its checkpoint and model: the trial's own folder, for its own seed."""
+        return self.trial(number) / f"seed{seed}" if seed else self.trial(number)
+
     def trial_log(self, number: int) -> EventLog:
         if number not in self._trial_logs:
             self._trial_logs[number] = EventLog(self.trial(number) / "events.jsonl", self._clock)

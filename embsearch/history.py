@@ -16,8 +16,28 @@ RETRIES = {"killed": 3, "hung": 1, "checkpoint": 3}  # how often a task goes out
 
 
 @dataclass
+class Run:
+    """One of a trial's runs: the same parameters, another seed."""
+
+    values: dict[int, float] = field(default_factory=dict)  # the objective by evaluation
+    last: str = ""  # why it ended by itself
+    last_point: int = -1
+
+    @property
+    def rung(self) -> int:
+        return max(self.values, default=0)
+
+
+@dataclass
 class Trial(Standing):
-    """One trial as the coordinator sees it; rebuilt from its event log."""
+    """One trial as the coordinator sees it; rebuilt from its event log.
+
+    ``values`` are what is compared: at evaluations that several seeds are due at (``study.seeds``), the mean of
+    all ``runs``, once it is known.
+    """
+
+    runs: list[Run] = field(default_factory=lambda: [Run()])
+    seed: int = 0  # the run that trains, or did last
 
     attempt: int = 0
     deaths: list[str] = field(default_factory=list)  # since its last measurement
@@ -25,11 +45,32 @@ class Trial(Standing):
     step: int = 0
     seconds: float = 0.0
     speed: float = 0.0
-    last_point: int = -1
     slot: int | None = None  # where it runs, or ran last: that worker is still warm
     why: str = ""
     failure: FailureClass | None = None  # the last one
     due: str = ""  # what must follow where the log ends before it: decide | complete | stop | fail
+    failures: list[str] = field(default_factory=list)  # all there were
+
+    @property
+    def run(self) -> Run:
+        """The one that trains, or did last."""
+        return self.runs[self.seed]
+
+    @property
+    def until(self) -> int:
+        """The evaluation that the trial is on its way to, or that some of its runs are at."""
+        return self.runs[0].rung if self.runs[0].rung > self.rung else self.rung + 1
+
+    def next_seed(self, seeds: int) -> int | None:
+        """Which of ``seeds`` runs trains next on the way to ``until``; None where all are there."""
+        while len(self.runs) < seeds:
+            self.runs.append(Run())
+        there = (seed for seed in range(seeds) if self.runs[seed].rung < self.until and not self.runs[seed].last)
+        return next(there, None)
+
+    def values_at(self, rung: int, seeds: int) -> list[float]:
+        """What the runs measured there; one that ended before, at its end."""
+        return [run.values[min(rung, run.rung)] for run in self.runs[:seeds]]
 
 
 def read_trials(folder: StudyFolder, objective: str) -> dict[int, Trial]:
@@ -49,19 +90,27 @@ def _replay(trial: Trial, event: dict[str, Any], objective: str) -> None:
     trial.due = ""
     if kind == "segment":
         trial.state, trial.attempt = "running", event["segment"]["attempt"]
+        _turn_to(trial, event["segment"].get("seed", 0))
     elif kind == "points":
-        trial.last_point = event["points"][-1][0]
+        trial.run.last_point = event["points"][-1][0]
     elif kind == "measured":
-        trial.values = {**trial.values, event["rung"]: event["metrics"][f"val/{objective}"]}
         trial.texts_seen, trial.step, trial.seconds = event["texts_seen"], event["step"], event["seconds"]
-        trial.deaths.clear()
-        trial.why, trial.due = event["why"], "complete" if event["last"] else "decide"
+        _ran(trial, event, objective)
+        trial.state = "waiting"
+        if event.get("seeds", 1) == 1:
+            _compared(trial, event["rung"], event["metrics"][f"val/{objective}"])
+    elif kind == "repeated":
+        _ran(trial, event, objective)
+        trial.state = "waiting"
+    elif kind == "compared":
+        _compared(trial, event["rung"], event["value"])
     elif kind == "decided":
         trial.state = "waiting" if event["decision"] == "continue" else "paused"
         trial.why = event["reason"]
         trial.due = "stop" if event["decision"] == "stop" else ""
     elif kind == "failed":
         failure = trial.failure = event["failure"]
+        trial.failures.append(failure)
         trial.state, trial.why = "waiting", event["message"].splitlines()[0]
         if failure in RETRIES:
             trial.attempt = event["attempt"] + 1
@@ -71,6 +120,22 @@ def _replay(trial: Trial, event: dict[str, Any], objective: str) -> None:
     elif kind == "ended":
         trial.outcome = Outcome(event["state"], event["reason"], event["value"], event["failure"])
         trial.state, trial.why = event["state"], event["reason"]
+
+
+def _turn_to(trial: Trial, seed: int) -> None:
+    trial.next_seed(seed + 1)
+    trial.seed = seed
+
+
+def _ran(trial: Trial, event: dict[str, Any], objective: str) -> None:
+    trial.run.values[event["rung"]] = event["metrics"][f"val/{objective}"]
+    trial.run.last = event["why"] if event["last"] else ""
+    trial.deaths.clear()
+
+
+def _compared(trial: Trial, rung: int, value: float) -> None:
+    trial.values = {**trial.values, rung: value}
+    trial.why, trial.due = trial.runs[0].last, "complete" if trial.runs[0].last else "decide"
 
 
 def is_final(failure: str, deaths: list[str]) -> bool:

@@ -8,6 +8,7 @@ anywhere, run the same command again, and it goes on.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -201,14 +202,16 @@ class Study:
                         axes=self.space.axes(trial.params, self.config))  # fmt: skip
 
     def _submit(self, launcher: Launcher, slot: int, trial: Trial) -> None:
-        """Give out the trial's next segment: to its next evaluation."""
-        segment = Segment(trial.number, trial.attempt, trial.rung, trial.rung + 1)
-        trial.slot = slot
+        """Give out the trial's next segment: to its next evaluation, by the first seed that has not been there."""
+        seed = trial.next_seed(self._seeds(trial.until))
+        assert seed is not None, f"trial {trial.number} has been at evaluation {trial.until}"
+        segment = Segment(trial.number, trial.attempt, trial.runs[seed].rung, trial.until, seed)
+        trial.slot, trial.seed = slot, seed
         self.trials.move(trial, "running")
         self._log_trial(trial, "segment", segment=record(segment), slot=slot)
         launcher.submit(slot, {
-            "do": "segment", "segment": record(segment), "config": to_dict(self._config_of(trial)),
-            "folder": str(self.folder.trial(trial.number)), "cache": str(self.cache),
+            "do": "segment", "segment": record(segment), "config": to_dict(self._config_of(trial, seed)),
+            "folder": str(self.folder.run(trial.number, seed)), "cache": str(self.cache),
         })  # fmt: skip
 
     def _take(self, slot: int, message: Message) -> None:
@@ -226,19 +229,42 @@ class Study:
             self._failed(trial, message)
 
     def _measured(self, trial: Trial, measured: Measurement) -> None:
-        value = measured.metrics[f"val/{self.config.evaluate.objective}"]
-        if measured.rung not in trial.values:
-            self._log_trial(trial, "measured", **record(measured))
-        self.trials.measure(trial, measured.rung, value)
+        name, run = self.config.evaluate.objective, trial.run
+        seeds = self._seeds(trial.until if trial.seed else measured.rung)
+        value = measured.metrics[f"val/{name}"]
+        if measured.rung not in run.values:
+            kind, what = ("repeated", {"seed": trial.seed}) if trial.seed else ("measured", {})
+            self._log_trial(trial, kind, **record(measured), **what, seeds=seeds)
+        run.values[measured.rung], run.last = value, measured.why
         trial.deaths.clear()
-        trial.texts_seen, trial.step, trial.seconds = measured.texts_seen, measured.step, measured.seconds
-        name = self.config.evaluate.objective
-        where = f"trial {trial.number} at rung {measured.rung}"
+        if trial.seed == 0:
+            trial.texts_seen, trial.step, trial.seconds = measured.texts_seen, measured.step, measured.seconds
+        where = f"trial {trial.number} at rung {measured.rung}" + (f", seed {trial.seed}" if seeds > 1 else "")
         self._watch(self, f"{where}: {name} {value:.4f} after {measured.texts_seen:,} texts")
-        if measured.last:
-            self._end(trial, Outcome("complete", measured.why, trial.best))
+        if trial.next_seed(seeds) is None:
+            self._compare(trial, seeds)
+        else:
+            self.trials.move(trial, "waiting")
+
+    def _compare(self, trial: Trial, seeds: int) -> None:
+        """All runs of a trial have been at an evaluation: from here on their mean is the trial's value there."""
+        rung = trial.until
+        values = trial.values_at(rung, seeds)
+        mean = sum(values) / len(values)
+        if seeds > 1:
+            self._log_trial(trial, "compared", rung=rung, value=mean, values=values, step=trial.step)
+            name, spread = self.config.evaluate.objective, max(values) - min(values)
+            self._watch(self, f"trial {trial.number} at rung {rung}: {name} {mean:.4f}, the mean of {seeds} seeds "
+                              f"that lie within {spread:.4f}")  # fmt: skip
+        self.trials.measure(trial, rung, mean)
+        if trial.runs[0].last:
+            self._end(trial, Outcome("complete", trial.runs[0].last, trial.best))
         else:
             self._decide(trial)
+
+    def _seeds(self, rung: int) -> int:
+        """How many runs of a trial are compared at an evaluation: one where trials only begin."""
+        return self.config.study.seeds if rung >= scheduler.repeats_from(self.config) else 1
 
     def _decide(self, trial: Trial) -> None:
         """What the scheduler and the budget say to the trial's last measurement."""
@@ -263,9 +289,10 @@ class Study:
         first = message["message"].splitlines()[0]
         self._log_trial(trial, "failed", failure=failure, message=message["message"],
                         traceback=message.get("traceback", ""), attempt=trial.attempt)  # fmt: skip
+        trial.failures.append(failure)
         self._watch(self, f"trial {trial.number} {failure.replace('_', ' ')}: {first}")
         if failure == "checkpoint":
-            self._checkpoint(trial).unlink(missing_ok=True)  # from the base weights, then
+            self._checkpoint(trial, trial.seed).unlink(missing_ok=True)  # from the base weights, then
         self.trials.move(trial, "waiting")
         if failure in RETRIES:
             trial.deaths.append(failure)
@@ -293,10 +320,16 @@ class Study:
         self._log_trial(trial, "ended", **record(outcome), objective=trial.best,
                         model=str(model) if model.exists() else None)  # fmt: skip
         self._tell(trial)
-        self._checkpoint(trial).unlink(missing_ok=True)
+        self._clear(trial)
 
-    def _checkpoint(self, trial: Trial) -> Path:
-        return self.folder.trial(trial.number) / "checkpoint.safetensors"
+    def _clear(self, trial: Trial) -> None:
+        """What only a trial that goes on needs: checkpoints, and the runs of its other seeds."""
+        self._checkpoint(trial, 0).unlink(missing_ok=True)
+        for seed in range(1, len(trial.runs)):
+            shutil.rmtree(self.folder.run(trial.number, seed), ignore_errors=True)
+
+    def _checkpoint(self, trial: Trial, seed: int) -> Path:
+        return self.folder.run(trial.number, seed) / "checkpoint.safetensors"
 
     def _tell(self, trial: Trial) -> None:
         assert trial.outcome is not None
@@ -387,7 +420,7 @@ class Study:
                 self._tell(trial)
         for trial in list(self.trials.values()):
             if trial.outcome is not None:
-                self._checkpoint(trial).unlink(missing_ok=True)
+                self._clear(trial)
             elif trial.due == "decide":
                 self._decide(trial)
             elif trial.due == "complete":
@@ -396,6 +429,8 @@ class Study:
                 self._end(trial, Outcome("pruned", trial.why, trial.best))
             elif trial.due == "fail":
                 self._end(trial, Outcome("failed", trial.why, trial.best, trial.failure))
+            elif trial.runs[0].rung > trial.rung and trial.next_seed(self._seeds(trial.until)) is None:
+                self._compare(trial, self._seeds(trial.until))
             elif trial.state == "running":
                 self.trials.move(trial, "waiting")
         self.bugs = sum(t.failed_by(("bug",)) for t in self.trials.values())
@@ -409,12 +444,14 @@ class Study:
 
     def _points(self, trial: Trial, points: list[Any]) -> None:
         """Log what is new: a segment that is trained again after a crash repeats its points."""
-        new = [p for p in points if p[0] > trial.last_point]
+        run = trial.run
+        new = [p for p in points if p[0] > run.last_point]
         if not new:
             return
-        self._log_trial(trial, "points", points=new)
-        trial.last_point = new[-1][0]
-        trial.step = max(trial.step, trial.last_point)
+        self._log_trial(trial, "points", points=new, **({"seed": trial.seed} if trial.seed else {}))
+        run.last_point = new[-1][0]
+        if trial.seed == 0:
+            trial.step = max(trial.step, run.last_point)
         speeds = [p[2]["cost/texts_per_second"] for p in new[-TEXTS_WINDOW:]]
         trial.speed = sum(speeds) / len(speeds)
 
@@ -454,8 +491,9 @@ class Study:
     def best_value(self) -> float | None:
         return self.trials.best_value
 
-    def _config_of(self, trial: Trial) -> Config:
-        return with_values(self.config, trial.params)
+    def _config_of(self, trial: Trial, seed: int = 0) -> Config:
+        config = with_values(self.config, trial.params)
+        return replace(config, train=replace(config.train, seed=config.train.seed + seed)) if seed else config
 
     def _measured_with(self) -> dict[str, str]:
         """What a measurement outside the trials depends on; a study that was extended may have changed it."""

@@ -37,13 +37,15 @@ class Segment:
     """Work for one worker: train ``trial`` until its evaluation number ``until`` (counted from 1).
 
     ``from_checkpoint`` is the evaluation the trial stands at (0: from the base weights);
-    ``attempt`` counts how often the trial has been given out after a failure.
+    ``attempt`` counts how often the trial has been given out after a failure; ``seed`` says which of its
+    repeats this is (0: the trial itself, with ``train.seed``; 1: the same with the next seed).
     """
 
     trial: int
     attempt: int
     from_checkpoint: int
     until: int
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.from_checkpoint < self.until:

@@ -46,7 +46,7 @@ class Worker:
     def __init__(self) -> None:
         self._data: dict[str, Dataset] = {}
         self._base: tuple[ModelConfig, int, Encoder, dict[str, torch.Tensor], Tokens] | None = None
-        self._warm: tuple[int, int, int, Iterator[Measurement], list[Any]] | None = None
+        self._warm: tuple[tuple[int, ...], Iterator[Measurement], list[Any]] | None = None
         self.halting = False  # set from outside: save a checkpoint after this step and end the task
 
     def __call__(self, task: Task) -> Iterator[Message]:
@@ -81,10 +81,10 @@ class Worker:
     def _segment(self, task: Task) -> Iterator[Message]:
         """Train one trial to its next evaluation that is at or after ``until``."""
         segment = task["segment"]
-        number, attempt = segment["trial"], segment["attempt"]
-        position = (number, attempt, segment["from_checkpoint"])
-        if self._warm is not None and self._warm[:3] == position:
-            run, points = self._warm[3], self._warm[4]
+        number = segment["trial"]
+        which = (number, segment["attempt"], segment.get("seed", 0))
+        if self._warm is not None and self._warm[0] == (*which, segment["from_checkpoint"]):
+            _, run, points = self._warm
         else:
             self._warm = None
             run, points = self._begin(build(task["config"]), Path(task["folder"]), task["cache"])
@@ -100,7 +100,7 @@ class Worker:
                 raise RuntimeError(f"trial {number} had already ended before evaluation {segment['until']}")
             if measured.rung >= segment["until"] or measured.last:
                 break
-        self._warm = (number, attempt, measured.rung, run, points)
+        self._warm = ((*which, measured.rung), run, points)
         yield {"kind": "measured", "measurement": record(measured)}
 
     def _begin(self, config: Config, folder: Path, cache: str) -> tuple[Iterator[Measurement], list[Any]]:

@@ -35,6 +35,9 @@ def run(config: Config) -> int:
     console.print(trials_table(study, most=100))
     print(summary(study))
     for trial in study.trials.values():
+        if trial.failures:
+            after = trial.state if trial.outcome is not None else "goes on"
+            print(f"trial {trial.number} failures: {', '.join(trial.failures)}; {after}".replace("_", " "))
         if config.verbose or config.trial == trial.number:
             print(f"trial {trial.number} {trial.state}: {trial.why}")
     if (result := folder.result()) is not None:

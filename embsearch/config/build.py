@@ -169,6 +169,7 @@ def _check(config: Config) -> None:
             split.valid > 0 and split.test >= 0 and split.valid + split.test < 1,
             f"data.split.valid={split.valid}, data.split.test={split.test}: shares must leave rows to train on",
         ),
+        (config.study.seeds >= 1, f"study.seeds={config.study.seeds}: must be at least 1; 3 tell luck from gain"),
         (config.stop.trials >= 1, f"stop.trials={config.stop.trials}: must be at least 1"),
         (
             objective.margin <= 2,

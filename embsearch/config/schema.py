@@ -165,6 +165,7 @@ class StudyConfig:
     defaults: tuple[Mapping[str, Any], ...] = ()  # points tried first, after the plain default
     on_drift: Literal["refuse", "extend", "new"] = "refuse"
     max_bugs: int = 3  # failed trials before the study stops
+    seeds: int = 1  # so many runs of every trial that goes on from the first rung; their means are compared
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Synthetic:
     def curve(self, trial: int, config: Mapping[str, Any]) -> Curve:
         at = config["evaluate"]["at"]
         end, speed = self.ends_at(config), self._speed(config)
-        dice = random.Random(f"noise {self.seed} {trial}")
+        dice = random.Random(f"noise {self.seed} {trial} {config['train']['seed'] or ''}".rstrip())
         # 27 units a trial, as in the simulations that the defaults were chosen by
         values = [end - 0.3 * math.exp(-27 * share / speed) + dice.gauss(0, self.noise) for share in at]
         return _curve(values, [self.trial_seconds * share for share in at], config)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -129,9 +131,17 @@ def summary(study: Watched) -> str:
     if speed:
         words.append(f"{speed:.0f} texts/s")
     words.append(f"{clock(study.elapsed)} spent")
+    if found := failures(trials):
+        words.append(f"failures: {found}")
     if ended < study.config.stop.trials and (left := time_left(study)) is not None:
         words.append(f"about {clock(left)} left")
     return ", ".join(words)
+
+
+def failures(trials: Iterable[Any]) -> str:
+    """Every failure so far by class, as ``2 killed, 1 diverged``; a trial may have had several and gone on."""
+    counted = Counter(failure.replace("_", " ") for trial in trials for failure in trial.failures)
+    return ", ".join(f"{count} {failure}" for failure, count in counted.most_common())
 
 
 def time_left(study: Watched) -> float | None:

@@ -121,7 +121,8 @@ def _batch(machine: Machine) -> str:
 
 def _disk(config: Config, plan: Plan, machine: Machine) -> str:
     models = max(draw.reached[0] for draw in plan.draws)
-    kept = max(draw.kept for draw in plan.draws)
+    kept = max(draw.kept for draw in plan.draws) * config.study.seeds
+    models += kept - kept // config.study.seeds  # the other seeds' own, gone when the trial ends
     need = models * machine.model + kept * machine.checkpoint
     where = ""
     if config.track.mlflow and config.track.uri is None:

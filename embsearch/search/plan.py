@@ -190,6 +190,7 @@ class _Trial(Standing):
     stops: list[int] = field(default_factory=list)
     quality: float = 0.0
     done: int = 0  # steps
+    repeated: int = 0  # steps of each of its other seeds
 
 
 class _Played:
@@ -270,16 +271,29 @@ class _Played:
     def _segment(self, trial: _Trial, slot: int) -> float:
         """Seconds to the trial's next evaluation."""
         before, trial.done = trial.done, next(s for s in trial.stops if s > trial.done)
-        steps = trial.done - before
         seconds = self._first(slot) if slot not in self.at else 0.0
         if self.at.get(slot) != trial.number:
             seconds += self.costs.resume if before else self.costs.begin
         trial.state, trial.slot = "running", slot
         self.at[slot] = trial.number
-        self.texts += self._texts(trial, trial.done) - self._texts(trial, before)
-        self.training += steps * trial.step
-        self.measuring += self.costs.measure
-        return seconds + steps * trial.step + self.costs.measure
+        seconds += self._train(trial, before, trial.done)
+        rung = sum(s <= trial.done for s in trial.stops)
+        if self.config.study.seeds > 1 and rung >= scheduler.repeats_from(self.config):
+            for _ in range(self.config.study.seeds - 1):
+                seconds += self.costs.resume if trial.repeated else self.costs.begin
+                seconds += self._train(trial, trial.repeated, trial.done)
+            trial.repeated = trial.done
+            self.at[slot] = None  # the trial's own run is not warm any more
+        return seconds
+
+    def _train(self, trial: _Trial, before: int, until: int) -> float:
+        """Seconds of one run from step to step, with its evaluations."""
+        self.texts += self._texts(trial, until) - self._texts(trial, before)
+        training = (until - before) * trial.step
+        measuring = self.costs.measure * sum(before < s <= until for s in trial.stops)
+        self.training += training
+        self.measuring += measuring
+        return training + measuring
 
     def _first(self, slot: int) -> float:
         self.at[slot] = None
@@ -331,7 +345,7 @@ def make(
     first = costs.load + costs.begin + stops[0] * costs.step(space.default(config), batch) + costs.measure
     return Plan(
         played, costs, workers, rungs_of(config), tuple(texts_in(s, batch, *epoch) for s in stops),
-        config.stop.trials * longest, costs.command + first, tuple(unprobed),
+        config.stop.trials * longest * config.study.seeds, costs.command + first, tuple(unprobed),
     )  # fmt: skip
 
 

@@ -70,6 +70,11 @@ class OptunaPruner:
         return trial.values
 
 
+def repeats_from(config: Config) -> int:
+    """The first evaluation at which all seeds of a trial are compared: the first that not every trial comes to."""
+    return min(config.scheduler.min_rung + 1, len(config.evaluate.at))
+
+
 def make(config: Config) -> Scheduler:
     """The scheduler of ``config.scheduler``. Raises ConfigError for a rung that no trial reaches."""
     scheduler, at = config.scheduler, config.evaluate.at

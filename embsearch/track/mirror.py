@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -105,6 +106,7 @@ class TrialMirror:
     failures: list[str] = field(default_factory=list)
     best: float | None = None
     best_metrics: dict[str, Point] = field(default_factory=dict)  # the evaluation with the best objective
+    _newest: dict[str, float] = field(default_factory=dict)  # the last evaluation's metrics
     step: int = 0
     rung: int = 0
     texts: int = 0
@@ -135,7 +137,7 @@ class TrialMirror:
     def _points(self, event: Event) -> None:
         for step, time, metrics in event["points"]:
             for key, value in metrics.items():
-                self.points.add(key, value, time, step)
+                self.points.add(_of_seed(event, key), value, time, step)
 
     def _measured(self, event: Event) -> None:
         step, time = event["step"], event["time"]
@@ -147,6 +149,23 @@ class TrialMirror:
         self.points.add("cost/seconds", self.seconds, time, step)
         self.points.add("cost/texts", self.texts, time, step)
         value = metrics.get(validation(self.objective))
+        self._newest = metrics
+        if event.get("seeds", 1) == 1:
+            self._valued(value, step, time)
+
+    def _repeated(self, event: Event) -> None:
+        for key, value in event["metrics"].items():
+            self.points.add(_of_seed(event, validation(key)), value, event["time"], event["step"])
+
+    def _compared(self, event: Event) -> None:
+        """The mean of several seeds is the trial's value; how far they lie apart says what a difference is worth."""
+        name, step, time = validation(self.objective), event["step"], event["time"]
+        self.points.add(f"{name} mean", event["value"], time, step)
+        self.points.add(f"{name} deviation", statistics.stdev(event["values"]), time, step)
+        self._valued(event["value"], step, time)
+
+    def _valued(self, value: float | None, step: int, time: int) -> None:
+        metrics = self._newest
         if value is not None and math.isfinite(value) and (self.best is None or value > self.best):
             self.best = value
             self.best_metrics = {k: Point(metric_name(k), float(v), time, step) for k, v in metrics.items()}
@@ -264,6 +283,12 @@ class StudyMirror:
             self.promoted = f"refused: {event['refused']}"
         else:
             self.promoted = f"{event['version']['name']} version {event['version']['version']}"
+
+
+def _of_seed(event: Event, key: str) -> str:
+    """A metric of a trial's repeat with another seed."""
+    seed = event.get("seed", 0)
+    return f"seed{seed}/{key}" if seed else key
 
 
 def validation(key: str) -> str:

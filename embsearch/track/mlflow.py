@@ -257,8 +257,7 @@ class MlflowRecorder:
     def _send_study(self, client: MlflowClient) -> None:
         study, view = self._study, self._study_view
         events, points = study.events, list(study.points.waiting)
-        states = [trial.mirror.state for trial in self._trials.values()]
-        tags = self._words.study_tags(study, states, self._live)
+        tags = self._words.study_tags(study, [trial.mirror for trial in self._trials.values()], self._live)
         run = self._run_of(client, view, study.uid, f"study/{self._config.study.name}", study.created, tags)
         if view.deleted:  # trials that are deleted by hand stay so; without the parent nobody finds the others
             client.restore_run(run)

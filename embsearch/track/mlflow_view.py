@@ -152,6 +152,7 @@ def facts(tags: Mapping[str, str]) -> list[str]:
         )
     for key, label in (
         ("embsearch.trials", "trials"),
+        ("embsearch.failures", "failures"),
         ("embsearch.data", "data"),
         ("embsearch.promoted", "promoted"),
         ("embsearch.report", "study page"),

@@ -6,7 +6,7 @@ import colorsys
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,12 @@ class Words:
         plotted = [f"log10 {_param(a)}" if a in self._logarithmic else _param(a) for a in axes]
         return [_param(a) for a in axes], plotted
 
-    def study_tags(self, study: StudyMirror, trials: Iterable[str], live: bool) -> dict[str, str]:
-        """The parent run's; ``trials`` are the states of its trials."""
+    def study_tags(self, study: StudyMirror, trials: Sequence[TrialMirror], live: bool) -> dict[str, str]:
+        """The parent run's."""
         opened = study.opened or {}
         environment = opened.get("environment") or {}
-        counts = Counter(trials)
+        counts = Counter(trial.state for trial in trials)
+        failures = Counter(failure.replace("_", " ") for trial in trials for failure in trial.failures)
         state = study.state if study.state == "closed" or live else "interrupted"
         tags = {
             "embsearch.role": "study",
@@ -63,6 +64,7 @@ class Words:
             "embsearch.objective": self._objective,
             "embsearch.question": self._config.study.question,
             "embsearch.trials": ", ".join(f"{n} {s}" for s, n in sorted(counts.items())),
+            "embsearch.failures": ", ".join(f"{n} {failure}" for failure, n in failures.most_common()),
             "embsearch.data": self.dataset,
             "embsearch.data_digest": data_digest(study),
             "embsearch.config_digest": str(opened.get("config", "")),

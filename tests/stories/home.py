@@ -86,9 +86,10 @@ class Home:
         return [json.dumps(self.events("created", n)[0]["params"]) for n in range(len(self.trials))]
 
     def values(self):
-        """Everything that was measured, without times."""
+        """Everything that was measured, without times, by trial, evaluation and seed."""
         return {
-            (name, e["rung"]): e["metrics"]
+            (name, e["rung"], e.get("seed", 0)): e["metrics"]
             for n, name in enumerate(self.trials)
-            for e in self.events("measured", n)
+            for kind in ("measured", "repeated")
+            for e in self.events(kind, n)
         }  # fmt: skip

@@ -119,7 +119,7 @@ def test_a_crash_between_a_stop_and_its_end_lets_nothing_go_on(home):
     home.forget(0, "ended")
     assert home.run("search", *words) == 0
     assert home.events("ended", 0)[0]["state"] == "pruned"
-    assert [rung for _, rung in home.values()] == [1]
+    assert [rung for _, rung, _ in home.values()] == [1]
 
 
 def test_extending_the_budget_goes_on_with_the_same_numbering(home):
@@ -213,13 +213,16 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, calm):
     assert home.values().keys() == calm.values().keys()
 
 
-def test_a_trial_that_diverges_fails_and_the_study_goes_on(home):
+def test_a_trial_that_diverges_fails_and_the_study_goes_on(home, capsys):
     words = ["space.train.lr={low: 1e-4, high: 1e9, log: true}", "study.defaults=[{train.lr: 1e9}]", "stop.trials=3"]
     assert home.run("search", *words, "train.clip_norm=0") == 0
     assert home.result["counts"]["failed"] >= 1
     ended = home.events("ended", 1)[0]
     assert (ended["state"], ended["failure"]) == ("failed", "diverged")
     assert home.events("ended", 0)[0]["state"] == "complete"
+    assert home.run("status") == 0
+    assert "trial 1 failures: diverged; failed" in (out := capsys.readouterr().out)
+    assert re.search(r"spent, failures: \d diverged", out)
 
 
 def test_missing_weights_stop_the_study_before_it_begins(home, tiny_bert, tmp_path, capsys):
@@ -266,7 +269,7 @@ def test_a_plan_says_what_the_search_then_takes_and_leaves_nothing(home):
     assert taken["search"] / 2 <= expected <= 2 * taken["search"], (plan, taken)
 
     reached = [float(n) for n in re.findall(r"texts +([0-9.]+) trials", plan)]
-    really = [sum((t, rung) in home.values() for t in home.trials) for rung in (1, 2, 3)]
+    really = [sum((t, rung, 0) in home.values() for t in home.trials) for rung in (1, 2, 3)]
     assert reached[0] == really[0] == 9
     assert all(abs(a - b) <= 3 for a, b in zip(reached, really, strict=True))
     texts = int(re.search(r"^texts +([0-9,]+) expected", plan, re.M)[1].replace(",", ""))

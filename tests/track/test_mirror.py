@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from synthetic import start_trial, train
 
 from embsearch.config.build import build
@@ -39,6 +40,26 @@ def test_the_objective_is_the_best_so_far_at_every_evaluation(tmp_path: Path) ->
         (9, 0.95),
     ]
     assert trial.best_metrics["val/auc"] == Point("val/auc", 0.95, trial.best_metrics["val/auc"].time, 6)
+
+
+def test_where_seeds_are_compared_the_objective_is_their_mean(tmp_path: Path) -> None:
+    log = start_trial(tmp_path, 0, lr=1e-4, batch=64, loss="triplet")
+    train(log, steps=3, measure={3: 0.90})
+    at = {"rung": 2, "step": 6, "texts_seen": 60, "seconds": 2.0, "last": False, "why": "", "seeds": 3}
+    log.append("measured", metrics={"val/auc": 0.98}, **at)
+    log.append("points", points=[[1, 5, {"train/loss": 0.5}]], seed=1)
+    log.append("repeated", metrics={"val/auc": 0.93}, **at, seed=1)
+    log.append("repeated", metrics={"val/auc": 0.94}, **at, seed=2)
+    assert mirror(log).best == 0.90  # two of three say nothing yet
+    log.append("compared", rung=2, step=6, value=0.95, values=[0.98, 0.93, 0.94])
+
+    trial = mirror(log)
+
+    found = {(p.key, p.step): p.value for p in trial.points.waiting}
+    assert trial.best == found["objective", 6] == found["val/auc mean", 6] == 0.95
+    assert found["val/auc deviation", 6] == pytest.approx(0.026458, abs=1e-6)
+    assert [found[f"{seed}val/auc", 6] for seed in ("", "seed1/", "seed2/")] == [0.98, 0.93, 0.94]
+    assert found["seed1/train/loss", 1] == 0.5
 
 
 def test_a_torn_last_line_is_read_when_its_writer_has_mended_it(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def test_states_are_told_apart(config: Config, study: Path) -> None:
     assert {name: run.data.tags["embsearch.state"] for name, run in runs.items()} == {
         "t0000": "complete", "t0001": "pruned", "t0002": "failed", "t0003": "running", "study/shop": "running"
     }  # fmt: skip
+    assert runs["study/shop"].data.tags["embsearch.failures"] == "1 diverged"
+    assert runs["t0002"].data.tags["embsearch.failure"] == "diverged"
     parent = runs["study/shop"].info.run_id
     assert {run.data.tags.get("mlflow.parentRunId") for name, run in runs.items() if name[0] == "t"} == {parent}
     assert len({runs[f"t000{n}"].data.tags["mlflow.runColor"] for n in range(4)}) == 4
