@@ -377,7 +377,8 @@ class Study:
                     else:
                         tested[label] = self._log(
                             "tested", label=label, trial=number, split=split, metrics=message["metrics"],
-                            auc=message["auc"], segments=message["segments"], **self._measured_with(),
+                            auc=message["auc"], segments=message["segments"], seconds=message["seconds"],
+                            **self._measured_with(),
                         )  # fmt: skip
         table = []
         for label, number in rows:
@@ -470,7 +471,8 @@ class Study:
         name, metrics = self.config.evaluate.objective, message["metrics"]
         check_objective(name, metrics)
         self.baseline = metrics
-        self._log("baseline", metrics=metrics, compute=message["compute"], **self._measured_with())
+        self._log("baseline", metrics=metrics, compute=message["compute"], seconds=message["seconds"],
+                  **self._measured_with())  # fmt: skip
         self._recorder = self._make_recorder(self.folder.path)  # from here on the study has begun
         self._watch(self, f"computing in {message['compute']}")
         self._watch(self, f"untuned encoder: {name} {metrics[name]:.4f}")
