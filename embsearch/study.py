@@ -457,9 +457,12 @@ class Study:
         trial.speed = sum(speeds) / len(speeds)
 
     def _submit_baseline(self, launcher: Launcher, slot: int) -> None:
+        """With as many layers frozen as any trial may have: that changes no vector, and tells an encoder with
+        fewer layers before the study begins."""
+        frozen = {d.path: max(d.values) for d in self.space.dimensions if d.path == "model.freeze_layers"}
         launcher.submit(slot, {
             "do": "evaluate", "split": "valid", "model": None, "full": False,
-            "config": to_dict(self.config), "cache": str(self.cache),
+            "config": to_dict(with_values(self.config, frozen)), "cache": str(self.cache),
         })  # fmt: skip
 
     def _take_baseline(self, message: Message) -> None:

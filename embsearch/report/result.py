@@ -8,6 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+RANKINGS = {
+    "ndcg_10": "nDCG@10", "pool_recall_1": "recall@1 over all titles", "pool_recall_10": "recall@10 over all titles",
+}  # fmt: skip
+FELL = 0.01  # a smaller fall is within the noise of a few hundred test queries
+
 
 def result_table(rows: Sequence[Mapping[str, Any]], objective: str) -> Table:
     """Rows as ``study.Result.table`` holds them. recall@k is against the whole title pool where measured."""
@@ -38,6 +43,27 @@ def show(result: Any, objective: str, console: Console | None = None) -> None:
     console.print(f"study {result.name}: {counts}; ended by {result.why}", highlight=False, soft_wrap=True)
     if result.table:
         console.print(result_table(result.table, objective))
+        for line in warnings(result.table):
+            console.print(f"note:  {line}", highlight=False, soft_wrap=True)
+
+
+def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where the best trial ranks worse than the untuned encoder although its AUC is higher, a line each."""
+    by_label = {row["label"]: row for row in rows}
+    if not {"untuned encoder", "best trial"} <= by_label.keys():
+        return []
+    before, after = by_label["untuned encoder"], by_label["best trial"]
+    if after["auc"]["value"] <= before["auc"]["value"]:
+        return ["AUC did not rise: the untuned encoder is as good"]
+    fell = [
+        f"{words} {before['test'][name]:.4f} -> {after['test'][name]:.4f}"
+        for name, words in RANKINGS.items()
+        if before["test"].get(name, 0) - after["test"].get(name, 0) > FELL
+    ]
+    if not fell:
+        return []
+    return [f"AUC rose, but against the untuned encoder these fell: {'; '.join(fell)}. See the guide "
+            "loss-falls-metric-does-not"]  # fmt: skip
 
 
 def metrics_table(label: str, split: str, found: Mapping[str, Any]) -> None:

@@ -225,6 +225,14 @@ def test_a_trial_that_diverges_fails_and_the_study_goes_on(home, capsys):
     assert re.search(r"spent, failures: \d diverged", out)
 
 
+def test_layers_that_the_encoder_lacks_stop_the_study_before_it_begins(home, capsys):
+    assert home.run("search", "+space.model.freeze_layers={low: 0, high: 3}") == 2
+    assert (
+        "evaluating the untuned encoder: model.freeze_layers=3: the encoder has 2 layers" in capsys.readouterr().err
+    )
+    assert not home.study.exists()
+
+
 def test_missing_weights_stop_the_study_before_it_begins(home, tiny_bert, tmp_path, capsys):
     broken = tmp_path / "broken"
     broken.mkdir()
