@@ -1,0 +1,57 @@
+"""Every command that the documentation shows composes, and every file it points to is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from embsearch.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("studies/*/README.md")])
+VERBS = ("search", "train", "evaluate", "status", "ui", "promote", "data check", "sync", "encode", "plan")
+
+
+def commands():
+    for page in PAGES:
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M):
+            for line in block.replace("\\\n", " ").splitlines():
+                found = re.search(rf"\bembsearch ({'|'.join(VERBS)})( .*|$)", line)
+                words = found and shlex.split(found[2], comments=True)
+                if found and not {"...", "--help", "--info"} & set(words) and "2>" not in line:
+                    words = words[: words.index("|")] if "|" in words else words
+                    yield pytest.param(page, [*found[1].split(), *words], id=f"{page.name}: {found[0].strip()}"[:90])
+
+
+@pytest.fixture
+def shown_studies(tmp_path, monkeypatch):
+    """A working directory with the studies that pages write down, and those that are shipped."""
+    monkeypatch.chdir(tmp_path)
+    for study in (ROOT / "studies").iterdir():
+        (tmp_path / "studies").mkdir(exist_ok=True)
+        (tmp_path / "studies" / study.name).symlink_to(study)
+    for page in PAGES:
+        for name, text in re.findall(
+            r"^```yaml\n(?:# embsearch search study=(\w+)\n)(.*?)^```", page.read_text(), re.S | re.M
+        ):
+            (tmp_path / "studies" / name).mkdir()
+            (tmp_path / "studies" / name / "study.yaml").write_text(text)
+
+
+@pytest.mark.parametrize(("page", "words"), list(commands()))
+@pytest.mark.usefixtures("shown_studies")
+def test_a_command_that_is_shown_composes(page, words, capsys):
+    if "--cfg" not in words:
+        words = [*words, "--cfg", "job"]
+    assert main(words) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere_and_no_figure_is_left_open(page):
+    text = page.read_text(encoding="utf-8")
+    missing = [to for to in re.findall(r"\]\(([^)#:]+)\)", text) if not (page.parent / to).exists()]
+    assert not missing
+    assert not re.findall(r"\b(?:TODO|TBD|FIXME|XXX|[A-Z]+_(?:RESULT|HERE|FIGURE)S?)\b", text)
