@@ -40,7 +40,7 @@ class Trial(Standing):
     seed: int = 0  # the run that trains, or did last
 
     attempt: int = 0
-    deaths: list[str] = field(default_factory=list)  # since its last measurement
+    deaths: list[str] = field(default_factory=list)  # since it last got on
     texts_seen: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -50,6 +50,10 @@ class Trial(Standing):
     failure: FailureClass | None = None  # the last one
     due: str = ""  # what must follow where the log ends before it: decide | complete | stop | fail
     failures: list[str] = field(default_factory=list)  # all there were
+
+    def got_on(self) -> None:
+        """It trained steps that it had never trained before: nothing at its place is what kills its workers."""
+        self.deaths = [failure for failure in self.deaths if failure != "killed"]
 
     @property
     def run(self) -> Run:
@@ -93,6 +97,7 @@ def _replay(trial: Trial, event: dict[str, Any], objective: str) -> None:
         _turn_to(trial, event["segment"].get("seed", 0))
     elif kind == "points":
         trial.run.last_point = event["points"][-1][0]
+        trial.got_on()
     elif kind == "measured":
         trial.texts_seen, trial.step, trial.seconds = event["texts_seen"], event["step"], event["seconds"]
         _ran(trial, event, objective)

@@ -451,6 +451,7 @@ class Study:
             return
         self._log_trial(trial, "points", points=new, **({"seed": trial.seed} if trial.seed else {}))
         run.last_point = new[-1][0]
+        trial.got_on()
         if trial.seed == 0:
             trial.step = max(trial.step, run.last_point)
         speeds = [p[2]["cost/texts_per_second"] for p in new[-TEXTS_WINDOW:]]
