@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test check lint types imports format browser clean
+.PHONY: help setup study test check lint types imports format browser bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ browser:
 	  else \
 	    echo "no Chromium: the browser tests will be skipped. For them: sudo apt-get install chromium"; \
 	  fi; }
+
+bench: setup  ## this against sentence-transformers' trainer and encode, half an hour on a quiet machine
+	$(BIN)/python benchmarks/bench.py
 
 clean:  ## remove the environment and caches (not .embsearch, where studies lie)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
