@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test check lint types imports format browser chaos clean
+.PHONY: help setup study test check lint types imports format browser chaos bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,8 +55,7 @@ browser:
 	    echo "no Chromium: the browser tests will be skipped. For them: sudo apt-get install chromium"; \
 	  fi; }
 
-chaos: setup  ## a study of 12 trials under 20 kills, beside an undisturbed one: a quarter of an hour
-	$(BIN)/python benchmarks/chaos.py
+.PHONY: help setup study test check lint types imports format browser chaos bench clean
 
 clean:  ## remove the environment and caches (not .embsearch, where studies lie)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

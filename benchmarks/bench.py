@@ -1,0 +1,378 @@
+"""What a training step, an evaluation and a worker's memory cost, beside sentence-transformers' own.
+
+    make bench                                     # about half an hour; writes benchmarks/results/bench.json
+    python benchmarks/bench.py step --steps 60     # one part of it; the others' results stay
+    python benchmarks/bench.py data.path=../shared/data/en_pricerunner/judgements.csv
+
+Every side is a process (benchmarks/arms.py) and they take turns, one step each: a ratio is the median of the ratios
+of the same round, so that a machine that slows down slows all of them. A round waits until nobody else computes on
+this machine, and is left out where somebody did (threads that wait for each other take ten times as long then).
+Ratios of steps count only where the validation AUC, mean over the seeds, is equal within 0.005. Milliseconds
+of two runs are not comparable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from arms import busy, config_of, work
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "bench.json"
+SET = (
+    "study=product_search",
+    "model.dropout=null",
+    "objective=triplet",
+    "train.batch_size=32",
+    "evaluate.max_rows=0",
+)
+STEP = {
+    "theirs, fp32": {"does": "theirs"},
+    "theirs, bf16": {"does": "theirs", "bf16": True},
+    "theirs, bf16, eager": {"does": "theirs", "bf16": True, "attention": "eager"},
+    "ours": {"does": "ours"},
+    "theirs, bf16, eager, dropout 0": {
+        "does": "theirs", "bf16": True, "attention": "eager", "set": ["model.dropout=0"]},
+    "ours, dropout 0": {"does": "ours", "set": ["model.dropout=0"]},
+    "peak": {"does": "products", "tokens": 2048},
+}  # fmt: skip
+OTHERS = 0.15  # cores
+EVALUATE = {
+    "theirs, fp32": {"does": "their_vectors"},
+    "ours, fp32": {"does": "our_vectors"},
+    "theirs, bf16": {"does": "their_vectors", "bf16": True},
+    "ours, bf16": {"does": "our_vectors", "bf16": True},
+    "tokenising": {"does": "tokenising"},
+}
+
+
+class Side:
+    """One process of arms.py."""
+
+    def __init__(self, arm: dict[str, Any], run: Run, **more: Any) -> None:
+        words = [*run.overrides, *more.pop("set", []), *arm.get("set", [])]
+        said = {"threads": run.threads, **arm, **more, "overrides": words, "cache": str(run.cache)}
+        threads = str(said["threads"])
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "arms.py"), json.dumps(said)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"},
+        )  # fmt: skip
+
+    def ready(self) -> None:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line and self.process.wait() != 0:
+            raise SystemExit(f"a side of the benchmark ended with exit code {self.process.returncode}; see above")
+
+    def go(self, **said: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(said) + "\n")
+        self.process.stdin.flush()
+
+    def took(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a side of the benchmark ended with exit code {self.process.wait()}; see above")
+        self.ready()
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def turn(self, **said: Any) -> dict[str, Any]:
+        self.go(**said)
+        return self.took()
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Run:
+    """What all parts share: the prepared data, how long to measure."""
+
+    def __init__(self, args: argparse.Namespace, cache: Path) -> None:
+        from embsearch.config.load import compose
+        from embsearch.data.load import prepare_dataset
+
+        self.args, self.threads, self.overrides = args, args.threads, [*SET, *args.overrides]
+        self.config = compose(self.overrides)
+        self.cache = prepare_dataset(self.config.data, cache)
+
+    @contextmanager
+    def sides(self, arms: dict[str, Any], **more: Any) -> Iterator[dict[str, Side]]:
+        with ExitStack() as stack:
+            made = {}
+            for name, arm in arms.items():
+                made[name] = Side(arm, self, **more)
+                stack.callback(made[name].end)
+            for side in made.values():
+                side.ready()
+            yield made
+
+
+def in_turn(sides: dict[str, Side], rounds: int, patience: float) -> list[dict[str, dict[str, Any]]]:
+    """``rounds`` rounds in which every side has a turn; each starts with the next side."""
+    names, log = list(sides), []
+    for number in range(rounds):
+        patience -= quiet(patience)
+        first = number % len(names)
+        log.append({name: sides[name].turn() for name in names[first:] + names[:first]})
+    return log
+
+
+def quiet(patience: float) -> float:
+    """Wait until nobody computes here, at most so many seconds; how many it took."""
+    began = time.monotonic()
+    while time.monotonic() - began < patience:
+        before = busy()
+        time.sleep(0.2)
+        if (busy() - before) / 0.2 < OTHERS:
+            break
+    return time.monotonic() - began
+
+
+def undisturbed(log: list[dict[str, dict[str, Any]]]) -> list[dict[str, dict[str, Any]]]:
+    """The rounds in which nobody else took more than OTHERS cores; all of them where there are not three such."""
+    calm = [turns for turns in log if max(turn["others"] for turn in turns.values()) < OTHERS]
+    if len(calm) < 3:
+        print(f"{len(log) - len(calm)} of {len(log)} rounds were disturbed by others: timings are not to be trusted")
+    return calm if len(calm) >= 3 else log
+
+
+def median(log: Sequence[Any], name: str, what: str = "wall") -> float:
+    return statistics.median(turns[name][what] for turns in log)
+
+
+def ratio(log: Sequence[Any], base: str, name: str, what: str = "wall") -> float:
+    """How many times faster ``name`` is than ``base``: median over the rounds."""
+    return round(statistics.median(turns[base][what] / turns[name][what] for turns in log), 3)
+
+
+def fastest(log: Sequence[Any], names: Sequence[str]) -> str:
+    return min(names, key=lambda name: median(log, name))
+
+
+def step(run: Run, arms: dict[str, Any], seeds: int, steps: int, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Training steps of all ``arms``, the first two of each seed left out, and where they ended."""
+    timed: list[dict[str, Any]] = []
+    aucs: dict[str, list[float]] = {name: [] for name in arms if name != "peak"}
+    for seed in range(seeds):
+        words = [f"seed={seed}", f"train.texts={steps * 3 * run.config.train.batch_size}", *more]
+        with run.sides(arms, set=words) as sides:
+            log = in_turn(sides, steps, run.args.patience)
+            for name in aucs:
+                aucs[name].append(sides[name].turn()["auc"])
+        for turns, (tokens, flops) in zip(
+            log, work(config_of([*run.overrides, *words]), run.cache, steps), strict=True
+        ):
+            turns["ours"] |= {"tokens": tokens, "share": flops / turns["ours"]["wall"] / turns["peak"]["flops"]}
+        timed += log[2:]
+    rounds, timed = len(timed), undisturbed(timed)
+    memory = {name: max(turns[name]["peak"] for turns in timed) / 2**20 for name in aucs}
+    return {
+        "rounds": rounds, "undisturbed": len(timed), "seeds": seeds, "steps": steps,
+        "wall_ms": {name: round(1000 * median(timed, name), 1) for name in aucs},
+        "cpu_ms": {name: round(1000 * median(timed, name, "cpu"), 1) for name in aucs},
+        "auc": {name: [round(a, 4) for a in found] for name, found in aucs.items()},
+        "memory_mb": {name: round(found) for name, found in memory.items()},
+        "tokens": round(median(timed, "ours", "tokens")),
+        "peak_gflops": round(median(timed, "peak", "flops") / 1e9),
+        "gemm_share": round(median(timed, "ours", "share"), 3),
+        "ratio": compared(timed, aucs),
+    }  # fmt: skip
+
+
+def compared(timed: Sequence[Any], aucs: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """Ours against theirs with the same dropout: times faster in wall and CPU time, and the distance in AUC."""
+    found = {}
+    for mine in (name for name in aucs if name.startswith("ours")):
+        still = "dropout 0" in mine
+        for base in (name for name in aucs if name.startswith("theirs") and ("dropout 0" in name) == still):
+            gap = statistics.mean(aucs[mine]) - statistics.mean(aucs[base])
+            found[f"{mine} / {base}"] = {
+                "wall": ratio(timed, base, mine), "cpu": ratio(timed, base, mine, "cpu"), "auc": round(gap, 4),
+            }  # fmt: skip
+    return found
+
+
+def part_step(run: Run) -> dict[str, Any]:
+    return step(run, {name: STEP[name] for name in run.args.sides or STEP}, run.args.seeds, run.args.steps)
+
+
+def part_bert(run: Run) -> dict[str, Any]:
+    """A BERT of base size with random weights: steps only."""
+    from transformers import BertConfig, BertModel
+
+    from embsearch.model import pretrained
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = pretrained.build(run.config.model)
+        model[0].auto_model = BertModel(BertConfig())
+        model.save(folder, create_model_card=False)
+        arms = {name: STEP[name] for name in ("theirs, fp32", "theirs, bf16", "ours", "peak")}
+        words = [f"model.path={folder}", "model.pooling=mean", "evaluate.max_rows=200"]
+        return step(run, arms, 1, run.args.rounds + 2, words)
+
+
+def part_evaluate(run: Run) -> dict[str, Any]:
+    with run.sides(EVALUATE) as sides:
+        log = in_turn(sides, run.args.rounds, run.args.patience)
+    unit = {name: np.load(log[-1][name]["vectors"]) for name in EVALUATE if name != "tokenising"}
+    same = {name: float((unit[name] * unit["theirs, fp32"]).sum(1).min()) for name in unit if name != "theirs, fp32"}
+    rest = undisturbed(log[1:] or log)
+    return {
+        "rounds": len(rest), "texts": log[0]["ours, fp32"]["texts"], "tokens": log[0]["ours, fp32"]["tokens"],
+        "wall_ms": {name: round(1000 * median(rest, name), 1) for name in EVALUATE},
+        "cpu_ms": {name: round(1000 * median(rest, name, "cpu"), 1) for name in EVALUATE},
+        "least_cosine": {name: round(found, 6) for name, found in same.items()},
+        "ratio": {
+            how: {what: ratio(rest, f"theirs, {how}", f"ours, {how}", what) for what in ("wall", "cpu")}
+            for how in ("fp32", "bf16")
+        },
+    }  # fmt: skip
+
+
+def part_sizes(run: Run) -> dict[str, Any]:
+    """Milliseconds a real token from 8 to 256 tokens a text and batches of 16 to 512 triplets; and the same
+    without the optimizer, whose cost does not depend on the batch."""
+    points = [(32, 2**n) for n in range(3, 9)] + [(n, 32) for n in (16, 64, 128, 256, 512)]
+    found = []
+    with run.sides({"sizes": {"does": "sizes"}}) as sides:
+        for batch, length in points:
+            quiet(run.args.patience / len(points))
+            took = sides["sizes"].turn(batch=batch, length=length, repeat=3 if batch * length < 4096 else 2)
+            whole, without = min(lap[0] for lap in took["laps"]), min(lap[1] for lap in took["laps"])
+            found.append({
+                "batch": batch, "length": length, "us_a_token": round(1e6 * whole / took["tokens"], 1),
+                "without_optimizer": round(1e6 * without / took["tokens"], 1),
+            })  # fmt: skip
+    spread = {
+        key: round(max(p[key] for p in found) / min(p[key] for p in found), 2)
+        for key in ("us_a_token", "without_optimizer")
+    }
+    return {"points": found, "largest_over_smallest": spread}
+
+
+def part_workers(run: Run) -> dict[str, Any]:
+    """Steps an hour: two workers of one thread at once against one worker of two."""
+    steps, log = run.args.rounds * 4 + 2, []
+    words = [f"train.texts={(2 * steps) * 3 * run.config.train.batch_size}"]
+    arms = {"a": {"does": "ours", "threads": 1}, "b": {"does": "ours", "threads": 1}, "both": {"does": "ours"}}
+    with run.sides(arms, set=words) as sides:
+        for _ in range(steps):
+            quiet(run.args.patience / steps)
+            start = time.perf_counter()
+            sides["a"].go()
+            sides["b"].go()
+            sides["a"].took(), sides["b"].took()
+            two = (time.perf_counter() - start) / 2
+            log.append({"two": {"wall": two}, "one": {"wall": sides["both"].turn()["wall"]}})
+    return {"rounds": len(log) - 2, "ratio": ratio(log[2:], "one", "two"),
+            "ms_a_step": {name: round(1000 * median(log[2:], name), 1) for name in ("one", "two")}}  # fmt: skip
+
+
+PARTS = {name.removeprefix("part_"): made for name, made in list(globals().items()) if name.startswith("part_")}
+
+
+def bars(found: dict[str, Any]) -> Iterator[tuple[str, float | str, str]]:
+    """What was measured beside what must hold: (what, measured, bar)."""
+    if known := found.get("step"):
+        ratios = known["ratio"]
+
+        def against(mine: str, bases: Sequence[str]) -> float | str:
+            """The worst ratio over ``bases``, where the AUC is equal."""
+            pairs = [ratios[f"{mine} / {base}"] for base in bases if f"{mine} / {base}" in ratios]
+            if not pairs:
+                return "not run"
+            worst = min(pairs, key=lambda pair: pair["wall"])
+            return worst["wall"] if worst["auc"] > -0.005 else f"{worst['wall']}, but AUC {worst['auc']:+}"
+
+        best = [name for name in known["wall_ms"] if name.startswith("theirs, bf16")]
+        yield "step against its best bf16", against("ours", [n for n in best if "dropout" not in n]), ">= 2.3"
+        yield "step against fp32, its default", against("ours", ["theirs, fp32"]), ">= 3.6"
+        yield "step, both without dropout", against("ours, dropout 0", [n for n in best if "dropout" in n]), ""
+        for name in known["wall_ms"]:
+            if "selection" in name:
+                yield (
+                    f"{name}, against its best bf16",
+                    against(name, [n for n in best if ("dropout" in n) == ("dropout" in name)]),
+                    ">= 2.7",
+                )
+        yield "work on real tokens / bf16 peak", known["gemm_share"], ">= 0.50"
+        memory = known["memory_mb"]
+        least = min(size for name, size in memory.items() if name.startswith("theirs"))
+        yield "peak memory, against its smallest", round(memory["ours"] / least, 2), "<= 0.6"
+    if known := found.get("evaluate"):
+        yield "evaluation, fp32", known["ratio"]["fp32"]["wall"], ">= 2.5"
+        yield "evaluation, bf16", known["ratio"]["bf16"]["wall"], ">= 1.5"
+    if known := found.get("bert"):
+        yield "BERT-base shape, against bf16", known["ratio"]["ours / theirs, bf16"]["wall"], "expected >= 2"
+    if known := found.get("workers"):
+        yield "two workers of one thread / one of two", known["ratio"], ">= 1.05"
+    if known := found.get("sizes"):
+        yield "time a token, largest / smallest", known["largest_over_smallest"]["us_a_token"], "<= 1.2"
+
+
+def made_with(args: argparse.Namespace, run: Run) -> dict[str, Any]:
+    cpu = Path("/proc/cpuinfo")
+    model = next((line.split(":")[1].strip() for line in cpu.read_text().splitlines() if "model name" in line),
+                 platform.processor()) if cpu.exists() else platform.processor()  # fmt: skip
+    import torch
+
+    matrix = [name for name, there in (("avx512_bf16", torch.cpu._is_avx512_bf16_supported()),
+                                       ("amx", torch.cpu._is_amx_tile_supported())) if there]  # fmt: skip
+    return {
+        "date": time.strftime("%Y-%m-%d"), "command": " ".join(["benchmarks/bench.py", *sys.argv[1:]]),
+        "cpu": model, "cpus": os.cpu_count(), "bf16": matrix, "threads": args.threads,
+        "python": platform.python_version(), "settings": run.overrides,
+        **{name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="part | override", help=f"parts: {', '.join(PARTS)} (all)")
+    parser.add_argument("--steps", type=int, default=60, help="steps of a seed")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7, help="of the parts that take no steps to an AUC")
+    parser.add_argument("--sides", nargs="+", choices=STEP, help="of part step; ours and peak among them")
+    parser.add_argument("--patience", type=float, default=300, help="seconds to wait for a quiet machine, a seed")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_intermixed_args()
+    args.overrides = [word for word in args.words if "=" in word]
+    parts = [word for word in args.words if "=" not in word] or list(PARTS)
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    found: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
+    with tempfile.TemporaryDirectory() as cache:
+        run = Run(args, Path(cache))
+        for part in parts:
+            found[part] = {"made_with": made_with(args, run), **PARTS[part](run)}
+            args.out.write_text(json.dumps(found, indent=1) + "\n")
+            for key, value in found[part].items():
+                if isinstance(value, dict) and key != "made_with":
+                    print(f"{part}, {key}", *(f"  {name:44} {one}" for name, one in value.items()), sep="\n")
+    print(f"\n{'':44}{'measured':>24}  bar")
+    for what, measured, bar in bars(found):
+        print(f"{what:44}{measured:>24}  {bar}")
+
+
+if __name__ == "__main__":
+    main()
