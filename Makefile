@@ -55,7 +55,12 @@ browser:
 	    echo "no Chromium: the browser tests will be skipped. For them: sudo apt-get install chromium"; \
 	  fi; }
 
-.PHONY: help setup study test check lint types imports format browser chaos bench clean
+chaos: setup  ## a study of 12 trials under 20 kills, beside an undisturbed one: a quarter of an hour
+	$(BIN)/python benchmarks/chaos.py
+
+bench: setup  ## this against sentence-transformers' trainer and encode, half an hour on a quiet machine
+	$(BIN)/python benchmarks/bench.py
+
 
 clean:  ## remove the environment and caches (not .embsearch, where studies lie)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
