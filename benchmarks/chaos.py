@@ -59,7 +59,7 @@ class Plan:
 
     def away(self, kills: int) -> bool:
         """Whether the tracking server is away after so many kills: they come evenly, so for a third of the study."""
-        return 0.3 * self.kills <= kills < 0.65 * self.kills
+        return 0.3 * self.kills <= kills < 0.7 * self.kills
 
 
 @dataclass
@@ -270,7 +270,7 @@ def of_the_logs(calm: Search, search: Search, kills: list[Kill]) -> Iterator[str
         trained = [step for event in of(mine[name], "points") for step, _, _ in event["points"]]
         if trained != list(range(1, of(mine[name], "measured")[-1]["step"] + 1)):
             yield f"{name}: {len(trained)} steps in the log, {len(set(trained))} different ones, last {trained[-1]}"
-        if any(events_since_start(mine[name])):
+        if any(begun_elsewhere(mine[name])):
             yield f"{name}: a segment did not begin at the last evaluation"
     told = Counter(event["trial"] for event in of(search.log(), "told"))
     if told != Counter(range(len(theirs))):
@@ -303,7 +303,7 @@ def ended(events: list[dict[str, Any]]) -> list[Any]:
     return [(event["state"], event["value"], event["objective"]) for event in of(events, "ended")]
 
 
-def events_since_start(events: list[dict[str, Any]]) -> Iterator[bool]:
+def begun_elsewhere(events: list[dict[str, Any]]) -> Iterator[bool]:
     """Of every segment: whether it began elsewhere than at the last evaluation in the log."""
     rung = 0
     for event in events:
@@ -448,7 +448,7 @@ def words_of(trials: int, texts: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--texts", type=int, default=19_200, help="of one trial")
+    parser.add_argument("--texts", type=int, default=8_000, help="of one trial: about a minute with two at once")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--every", type=float, default=20.0, help="seconds between two kills, on average")
     parser.add_argument("--seed", type=int, default=0)
