@@ -448,7 +448,7 @@ def words_of(trials: int, texts: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--texts", type=int, default=8_000, help="of one trial: about a minute with two at once")
+    parser.add_argument("--texts", type=int, default=12_800, help="of one trial")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--every", type=float, default=20.0, help="seconds between two kills, on average")
     parser.add_argument("--seed", type=int, default=0)

@@ -11,7 +11,7 @@ in length buckets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from embsearch.model import attention as attend
+from embsearch.model import dropout as cheap
 from embsearch.model.pretrained import positions
 
 NAME = "embsearch_packed"
@@ -41,6 +43,14 @@ class Packing:
     runs: tuple[tuple[int, int], ...]
     borders: Tensor  # (texts + 1,) cumulative lengths, int32
     positions: Tensor  # (1, tokens), from 0 in every text
+    _places: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def places(self, heads: int) -> tuple[Tensor, Tensor]:
+        """For hand-written attention: the order of its rows, and the way back."""
+        if heads not in self._places:
+            there = attend.order(self.runs, heads)
+            self._places[heads] = there, attend.inverse(there)
+        return self._places[heads]
 
     @staticmethod
     def of(lengths: np.ndarray) -> Packing:
@@ -65,10 +75,18 @@ def attention(
         return padded
     if key.shape[1] != query.shape[1]:  # grouped heads
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
-    sizes = [count * length for count, length in packing.runs]
-    queries, keys, values = (torch.split(t.squeeze(0), sizes, dim=1) for t in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     causal = bool(getattr(module, "is_causal", False))
+    if module.training and max(length for _, length in packing.runs) <= WRITTEN_OUT:
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+        rows = (t.squeeze(0).transpose(0, 1).to(dtype) for t in (query, key, value))  # rotated ones may be fp32
+        with torch.autocast("cpu", enabled=False):
+            found: Tensor = attend.Attention.apply(  # type: ignore[no-untyped-call]
+                *rows, packing.runs, packing.places(query.shape[1]), scale, dropout, causal
+            )
+        return found[None], None
+    sizes = [count * length for count, length in packing.runs]
+    queries, keys, values = (torch.split(t.squeeze(0), sizes, dim=1) for t in (query, key, value))
     mixed = []
     for run, q, k, v in zip(packing.runs, queries, keys, values, strict=True):
         written_out = module.training and run[1] <= WRITTEN_OUT
@@ -142,7 +160,9 @@ def prepare(model: SentenceTransformer) -> bool:
         same = False
     finally:
         model.train(was)
-    if not same:
+    if same:
+        cheap.replace(base)
+    else:
         base.set_attn_implementation(before)
         transformer.model_forward_params = known
     return same

@@ -1,0 +1,98 @@
+"""Hand-written attention against autograd's, and masks drawn by bytes against their probability."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from embsearch.model import dropout as cheap
+from embsearch.model.attention import Attention, inverse, order
+
+RUNS = ((2, 5), (1, 4), (3, 1))  # (texts, tokens): 17 tokens
+HEADS, WIDTH = 3, 4
+
+
+def apply(query, key, value, dropout=0.0, causal=False):
+    there = order(RUNS, HEADS)
+    return Attention.apply(query, key, value, RUNS, (there, inverse(there)), 0.5, dropout, causal)
+
+
+def plain(query, key, value, causal=False):
+    """Text by text, through autograd."""
+    start, parts = 0, []
+    for count, length in RUNS:
+        for _ in range(count):
+            q, k, v = (t[start : start + length].transpose(0, 1) for t in (query, key, value))
+            scores = 0.5 * q @ k.transpose(1, 2)
+            if causal:
+                scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
+            parts.append((scores.softmax(-1) @ v).transpose(0, 1))
+            start += length
+    return torch.cat(parts)
+
+
+@pytest.fixture
+def rows():
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(17, HEADS, WIDTH, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(3)
+    ]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_values_and_gradients_are_those_of_autograd(rows, causal):
+    weight = torch.randn(17, HEADS, WIDTH, dtype=torch.float64)
+    found, expected = apply(*rows, causal=causal), plain(*rows, causal=causal)
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad((found * weight).sum(), rows)
+    for gradient, other in zip(gradients, torch.autograd.grad((expected * weight).sum(), rows), strict=True):
+        torch.testing.assert_close(gradient, other)
+
+
+def test_with_dropout_the_gradient_is_that_of_the_same_draw(rows):
+    def drawn(*rows):
+        torch.manual_seed(3)
+        return apply(*rows, dropout=0.3)
+
+    assert torch.autograd.gradcheck(drawn, rows)
+    assert not torch.equal(drawn(*rows), apply(*rows))
+
+
+def test_dropout_keeps_the_mean(rows):
+    torch.manual_seed(0)
+    query, key, value = (t.detach() for t in rows)
+    mean = torch.stack([apply(query, key, value, dropout=0.3) for _ in range(4000)]).mean(0)
+    torch.testing.assert_close(mean, apply(query, key, value), atol=0.08, rtol=0)
+
+
+@pytest.mark.parametrize("probability", [0.05, 0.1, 0.5])
+def test_a_mask_drops_its_share_and_scales_by_what_it_keeps(probability):
+    torch.manual_seed(0)
+    made = cheap.mask(1_000_003, probability, torch.float32)
+    share = cheap.threshold(probability) / 256
+    assert abs(share - probability) <= 1 / 512
+    assert (made == 0).float().mean().item() == pytest.approx(share, abs=4 * (share / 1e6) ** 0.5)
+    assert made.max().item() == pytest.approx(1 / (1 - share))
+    assert made.mean().item() == pytest.approx(1, abs=0.005)
+    near = torch.corrcoef(torch.stack([made[:-1], made[1:]]))[0, 1]  # bytes of one number are independent too
+    assert abs(near) < 0.005
+
+
+def test_the_same_random_state_draws_the_same_and_evaluation_draws_nothing():
+    module, x = cheap.ByteDropout(0.1), torch.ones(64, 64)
+    torch.manual_seed(1)
+    first = module(x)
+    torch.manual_seed(1)
+    assert torch.equal(module(x), first)
+    state = torch.get_rng_state()
+    assert module.eval()(x) is x
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_dropout_of_a_model_is_replaced_in_its_own_mode():
+    model = nn.Sequential(nn.Dropout(0.2), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))).eval()
+    cheap.replace(model)
+    assert [(type(m), m.p, m.training) for m in (model[0], model[1][1])] == [
+        (cheap.ByteDropout, 0.2, False), (cheap.ByteDropout, 0.1, False)
+    ]  # fmt: skip
