@@ -102,7 +102,7 @@ def trial(
             "step": step, "rung": rung, "seen": seen, "seconds": begun - started, "best": best,
             "best_step": best_step, "since_best": since_best, "mean_loss": mean_loss,
             "measured": measured, "points": points,
-        })  # fmt: skip
+        }, ended=measured is not None and bool(measured["last"]))  # fmt: skip
         kept = time.monotonic()
         cost = kept - begun
 

@@ -23,10 +23,15 @@ from embsearch.errors import DamagedCheckpoint, UserError
 from embsearch.model.pretrained import disk_errors
 
 
-def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]) -> None:
-    """``position`` is plain JSON: step, texts seen, best so far, ... Raises OSError (disk full)."""
-    tensors = {f"model/{n}": p.detach().contiguous() for n, p in _state(model)}
-    for index, state in optimizer.state_dict()["state"].items():
+def save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any], ended: bool = False
+) -> None:
+    """``position`` is plain JSON: step, texts seen, best so far, ... Raises OSError (disk full).
+
+    A trial that has ``ended`` trains no more: its position is kept alone, which takes no time.
+    """
+    tensors = {} if ended else {f"model/{n}": p.detach().contiguous() for n, p in _state(model)}
+    for index, state in () if ended else optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{k}": torch.as_tensor(v).contiguous() for k, v in state.items()}
     tensors["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
@@ -57,6 +62,8 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
         position: dict[str, Any] = json.loads(words)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise DamagedCheckpoint(f"{path}: not a whole checkpoint ({error})") from error
+    if not any(name.startswith("model/") for name in tensors):
+        return position  # of a trial that has ended
     wanted = {f"model/{name}": own.shape for name, own in _state(model)}
     if wanted != {name: t.shape for name, t in tensors.items() if name.startswith("model/")}:
         raise UserError(f"{path}: a checkpoint of another model; delete it to start this trial again")
