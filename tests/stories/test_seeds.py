@@ -33,7 +33,7 @@ def values(home, trial, rung):
 
 def test_from_the_second_rung_on_a_trial_is_worth_the_mean_of_its_seeds(repeated):
     compared = [e for n in range(6) for e in repeated.events("compared", n)]
-    assert any(len(set(e["values"])) == 3 for e in compared)  # other seeds, other results
+    assert any(len(set(e["values"])) > 1 for e in compared), compared  # other seeds, other results
     went_on = [n for n in range(6) if len(repeated.events("measured", n)) > 1]
     assert 0 in went_on
     assert len(went_on) < 6
