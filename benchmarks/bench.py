@@ -40,14 +40,14 @@ SET = (
     "train.batch_size=32",
     "evaluate.max_rows=0",
 )
+ALL = "objective.margin=2"  # no triplet ever leads by it: the backward pass goes through every text
 STEP = {
     "theirs, fp32": {"does": "theirs"},
     "theirs, bf16": {"does": "theirs", "bf16": True},
     "theirs, bf16, eager": {"does": "theirs", "bf16": True, "attention": "eager"},
     "ours": {"does": "ours"},
-    "theirs, bf16, eager, dropout 0": {
-        "does": "theirs", "bf16": True, "attention": "eager", "set": ["model.dropout=0"]},
-    "ours, dropout 0": {"does": "ours", "set": ["model.dropout=0"]},
+    "theirs, bf16, eager, all active": {"does": "theirs", "bf16": True, "attention": "eager", "set": [ALL]},
+    "ours, all active": {"does": "ours", "set": [ALL]},
     "peak": {"does": "products", "tokens": 2048},
 }  # fmt: skip
 OTHERS = 0.15  # cores
@@ -172,6 +172,7 @@ def step(run: Run, arms: dict[str, Any], seeds: int, steps: int, more: Sequence[
     """Training steps of all ``arms``, the first two of each seed left out, and where they ended."""
     timed: list[dict[str, Any]] = []
     aucs: dict[str, list[float]] = {name: [] for name in arms if name != "peak"}
+    whole = "ours, all active" if "ours, all active" in arms else "ours"
     for seed in range(seeds):
         words = [f"seed={seed}", f"train.texts={steps * 3 * run.config.train.batch_size}", *more]
         with run.sides(arms, set=words) as sides:
@@ -181,7 +182,8 @@ def step(run: Run, arms: dict[str, Any], seeds: int, steps: int, more: Sequence[
         for turns, (tokens, flops) in zip(
             log, work(config_of([*run.overrides, *words]), run.cache, steps), strict=True
         ):
-            turns["ours"] |= {"tokens": tokens, "share": flops / turns["ours"]["wall"] / turns["peak"]["flops"]}
+            wall, peak = turns[whole]["wall"], turns["peak"]["flops"]
+            turns[whole] |= {"tokens": tokens, "share": flops / wall / peak}
         timed += log[2:]
     rounds, timed = len(timed), undisturbed(timed)
     memory = {name: max(turns[name]["peak"] for turns in timed) / 2**20 for name in aucs}
@@ -191,23 +193,23 @@ def step(run: Run, arms: dict[str, Any], seeds: int, steps: int, more: Sequence[
         "cpu_ms": {name: round(1000 * median(timed, name, "cpu"), 1) for name in aucs},
         "auc": {name: [round(a, 4) for a in found] for name, found in aucs.items()},
         "memory_mb": {name: round(found) for name, found in memory.items()},
-        "tokens": round(median(timed, "ours", "tokens")),
+        "tokens": round(median(timed, whole, "tokens")),
         "peak_gflops": round(median(timed, "peak", "flops") / 1e9),
-        "gemm_share": round(median(timed, "ours", "share"), 3),
+        "gemm_share": round(median(timed, whole, "share"), 3),
         "ratio": compared(timed, aucs),
     }  # fmt: skip
 
 
 def compared(timed: Sequence[Any], aucs: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
-    """Ours against theirs with the same dropout: times faster in wall and CPU time, and the distance in AUC."""
+    """Ours against theirs: times faster in wall and CPU time, and the distance in AUC where the loss is the same
+    (their step takes as long with any margin)."""
     found = {}
     for mine in (name for name in aucs if name.startswith("ours")):
-        still = "dropout 0" in mine
-        for base in (name for name in aucs if name.startswith("theirs") and ("dropout 0" in name) == still):
-            gap = statistics.mean(aucs[mine]) - statistics.mean(aucs[base])
-            found[f"{mine} / {base}"] = {
-                "wall": ratio(timed, base, mine), "cpu": ratio(timed, base, mine, "cpu"), "auc": round(gap, 4),
-            }  # fmt: skip
+        for base in (name for name in aucs if name.startswith("theirs")):
+            pair: dict[str, Any] = {"wall": ratio(timed, base, mine), "cpu": ratio(timed, base, mine, "cpu")}
+            if ("all active" in mine) == ("all active" in base):
+                pair["auc"] = round(statistics.mean(aucs[mine]) - statistics.mean(aucs[base]), 4)
+            found[f"{mine} / {base}"] = pair
     return found
 
 
@@ -226,7 +228,7 @@ def part_bert(run: Run) -> dict[str, Any]:
         model[0].auto_model = BertModel(BertConfig())
         model.save(folder, create_model_card=False)
         arms = {name: STEP[name] for name in ("theirs, fp32", "theirs, bf16", "ours", "peak")}
-        words = [f"model.path={folder}", "model.pooling=mean", "evaluate.max_rows=200"]
+        words = [f"model.path={folder}", "model.pooling=mean", "evaluate.max_rows=200", ALL]
         return step(run, arms, 1, run.args.rounds + 2, words)
 
 
@@ -242,8 +244,10 @@ def part_evaluate(run: Run) -> dict[str, Any]:
         "cpu_ms": {name: round(1000 * median(rest, name, "cpu"), 1) for name in EVALUATE},
         "least_cosine": {name: round(found, 6) for name, found in same.items()},
         "ratio": {
-            how: {what: ratio(rest, f"theirs, {how}", f"ours, {how}", what) for what in ("wall", "cpu")}
-            for how in ("fp32", "bf16")
+            f"ours, {mine} / theirs, {how}": {
+                what: ratio(rest, f"theirs, {how}", f"ours, {mine}", what) for what in ("wall", "cpu")
+            }
+            for mine, how in (("bf16", "fp32"), ("bf16", "bf16"), ("fp32", "fp32"))
         },
     }  # fmt: skip
 
@@ -253,7 +257,7 @@ def part_sizes(run: Run) -> dict[str, Any]:
     without the optimizer, whose cost does not depend on the batch."""
     points = [(32, 2**n) for n in range(3, 9)] + [(n, 32) for n in (16, 64, 128, 256, 512)]
     found = []
-    with run.sides({"sizes": {"does": "sizes"}}) as sides:
+    with run.sides({"sizes": {"does": "sizes", "set": [ALL]}}) as sides:
         for batch, length in points:
             quiet(run.args.patience / len(points))
             took = sides["sizes"].turn(batch=batch, length=length, repeat=3 if batch * length < 4096 else 2)
@@ -296,31 +300,27 @@ def bars(found: dict[str, Any]) -> Iterator[tuple[str, float | str, str]]:
         ratios = known["ratio"]
 
         def against(mine: str, bases: Sequence[str]) -> float | str:
-            """The worst ratio over ``bases``, where the AUC is equal."""
+            """The least ratio over ``bases``, where the AUC is nowhere worse by 0.005."""
             pairs = [ratios[f"{mine} / {base}"] for base in bases if f"{mine} / {base}" in ratios]
             if not pairs:
                 return "not run"
-            worst = min(pairs, key=lambda pair: pair["wall"])
-            return worst["wall"] if worst["auc"] > -0.005 else f"{worst['wall']}, but AUC {worst['auc']:+}"
+            least = min(pair["wall"] for pair in pairs)
+            gap = min(pair["auc"] for name, pair in ratios.items() if name.startswith(f"{mine} /") and "auc" in pair)
+            return least if gap > -0.005 else f"{least}, but AUC {gap:+}"
 
         best = [name for name in known["wall_ms"] if name.startswith("theirs, bf16")]
-        yield "step against its best bf16", against("ours", [n for n in best if "dropout" not in n]), ">= 2.3"
-        yield "step against fp32, its default", against("ours", ["theirs, fp32"]), ">= 3.6"
-        yield "step, both without dropout", against("ours, dropout 0", [n for n in best if "dropout" in n]), ""
-        for name in known["wall_ms"]:
-            if "selection" in name:
-                yield (
-                    f"{name}, against its best bf16",
-                    against(name, [n for n in best if ("dropout" in n) == ("dropout" in name)]),
-                    ">= 2.7",
-                )
+        whole = "ours, all active" if "ours, all active" in known["wall_ms"] else "ours"
+        yield "step, full backward, against its best bf16", against(whole, best), ">= 2.3"
+        yield "step, full backward, against fp32, its default", against(whole, ["theirs, fp32"]), ">= 3.6"
+        yield "step, active triplets, against its best bf16", against("ours", best), ">= 2.7"
         yield "work on real tokens / bf16 peak", known["gemm_share"], ">= 0.50"
         memory = known["memory_mb"]
         least = min(size for name, size in memory.items() if name.startswith("theirs"))
         yield "peak memory, against its smallest", round(memory["ours"] / least, 2), "<= 0.6"
     if known := found.get("evaluate"):
-        yield "evaluation, fp32", known["ratio"]["fp32"]["wall"], ">= 2.5"
-        yield "evaluation, bf16", known["ratio"]["bf16"]["wall"], ">= 1.5"
+        yield "evaluation against fp32, its default", known["ratio"]["ours, bf16 / theirs, fp32"]["wall"], ">= 2.5"
+        yield "evaluation against bf16", known["ratio"]["ours, bf16 / theirs, bf16"]["wall"], ">= 1.5"
+        yield "evaluation, both in fp32", known["ratio"]["ours, fp32 / theirs, fp32"]["wall"], ""
     if known := found.get("bert"):
         yield "BERT-base shape, against bf16", known["ratio"]["ours / theirs, bf16"]["wall"], "expected >= 2"
     if known := found.get("workers"):

@@ -48,6 +48,60 @@ def blocks(rows: Tensor, runs: Runs, heads: int) -> Iterator[Tensor]:
         start = stop
 
 
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, runs: Runs, heads: int, scale: float, dropout: float, causal: bool = False,
+    masks: tuple[Tensor | None, ...] | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """What is mixed of rows in attention's order (T * H, W), the weights after softmax, the dropout mask.
+
+    ``masks``, one a run: (n * H, 1, L), -inf at keys that nobody may see, or None.
+    """
+    mixed = torch.empty_like(v)
+    weights = torch.empty(sum(n * heads * length**2 for n, length in runs), dtype=q.dtype)
+    kept = cheap.mask(len(weights), dropout, q.dtype) if cheap.threshold(dropout) else None
+    parts = zip(*(blocks(t, runs, heads) for t in (q, k, v, mixed)), _squares(weights, runs, heads), strict=True)
+    start = 0
+    for number, (one, two, three, out, weight) in enumerate(parts):
+        mask = None if masks is None else masks[number]
+        if mask is None:
+            scores = torch.bmm(one, two.transpose(1, 2)).mul_(scale)
+        else:
+            scores = torch.add(mask, torch.bmm(one, two.transpose(1, 2)), alpha=scale)
+        if causal:
+            length = scores.shape[-1]
+            scores.masked_fill_(torch.ones(length, length, dtype=torch.bool).triu_(1), -torch.inf)
+        torch.softmax(scores, -1, out=weight)
+        used = weight
+        if kept is not None:
+            used = weight * kept[start : start + weight.numel()].view_as(weight)
+        torch.bmm(used, three, out=out)
+        start += weight.numel()
+    return mixed, weights, kept
+
+
+def backward(
+    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, kept: Tensor | None,
+    runs: Runs, heads: int, scale: float,
+) -> Tensor:  # fmt: skip
+    """(3, T * H, W): the gradients of q, k and v."""
+    found = torch.empty(3, *q.shape, dtype=q.dtype)
+    rows = (blocks(t, runs, heads) for t in (q, k, v, gradient, *found))
+    start = 0
+    for one, two, three, out, done, dtwo, dthree, weight in zip(*rows, _squares(weights, runs, heads), strict=True):
+        dweight = torch.bmm(out, three.transpose(1, 2))
+        used = weight
+        if kept is not None:
+            drawn = kept[start : start + weight.numel()].view_as(weight)
+            used = weight * drawn
+            dweight.mul_(drawn)
+        torch.bmm(used.transpose(1, 2), out, out=dthree)
+        dscores = torch._softmax_backward_data(dweight, weight, -1, weight.dtype).mul_(scale)
+        torch.bmm(dscores, two, out=done)
+        torch.bmm(dscores.transpose(1, 2), one, out=dtwo)
+        start += weight.numel()
+    return found
+
+
 class Attention(torch.autograd.Function):
     """(T, H, W) from three such; ``places`` are ``order`` and its inverse."""
 
@@ -59,22 +113,7 @@ class Attention(torch.autograd.Function):
         there, back = places
         heads, width = query.shape[1:]
         q, k, v = (t.reshape(-1, width).index_select(0, there) for t in (query, key, value))
-        mixed = torch.empty_like(v)
-        weights = torch.empty(sum(n * heads * length**2 for n, length in runs), dtype=q.dtype)
-        kept = cheap.mask(len(weights), dropout, q.dtype) if cheap.threshold(dropout) else None
-        parts = zip(*(blocks(t, runs, heads) for t in (q, k, v, mixed)), _squares(weights, runs, heads), strict=True)
-        start = 0
-        for one, two, three, out, weight in parts:
-            scores = torch.bmm(one, two.transpose(1, 2)).mul_(scale)
-            if causal:
-                length = scores.shape[-1]
-                scores.masked_fill_(torch.ones(length, length, dtype=torch.bool).triu_(1), -torch.inf)
-            torch.softmax(scores, -1, out=weight)
-            used = weight
-            if kept is not None:
-                used = weight * kept[start : start + weight.numel()].view_as(weight)
-            torch.bmm(used, three, out=out)
-            start += weight.numel()
+        mixed, weights, kept = forward(q, k, v, runs, heads, scale, dropout, causal)
         ctx.save_for_backward(q, k, v, weights, kept, there, back)
         ctx.runs, ctx.heads, ctx.scale = runs, heads, scale
         return mixed.index_select(0, back).view(query.shape)
@@ -82,26 +121,10 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, weights, kept, there, back = ctx.saved_tensors
-        runs, heads = ctx.runs, ctx.heads
         shape = gradient.shape
         arrived = gradient.reshape(-1, shape[-1]).index_select(0, there)
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        rows = (blocks(t, runs, heads) for t in (q, k, v, arrived, dq, dk, dv))
-        parts = zip(*rows, _squares(weights, runs, heads), strict=True)
-        start = 0
-        for one, two, three, out, done, dtwo, dthree, weight in parts:
-            dweight = torch.bmm(out, three.transpose(1, 2))
-            used = weight
-            if kept is not None:
-                drawn = kept[start : start + weight.numel()].view_as(weight)
-                used = weight * drawn
-                dweight.mul_(drawn)
-            torch.bmm(used.transpose(1, 2), out, out=dthree)
-            dscores = torch._softmax_backward_data(dweight, weight, -1, weight.dtype).mul_(ctx.scale)
-            torch.bmm(dscores, two, out=done)
-            torch.bmm(dscores.transpose(1, 2), one, out=dtwo)
-            start += weight.numel()
-        grads = (t.index_select(0, back).view(shape) for t in (dq, dk, dv))
+        found = backward(arrived, q, k, v, weights, kept, ctx.runs, ctx.heads, ctx.scale)
+        grads = (t.index_select(0, back).view(shape) for t in found)
         return (*grads, None, None, None, None, None)
 
 

@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         rows = np.full(table.num_embeddings, -1, dtype=np.int64)
         rows[kept] = np.arange(len(kept))
         self._rows, self._tokens = rows, torch.from_numpy(kept)
-        self._full = table.weight.detach().clone()
+        self._full = table.weight.detach()  # nobody else holds it any more
         padding = None if table.padding_idx is None else int(rows[table.padding_idx])
         smaller = nn.Embedding(len(kept), table.embedding_dim, padding_idx=padding)
         smaller.weight = nn.Parameter(table.weight.detach()[self._tokens].clone(), table.weight.requires_grad)

@@ -26,6 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from embsearch.model import attention as attend
+from embsearch.model import bert
 from embsearch.model import dropout as cheap
 from embsearch.model.pretrained import positions
 
@@ -152,6 +153,7 @@ def prepare(model: SentenceTransformer) -> bool:
             padded[mask] = np.concatenate(rows)
             plain = model({"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask).long()})
             base.set_attn_implementation(NAME)
+            bert.replace(base)
             if known is not None:
                 transformer.model_forward_params = known | {"packing", "position_ids"}
             packed = model(features(model, np.concatenate(rows), lengths))
@@ -163,6 +165,7 @@ def prepare(model: SentenceTransformer) -> bool:
     if same:
         cheap.replace(base)
     else:
+        bert.restore(base)
         base.set_attn_implementation(before)
         transformer.model_forward_params = known
     return same

@@ -34,7 +34,7 @@ def test_steps_of_both_sides_are_compared_on_the_same_rows(tmp_path, tiny_bert, 
     step = found["step"]
     assert step["ratio"]["ours / theirs, bf16"]["wall"] > 0
     assert step["auc"].keys() == step["wall_ms"].keys()
-    assert "step against its best bf16" in shown
+    assert "step, full backward, against its best bf16" in shown
     assert step["made_with"]["sentence-transformers"]
 
 
@@ -42,7 +42,7 @@ def test_both_sides_encode_the_same_texts_to_the_same_vectors(tmp_path, tiny_ber
     found, shown = bench(tmp_path, tiny_bert, judgements_csv, "evaluate", "workers")
     assert found["evaluate"]["least_cosine"]["ours, fp32"] == pytest.approx(1, abs=1e-5)
     assert found["workers"]["ratio"] > 0
-    assert "evaluation, bf16" in shown
+    assert "evaluation against bf16" in shown
 
 
 def test_a_part_that_there_is_not_is_named(tmp_path):

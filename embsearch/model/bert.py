@@ -1,0 +1,252 @@
+"""BERT's stack of layers over packed texts, forward and backward by hand: one autograd function in all.
+
+For encoders whose layers are BERT's (MiniLM, E5, BGE, GTE, RoBERTa, XLM-R: most of what people fine-tune); others go
+through their own code and autograd. What it saves is not the matrix products but what stands around them: casts
+between bf16 and fp32, the bookkeeping of some 60 recorded operations a layer, and the copies that they make. In bf16
+the stream between the layers is bf16 too; sums and norms are computed in fp32 inside the kernels.
+
+A text whose vectors have no gradient (a triplet that already leads by its margin) takes no part in the backward
+pass. That is exact: its share of every gradient is zero, dropout or not.
+
+Shapes: T tokens of the chunk, H heads of width W, D = H * W, F the width inside the feed-forward part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from embsearch.model import attention as attend
+from embsearch.model import dropout as cheap
+from embsearch.model.places import Picked, Places
+
+# Tokens a text up to which attention is written out: its squares are held until the backward pass.
+WRITTEN_OUT = 256
+STACKS = ("BertEncoder", "RobertaEncoder", "XLMRobertaEncoder", "CamembertEncoder")
+MODULES = (
+    "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+    "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a layer is besides its weights."""
+
+    heads: int
+    epsilon: float  # of the norms
+    dropout: float
+    attention_dropout: float
+
+
+@dataclass(frozen=True)
+class Cast:
+    """A layer's weights as its products take them; the norms' stay fp32."""
+
+    qkv: Tensor  # (3D, D)
+    qkv_bias: Tensor
+    out: Tensor  # (D, D)
+    out_bias: Tensor
+    norm: Tensor  # (D,)
+    norm_bias: Tensor
+    up: Tensor  # (F, D)
+    up_bias: Tensor
+    down: Tensor  # (D, F)
+    down_bias: Tensor
+    last: Tensor  # (D,)
+    last_bias: Tensor
+
+    @staticmethod
+    def of(parameters: list[Tensor], dtype: torch.dtype) -> Cast:
+        weights, biases = parameters[::2], parameters[1::2]
+        (q, k, v, out, norm, up, down, last), (qb, kb, vb, ob, nb, ub, db, lb) = weights, biases
+        qkv, out, up, down = (p.detach().to(dtype) for p in (torch.cat([q, k, v]), out, up, down))
+        qkv_bias, ob, ub, db = (p.detach().to(dtype) for p in (torch.cat([qb, kb, vb]), ob, ub, db))
+        return Cast(qkv, qkv_bias, out, ob, norm.detach(), nb.detach(), up, ub, down, db, last.detach(), lb.detach())
+
+
+@dataclass
+class Saved:
+    """A layer's state for its backward pass, a row a token."""
+
+    x: Tensor  # (T, D)
+    qkv: Tensor  # (3, T * H, W) in attention's order
+    weights: Tensor  # (sum of H * L^2) after softmax
+    kept: Tensor | None
+    mixed: Tensor  # (T, D)
+    mask: Tensor | None  # (T, D)
+    sum: Tensor
+    mean: Tensor
+    scale: Tensor
+    y: Tensor
+    up: Tensor  # (T, F) before GELU
+    mask_2: Tensor | None
+    sum_2: Tensor
+    mean_2: Tensor
+    scale_2: Tensor
+
+    def pick(self, texts: Picked) -> None:
+        """Keep the rows of some texts only."""
+        self.qkv = self.qkv.index_select(1, texts.row)
+        self.weights = self.weights.index_select(0, texts.square)
+        self.kept = None if self.kept is None else self.kept.index_select(0, texts.square)
+        for name in ("x", "mixed", "mask", "sum", "mean", "scale", "y", "up", "mask_2", "sum_2", "mean_2", "scale_2"):
+            held = getattr(self, name)
+            setattr(self, name, None if held is None else texts.places.filled(held, texts.token))
+
+
+def _add(x: Tensor, change: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
+    if not cheap.threshold(dropout):
+        return change.add_(x), None
+    mask = cheap.mask(change.numel(), dropout, change.dtype).view_as(change)
+    return torch.addcmul(x, change, mask), mask
+
+
+def forward(x: Tensor, w: Cast, shape: Shape, places: Places, keep: bool) -> tuple[Tensor, Saved | None]:
+    """(T, D) of one layer, and its state."""
+    width = x.shape[1] // shape.heads
+    qkv = _linear(x, w.qkv, w.qkv_bias).view(-1, width).index_select(0, places.there_3).view(3, -1, width)
+    masks = places.masks(x.dtype)
+    rows, weights, kept = attend.forward(
+        qkv[0], qkv[1], qkv[2], places.runs, shape.heads, width**-0.5, shape.attention_dropout, masks=masks
+    )
+    mixed = places.returned(rows, places.back)
+    total, mask = _add(x, _linear(mixed, w.out, w.out_bias), shape.dropout)
+    y, mean, scale = torch.native_layer_norm(total, x.shape[1:], w.norm, w.norm_bias, shape.epsilon)
+    up = _linear(y, w.up, w.up_bias)
+    total_2, mask_2 = _add(y, _linear(gelu(up), w.down, w.down_bias), shape.dropout)
+    z, mean_2, scale_2 = torch.native_layer_norm(total_2, x.shape[1:], w.last, w.last_bias, shape.epsilon)
+    if not keep:
+        return z, None
+    return z, Saved(x, qkv, weights, kept, mixed, mask, total, mean, scale, y, up, mask_2, total_2, mean_2, scale_2)
+
+
+def backward(dz: Tensor, s: Saved, w: Cast, shape: Shape, places: Places) -> tuple[Tensor, list[Tensor]]:
+    """The gradient of a layer's input, and those of its weights in the order of MODULES."""
+    width = dz.shape[1] // shape.heads
+    dsum_2, dlast, dlast_bias = _norm_back(dz, s.sum_2, s.mean_2, s.scale_2, w.last, w.last_bias)
+    ddown = dsum_2 if s.mask_2 is None else dsum_2 * s.mask_2
+    dup = torch.ops.aten.gelu_backward(ddown @ w.down, s.up)
+    dy = (dup @ w.up).add_(dsum_2)
+    dsum, dnorm, dnorm_bias = _norm_back(dy, s.sum, s.mean, s.scale, w.norm, w.norm_bias)
+    dout = dsum if s.mask is None else dsum * s.mask
+    drows = (dout @ w.out).view(-1, width).index_select(0, places.there)
+    q, k, v = s.qkv
+    dqkv = attend.backward(drows, q, k, v, s.weights, s.kept, places.runs, shape.heads, width**-0.5)
+    dqkv = places.returned(dqkv.view(-1, width), places.back_3)
+    dx = (dqkv @ w.qkv).add_(dsum)
+    of_qkv, of_bias = _weight(dqkv, s.x)
+    thirds = (part for pair in zip(of_qkv.chunk(3), of_bias.chunk(3), strict=True) for part in pair)
+    return dx, [
+        *thirds, *_weight(dout, s.mixed), dnorm, dnorm_bias, *_weight(dup, s.y), *_weight(ddown, gelu(s.up)),
+        dlast, dlast_bias,
+    ]  # fmt: skip
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """As torch's, which first spreads the bias over the result: a third slower for such shapes."""
+    return (x @ weight.t()).add_(bias)
+
+
+def _weight(gradient: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of a linear layer's weight and bias, in fp32 or finer."""
+    exact = torch.promote_types(gradient.dtype, torch.float32)
+    return (gradient.t() @ of).to(exact), gradient.sum(0).to(exact)
+
+
+def _norm_back(gradient: Tensor, of: Tensor, mean: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> Any:
+    return torch.ops.aten.native_layer_norm_backward(
+        gradient, of, of.shape[1:], mean, scale, weight, bias, [True, True, True]
+    )
+
+
+class Stack(torch.autograd.Function):
+    """(T, D) of the last layer from (T, D) of the embeddings and the parameters of every layer from ``first`` on."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, casts: list[Cast], shape: Shape, places: Places, first: int, *parameters: Tensor
+    ) -> Tensor:
+        ctx.casts, ctx.shape, ctx.places, ctx.first, ctx.saved = casts, shape, places, first, []
+        x = places.filled(x)
+        for number, cast in enumerate(casts):
+            x, saved = forward(x, cast, shape, places, keep=number >= first)
+            ctx.saved += [saved] if saved else []
+        return x[: places.tokens]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        places, tokens = ctx.places, len(gradient)
+        picked = places.active(gradient)
+        if picked is not None:
+            places = picked.places
+        gradient = places.filled(gradient, picked.token if picked else None)
+        found: list[Tensor] = []
+        while ctx.saved:  # each layer's state is freed once it was used
+            saved, cast = ctx.saved.pop(), ctx.casts[ctx.first + len(ctx.saved)]
+            if picked is not None:
+                saved.pick(picked)
+            gradient, parts = backward(gradient, saved, cast, ctx.shape, places)
+            found = [*parts, *found]
+        gradient = gradient[: places.tokens]
+        if picked is not None:
+            gradient = gradient.new_zeros(tokens, gradient.shape[1]).index_copy_(0, picked.token, gradient)
+        return gradient, None, None, None, None, *found
+
+
+class ByHand:
+    """Mixed into the class of a stack of BERT layers: packed texts go through the functions above."""
+
+    def forward(self: Any, hidden_states: Tensor, *args: Any, packing: Any = None, **more: Any) -> Any:
+        """What the class itself would give for (1, T, D)."""
+        if packing is None or max(length for _, length in packing.runs) > WRITTEN_OUT:
+            return super().forward(hidden_states, *args, packing=packing, **more)  # type: ignore[misc]
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
+        layers = [[p for name in MODULES for p in _both(layer, name)] for layer in self.layer]
+        # at every call: the fused optimizer changes weights without raising their version
+        casts = [Cast.of(layer, dtype) for layer in layers]
+        learns = [hidden_states.requires_grad or any(p.requires_grad for p in layer) for layer in layers]
+        first = learns.index(True) if torch.is_grad_enabled() and any(learns) else len(layers)
+        attention = self.layer[0].attention
+        shape = Shape(
+            attention.self.num_attention_heads, attention.output.LayerNorm.eps,
+            *((attention.output.dropout.p, attention.self.dropout.p) if self.training else (0.0, 0.0)),
+        )  # fmt: skip
+        with torch.autocast("cpu", enabled=False):
+            found: Tensor = Stack.apply(  # type: ignore[no-untyped-call]
+                hidden_states[0].to(dtype), casts, shape, Places(packing.runs, shape.heads), first,
+                *(p for layer in layers[first:] for p in layer),
+            )  # fmt: skip
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=found.to(hidden_states.dtype)[None])
+
+
+def _both(layer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    module = layer.get_submodule(name)
+    return module.weight, module.bias  # type: ignore[return-value]
+
+
+def replace(model: nn.Module) -> bool:
+    """Let every stack of BERT layers in ``model`` compute by hand; whether there was one."""
+    found = [module for module in model.modules() if type(module).__name__ in STACKS and _suits(module.config)]
+    for module in found:
+        module.__class__ = type(type(module).__name__, (ByHand, type(module)), {})
+    return bool(found)
+
+
+def restore(model: nn.Module) -> None:
+    """Undo ``replace``."""
+    for module in model.modules():
+        if isinstance(module, ByHand):
+            module.__class__ = type(module).__mro__[2]
+
+
+def _suits(config: Any) -> bool:
+    return (
+        config.hidden_act == "gelu" and not config.is_decoder and not config.add_cross_attention
+        and not config.chunk_size_feed_forward
+    )  # fmt: skip

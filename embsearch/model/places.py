@@ -1,0 +1,113 @@
+"""Where the rows of packed texts lie while layers compute by hand: in linear parts, in attention, and after picking.
+
+Both are filled up, because products of a size that oneDNN has not met cost it about 1.2 ms each for the code that it
+writes then: for every step's own number of tokens that was a fifth of the step.
+Shapes: T tokens of a chunk, H heads, L tokens of a text, W the width of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embsearch.model import attention as attend
+
+ROWS = 64  # a chunk's rows are filled up to a multiple
+LENGTHS = 8  # and a text's tokens inside attention
+# Backward goes through the active texts alone where they hold less than this share of the tokens: picking their rows
+# costs about as much as a tenth of it.
+WORTH_PICKING = 0.9
+
+
+class Places:
+    """Where the rows of packed texts lie for attention, as the layers of one chunk share it.
+
+    There texts of near length are padded to one: a fourth of the products, a few per cent more work in them.
+    ``rows`` is the number of tokens and, up to a multiple of ROWS, of rows without meaning at the end, at least
+    one. Attention reads the last of them where a text has no token; their gradient is zero.
+    """
+
+    def __init__(self, texts: attend.Runs, heads: int) -> None:
+        counts, lengths = (np.array(part) for part in zip(*texts, strict=True))
+        self.each, self.heads = np.repeat(lengths, counts), heads
+        self.tokens = int(self.each.sum())
+        self.rows = self.tokens // ROWS * ROWS + ROWS
+        self.padded = -(-self.each // LENGTHS) * LENGTHS
+        found, at = np.unique(-self.padded, return_counts=True)
+        self.runs = tuple((int(n), -int(length)) for n, length in zip(at, found, strict=True))
+        begins, offsets = np.cumsum(self.each) - self.each, np.cumsum(self.padded) - self.padded
+        place = np.arange(self.padded.sum()) - np.repeat(offsets, self.padded)  # in its text
+        real = place < np.repeat(self.each, self.padded)
+        token = torch.from_numpy(np.where(real, np.repeat(begins, self.padded) + place, self.rows - 1))
+        order = attend.order(self.runs, heads)
+        token, head = token[order // heads], order % heads
+        self.there = token * heads + head
+        self.there_3 = torch.cat([(token * 3 + part) * heads + head for part in range(3)])
+        self.back = self._inverse(self.there)
+        self.back_3 = self._inverse(self.there_3)
+        self._real = torch.from_numpy(real)
+        self._masks: tuple[Tensor | None, ...] | None = None
+
+    def _inverse(self, there: Tensor) -> Tensor:
+        per_token = len(there) // len(self.there) * self.heads
+        back = torch.empty(self.rows * per_token, dtype=torch.int64)
+        back[there] = torch.arange(len(there))
+        return back[: self.tokens * per_token]
+
+    def masks(self, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+        """For each run (n * H, 1, L): -inf where a text has no token; None where all have."""
+        if self._masks is None:
+            made, start = [], 0
+            for count, length in self.runs:
+                real = self._real[start : start + count * length].view(count, 1, 1, length)
+                start += count * length
+                mask = torch.zeros(real.shape, dtype=dtype).masked_fill_(~real, -torch.inf)
+                made.append(None if bool(real.all()) else mask.expand(-1, self.heads, -1, -1).reshape(-1, 1, length))
+            self._masks = tuple(made)
+        return self._masks
+
+    def filled(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(T, ...) ``x``, or the rows of it that are named, with zeros up to the number of rows."""
+        found = x.new_empty(self.rows, *x.shape[1:])
+        if rows is None:
+            found[: self.tokens] = x
+        else:
+            torch.index_select(x, 0, rows, out=found[: self.tokens])
+        found[self.tokens :].zero_()
+        return found
+
+    def returned(self, x: Tensor, order: Tensor) -> Tensor:
+        """Rows in attention's order (.., W) as those of tokens (T, ..), zeros at the end."""
+        per_token = len(order) // self.tokens
+        found = x.new_empty(self.rows * per_token, x.shape[1])
+        torch.index_select(x, 0, order, out=found[: len(order)])
+        found[len(order) :].zero_()
+        return found.view(self.rows, -1)
+
+    def active(self, gradient: Tensor) -> Picked | None:
+        """The texts whose rows of ``gradient`` are not all zero, where leaving out the others is worth it."""
+        starts = np.cumsum(self.each) - self.each
+        kept = np.logical_or.reduceat((gradient != 0).any(1).numpy(), starts)
+        if not kept.any():
+            kept[-1] = True
+        if self.each[kept].sum() > WORTH_PICKING * self.tokens:
+            return None
+        token, row, square = (
+            torch.from_numpy(np.flatnonzero(np.repeat(kept, size)))
+            for size in (self.each, self.padded * self.heads, self.padded**2 * self.heads)
+        )
+        runs = tuple((1, int(length)) for length in self.each[kept])
+        return Picked(Places(runs, self.heads), token, row, square)
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Some texts of a chunk: where their rows lie among themselves, and which rows of the chunk they are."""
+
+    places: Places
+    token: Tensor
+    row: Tensor  # in attention's order
+    square: Tensor
