@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import table
 from arms import busy, config_of, work
 
 HERE = Path(__file__).parent
@@ -224,9 +225,8 @@ def part_bert(run: Run) -> dict[str, Any]:
     from embsearch.model import pretrained
 
     with tempfile.TemporaryDirectory() as folder:
-        model = pretrained.build(run.config.model)
-        model[0].auto_model = BertModel(BertConfig())
-        model.save(folder, create_model_card=False)
+        BertModel(BertConfig()).save_pretrained(folder)
+        pretrained.build(run.config.model).tokenizer.save_pretrained(folder)
         arms = {name: STEP[name] for name in ("theirs, fp32", "theirs, bf16", "ours", "peak")}
         words = [f"model.path={folder}", "model.pooling=mean", "evaluate.max_rows=200", ALL]
         return step(run, arms, 1, run.args.rounds + 2, words)
@@ -305,8 +305,10 @@ def bars(found: dict[str, Any]) -> Iterator[tuple[str, float | str, str]]:
             if not pairs:
                 return "not run"
             least = min(pair["wall"] for pair in pairs)
-            gap = min(pair["auc"] for name, pair in ratios.items() if name.startswith(f"{mine} /") and "auc" in pair)
-            return least if gap > -0.005 else f"{least}, but AUC {gap:+}"
+            gaps = [pair["auc"] for name, pair in ratios.items() if name.startswith(f"{mine} /") and "auc" in pair]
+            if not gaps:
+                return f"{least}, AUC not compared"
+            return least if min(gaps) > -0.005 else f"{least}, but AUC {min(gaps):+}"
 
         best = [name for name in known["wall_ms"] if name.startswith("theirs, bf16")]
         whole = "ours, all active" if "ours, all active" in known["wall_ms"] else "ours"
@@ -372,6 +374,8 @@ def main() -> None:
     print(f"\n{'':44}{'measured':>24}  bar")
     for what, measured, bar in bars(found):
         print(f"{what:44}{measured:>24}  {bar}")
+    if args.out == RESULTS:
+        table.main()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import table
+
 HERE = Path(__file__).parent
 STARTUP = 5  # random trials before TPE models anything, on both sides
 Seen = list[tuple[float, int, float]]  # seconds, trial, validation AUC
@@ -178,6 +180,7 @@ def main() -> None:
             **{name: version(name) for name in names}}  # fmt: skip
     if (asked.texts, asked.trials) == (9600, 12):
         (HERE / "results" / "search.json").write_text(json.dumps({"made_with": made, **found}, indent=1) + "\n")
+        table.main()
     print(json.dumps(found, indent=1))
     return None
 

@@ -180,6 +180,7 @@ class Worker:
             encoder.to(compute.device)
             if compute.device.type == "cpu":
                 encoder.pack()
+                encoder.remember(tokens)
             base = {n: p.detach().cpu().clone() for n, p in encoder.named_parameters() if p.requires_grad}
             self._base = (config.model, drawn, encoder, base, tokens)
         _, _, encoder, base, tokens = self._base

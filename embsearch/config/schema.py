@@ -57,7 +57,7 @@ class ModelConfig:
     pooling: Pooling = "keep"  # keep: what the pretrained folder says (mean where it says nothing)
     projection: int | None = None  # output width of a linear layer after pooling, as 768 -> 256
     normalize: bool = True
-    freeze_layers: int = 0  # the lowest transformer layers (and the embeddings) to keep fixed
+    freeze_layers: int = 0  # the lowest transformer layers (and the embeddings) to keep fixed, without dropout
     max_length: int | None = None  # tokens per text; None: what the encoder can, at most 512
     dropout: float | None = None  # None: what the pretrained config says
     trust_remote_code: bool = False

@@ -170,11 +170,11 @@ class Stack(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, casts: list[Cast], shape: Shape, places: Places, first: int, *parameters: Tensor
+        ctx: Any, x: Tensor, casts: list[Cast], shapes: list[Shape], places: Places, first: int, *parameters: Tensor
     ) -> Tensor:
-        ctx.casts, ctx.shape, ctx.places, ctx.first, ctx.saved = casts, shape, places, first, []
+        ctx.casts, ctx.shapes, ctx.places, ctx.first, ctx.saved = casts, shapes, places, first, []
         x = places.filled(x)
-        for number, cast in enumerate(casts):
+        for number, (cast, shape) in enumerate(zip(casts, shapes, strict=True)):
             x, saved = forward(x, cast, shape, places, keep=number >= first)
             ctx.saved += [saved] if saved else []
         return x[: places.tokens]
@@ -188,10 +188,11 @@ class Stack(torch.autograd.Function):
         gradient = places.filled(gradient, picked.token if picked else None)
         found: list[Tensor] = []
         while ctx.saved:  # each layer's state is freed once it was used
-            saved, cast = ctx.saved.pop(), ctx.casts[ctx.first + len(ctx.saved)]
+            saved = ctx.saved.pop()
+            number = ctx.first + len(ctx.saved)
             if picked is not None:
                 saved.pick(picked)
-            gradient, parts = backward(gradient, saved, cast, ctx.shape, places)
+            gradient, parts = backward(gradient, saved, ctx.casts[number], ctx.shapes[number], places)
             found = [*parts, *found]
         gradient = gradient[: places.tokens]
         if picked is not None:
@@ -206,23 +207,54 @@ class ByHand:
         """What the class itself would give for (1, T, D)."""
         if packing is None or max(length for _, length in packing.runs) > WRITTEN_OUT:
             return super().forward(hidden_states, *args, packing=packing, **more)  # type: ignore[misc]
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
-        layers = [[p for name in MODULES for p in _both(layer, name)] for layer in self.layer]
+        if packing.below is None:
+            found = self._through(self.layer, hidden_states[0], packing)
+        else:
+            found = self._through(self.layer[frozen(self) :], packing.below, packing)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=found.to(hidden_states.dtype)[None])
+
+    def lower(self: Any, hidden: Tensor, packing: Any, count: int) -> Tensor:
+        """(T, D) after the lowest ``count`` layers, as the next one takes it."""
+        return self._through(self.layer[:count], hidden, packing)  # type: ignore[no-any-return]
+
+    def _through(self: Any, modules: nn.ModuleList, x: Tensor, packing: Any) -> Tensor:
+        if not len(modules):
+            return x
+        dtype = dtype_of(next(modules.parameters()))
+        layers = [[p for name in MODULES for p in _both(module, name)] for module in modules]
         # at every call: the fused optimizer changes weights without raising their version
         casts = [Cast.of(layer, dtype) for layer in layers]
-        learns = [hidden_states.requires_grad or any(p.requires_grad for p in layer) for layer in layers]
+        learns = [x.requires_grad or any(p.requires_grad for p in layer) for layer in layers]
         first = learns.index(True) if torch.is_grad_enabled() and any(learns) else len(layers)
-        attention = self.layer[0].attention
-        shape = Shape(
-            attention.self.num_attention_heads, attention.output.LayerNorm.eps,
-            *((attention.output.dropout.p, attention.self.dropout.p) if self.training else (0.0, 0.0)),
-        )  # fmt: skip
+        shapes = [_shape(module) for module in modules]
         with torch.autocast("cpu", enabled=False):
             found: Tensor = Stack.apply(  # type: ignore[no-untyped-call]
-                hidden_states[0].to(dtype), casts, shape, Places(packing.runs, shape.heads), first,
+                x.to(dtype), casts, shapes, Places(packing.runs, shapes[0].heads), first,
                 *(p for layer in layers[first:] for p in layer),
             )  # fmt: skip
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=found.to(hidden_states.dtype)[None])
+        return found
+
+
+def dtype_of(weight: Tensor) -> torch.dtype:
+    """In which products are computed here."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
+
+
+def _shape(layer: Any) -> Shape:
+    attention = layer.attention
+    rates = (attention.output.dropout.p, attention.self.dropout.p) if layer.training else (0.0, 0.0)
+    return Shape(attention.self.num_attention_heads, attention.output.LayerNorm.eps, *rates)
+
+
+def stack(model: nn.Module) -> Any:
+    """The stack of layers in ``model`` that computes by hand; None where there is none."""
+    return next((module for module in model.modules() if isinstance(module, ByHand)), None)
+
+
+def frozen(stack: Any) -> int:
+    """How many of its lowest layers learn nothing."""
+    learns = [any(p.requires_grad for p in layer.parameters()) for layer in stack.layer]
+    return learns.index(True) if any(learns) else len(learns)
 
 
 def _both(layer: nn.Module, name: str) -> tuple[Tensor, Tensor]:

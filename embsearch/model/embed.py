@@ -47,7 +47,7 @@ def encode(encoder: Encoder, tokens: Tokens, texts: np.ndarray) -> Tensor:
     """(B, E) embeddings of one chunk, on the encoder's device; inputs are pinned and asynchronous on CUDA."""
     if encoder.packs:
         ids = np.concatenate([tokens.row(i) for i in texts])
-        return encoder.packed(encoder.rows(ids), tokens.lengths[texts])
+        return encoder.packed(encoder.rows(ids), tokens.lengths[texts], encoder.below(tokens, texts))
     ids, mask = tokens.padded(texts, encoder.pad)
     pair = torch.from_numpy(encoder.rows(ids)), torch.from_numpy(mask)
     device = encoder.device

@@ -8,12 +8,18 @@ Shapes: B texts, T tokens, E the width of the embedding.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from embsearch.model import packing
+from embsearch.data.tokenise import Tokens
+from embsearch.model import bert, packing
+from embsearch.model.below import LIMIT, Below
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 class Encoder(nn.Module):
@@ -26,6 +32,8 @@ class Encoder(nn.Module):
         self._tokens: Tensor | None = None  # row of the cut table -> token id
         self._full: Tensor | None = None  # the whole table, as it was before the cut
         self.packs = False
+        self._known: Tokens | None = None
+        self._below: dict[torch.dtype, Below] = {}
 
     def pack(self) -> None:
         """Encode chunks without padding from now on, where that gives this model's own vectors."""
@@ -35,10 +43,43 @@ class Encoder(nn.Module):
         embeddings_BE: Tensor = self.model({"input_ids": ids_BT, "attention_mask": mask_BT})["sentence_embedding"]
         return embeddings_BE
 
-    def packed(self, ids: np.ndarray, lengths: np.ndarray) -> Tensor:
+    def packed(self, ids: np.ndarray, lengths: np.ndarray, below: Tensor | None = None) -> Tensor:
         """(B, E) embeddings of texts whose ids lie end to end, equal ``lengths`` side by side."""
-        embeddings_BE: Tensor = self.model(packing.features(self.model, ids, lengths))["sentence_embedding"]
+        embeddings_BE: Tensor = self.model(packing.features(self.model, ids, lengths, below))["sentence_embedding"]
         return embeddings_BE
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As of every module; what is frozen has no dropout, so that it gives a text the same vectors every time."""
+        super().train(mode)
+        for module in self.modules():
+            if not any(p.requires_grad for p in module.parameters()) and any(True for _ in module.parameters()):
+                module.eval()
+        return self
+
+    def remember(self, tokens: Tokens) -> None:
+        """Keep what frozen layers make of these texts."""
+        self._known, self._below = tokens, {}
+
+    def below(self, tokens: Tokens, texts: np.ndarray) -> Tensor | None:
+        """What enters the lowest layer that learns, for ``texts`` end to end; None where it is not kept."""
+        stack = bert.stack(self.model)
+        if tokens is not self._known or stack is None or not (frozen := bert.frozen(stack)):
+            return None
+        dtype = bert.dtype_of(next(stack.parameters()))
+        size = int(tokens.offsets[-1]) * stack.config.hidden_size * dtype.itemsize
+        if size > LIMIT or tokens.lengths.max() > bert.WRITTEN_OUT:
+            return None
+        if dtype not in self._below:
+            self._below[dtype] = Below(tokens, lambda take: self._lower(tokens, take, frozen))
+        return self._below[dtype](texts)
+
+    @torch.no_grad()
+    def _lower(self, tokens: Tokens, texts: np.ndarray, count: int) -> Tensor:
+        ids = self.rows(np.concatenate([tokens.row(i) for i in texts]))
+        given = packing.features(self.model, ids, tokens.lengths[texts])
+        base, stack = self.model.transformers_model, bert.stack(self.model)
+        hidden = base.embeddings(input_ids=given["input_ids"], position_ids=given["position_ids"])  # type: ignore
+        return stack.lower(hidden[0], given["packing"], count)  # type: ignore
 
     @property
     def pad(self) -> int:

@@ -11,13 +11,12 @@ in length buckets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import sys
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from torch.nn.functional import dropout as dropout_of
 from torch.nn.functional import scaled_dot_product_attention
@@ -28,7 +27,9 @@ from transformers.masking_utils import sdpa_mask
 from embsearch.model import attention as attend
 from embsearch.model import bert
 from embsearch.model import dropout as cheap
-from embsearch.model.pretrained import positions
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 NAME = "embsearch_packed"
 # Tokens a text up to which attention is written out while training: the backward pass of torch's flash
@@ -44,6 +45,7 @@ class Packing:
     runs: tuple[tuple[int, int], ...]
     borders: Tensor  # (texts + 1,) cumulative lengths, int32
     positions: Tensor  # (1, tokens), from 0 in every text
+    below: Tensor | None = None  # (tokens, D) that enter the lowest layer that learns, where they are known
     _places: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def places(self, heads: int) -> tuple[Tensor, Tensor]:
@@ -118,9 +120,11 @@ AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, _mask)
 
 
-def features(model: SentenceTransformer, rows: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+def features(
+    model: SentenceTransformer, rows: np.ndarray, lengths: np.ndarray, below: Tensor | None = None
+) -> dict[str, Any]:
     """The model's input: ``rows`` are the token rows of all texts end to end."""
-    packing = Packing.of(lengths)
+    packing = replace(Packing.of(lengths), below=below)
     base: Any = model[0]
     first, _ = positions(base.auto_model)
     return {
@@ -131,6 +135,16 @@ def features(model: SentenceTransformer, rows: np.ndarray, lengths: np.ndarray) 
     }
 
 
+def positions(base: nn.Module) -> tuple[int, int]:
+    """The number of a text's first position, and how many there are from it on. RoBERTa's kin count
+    from the padding id; others from 0, and how far is then for the tokenizer to say."""
+    for module in base.modules():
+        table, padding = getattr(module, "position_embeddings", None), getattr(module, "padding_idx", None)
+        if isinstance(table, nn.Embedding) and isinstance(padding, int):
+            return padding + 1, table.num_embeddings - padding - 1
+    return 0, sys.maxsize
+
+
 def prepare(model: SentenceTransformer) -> bool:
     """Switch the model to packed attention where that gives its own padded vectors; whether it does.
 
@@ -138,6 +152,8 @@ def prepare(model: SentenceTransformer) -> bool:
     through the interface (relative positions), looks only near by, or whose pooler reads the
     first token of the sequence, are left as they were.
     """
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
     transformer: Any = model[0]
     base: Any = transformer.auto_model
     if not any(isinstance(m, Pooling) for m in model) or not getattr(base, "is_backend_compatible", lambda: False)():

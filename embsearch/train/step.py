@@ -28,9 +28,9 @@ Loss = Callable[[Tensor, Batch], Tensor]
 # Measured on MiniLM-L6, 32 product triplets, 2 cores: 3 length buckets cut padded tokens by 2.4;
 # more buckets cost more launches than padding saved.
 BUCKETS = 3
-# Padded tokens whose activations are kept at once before gradients are cached: about 4 GB for
-# MiniLM-L6 (6 layers, 384 wide) in fp32, 12 GB for BERT-base.
-GRAPH_TOKENS = 65_536
+# Bytes of activations that may be kept at once; a batch that needs more has its gradients cached. So a worker
+# with MiniLM-L6 stays below 4 GB whatever its batch. On a GPU this share of its memory.
+GRAPH_BYTES, GRAPH_SHARE = 2 * 2**30, 0.4
 
 
 class Stepper:
@@ -42,6 +42,9 @@ class Stepper:
         self.encoder, self.tokens, self.objective, self.compute = encoder, tokens, objective, compute
         self.config = config
         self.budget = config.chunk_tokens
+        self.room = GRAPH_BYTES
+        if compute.device.type == "cuda":
+            self.room = int(GRAPH_SHARE * torch.cuda.get_device_properties(compute.device).total_memory)
 
     def __call__(self, batch: Batch) -> float:
         """The loss of ``batch``; its gradients are left in the encoder's parameters.
@@ -78,7 +81,19 @@ class Stepper:
         held = sum(int(lengths[t].sum()) if self.encoder.packs else len(t) * int(lengths[t].max()) for t in plan)
         cache = self.config.cache_gradients
         shrunk = self.budget < self.config.chunk_tokens
-        return plan, held, cache == "always" or (cache == "auto" and (held > GRAPH_TOKENS or shrunk))
+        large = shrunk or self.graph_bytes(lengths, held) > self.room
+        return plan, held, cache == "always" or (cache == "auto" and large)
+
+    def graph_bytes(self, lengths: np.ndarray, held: int) -> float:
+        """Activations of a step over texts of such lengths that fill ``held`` tokens: 34 D + 5 H L bytes a token and
+        layer of width D with H heads in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198), twice that in fp32."""
+        base = self.encoder.model.transformers_model
+        assert base is not None, "pretrained.build checked that this is a text transformer"
+        names = ("num_hidden_layers", "hidden_size", "num_attention_heads")
+        layers, width, heads = (getattr(base.config, name, 0) for name in names)
+        row = float((lengths.astype(float) ** 2).sum() / lengths.sum())  # of attention, a token's mean
+        a_token: float = layers * (34 * width + 5 * heads * row)
+        return held * a_token * (1 if self.compute.autocast else 2)
 
     def _gradients(self, batch: Batch) -> float:
         plan, _, cached = self.plan(batch)

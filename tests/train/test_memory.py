@@ -1,0 +1,48 @@
+"""A batch of any size fits: its gradients are cached where its activations would not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+STEP = """
+import json, resource, sys
+import numpy as np, torch
+from embsearch.config.schema import ModelConfig, TrainConfig
+from embsearch.data.batch import Batch
+from embsearch.data.tokenise import Tokens
+from embsearch.model import pretrained
+from embsearch.model.device import choose
+from embsearch.model.encoder import Encoder
+from embsearch.objectives.triplet import Triplet
+from embsearch.train.optimizer import adamw
+from embsearch.train.step import Stepper
+
+size, length = int(sys.argv[1]), 20
+torch.set_num_threads(2)
+config = TrainConfig(batch_size=size)
+encoder = Encoder(pretrained.build(ModelConfig("minilm")))
+encoder.pack()
+texts = 3 * size
+tokens = Tokens(np.random.default_rng(0).integers(1000, 9000, texts * length), np.arange(texts + 1) * length)
+rows = torch.arange(texts).view(3, -1)
+batch = Batch(np.arange(texts), *rows, torch.ones(size), rows[1:].flatten(), torch.eye(1))
+stepper = Stepper(encoder.train(), tokens, Triplet(2.0), choose("cpu", "auto"), config)
+loss = stepper(batch)
+adamw(encoder, config).step()
+print(json.dumps({"cached": stepper.plan(batch)[2], "loss": loss,
+                  "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+"""
+
+
+def step(size):
+    ended = subprocess.run([sys.executable, "-c", STEP, str(size)], capture_output=True, text=True, check=True)
+    return json.loads(ended.stdout)
+
+
+def test_a_batch_of_1024_triplets_works_in_4_gb():
+    found = step(1024)
+    assert found["cached"]
+    assert found["peak"] < 4e9
+    assert not step(64)["cached"]
