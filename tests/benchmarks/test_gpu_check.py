@@ -1,0 +1,29 @@
+"""gpu_check.py in its small form, where there is no GPU: that it runs with torch and transformers alone, and is exact."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+CHECK = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
+ALONE = """
+import runpy, sys
+for name in ("sentence_transformers", "mlflow", "optuna", "hydra", "pandas"):
+    sys.modules[name] = None
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_it_runs_alone_and_every_way_of_a_step_is_exact(tmp_path):
+    out = tmp_path / "found.json"
+    command = f"import sys; sys.argv = [{str(CHECK)!r}, '--small', '--device=cpu', '--out={out}']\n{ALONE}"
+    ended = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(out.read_text())
+    distances = found["tiny, distance to the plain forward in fp32"]
+    assert len(distances) == 3
+    assert max(distances.values()) < 1e-5
+    assert found["tiny, batch 8"]["ratio"] > 0
+    assert found["tiny, batch 32, 2 trials at once: steps a second"] > 0
