@@ -1,4 +1,4 @@
-"""gpu_check.py in its small form, where there is no GPU: that it runs with torch and transformers alone, and is exact."""
+"""gpu_check.py in its small form, without a GPU: it runs with torch and transformers alone, and is exact."""
 
 from __future__ import annotations
 
