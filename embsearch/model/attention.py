@@ -21,6 +21,14 @@ from torch import Tensor
 from embsearch.model import dropout as cheap
 
 Runs = tuple[tuple[int, int], ...]  # (texts, tokens a text)
+# Tokens a text up to which attention is written out while training: the backward pass of torch's flash
+# kernel for CPUs takes 2 to 10 times longer below, and less above (MiniLM's shape, bf16, 1 thread).
+WRITTEN_OUT = 256
+
+
+def dtype_of(given: Tensor) -> torch.dtype:
+    """In which products are computed here: autocast's, or that of what is given."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else given.dtype
 
 
 def order(runs: Runs, heads: int) -> Tensor:

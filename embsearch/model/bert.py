@@ -25,8 +25,6 @@ from embsearch.model import attention as attend
 from embsearch.model import dropout as cheap
 from embsearch.model.places import Picked, Places
 
-# Tokens a text up to which attention is written out: its squares are held until the backward pass.
-WRITTEN_OUT = 256
 STACKS = ("BertEncoder", "RobertaEncoder", "XLMRobertaEncoder", "CamembertEncoder")
 MODULES = (
     "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
@@ -205,7 +203,7 @@ class ByHand:
 
     def forward(self: Any, hidden_states: Tensor, *args: Any, packing: Any = None, **more: Any) -> Any:
         """What the class itself would give for (1, T, D)."""
-        if packing is None or max(length for _, length in packing.runs) > WRITTEN_OUT:
+        if packing is None or packing.longest > attend.WRITTEN_OUT:
             return super().forward(hidden_states, *args, packing=packing, **more)  # type: ignore[misc]
         if packing.below is None:
             found = self._through(self.layer, hidden_states[0], packing)
@@ -220,7 +218,7 @@ class ByHand:
     def _through(self: Any, modules: nn.ModuleList, x: Tensor, packing: Any) -> Tensor:
         if not len(modules):
             return x
-        dtype = dtype_of(next(modules.parameters()))
+        dtype = attend.dtype_of(next(modules.parameters()))
         layers = [[p for name in MODULES for p in _both(module, name)] for module in modules]
         # at every call: the fused optimizer changes weights without raising their version
         casts = [Cast.of(layer, dtype) for layer in layers]
@@ -233,11 +231,6 @@ class ByHand:
                 *(p for layer in layers[first:] for p in layer),
             )  # fmt: skip
         return found
-
-
-def dtype_of(weight: Tensor) -> torch.dtype:
-    """In which products are computed here."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
 
 
 def _shape(layer: Any) -> Shape:

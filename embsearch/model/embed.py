@@ -13,9 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import OutOfMemory
+from embsearch.model.attention import WRITTEN_OUT
 from embsearch.model.device import Compute, is_out_of_memory
 from embsearch.model.encoder import Encoder
-from embsearch.model.packing import WRITTEN_OUT
 
 
 def chunks(lengths: np.ndarray, budget: int, pieces: int = 1) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ Shapes: B texts, T tokens, E the width of the embedding.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from embsearch.data.tokenise import Tokens
 from embsearch.model import bert, packing
+from embsearch.model.attention import WRITTEN_OUT, dtype_of
 from embsearch.model.below import LIMIT, Below
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ class Encoder(nn.Module):
         self._full: Tensor | None = None  # the whole table, as it was before the cut
         self.packs = False
         self._known: Tokens | None = None
-        self._below: dict[torch.dtype, Below] = {}
+        self._frozen = 0  # lowest layers whose states are kept
+        self._below: dict[torch.dtype, Below | None] = {}
 
     def pack(self) -> None:
         """Encode chunks without padding from now on, where that gives this model's own vectors."""
@@ -59,27 +62,28 @@ class Encoder(nn.Module):
     def remember(self, tokens: Tokens) -> None:
         """Keep what frozen layers make of these texts."""
         self._known, self._below = tokens, {}
+        stack = bert.stack(self.model)
+        short = len(tokens.lengths) > 0 and tokens.lengths.max() <= WRITTEN_OUT
+        self._frozen = bert.frozen(stack) if stack is not None and short else 0
 
     def below(self, tokens: Tokens, texts: np.ndarray) -> Tensor | None:
         """What enters the lowest layer that learns, for ``texts`` end to end; None where it is not kept."""
-        stack = bert.stack(self.model)
-        if tokens is not self._known or stack is None or not (frozen := bert.frozen(stack)):
+        if tokens is not self._known or not self._frozen:
             return None
-        dtype = bert.dtype_of(next(stack.parameters()))
-        size = int(tokens.offsets[-1]) * stack.config.hidden_size * dtype.itemsize
-        if size > LIMIT or tokens.lengths.max() > bert.WRITTEN_OUT:
-            return None
+        dtype = dtype_of(next(self.parameters()))
         if dtype not in self._below:
-            self._below[dtype] = Below(tokens, lambda take: self._lower(tokens, take, frozen))
-        return self._below[dtype](texts)
+            size = int(tokens.offsets[-1]) * bert.stack(self.model).config.hidden_size * dtype.itemsize
+            self._below[dtype] = None if size > LIMIT else Below(tokens, partial(self._lower, tokens))
+        kept = self._below[dtype]
+        return None if kept is None else kept(texts)
 
     @torch.no_grad()
-    def _lower(self, tokens: Tokens, texts: np.ndarray, count: int) -> Tensor:
+    def _lower(self, tokens: Tokens, texts: np.ndarray) -> Tensor:
         ids = self.rows(np.concatenate([tokens.row(i) for i in texts]))
         given = packing.features(self.model, ids, tokens.lengths[texts])
         base, stack = self.model.transformers_model, bert.stack(self.model)
         hidden = base.embeddings(input_ids=given["input_ids"], position_ids=given["position_ids"])  # type: ignore
-        return stack.lower(hidden[0], given["packing"], count)  # type: ignore
+        return stack.lower(hidden[0], given["packing"], self._frozen)  # type: ignore
 
     @property
     def pad(self) -> int:

@@ -3,7 +3,8 @@
 The texts of a chunk stand in the order of their length, so those of one length lie side by
 side, and attention over such a run is one dense call on a view: no padding, no mask, no copy.
 Everything else in a transformer works token by token and never sees a border. It goes through
-transformers' own attention interface, so the model's code stays as it is.
+transformers' own attention interface, so the model's code stays as it is; BERT's layers are
+computed by hand (bert.py).
 
 For CPUs. On a GPU a call per distinct length would wait for launches; there texts are padded
 in length buckets.
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 NAME = "embsearch_packed"
-# Tokens a text up to which attention is written out while training: the backward pass of torch's flash
-# kernel for CPUs takes 2 to 10 times longer below, and less above (MiniLM's shape, bf16, 1 thread).
-WRITTEN_OUT = 256
 PROBE = (160, 9, 9, 3)  # lengths; 160 is beyond the windows of local attention (ModernBERT: 128)
 
 
@@ -47,6 +45,10 @@ class Packing:
     positions: Tensor  # (1, tokens), from 0 in every text
     below: Tensor | None = None  # (tokens, D) that enter the lowest layer that learns, where they are known
     _places: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def longest(self) -> int:
+        return max(length for _, length in self.runs)
 
     def places(self, heads: int) -> tuple[Tensor, Tensor]:
         """For hand-written attention: the order of its rows, and the way back."""
@@ -80,8 +82,8 @@ def attention(
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     causal = bool(getattr(module, "is_causal", False))
-    if module.training and max(length for _, length in packing.runs) <= WRITTEN_OUT:
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    if module.training and packing.longest <= attend.WRITTEN_OUT:
+        dtype = attend.dtype_of(query)
         rows = (t.squeeze(0).transpose(0, 1).to(dtype) for t in (query, key, value))  # rotated ones may be fp32
         with torch.autocast("cpu", enabled=False):
             found: Tensor = attend.Attention.apply(  # type: ignore[no-untyped-call]
@@ -92,7 +94,7 @@ def attention(
     queries, keys, values = (torch.split(t.squeeze(0), sizes, dim=1) for t in (query, key, value))
     mixed = []
     for run, q, k, v in zip(packing.runs, queries, keys, values, strict=True):
-        written_out = module.training and run[1] <= WRITTEN_OUT
+        written_out = module.training and run[1] <= attend.WRITTEN_OUT
         q, k, v = (t.view(len(t), *run, -1) for t in (q, k, v))
         mixed.append(_dense(q, k, v, scale, dropout, causal and run[1] > 1, written_out).flatten(1, 2))
     return torch.cat(mixed, dim=1).transpose(0, 1)[None], None

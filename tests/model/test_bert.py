@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
-from embsearch.model import bert, packing, places
+from embsearch.model import attention, bert, packing, places
 from embsearch.model import dropout as cheap
 
 LENGTHS = np.array([9, 5, 5, 4, 1])
@@ -158,7 +158,7 @@ def test_changed_weights_are_noticed():
 
 def test_padded_input_and_long_texts_go_through_the_class_itself(monkeypatch):
     encoder, other = by_hand().eval(), stack().eval()
-    monkeypatch.setattr(bert, "WRITTEN_OUT", 8)
+    monkeypatch.setattr(attention, "WRITTEN_OUT", 8)
     monkeypatch.setattr(bert.Stack, "apply", None)
     x = torch.randn(1, TOKENS, 24, dtype=torch.float64)
     packed = packing.Packing.of(LENGTHS)
