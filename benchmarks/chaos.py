@@ -1,6 +1,6 @@
 """A study under kill -9 whose tracking server goes away, beside the same study left alone.
 
-    make chaos                                      # 12 trials of MiniLM on real data, 20 kills, about 15 minutes
+    make chaos                                      # 12 trials of MiniLM on real data, 20 kills, about 17 minutes
     python benchmarks/chaos.py --kills 4 --trials 4
 
 Both studies record to a real MLflow server. The second one loses a process to kill -9 every 20 seconds or so, drawn
@@ -448,7 +448,7 @@ def words_of(trials: int, texts: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--texts", type=int, default=12_800, help="of one trial")
+    parser.add_argument("--texts", type=int, default=19_200, help="of one trial")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--every", type=float, default=20.0, help="seconds between two kills, on average")
     parser.add_argument("--seed", type=int, default=0)
