@@ -1,6 +1,6 @@
 """A study's folder on disk, and who holds it.
 
-<home>/studies/<name>/{study.yaml, events.jsonl, lock, trials/t0007/{config.yaml, events.jsonl, ...}}
+<home>/studies/<name>/{study.yaml, events.jsonl, report.html, lock, trials/t0007/{config.yaml, events.jsonl, ...}}
 """
 
 from __future__ import annotations
@@ -158,6 +158,15 @@ class StudyFolder:
     def run(self, number: int, seed: int) -> Path:
         """Where one of a trial's runs keeps its checkpoint and model: the trial's own folder, for its own seed."""
         return self.trial(number) / f"seed{seed}" if seed else self.trial(number)
+
+    @property
+    def page(self) -> Path:
+        """The page that explains the study, once it has ended."""
+        return self.path / "report.html"
+
+    def tested(self, label: str) -> Path:
+        """What the model of a row of the final table says of every test row: ``evaluate.examine``."""
+        return self.path / "tested" / f"{label.replace(' ', '_')}.npz"
 
     def trial_log(self, number: int) -> EventLog:
         if number not in self._trial_logs:

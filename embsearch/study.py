@@ -58,7 +58,8 @@ class Interrupted(EmbsearchError):
 
 
 class Study:
-    """The coordinator of one study. ``watch`` is called with the study whenever something changed."""
+    """The coordinator of one study. ``watch`` is called with the study whenever something changed, ``page`` when
+    it has ended: what that writes into the folder is there before the last sync of the recorder."""
 
     def __init__(
         self,
@@ -67,13 +68,14 @@ class Study:
         recorder: Callable[[Path], Recorder],
         watch: Callable[[Study, str], None] = lambda study, line: None,
         clock: Clock = time,
+        page: Callable[[StudyFolder], None] = lambda folder: None,
     ) -> None:
         self.space = parse(config.space, config)
         most = sampler.trials_of(config.sampler, self.space, 1 + len(config.study.defaults))
         if most is not None:  # a grid that is done is a study that is done
             config = replace(config, stop=replace(config.stop, trials=min(most, config.stop.trials)))
         self.config, self._watch, self._clock = config, watch, clock
-        self._make_launcher, self._make_recorder = launcher, recorder
+        self._make_launcher, self._make_recorder, self._page = launcher, recorder, page
         self._recorder: Recorder = NoRecorder()
         self.folder = StudyFolder(config, clock)
         if config.study.on_drift == "new" and self.folder.drift():
@@ -98,6 +100,8 @@ class Study:
             found = self.folder.result()
             if found is not None and self._nothing_left(found):
                 self._recorder = self._make_recorder(self.folder.path)  # it may have ended while MLflow was away
+                if not self.folder.page.exists():  # or have been killed just then
+                    self._page(self.folder)
                 self.pending = self._recorder.close(timeout=60.0)
                 return Result(**found)
             self._earlier, self._started = self.folder.seconds_spent(), self._clock.monotonic()
@@ -114,17 +118,22 @@ class Study:
                 self._restore()
             if self.baseline is not None:
                 self._recorder = self._make_recorder(self.folder.path)
-            launcher = self._make_launcher(self.folder.path)
             try:
-                with self.stopping.heard(launcher.halt), self.optuna.errors():
-                    why = self._search(launcher)
-                    if self.stopping.asked:
-                        raise Interrupted(STOPPED)
-                    result = self._finish(launcher, why)
+                result = self._to_the_end(self._make_launcher(self.folder.path))
+                self._page(self.folder)
             finally:
-                launcher.close()
                 self._close_recorder()
         return result
+
+    def _to_the_end(self, launcher: Launcher) -> Result:
+        try:
+            with self.stopping.heard(launcher.halt), self.optuna.errors():
+                why = self._search(launcher)
+                if self.stopping.asked:
+                    raise Interrupted(STOPPED)
+                return self._finish(launcher, why)
+        finally:
+            launcher.close()
 
     def _close_recorder(self) -> None:
         self.pending = self._recorder.close(timeout=10.0 if self.stopping.asked else 60.0)
@@ -363,7 +372,8 @@ class Study:
                     label, number = running[slot] = todo.pop(0)
                     model = None if number is None else str(self.folder.trial(number) / "model")
                     task = {"do": "evaluate", "split": split, "model": model, "full": True,
-                            "config": to_dict(self.config), "cache": str(self.cache)}  # fmt: skip
+                            "config": to_dict(self.config), "cache": str(self.cache),
+                            "keep": str(self.folder.tested(label))}  # fmt: skip
                     launcher.submit(slot, task)
             if self.stopping.asked and (not running or self.stopping.late):
                 raise Interrupted(STOPPED)

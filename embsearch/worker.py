@@ -28,6 +28,7 @@ from embsearch.data.dataset import Dataset, Judged, subset
 from embsearch.data.tokenise import Tokens, cached, tokenise
 from embsearch.errors import EmbsearchError, UserError
 from embsearch.evaluate.bootstrap import auc_interval
+from embsearch.evaluate.examine import examine
 from embsearch.evaluate.score import by_segment, score, score_pool, similarity
 from embsearch.launch.base import Message, Task
 from embsearch.model import pretrained
@@ -125,14 +126,23 @@ class Worker:
     def _evaluate(self, task: Task) -> Iterator[Message]:
         config = build(task["config"])
         full = bool(task.get("full"))
-        yield self.evaluate(config, task["cache"], task["split"], task.get("model"), full, task.get("most"))
+        keep = Path(task["keep"]) if task.get("keep") else None
+        yield self.evaluate(config, task["cache"], task["split"], task.get("model"), full, task.get("most"), keep)
 
     def evaluate(
-        self, config: Config, cache: str, split: str, model: str | None, full: bool, most: int | None = None
+        self,
+        config: Config,
+        cache: str,
+        split: str,
+        model: str | None,
+        full: bool,
+        most: int | None = None,
+        keep: Path | None = None,
     ) -> Message:
         """Metrics of a saved model (None: the untuned encoder) on one split; ``full``: all there are.
 
         ``most``: about how many rows; None: all with ``full``, else as many as trials are measured on.
+        ``keep``: a file for what the model says of every row (``evaluate.examine``).
         """
         compute = choose(config.device, config.train.precision)
         data = self.dataset(cache)
@@ -150,7 +160,7 @@ class Worker:
             tokens = cached(data, encoder.model.tokenizer, length, Path(cache) / "tokens")
         else:
             encoder, tokens = self._encoder(config, data, Path(cache), compute)
-        found = evaluate(encoder, tokens, rows, compute, config, full)
+        found = evaluate(encoder, tokens, rows, compute, config, full, keep)
         return {"kind": "evaluated", **found, "compute": compute.why, "seconds": time.monotonic() - started}
 
     def _probe(self, task: Task) -> Iterator[Message]:
@@ -193,7 +203,7 @@ class Worker:
 
 
 def evaluate(
-    encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute, config: Config, full: bool
+    encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute, config: Config, full: bool, keep: Path | None
 ) -> dict[str, Any]:
     """Metrics of an encoder on judged rows; with ``full`` also the interval, the pool and the segments."""
     ids, vectors = vectors_of(encoder, tokens, rows, compute)
@@ -204,6 +214,8 @@ def evaluate(
         found |= {"auc": record(interval), "segments": by_segment(rows, scores)}
         if config.evaluate.pool:
             found["metrics"] |= score_pool(rows, ids, vectors)
+    if keep is not None:
+        examine(rows, ids, vectors, scores).save(keep)
     return found
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,3 +103,32 @@ def judgements_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("query", "title", "grade", "category"), *judgement_rows()])
     return path
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def page() -> Iterator[Any]:
+    """A page of a fresh profile that reaches nothing but this machine; ``page.strayed`` lists what it tried."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine; Debian: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        page = browser.new_page(viewport={"width": 1500, "height": 1400})
+        page.strayed = []
+
+        def local_only(route: Any) -> None:
+            if route.request.url.startswith(("http://127.0.0.1:", "data:", "blob:", "file:")):
+                route.continue_()
+            else:
+                page.strayed.append(route.request.url)
+                route.abort()
+
+        page.route("**/*", local_only)
+        yield page
+        browser.close()

@@ -21,7 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from embsearch import __version__
-from embsearch.cli.verbs import split_verb
+from embsearch.cli.verbs import by_study, split_verb
 from embsearch.errors import ConfigError, EmbsearchError, UserError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from embsearch.config.schema import Config
 
+FLAGS = {"--verbose": "verbose=true", "--why": "why=true", "--no-open": "open=false"}
 SHOWS = ("--cfg", "-c", "--info", "-i", "--hydra-help")  # Hydra prints and nothing runs
 
 
@@ -80,7 +81,7 @@ def _run(words: list[str]) -> int:
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     verb, rest = split_verb(words)
-    rest, config_dirs = _take_config_dirs(rest)
+    rest, config_dirs = _take_config_dirs([FLAGS.get(word, word) for word in rest])
     if not words or {"-h", "--help"} & set(rest):
         from embsearch.cli import help
 
@@ -89,6 +90,9 @@ def _run(words: list[str]) -> int:
     shows = any(word.partition("=")[0] in SHOWS for word in rest)
     if verb is None and not shows:
         raise ConfigError(f"{' '.join(words)}: the verb comes first, as 'embsearch search {' '.join(words)}'")
+    if verb is not None and verb.several:
+        configs = [_compose(one, config_dirs) for one in by_study(rest)]
+        return 0 if None in configs else int(import_module(verb.module).run(configs))
     config = _compose(rest, config_dirs)
     if config is None or verb is None:
         return 0

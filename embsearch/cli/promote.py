@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embsearch.cli.hints import same_study
+from embsearch.config.again import same_study
 from embsearch.config.schema import Config
 
 

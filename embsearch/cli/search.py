@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from embsearch.cli.hints import same_study
+from embsearch.config.again import same_study
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError
 from embsearch.folder import StudyFolder
@@ -23,7 +24,7 @@ def run(config: Config) -> int:
     """Run the study to its end and show what it found."""
     watch = Watch()
     time_of = clock(config)
-    study = Study(config, launcher(config, time_of), recorder(config), watch, time_of)
+    study = Study(config, launcher(config, time_of), recorder(config), watch, time_of, page)
     try:
         result = study.run()
     finally:
@@ -36,6 +37,8 @@ def run(config: Config) -> int:
         )
         if study.behind:
             print(study.behind)
+    if study.folder.page.exists():
+        print(f"page:  {study.folder.page}")
     name = same_study(study.config)
     if config.launcher.name == "replay":
         from embsearch.cli.curves import curves
@@ -56,6 +59,18 @@ def clock(config: Config) -> Clock:
     from embsearch.launch.replay import VirtualClock
 
     return VirtualClock(max(time.time(), StudyFolder(config).last_sign()))
+
+
+def page(folder: StudyFolder) -> None:
+    """Write the page of a study that has ended. Whatever is wrong with a page, the study has its result."""
+    from embsearch.cli.report import write_page
+    from embsearch.report.record import Record
+
+    try:
+        write_page(Record(folder), folder.page)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        print(f"the study page could not be written ({what}); 'embsearch report' tries again", file=sys.stderr)
 
 
 def launcher(config: Config, clock: Clock = time) -> Callable[[Path], Launcher]:

@@ -15,6 +15,7 @@ from embsearch.folder import StudyFolder, holder
 from embsearch.history import read_trials
 from embsearch.report.live import clock, summary, trials_table
 from embsearch.report.result import result_table
+from embsearch.report.story import story
 from embsearch.search.space import parse
 
 
@@ -30,6 +31,8 @@ def run(config: Config) -> int:
             f"Studies there: {', '.join(known) or 'none'}; begin it with 'embsearch search study.name=...'"
         )
     study = view(folder)
+    if config.trial is not None and config.why:
+        return _why(folder, config.trial, study.config.evaluate.objective)
     console = Console()
     print(f"study {config.study.name}: {study.running or 'not running'}")
     console.print(trials_table(study, most=100))
@@ -43,6 +46,20 @@ def run(config: Config) -> int:
     if (result := folder.result()) is not None:
         console.print(result_table(result["table"], study.config.evaluate.objective))
     return 0
+
+
+def _why(folder: StudyFolder, number: int, objective: str) -> int:
+    """Everything that happened to one trial, and why. Raises StudyError where there is no such trial."""
+    for there, events in folder.trial_logs():
+        if there == number:
+            for line in story(events, objective):
+                print(line)
+            return 0
+    known = [there for there, _ in folder.trial_logs()]
+    raise StudyError(
+        f"trial={number}: study {folder.config.study.name} has "
+        + (f"the trials {min(known)} to {max(known)}" if known else "no trial yet")
+    )
 
 
 def view(folder: StudyFolder) -> SimpleNamespace:

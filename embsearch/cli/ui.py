@@ -6,6 +6,7 @@ import json
 import signal
 import time
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import quote
@@ -63,7 +64,8 @@ def study_address(config: Config, url: str) -> str | None:
     if opened is None:
         return None
     view = view_id(study_uid(opened))
-    name = quote(experiment_name(config), safe="")
+    begun = replace(config, study=replace(config.study, task=opened["task"]))  # the command may name the study alone
+    name = quote(experiment_name(begun), safe="")
     try:
         with urlopen(f"{url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}", timeout=10) as answer:
             experiment = json.load(answer)["experiment"]

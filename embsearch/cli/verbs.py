@@ -14,6 +14,7 @@ class Verb(NamedTuple):
     does: str
     examples: tuple[str, ...]  # without "embsearch <name>"
     settings: tuple[str, ...]  # config paths its help shows
+    several: bool = False  # takes several studies; its run gets a list of configs
 
     @property
     def module(self) -> str:
@@ -69,13 +70,26 @@ VERBS = (
     Verb(
         "status",
         "Say where a study stands: trials, best so far, what is left of the budget.",
-        ("study=product_search", "study.name=clicks", "study=product_search home=/data/embsearch"),
-        ("study.name", "home"),
+        ("study=product_search", "study=product_search trial=7 --why", "study.name=clicks home=/data/embsearch"),
+        ("study.name", "trial", "why", "verbose", "home"),
+    ),
+    Verb(
+        "report",
+        "Write the page that explains a study: what won, by how much, why, and whether to trust it.",
+        ("study=product_search", "study.name=clicks output=clicks.html --no-open"),
+        ("study.name", "output", "open", "home"),
+    ),
+    Verb(
+        "compare",
+        "Put studies side by side: what each found, at what cost, in which space.",
+        ("study.name=clicks study.name=clicks-wide", "study=product_search study.name=clicks output=both.html"),
+        ("study.name", "output", "home"),
+        several=True,
     ),
     Verb(
         "ui",
         "Open MLflow on the comparison that shows what won and why.",
-        ("", "study=product_search port=5001", "open=false"),
+        ("", "study=product_search port=5001", "--no-open"),
         ("study.name", "track.uri", "port", "open", "home"),
     ),
     Verb(
@@ -129,6 +143,12 @@ def split_verb(words: Sequence[str]) -> tuple[Verb | None, list[str]]:
         if " ".join(words[:length]) == verb.name:
             return verb, list(words[length:])
     raise ConfigError(_no_such_verb(words))
+
+
+def by_study(words: Sequence[str]) -> list[list[str]]:
+    """The words of a command on several studies, for each of them: every ``study=`` and ``study.name=`` is one."""
+    named = [i for i, word in enumerate(words) if word.partition("=")[0] in ("study", "study.name")]
+    return [[w for i, w in enumerate(words) if i == mine or i not in named] for mine in named] or [list(words)]
 
 
 def completions(typed: Sequence[str], partial: str) -> list[str]:

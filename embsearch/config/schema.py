@@ -202,4 +202,5 @@ class Config:
     trial: int | None = None
     open: bool = True  # ui: open a browser
     port: int = 5000
-    verbose: bool = False
+    verbose: bool = False  # every decision of the scheduler, as it is made
+    why: bool = False  # status: everything that happened to the trial, with the reasons

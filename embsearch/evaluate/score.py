@@ -58,7 +58,7 @@ def similarity(judged: Judged, ids_T: Ids, vectors_TE: Vectors) -> NDArray[np.fl
 
     ``ids_T`` rises and holds every text of the rows.
     """
-    unit_TE = _unit(vectors_TE)
+    unit_TE = unit(vectors_TE)
     text_ME, title_ME = unit_TE[_rows(ids_T, judged.text)], unit_TE[_rows(ids_T, judged.title)]
     cosine_M: NDArray[np.float32] = np.einsum("me,me->m", text_ME, title_ME)
     return cosine_M
@@ -73,7 +73,7 @@ def score_pool(judged: Judged, ids_T: Ids, vectors_TE: Vectors, pool: Ids | None
     if not judged.relevant.any():
         return {}
     pool = np.unique(judged.title if pool is None else pool)
-    unit_TE = _unit(vectors_TE)
+    unit_TE = unit(vectors_TE)
     first_M = np.unique(judged.query, return_index=True)[1]
     asks = np.flatnonzero(judged.relevant)
     query_R = np.searchsorted(judged.query[first_M], judged.query[asks])
@@ -95,7 +95,8 @@ def _checked(judged: Judged, similarity: ArrayLike) -> Floats:
     return scores
 
 
-def _unit(vectors_TE: Vectors) -> NDArray[np.float32]:
+def unit(vectors_TE: Vectors) -> NDArray[np.float32]:
+    """The vectors in fp32, each of length 1 (a zero vector stays one)."""
     exact_TE = np.asarray(vectors_TE, dtype=np.float32)
     unit_TE: NDArray[np.float32] = exact_TE / np.linalg.norm(exact_TE, axis=1, keepdims=True).clip(min=1e-6)
     return unit_TE

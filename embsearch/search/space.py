@@ -52,6 +52,7 @@ FIXED = (
     "open",
     "port",
     "verbose",
+    "why",
 )
 KEYS = ("low", "high", "log", "step", "choices", "ordered", "when")
 

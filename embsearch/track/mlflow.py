@@ -274,11 +274,23 @@ class MlflowRecorder:
                 pins = "".join(f"{name}=={version}\n" for name, version in packages.items())
                 client.log_text(run, pins, "packages.txt")
             view.parts.add("artifacts")
+        self._send_page(client, view)
         self._send_dataset(client, view)
         closed = study.state == "closed"
         status = "FINISHED" if closed else "RUNNING" if self._live else "SCHEDULED"
         self._send_status(client, view, status, study.ended)
         view.sent = events
+
+    def _send_page(self, client: MlflowClient, view: _View) -> None:
+        """The study page, once there is one, and again when it was written again."""
+        page = self._folder / "report.html"
+        if not page.exists() or (part := f"page of {page.stat().st_mtime_ns}") in view.parts:
+            return
+        client.log_artifact(view.run_id, str(page))
+        link = mlflow_view.artifact_link(self._experiment, view.run_id, page.name)
+        view.tags["embsearch.report"] = f"[{page.name}]({link})"
+        client.set_tag(view.run_id, "embsearch.report", view.tags["embsearch.report"])
+        view.parts.add(part)
 
     # A trial
 

@@ -31,6 +31,12 @@ def deep_link(base_url: str, experiment_id: str, view: str) -> str:
     )
 
 
+def artifact_link(experiment_id: str, run_id: str, path: str) -> str:
+    """The address, inside MLflow, of a file of a run."""
+    run = f"/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
+    return f"{run}/artifacts/{quote(path)}?workflowType=machine_learning"
+
+
 def saved_view(
     name: str, uid: str, axes: Sequence[str], plotted: Sequence[str], objective: str, created: int, updated: int
 ) -> dict[str, Any]:

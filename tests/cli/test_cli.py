@@ -204,7 +204,7 @@ def test_a_folder_of_the_users_own_is_read_with_dotted_keys(verb, empty_folder):
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("embsearch ", ["data", "encode", "evaluate", "plan", "promote", "search", "status", "sync", "train", "ui"]),
+        ("embsearch ", sorted({verb.name.split()[0] for verb in VERBS})),
         ("embsearch se", ["search"]),
         ("embsearch data ", ["check"]),
         ("embsearch serach mod", []),

@@ -2,44 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from embsearch.cli.ui import study_address
 from embsearch.config.schema import Config
 from embsearch.track.server import running
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.fixture
-def page() -> Iterator[Any]:
-    """A page of a fresh profile that reaches nothing but this machine; ``page.strayed`` lists what it tried."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine; Debian: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        page = browser.new_page(viewport={"width": 1500, "height": 1400})
-        page.strayed = []
-
-        def local_only(route: Any) -> None:
-            if route.request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
-                route.continue_()
-            else:
-                page.strayed.append(route.request.url)
-                route.abort()
-
-        page.route("**/*", local_only)
-        yield page
-        browser.close()
 
 
 def test_the_deep_link_shows_what_won_without_a_click(page: Any, shown: Config) -> None:

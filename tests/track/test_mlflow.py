@@ -221,6 +221,21 @@ def test_the_view_and_the_note_are_there_from_the_start(config: Config) -> None:
     assert "Which settings find the clicked title?" in experiment.tags["mlflow.note.content"]
 
 
+def test_the_study_page_is_beside_the_studys_run_and_the_note_leads_there(config: Config, study: Path) -> None:
+    recorder = MlflowRecorder(config, study)
+    recorder.sync()
+    page = study / "report.html"
+    for content in ("<p>first</p>", "<p>second</p>"):
+        page.write_text(content)
+        assert recorder.sync() == 0
+        run, client = run_named(config, "study/shop"), connect(config)
+        there = client.download_artifacts(run.info.run_id, "report.html")
+        assert Path(there).read_text() == content
+    link = f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/report.html"
+    note = client.get_experiment(run.info.experiment_id).tags["mlflow.note.content"]
+    assert f"study page: [report.html]({link}?workflowType=machine_learning)" in note
+
+
 def test_a_failing_recorder_raises_nothing(config: Config, study: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     recorder = MlflowRecorder(replace(config, home=str(tmp_path / "file" / "below")), study)

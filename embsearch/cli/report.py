@@ -1,0 +1,77 @@
+"""embsearch report: the page that explains a study."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+from embsearch.cli.files import check_output, write_whole
+from embsearch.config.schema import Config
+from embsearch.data.dataset import Dataset
+from embsearch.data.load import prepare_dataset
+from embsearch.errors import StudyError, UserError
+from embsearch.folder import StudyFolder
+from embsearch.report import vega
+from embsearch.report.models import Models, missing, read_models
+from embsearch.report.page import study_page
+from embsearch.report.record import Record
+
+
+def run(config: Config) -> int:
+    """Write the page of a study, finished or running, to ``output`` (None: report.html in the study's folder).
+    Raises StudyError where it has not been begun."""
+    output = check_output(config.output, ".html")
+    folder = StudyFolder(config)
+    path = output or folder.page
+    write_page(read_record(folder), path)
+    print(f"study page: {path}")
+    if config.open:
+        webbrowser.open(path.resolve().as_uri())
+    return 0
+
+
+def write_page(record: Record, path: Path) -> None:
+    """The page of a study, whole or not at all."""
+    html = study_page(record, models_of(record), vega.script(record.folder.home / "cache"))
+    write_whole(path, html.encode())
+
+
+def read_record(folder: StudyFolder) -> Record:
+    """What the study's logs say. Raises StudyError where it has not been begun."""
+    if not folder.locked.exists():
+        raise StudyError(f"study {folder.config.study.name} is not in {folder.home}; see 'embsearch status'")
+    return Record(folder)
+
+
+def models_of(record: Record) -> Models | None:
+    """What the study's models say of each test row; what is missing of a finished study is measured again. None,
+    with a line that says why, where that cannot be."""
+    if not record.tested or record.config.launcher.name == "replay":  # of a replay there is no model
+        return None
+    home = record.folder.home
+    try:
+        cache = prepare_dataset(record.config.data, home / "cache")
+        data = Dataset.load(cache)
+        if record.opened[-1]["data"] != data.fingerprint:
+            raise UserError("the data are no longer those of the study")
+        if todo := missing(record, data):
+            _examine(record, cache, todo)
+        return read_models(record, data)
+    except UserError as error:
+        print(f"without scores of single rows: {error}")
+        return None
+
+
+def _examine(record: Record, cache: Path, labels: list[str]) -> None:
+    from embsearch.worker import Worker, use_all_cores
+
+    use_all_cores()
+    worker = Worker()
+    for label in labels:
+        event = record.tested[label]
+        model = None if event["trial"] is None else record.folder.trial(event["trial"]) / "model"
+        if model is not None and not model.exists():
+            raise UserError(f"the model of trial {event['trial']} is gone")
+        print(f"measuring the {label} on the {event['split']} rows", flush=True)
+        split, folder = event["split"], None if model is None else str(model)
+        worker.evaluate(record.config, str(cache), split, folder, False, 0, record.folder.tested(label))

@@ -1,0 +1,202 @@
+"""Studies side by side: what each found, at what cost, in which space; and who is better where rows are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from embsearch.evaluate.bootstrap import auc_gain
+from embsearch.report.charts import Chart
+from embsearch.report.findings import signed
+from embsearch.report.importance import importances
+from embsearch.report.live import clock, short
+from embsearch.report.models import Models
+from embsearch.report.page import render
+from embsearch.report.ranges import range_words
+from embsearch.report.record import BEST, UNTUNED, Record
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the studies. ``models`` None: nothing is known of single rows."""
+
+    record: Record
+    models: Models | None
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def data(self) -> str:
+        """The fingerprint of its data."""
+        return str(self.record.opened[-1]["data"]) if self.record.opened else ""
+
+    @cached_property
+    def facts(self) -> dict[str, str]:
+        """What is compared, in words."""
+        record, best = self.record, self.record.best
+        states = [course.trial.state for course in record.courses.values()]
+        won = record.tested.get(BEST)
+        gain = None if self.models is None else self.models.gain(BEST, UNTUNED)
+        progress = record.progress()
+        value = None if best is None else best.trial.best
+        found = {
+            f"validation {record.objective}": "" if value is None else f"{value:.4f}",
+            "winner": "" if best is None else f"trial {best.trial.number}",
+        }
+        if won is not None:
+            auc = won["auc"]
+            found[f"{won['split']} AUC (95 %)"] = f"{auc['value']:.4f} ({auc['low']:.4f} to {auc['high']:.4f})"
+        if gain is not None:
+            found["gain over the untuned encoder"] = signed(gain)
+        return found | {
+            "trials": f"{len(states)}, {states.count('complete')} complete, {states.count('failed')} failed",
+            "texts trained on": f"{record.texts:,}",
+            "time": clock(record.result["seconds"] if record.result is not None else record.seconds),
+            "time to its best": clock(progress[-1][0]) if progress else "",
+            "encoder": record.config.model.path,
+            "sampler, scheduler": f"{record.config.sampler.name}, {record.config.scheduler.name}",
+            "data": self.data[:12],
+        }
+
+    @cached_property
+    def importance(self) -> dict[str, str]:
+        """Of each parameter by config path, with its interval."""
+        paths = dict(zip(self.record.space.short_names(), self.record.space.dimensions, strict=True))
+        found, _, _ = importances(self.record)
+        return {paths[one.name].path: f"{one.value:.0%} ({one.low:.0%} to {one.high:.0%})" for one in found}
+
+
+def facts_rows(sides: Sequence[Side]) -> list[tuple[str, list[str]]]:
+    """Every fact and what it is in each study."""
+    names = dict.fromkeys(name for side in sides for name in side.facts)
+    return [(name, [side.facts.get(name, "") for side in sides]) for name in names]
+
+
+def space_rows(sides: Sequence[Side]) -> list[tuple[str, list[Mapping[str, str]]]]:
+    """Every searched parameter; in each study its ``range``, the ``winner``'s value and its ``importance``."""
+    paths = dict.fromkeys(d.path for side in sides for d in side.record.space.dimensions)
+    return [(path, [_of(side, path) for side in sides]) for path in paths]
+
+
+def _of(side: Side, path: str) -> Mapping[str, str]:
+    from embsearch.config.build import value_at
+
+    dimension = next((d for d in side.record.space.dimensions if d.path == path), None)
+    if dimension is None:
+        fixed = short(value_at(side.record.config, path))
+        return {"range": f"fixed at {fixed}", "winner": fixed, "importance": ""}
+    best = side.record.best
+    won = None if best is None else best.trial.params.get(path)
+    return {
+        "range": range_words(dimension),
+        "winner": "not used" if won is None else short(won),
+        "importance": side.importance.get(path, ""),
+    }
+
+
+def answers(sides: Sequence[Side]) -> Iterator[str]:
+    """Who is better, a sentence for each pair; of studies on the same test rows with a paired interval."""
+    for one, other in combinations(sides, 2):
+        gain = _gain(one, other)
+        if gain is not None:
+            better = f"{other.name}'s winner against {one.name}'s on the same test rows: {signed(gain)} AUC"
+            clear = "the whole 95 % interval is" if gain.low > 0 or gain.high < 0 else "the 95 % interval reaches"
+            where = (
+                " above 0." if gain.low > 0 else " below 0." if gain.high < 0 else " 0: they cannot be told apart."
+            )
+            yield f"{better}; {clear}{where}"
+        elif one.data != other.data:
+            yield f"{one.name} and {other.name} have different data: their scores say nothing about each other."
+        else:
+            yield f"{one.name} and {other.name} cannot be compared row by row: not both are finished."
+
+
+def _gain(one: Side, other: Side) -> Any:
+    if one.models is None or other.models is None or one.data != other.data:
+        return None
+    if not all(BEST in side.models.by_label for side in (one, other) if side.models is not None):
+        return None
+    rows = one.models.rows
+    mine, theirs = (side.models.by_label[BEST].similarity for side in (other, one))  # type: ignore[union-attr]
+    evaluate = one.record.config
+    return auc_gain(mine, theirs, rows.relevant, rows.query, evaluate.evaluate.draws, evaluate.seed)
+
+
+def show(sides: Sequence[Side]) -> None:
+    """Print the comparison."""
+    console = Console()
+    facts = _table("", [side.name for side in sides])
+    for name, values in facts_rows(sides):
+        facts.add_row(name, *values)
+    console.print(facts)
+    console.print()
+    space = _table("parameter", [side.name for side in sides])
+    for path, cells in space_rows(sides):
+        space.add_row(path, *(f"{c['winner']}  of {c['range']}" for c in cells))
+    console.print(space)
+    if any(side.importance for side in sides):
+        console.print()
+        matter = _table("importance", [side.name for side in sides])
+        for path, cells in space_rows(sides):
+            matter.add_row(path, *(c["importance"] for c in cells))
+        console.print(matter)
+    console.print()
+    for line in answers(sides):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _table(first: str, names: Sequence[str]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
+    table.add_column(first)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def comparison_page(sides: Sequence[Side], vega: str) -> str:
+    """The comparison as a page of its own."""
+    progress = [
+        {"study": side.name, "seconds": round(seconds, 1), "texts": texts, "best": round(best, 5)}
+        for side in sides
+        for seconds, texts, best in _to_the_end(side.record)
+    ]
+    drawn = [_progress("seconds", "seconds"), _progress("texts", "texts trained on")] if progress else []
+    names = " and ".join(side.name for side in sides)
+    return render(
+        "compare.html.j2", f"{names} compared", drawn, {"progress": progress}, vega,
+        names=[side.name for side in sides], answers=list(answers(sides)), facts=facts_rows(sides),
+        space=space_rows(sides), charts=drawn,
+    )  # fmt: skip
+
+
+def _to_the_end(record: Record) -> list[tuple[float, int, float]]:
+    found = record.progress()
+    return [*found, (record.seconds, record.texts, found[-1][2])] if found else []
+
+
+def _progress(field: str, title: str) -> Chart:
+    spec = {
+        "data": {"name": "progress"},
+        "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2, "point": {"size": 30}},
+        "encoding": {
+            "x": {"field": field, "type": "quantitative", "title": title},
+            "y": {
+                "field": "best",
+                "type": "quantitative",
+                "title": "best validation so far",
+                "scale": {"zero": False},
+            },
+            "color": {"field": "study", "type": "nominal", "title": None, "sort": None},
+            "tooltip": [{"field": "study"}, {"field": field, "title": title}, {"field": "best"}],
+        },
+        "height": 260,
+    }
+    return Chart(f"progress-{field}", f"Best so far by {title}", "", spec, narrow=True)

@@ -1,0 +1,198 @@
+"""The answer of a study in sentences: what won, by how much, whether to trust it, where a plot would mislead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from embsearch.config.again import same_study
+from embsearch.report.live import short
+from embsearch.report.models import Models
+from embsearch.report.ranges import at_end, wider
+from embsearch.report.record import BEST, DEFAULT, UNTUNED, Course, Record
+from embsearch.report.result import warnings
+from embsearch.values import Interval
+
+FEW = 20  # complete trials, below which importances and interactions are guesses
+FELL = 0.003  # of the objective: a smaller fall is within the noise of a few hundred queries
+SMALL_TEST = 100  # queries
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence about a study, and what to do about it: an override or a command, where there is one."""
+
+    kind: Literal["good", "note", "warning"]
+    text: str
+    remedy: str = ""
+
+
+def headline(record: Record, models: Models | None) -> str:
+    """The first thing a reader should know."""
+    best, name = record.best, record.objective
+    if best is None or best.trial.best is None:
+        return "Nothing was measured yet."
+    who = f"Trial {best.trial.number}"
+    if record.result is None:
+        word = "is ahead" if record.running else "was ahead when the study stopped"
+        return f"{who} {word}: validation {name} {best.trial.best:.4f}."
+    won = record.tested.get(BEST)
+    if won is None:
+        return f"{who} won: validation {name} {best.trial.best:.4f}."
+    auc = won["auc"]
+    text = f"{who} won: {won['split']} AUC {auc['value']:.4f} (95 % {auc['low']:.4f} to {auc['high']:.4f})"
+    gains = []
+    for label in (UNTUNED, DEFAULT):
+        gain = None if models is None else models.gain(BEST, label)
+        if label == DEFAULT and best.trial.number == 0:
+            gains.append("it is the default configuration")
+        elif gain is not None:
+            gains.append(f"{signed(gain)} over the {label}")
+    return f"{text}, {', '.join(gains)}." if gains else f"{text}."
+
+
+def findings(record: Record, models: Models | None) -> list[Finding]:
+    """Everything worth a sentence, the gravest first."""
+    found = [
+        *_gains(record, models),
+        *_edges(record),
+        *_disagreement(record, models),
+        *_loss_falls(record),
+        *_size(record, models),
+        *_failures(record),
+    ]
+    order = {"warning": 0, "note": 1, "good": 2}
+    return sorted(found, key=lambda one: order[one.kind])
+
+
+def signed(gain: Interval) -> str:
+    """``+0.0133 (+0.0101 to +0.0166)``."""
+    return f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
+
+
+def _gains(record: Record, models: Models | None) -> Iterator[Finding]:
+    if models is None or record.best is None:
+        return
+    gain = models.gain(BEST, UNTUNED)
+    if gain is not None and gain.low > 0:
+        yield Finding("good", f"Tuning helps: {signed(gain)} AUC over the untuned encoder, and the whole 95 % "
+                              "interval is above 0.")  # fmt: skip
+    elif gain is not None:
+        yield Finding("warning", f"Not proven: {signed(gain)} AUC over the untuned encoder, and the 95 % interval "
+                                 "reaches 0.", "more test rows, or a longer search")  # fmt: skip
+    if record.best.trial.number == 0:
+        yield Finding("note", "The default configuration won: the search found nothing better.")
+        return
+    over = models.gain(BEST, DEFAULT)
+    if over is not None and over.low > 0:
+        yield Finding("good", f"The search paid: {signed(over)} AUC over the default configuration.")
+    elif over is not None:
+        yield Finding("note", f"Against the default configuration the gain is {signed(over)} AUC: within what these "
+                              "test rows can tell apart.")  # fmt: skip
+    for line in warnings([{**row, "test": record.tested[row["label"]]["metrics"]} for row in _rows(record)]):
+        yield Finding("warning", f"{line[0].upper()}{line[1:]}.")
+
+
+def _rows(record: Record) -> list[dict[str, Any]]:
+    return [] if record.result is None else record.result["table"]
+
+
+def _edges(record: Record) -> Iterator[Finding]:
+    """The winner at the end of a range: the best may lie beyond."""
+    if record.best is None:
+        return
+    for dimension in record.space.dimensions:
+        value = record.best.trial.params.get(dimension.path)
+        end = None if value is None else at_end(dimension, value)
+        override = "" if end is None else wider(record, dimension, end)
+        if end is not None and override:
+            again = f"embsearch search {same_study(record.config)} {override} study.on_drift=extend stop.trials="
+            yield Finding(
+                "warning",
+                f"{dimension.path}={short(value)} of the winner is at the {end} end of its range: better values may "
+                "lie beyond.",
+                f"{again}{record.config.stop.trials + 8}",
+            )
+
+
+def _disagreement(record: Record, models: Models | None) -> Iterator[Finding]:
+    """What validation promised and the test rows do not hold."""
+    if models is None or record.best is None or record.objective != "auc":
+        return
+    rows = {row["label"]: row for row in _rows(record)}
+    for label in (DEFAULT, UNTUNED):
+        gain = models.gain(BEST, label)
+        if gain is None or label not in rows or (label == DEFAULT and record.best.trial.number == 0):
+            continue
+        promised = rows[BEST]["validation"] - rows[label]["validation"]
+        if promised > gain.high:
+            yield Finding("note", f"Validation promised {promised:+.4f} over the {label}, the test rows say "
+                                  f"{signed(gain)}: the best of many trials is partly the luckiest.",
+                          "study.seeds=3 compares means of several seeds")  # fmt: skip
+
+
+def falling(course: Course) -> tuple[float, float] | None:
+    """(peak, last) objective of a trial whose loss went on falling after its objective had peaked."""
+    own = course.own
+    if len(own) < 2 or not course.losses:
+        return None
+    peak = max(own, key=lambda e: e.value)
+    if own[-1].value > peak.value - FELL:
+        return None
+    before = next((e.step for e in reversed(own) if e.step < peak.step), 0)
+    earlier = [loss for step, loss in course.losses if before < step <= peak.step]
+    later = [loss for step, loss in course.losses if step > peak.step]
+    if not earlier or not later or sum(later) / len(later) >= sum(earlier) / len(earlier):
+        return None
+    return peak.value, own[-1].value
+
+
+def _loss_falls(record: Record) -> Iterator[Finding]:
+    found = {c.trial.number: pair for c in record.courses.values() if (pair := falling(c))}
+    several = sum(len(c.own) > 1 for c in record.courses.values())
+    if not found:
+        return
+    worst = max(found, key=lambda n: found[n][0] - found[n][1])
+    mine = record.best is not None and record.best.trial.number in found
+    peak, last = found[worst]
+    yield Finding(
+        "warning" if mine or 3 * len(found) >= several else "note",
+        f"The loss went on falling while validation {record.objective} fell in {len(found)} of {several} trials, "
+        f"most in trial {worst}: {peak:.4f} to {last:.4f}. Every trial keeps the model of its best evaluation.",
+        "train.patience=1 ends such trials; the guide loss-falls-metric-does-not says what to look at",
+    )
+
+
+def _size(record: Record, models: Models | None) -> Iterator[Finding]:
+    complete = sum(c.trial.state == "complete" for c in record.courses.values())
+    if record.courses and complete < FEW:
+        yield Finding("note", f"{complete} of {len(record.courses)} trials ran to their end: enough to choose a "
+                              "configuration, too few to say which parameter mattered.",
+                      f"stop.trials={max(2 * record.config.stop.trials, 24)} goes on with this study")  # fmt: skip
+    if record.config.study.seeds == 1 and complete > 1:
+        yield Finding("note", "Every configuration was trained with one seed: how far two seeds of one lie apart was "
+                              "not measured.", "study.seeds=3")  # fmt: skip
+    if models is None:
+        return
+    queries = int(models.rows.query.max()) + 1
+    gain = models.gain(BEST, DEFAULT if record.best is not None and record.best.trial.number else UNTUNED)
+    if gain is not None:
+        least = (gain.high - gain.low) / 2
+        kind: Literal["note", "warning"] = "warning" if queries < SMALL_TEST else "note"
+        yield Finding(kind, f"{queries:,} {models.split} queries: a difference below about {least:.4f} AUC would not "
+                            "have been seen.")  # fmt: skip
+    if models.split != "test":
+        yield Finding("warning", "There are no test rows: these are the validation rows that the trials were chosen "
+                                 "by, so every number is too good.",
+                      "data.test=FILE, or data.split.test=0.15")  # fmt: skip
+
+
+def _failures(record: Record) -> Iterator[Finding]:
+    counts: dict[str, int] = {}
+    for course in record.courses.values():
+        for failure in course.trial.failures:
+            counts[failure.replace("_", " ")] = counts.get(failure.replace("_", " "), 0) + 1
+    if counts:
+        words = ", ".join(f"{n} {failure}" for failure, n in sorted(counts.items()))
+        yield Finding("note", f"Failures on the way: {words}.", "embsearch status names the trials")

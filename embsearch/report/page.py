@@ -1,0 +1,203 @@
+"""The study page: one HTML file that explains a study, works without a network and prints."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from embsearch import __version__
+from embsearch.config.again import same_study
+from embsearch.report.charts import Chart, charts, tables
+from embsearch.report.findings import findings, headline, signed
+from embsearch.report.importance import Importance, importances
+from embsearch.report.live import clock, short, state
+from embsearch.report.models import Models
+from embsearch.report.ranges import choices_table
+from embsearch.report.record import BEST, UNTUNED, Record
+
+LISTED = 1000  # trials in the table of all
+# of the test rows; recall against the whole title pool where that was measured
+HEADS = (
+    (("ndcg_10",), "nDCG@10"),
+    (("pool_recall_1", "recall_1"), "recall@1"),
+    (("pool_recall_10", "recall_10"), "recall@10"),
+)
+
+
+def study_page(record: Record, models: Models | None, vega: str) -> str:
+    """The page as HTML. ``models`` None: nothing is known of single rows, and what needs them is left out.
+    ``vega`` is the script that draws."""
+    found, rung, at_rung = importances(record)
+    data = tables(record, models, found)
+    drawn = charts(record, data, found)
+    html: str = _template("study.html.j2").render(
+        **_frame(f"{record.name}: study page", [one for some in drawn.values() for one in some], data, vega),
+        name=record.name, config=record.config, headline=headline(record, models), objective=record.objective,
+        choices=choices_table(record), winner=_winner(record), results=list(_results(record, models)),
+        heads=[words for _, words in HEADS], split=next((e["split"] for e in record.tested.values()), ""),
+        queries=f"{int(models.rows.query.max()) + 1:,} queries, {len(models.rows):,} " if models else "",
+        findings=findings(record, models), commands=_commands(record, models), spent=_spent(record), charts=drawn,
+        rung=rung, at_rung=at_rung, importance_words=_importance_words(found), axes=record.space.short_names(),
+        trials=list(_trials(record))[:LISTED], more=_more(record), made=list(_made(record)),
+        **_moved(models),
+    )  # fmt: skip
+    return html
+
+
+def render(
+    template: str, title: str, drawn: Sequence[Chart], data: Mapping[str, Any], vega: str, **words: Any
+) -> str:
+    """Another page in the same dress."""
+    html: str = _template(template).render(**_frame(title, drawn, data, vega), **words)
+    return html
+
+
+@cache
+def _template(name: str) -> Any:
+    loader = FunctionLoader(_file)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True).get_template(name)
+
+
+def _file(name: str) -> str:
+    return files("embsearch.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _frame(title: str, drawn: Sequence[Chart], data: Mapping[str, Any], vega: str) -> dict[str, Any]:
+    payload = {"charts": [{"id": c.id, "title": c.title, "spec": c.spec} for c in drawn], "tables": data}
+    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return {
+        "title": title,
+        "version": __version__,
+        "style": _file("page.css"),
+        "script": vega.replace("</script", "<\\/script"),
+        "payload": text.replace("<", "\\u003c"),  # a text may hold </script>
+        "draw": _file("draw.js"),
+        "moment": time.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def _winner(record: Record) -> str:
+    if record.best is None:
+        return "winner"
+    return f"trial {record.best.trial.number}" + ("" if record.result is not None else " (so far)")
+
+
+def _results(record: Record, models: Models | None) -> Iterator[Mapping[str, Any]]:
+    for row in record.result["table"] if record.result is not None else []:
+        auc, number = row["auc"], row["trial"]
+        gain = None if models is None or row["label"] == BEST else models.gain(BEST, row["label"])
+        yield {
+            "label": row["label"] if number is None else f"{row['label']} ({number})",
+            "validation": _number(row["validation"]),
+            "auc": f"{auc['value']:.4f} ({auc['low']:.4f} to {auc['high']:.4f})",
+            "gain": "" if gain is None else signed(gain),
+            "metrics": [
+                _number(next((row["test"][n] for n in names if n in row["test"]), None)) for names, _ in HEADS
+            ],
+        }
+
+
+def _commands(record: Record, models: Models | None) -> list[str]:
+    if record.result is None:
+        return [f"embsearch search {same_study(record.config)}"] if not record.running else []
+    gain = None if models is None else models.gain(BEST, UNTUNED)
+    again = same_study(record.config)
+    lines = [f"embsearch ui {again}"]
+    return [f"embsearch promote {again}", *lines] if gain is not None and gain.low > 0 else lines
+
+
+def _spent(record: Record) -> str:
+    counts: dict[str, int] = {}
+    for course in record.courses.values():
+        counts[course.trial.state] = counts.get(course.trial.state, 0) + 1
+    words = ", ".join(f"{n} {name}" for name, n in counts.items())
+    full = len(record.courses) * record.config.train.texts
+    share = f", {record.texts / full:.0%} of what training every trial to its end would take" if full else ""
+    ended = f" It ended by {record.result['why']}." if record.result is not None else ""
+    seconds = record.result["seconds"] if record.result is not None else record.seconds
+    return (
+        f"{len(record.courses)} trials ({words}) in {clock(seconds)}, {record.texts:,} texts trained on{share}; "
+        f"scheduler {record.config.scheduler.name}, sampler {record.config.sampler.name}.{ended}"
+    )
+
+
+def _importance_words(found: Sequence[Importance]) -> str:
+    if not found:
+        return ""
+    first, *rest = found
+    clear = not rest or first.low > max(one.high for one in rest)
+    which = (
+        f"{first.name} mattered most."
+        if clear
+        else "The intervals overlap: with so few trials the order of these parameters is a guess."
+    )
+    return (
+        f"{which} Bars: the share of the objective's variance that a parameter explains by itself (fANOVA); lines: "
+        "the middle 80 % when the trials are drawn again."
+    )
+
+
+def _trials(record: Record) -> Iterator[Mapping[str, Any]]:
+    best = record.best
+    key = lambda c: (c.trial.state != "complete", -(c.trial.best or -1.0), c.trial.number)  # noqa: E731
+    for course in sorted(record.courses.values(), key=key):
+        trial = course.trial
+        active = trial.params
+        yield {
+            "number": trial.number,
+            "won": best is not None and best.trial.number == trial.number,
+            "state": state(trial),
+            "best": _number(trial.best),
+            "rung": trial.rung,
+            "texts": f"{course.texts:,}",
+            "params": [
+                short(active[d.path]) if d.path in active else "" for d in record.space.dimensions
+            ],
+            "why": trial.why,
+        }  # fmt: skip
+
+
+def _more(record: Record) -> str:
+    left = len(record.courses) - LISTED
+    return f"{left:,} more trials are in the study's folder and in MLflow." if left > 0 else ""
+
+
+def _moved(models: Models | None) -> dict[str, Any]:
+    if models is None or not {UNTUNED, BEST} <= models.by_label.keys():
+        return {"moved": [], "moved_words": ""}
+    gained, lost = models.moved()
+    if not gained and not lost:
+        return {"moved": [], "moved_words": ""}
+    places = models.places()
+    return {
+        "moved": [("Gained most", gained), ("Lost most", lost)],
+        "moved_words": f"Against all titles of the {models.split} rows, {places['higher']:,} queries find their "
+        f"first relevant title higher up than with the untuned encoder, {places['lower']:,} lower down, "
+        f"{places['same']:,} at the same place. Titles that nobody judged for a query count as not relevant.",
+    }
+
+
+def _made(record: Record) -> Iterator[tuple[str, str]]:
+    first = record.opened[0] if record.opened else {}
+    environment = first.get("environment") or {}
+    data = record.config.data
+    yield "data", f"{data.path or data.train or ''}, fingerprint {str(first.get('data', ''))[:12]}"
+    yield "encoder", record.config.model.path
+    yield "seeds", f"{record.config.study.seeds} a configuration, the first {record.config.train.seed}"
+    machine = [str(environment[key]) for key in ("host", "platform") if environment.get(key)]
+    yield "machine", ", ".join([*machine, f"{environment.get('cpus', '?')} cores"])
+    commit = str(environment.get("git_commit") or "")[:12]
+    if commit:
+        yield "code", commit + (", with uncommitted changes" if environment.get("git_dirty") else "")
+    yield "config", f"{record.folder.locked.name} beside this page; sha256 {str(first.get('config', ''))[:12]}"
+    yield "sessions", str(len(record.opened))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,27 @@
+"""The script that draws charts in a page: Vega, Vega-Lite and vega-embed in one piece, from vl-convert's own copy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from embsearch import disk
+
+
+def script(cache: Path) -> str:
+    """The bundle. Making it takes a second and a half, so it is kept in ``cache`` by version."""
+    import vl_convert
+
+    path = cache / f"vega-{vl_convert.get_vega_version()}-{vl_convert.get_vegalite_versions()[-1]}.js"
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        made: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    disk.make_folder(cache)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(made, encoding="utf-8")
+        disk.put(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return made

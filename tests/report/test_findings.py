@@ -1,0 +1,121 @@
+"""When the page warns, and which override it gives."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from embsearch.config.build import build
+from embsearch.history import Run, Trial
+from embsearch.report.findings import _edges, _loss_falls, falling
+from embsearch.report.ranges import at_end, choices_table
+from embsearch.report.record import Course, Evaluation
+from embsearch.search.space import parse
+from embsearch.values import Outcome
+
+SPACE = {
+    "train.lr": {"low": 1e-5, "high": 1e-3, "log": True},
+    "train.l2": {"low": 0.0, "high": 0.1},
+    "train.batch_size": {"choices": [16, 32, 64, 128], "ordered": True},
+    "objective.name": {"choices": ["triplet", "infonce"]},
+    "objective.margin": {"low": 0.05, "high": 0.5, "when": {"objective.name": "triplet"}},
+    "train.warmup_steps": {"low": 0, "high": 100, "step": 10},
+}
+INSIDE = {
+    "train.lr": 1e-4, "train.l2": 0.02, "train.batch_size": 32, "objective.name": "triplet", "objective.margin": 0.3,
+    "train.warmup_steps": 50,
+}  # fmt: skip
+
+
+def record(**changed):
+    """A study whose winner has these parameters."""
+    config = build({"space": SPACE, "study": {"name": "shop"}})
+    params = INSIDE | {path.replace("__", "."): value for path, value in changed.items()}
+    trial = Trial(3, params=params, outcome=Outcome("complete", "budget spent", 0.9), runs=[Run()])
+    course = Course(trial, axes={})
+    space = parse(config.space, config)
+    return SimpleNamespace(config=config, space=space, best=course, courses={3: course}, objective="auc", result={})
+
+
+@pytest.mark.parametrize(
+    ("changed", "override"),
+    [
+        ({"train__lr": 9.9e-4}, "space.train.lr.high=0.003"),
+        ({"train__lr": 1.01e-5}, "space.train.lr.low=3.3e-06"),
+        ({"train__l2": 0.0999}, "space.train.l2.high=0.15"),
+        ({"train__batch_size": 128}, "'space.train.batch_size.choices=[16, 32, 64, 128, 256]'"),
+        ({"train__batch_size": 16}, "'space.train.batch_size.choices=[8, 16, 32, 64, 128]'"),
+        ({"objective__margin": 0.051}, "space.objective.margin.low=0.025"),
+        ({"train__warmup_steps": 100}, "space.train.warmup_steps.high=150"),
+    ],
+)
+def test_a_winner_at_the_end_of_a_range_is_told_with_the_override_that_widens_it(changed, override):
+    (found,) = _edges(record(**changed))
+    path = next(iter(changed)).replace("__", ".")
+    assert found.text.startswith(f"{path}=")
+    assert found.kind == "warning"
+    assert found.remedy == (f"embsearch search study.name=shop {override} study.on_drift=extend stop.trials={20 + 8}")
+    name, value = override.strip("'").split("=", 1)
+    part = name.removeprefix("space.").rsplit(".", 1)
+    wider = {**SPACE, part[0]: {**SPACE[part[0]], part[1]: build_value(value)}}
+    parse(wider, build({"space": SPACE}))  # it is a space that a study takes
+
+
+def build_value(text):
+    import yaml
+
+    return yaml.safe_load(text) if text.startswith("[") else float(text) if "e" in text or "." in text else int(text)
+
+
+def test_nothing_is_said_inside_a_range_nor_where_no_further_value_makes_sense():
+    assert list(_edges(record())) == []
+    assert list(_edges(record(train__l2=0.0))) == []  # a negative decay is none
+    assert list(_edges(record(train__warmup_steps=0))) == []
+    assert list(_edges(record(objective__name="infonce"))) == []  # without order there is no end
+
+
+def test_ends_are_measured_on_the_scale_of_the_range():
+    space = record().space
+    assert at_end(space["train.lr"], 1.2e-5) == "low"
+    assert at_end(space["train.lr"], 5e-5) is None  # 4 % of the way in numbers, a third in logarithms
+    assert at_end(space["train.l2"], 0.004) == "low"
+    assert at_end(space["objective.name"], "triplet") is None
+
+
+def course(number, values, losses):
+    """Evaluations every ten steps with these values, and the mean loss of each ten steps."""
+    made = Course(Trial(number, state="complete"), axes={})
+    for rung, (value, loss) in enumerate(zip(values, losses, strict=True), 1):
+        made.evaluations.append(Evaluation(rung, 10 * rung, 1000 * rung, value, {}, 0, 0.0))
+        made.losses += [(step, loss) for step in range(10 * rung - 9, 10 * rung + 1)]
+    return made
+
+
+def test_a_loss_that_falls_while_the_metric_falls_is_seen():
+    assert falling(course(0, [0.90, 0.95, 0.93], [0.3, 0.2, 0.1])) == (0.95, 0.93)
+    assert falling(course(0, [0.90, 0.95, 0.96], [0.3, 0.2, 0.1])) is None  # both get better
+    assert falling(course(0, [0.90, 0.95, 0.93], [0.3, 0.1, 0.2])) is None  # both get worse
+    assert falling(course(0, [0.90, 0.95, 0.949], [0.3, 0.2, 0.1])) is None  # noise
+    assert falling(course(0, [0.90], [0.3])) is None
+
+
+def test_it_is_a_warning_where_it_happened_to_the_winner_or_to_a_third_of_the_trials():
+    good, bad = course(0, [0.9, 0.95], [0.3, 0.2]), course(1, [0.95, 0.9], [0.3, 0.2])
+    study = record()
+    study.courses = {0: good, 1: bad, **{n: course(n, [0.9, 0.95], [0.3, 0.2]) for n in range(2, 8)}}
+    study.best = good
+    (found,) = _loss_falls(study)
+    assert found.kind == "note"
+    assert "in 1 of 8 trials, most in trial 1: 0.9500 to 0.9000" in found.text
+    study.best = bad
+    assert next(_loss_falls(study)).kind == "warning"
+
+
+def test_the_configuration_says_which_parameters_played_no_part():
+    study = record(objective__name="infonce")
+    del study.best.trial.params["objective.margin"]
+    rows = {row["path"]: row for row in choices_table(study)}
+    assert rows["objective.margin"]["winner"] == "not used"
+    assert rows["objective.margin"]["default"] == "0.3"
+    assert rows["train.lr"]["range"] == "1e-05 to 0.001"
