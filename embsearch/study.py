@@ -89,7 +89,7 @@ class Study:
         self._deaths: dict[str, list[str]] = {}  # of evaluations
         self.bugs = 0
         self._earlier, self._started = 0.0, self._clock.monotonic()
-        self.pending = 0  # events that MLflow lacks after the end
+        self.pending = 0  # events that the recorder's view lacks after the end
 
     # ---- the story -------------------------------------------------------------------------
 
@@ -142,10 +142,11 @@ class Study:
 
     @property
     def behind(self) -> str:
-        """What MLflow lacks after the end, as a line; empty when it has everything."""
+        """What the recorder's view lacks after the end, as a line; empty when it has everything."""
         why = self._recorder.problem or "it was slow"
         return (
-            f"{self.pending} events are not in MLflow yet ({why}); the same command brings them, 'embsearch sync' too"
+            f"{self.pending} events are not in {self._recorder.view} yet ({why}); the same command brings them, "
+            "'embsearch sync' too"
             if self.pending
             else ""
         )

@@ -16,7 +16,8 @@ from embsearch.launch.base import Launcher
 from embsearch.report.live import Watch
 from embsearch.report.result import show
 from embsearch.study import Study
-from embsearch.track.base import NoRecorder, Recorder
+from embsearch.track import recorders
+from embsearch.track.base import Recorder
 from embsearch.values import Clock
 
 
@@ -106,14 +107,11 @@ def launcher(config: Config, clock: Clock = time) -> Callable[[Path], Launcher]:
 
 
 def recorder(config: Config) -> Callable[[Path], Recorder]:
-    """The views of the event log that this config asks for."""
+    """The views of the event log that this config asks for. Raises ConfigError where a package is missing for one."""
+    recorders.check(config)
 
     def make(folder: Path) -> Recorder:
-        if not config.track.mlflow:
-            return NoRecorder()
-        from embsearch.track.mlflow import MlflowRecorder
-
-        made = MlflowRecorder(config, folder)
+        made = recorders.make(config, folder)
         made.start()
         return made
 

@@ -1,26 +1,30 @@
-"""embsearch sync: bring MLflow up to date with a study's event logs, from the beginning if need be."""
+"""embsearch sync: bring the config's recorders up to date with a study's event logs, from nothing if need be."""
 
 from __future__ import annotations
 
 from embsearch.config.build import build, to_dict
 from embsearch.config.schema import Config
-from embsearch.errors import EmbsearchError, StudyError
+from embsearch.errors import ConfigError, EmbsearchError, StudyError
 from embsearch.folder import StudyFolder, holder
-from embsearch.track.mlflow import MlflowRecorder
+from embsearch.track import recorders
 
 
 def run(config: Config) -> int:
-    """Replay the logs; every point is there once afterwards. Raises EmbsearchError while MLflow is away."""
+    """Replay the logs; every point is there once afterwards. Raises EmbsearchError while one of the views is away."""
     folder = StudyFolder(config)
     if not folder.locked.exists():
         raise StudyError(f"study {config.study.name} is not in {folder.home}; see 'embsearch status'")
     folder.seconds_spent()  # refuses a damaged log; the recorder would wait for its writer to mend it
     began = build(folder.read_locked()["config"] | {"track": to_dict(config.track), "home": config.home})
-    recorder = MlflowRecorder(began, folder.path, live=bool(holder(folder.path / "lock")))
+    recorder = recorders.make(began, folder.path, live=bool(holder(folder.path / "lock")))
+    if not recorder.view:
+        raise ConfigError("track=none: nothing to bring up to date; name a recorder, as track=mlflow")
     pending = recorder.sync()
     if pending:
         raise EmbsearchError(
-            f"{pending} events are not in MLflow yet: {recorder.problem}; run the same command again"
+            f"{pending} events are not in {recorder.view} yet: {recorder.problem}; run the same command again"
         )
-    print(f"study {config.study.name}: MLflow has everything")
+    print(f"study {config.study.name}: up to date in {recorder.view}")
+    if recorder.problem:
+        print(recorder.problem)
     return 0

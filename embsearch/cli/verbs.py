@@ -116,8 +116,9 @@ VERBS = (
     ),
     Verb(
         "sync",
-        "Bring MLflow up to date with a study's event logs, after an outage or in a new database.",
-        ("study=product_search", "study.name=clicks track.uri=http://mlflow.example:5000"),
+        "Bring MLflow, TensorBoard or W&B up to date with a study's event logs, after an outage or anew.",
+        ("study=product_search", "study.name=clicks track.uri=http://mlflow.example:5000",
+         "study=product_search track=[tensorboard,wandb]"),
         ("study.name", "track.uri", "track.timeout", "home"),
     ),
     Verb(

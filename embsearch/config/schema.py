@@ -139,12 +139,16 @@ class LauncherConfig:
 @dataclass(frozen=True)
 class TrackConfig:
     mlflow: bool = True
+    tensorboard: bool = False
+    wandb: bool = False
     uri: str | None = None  # None: sqlite in home
     experiment: str | None = None  # None: embsearch/<study.task>
     model_artifacts: Literal["all", "top_k", "best"] = "all"
     top_k: int = 3
     timeout: float = 10.0  # seconds for one request
     registered_model: str | None = None  # None: <study.task>
+    wandb_project: str | None = None  # None: <study.task>
+    wandb_mode: Literal["offline", "online"] | None = None  # None: what W&B decides
 
 
 @dataclass(frozen=True)

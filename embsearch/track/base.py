@@ -6,13 +6,20 @@ killed, or start over, and lose nothing. The study never waits for one and never
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 
 class Recorder(Protocol):
     """Keeps one view up to date."""
 
-    problem: str  # why the view is behind, in one line; empty when all is well
+    @property
+    def view(self) -> str:
+        """What it keeps up to date, as "MLflow"."""
+
+    @property
+    def problem(self) -> str:
+        """Why the view is behind, in one line; empty when all is well."""
 
     def start(self) -> None:
         """Sync in the background from now on."""
@@ -25,9 +32,37 @@ class Recorder(Protocol):
         of events the view still lacks, which the next sync, of any process, brings."""
 
 
-class NoRecorder:
-    """Records nothing: ``track.mlflow=false``."""
+class Recorders:
+    """Several as one. They do not wait for each other."""
 
+    def __init__(self, *recorders: Recorder) -> None:
+        self._recorders = recorders
+
+    @property
+    def view(self) -> str:
+        return ", ".join(recorder.view for recorder in self._recorders)
+
+    @property
+    def problem(self) -> str:
+        return "; ".join(recorder.problem for recorder in self._recorders if recorder.problem)
+
+    def start(self) -> None:
+        for recorder in self._recorders:
+            recorder.start()
+
+    def sync(self) -> int:
+        return sum(recorder.sync() for recorder in self._recorders)
+
+    def close(self, timeout: float = 30.0) -> int:
+        """All within ``timeout``."""
+        with ThreadPoolExecutor(len(self._recorders) or 1) as pool:
+            return sum(pool.map(lambda recorder: recorder.close(timeout), self._recorders))
+
+
+class NoRecorder:
+    """Records nothing: ``track=none``."""
+
+    view = ""
     problem = ""
 
     def start(self) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -25,16 +24,14 @@ from typing import TYPE_CHECKING, Any
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.track import mlflow_model, mlflow_view
-from embsearch.track.mirror import LogTail, StudyMirror, TrialMirror, trial_folders, validation
+from embsearch.track.follower import Followed, Follower, Logs, one_line
+from embsearch.track.mirror import TrialMirror, validation
 from embsearch.track.mlflow_store import connect, find_experiment, quoted, slug
 from embsearch.track.mlflow_words import Words, data_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-EVERY = 2.0  # seconds between two looks at the logs
-LONGEST_PAUSE = 60.0  # seconds between two tries while MLflow does not answer
 
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}
 
@@ -52,97 +49,63 @@ class _View:
 
 
 @dataclass
-class _Trial:
-    folder: Path
-    tail: LogTail
-    mirror: TrialMirror
+class _Trial(Followed):
     view: _View = field(default_factory=_View)
 
 
-class MlflowRecorder:
+class MlflowRecorder(Follower):
     """Keeps MLflow up to date with one study.
 
     ``live`` says that this process runs the study: its open trials are running. Otherwise
     (``embsearch sync``, a study that was killed) a trial that has not ended waits to be resumed.
     """
 
+    view = "MLflow"
+
     def __init__(self, config: Config, study_folder: Path, live: bool = True) -> None:
-        self.problem = ""
-        self._away = self._was_away = False
+        super().__init__()
+        self._was_away = False
         self._config = config
         self._folder = study_folder
         self._live = live
         self._objective = validation(config.evaluate.objective)
         self._words = Words(config)
-        self._study = StudyMirror()
-        self._study_tail = LogTail(study_folder / "events.jsonl")
+        self._logs = Logs(study_folder, self._objective, _Trial)
+        self._study, self._trials = self._logs.study, self._logs.trials
         self._study_view = _View()
-        self._trials: dict[str, _Trial] = {}
         self._known: dict[str, Run] | None = None  # while this process was the last to sync
         self._token = uuid.uuid4().hex
         self._client: MlflowClient | None = None
         self._experiment = ""
         self._shown: dict[str, str] = {}  # experiment tags that are set
         self._refusals: dict[str, str] = {}  # by trial: what MLflow will never take
-        self._known_told = self._known_tested = 0
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
 
     # The seam
-
-    def start(self) -> None:
-        """Sync in the background every two seconds."""
-        self._thread = threading.Thread(target=self._run, name="mlflow-recorder", daemon=True)
-        self._thread.start()
-
-    def sync(self) -> int:
-        """Bring MLflow up to date; the number of events it still lacks. Never raises."""
-        with self._lock:
-            try:
-                self._sync()
-                self._away = False
-                self.problem = "; ".join(f"{k}: {v}" for k, v in list(self._refusals.items())[:3])
-            except Exception as error:
-                self.problem = f"MLflow does not take the study's record: {_one_line(error)}"
-                self._away = self._was_away = True
-                self._client, self._experiment = None, ""
-                self._study_view.run_id = ""  # perhaps deleted by hand: look again
-            return self.pending
 
     def close(self, timeout: float = 30.0) -> int:
         """A last sync, then no more; the number of events that MLflow lacks."""
         self._live = False
         if self._was_away:
             self._known = None  # a request that was given up may have made a run since: look once more
-        self._closing.set()
-        if self._thread is None:
-            return self.sync()
-        self._thread.join(timeout)
-        if self._thread.is_alive() and not self.problem:
-            self.problem = f"MLflow did not take everything within {timeout:.0f} s"
-        return self.pending
+        return super().close(timeout)
 
     @property
     def pending(self) -> int:
         """Events read that MLflow lacks, and one for a log not read yet."""
         trials = sum(t.mirror.events - t.view.sent for t in list(self._trials.values()))
-        unread = int(self._study.opened is None and self._study_tail.path.exists())
-        return trials + self._study.events - self._study_view.sent + unread
+        return trials + self._study.events - self._study_view.sent + self._logs.unread
 
-    def _run(self) -> None:
-        pause = EVERY
-        while not self._closing.wait(pause):
-            self.sync()
-            pause = min(2 * pause, LONGEST_PAUSE) if self._away else EVERY
-        self.sync()
+    def _lost(self) -> None:
+        self._was_away = True
+        self._client, self._experiment = None, ""
+        self._study_view.run_id = ""  # perhaps deleted by hand: look again
 
     # One sync
 
-    def _sync(self) -> None:
-        self._read()
+    def _sync(self) -> str:
+        self._logs.read()
         if self._study.opened is None:
-            return
+            return ""
         if not self._client:
             self._client = connect(self._config)
             self._known = None
@@ -167,32 +130,14 @@ class MlflowRecorder:
                 except Exception as error:
                     if not _refused(error):
                         raise
-                    self._refusals[trial.mirror.name] = _one_line(error)
+                    self._refusals[trial.mirror.name] = one_line(error)
                     trial.view.sent = trial.mirror.events
             self._send_chosen_models(self._client)
             self._show_view(self._client)
             self._show_note(self._client)
             if failed is not None:
                 raise failed
-
-    def _read(self) -> None:
-        self._study.fold(self._study_tail.read())
-        for folder in trial_folders(self._folder):
-            if folder.name not in self._trials:
-                tail = LogTail(folder / "events.jsonl")
-                self._trials[folder.name] = _Trial(folder, tail, TrialMirror(self._objective))
-            trial = self._trials[folder.name]
-            if not trial.mirror.ended:
-                trial.mirror.fold(trial.tail.read())
-        by_number = {trial.mirror.number: trial.mirror for trial in self._trials.values()}
-        told = list(self._study.told.values())
-        for value in told[self._known_told :]:
-            if value.trial in by_number:
-                by_number[value.trial].told(value)
-        for number, points in self._study.tested[self._known_tested :]:
-            if number in by_number:
-                by_number[number].tested(points)
-        self._known_told, self._known_tested = len(told), len(self._study.tested)
+        return "; ".join(f"{k}: {v}" for k, v in list(self._refusals.items())[:3])
 
     def _interrupted(self, trial: _Trial) -> bool:
         return not self._live and trial.view.status == "RUNNING"
@@ -463,7 +408,7 @@ class MlflowRecorder:
         except Exception as error:
             if not _refused(error):
                 raise
-            self._refusals[key] = _one_line(error)
+            self._refusals[key] = one_line(error)
         self._shown[key] = content
 
 
@@ -471,10 +416,6 @@ def _refused(error: Exception) -> bool:
     """Whether MLflow answered and will say no for ever, as when a run was deleted by hand."""
     code = getattr(error, "error_code", "")
     return code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
-
-
-def _one_line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 def _user() -> str:

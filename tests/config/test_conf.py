@@ -30,6 +30,15 @@ def test_every_option_composes_builds_and_has_every_setting(group, option):
         assert getattr(config, group).name == option
 
 
+@pytest.mark.parametrize("words", ["mlflow", "none", "tensorboard", "[tensorboard]", "[wandb,mlflow]", "[]"])
+def test_recorders_are_chosen_by_a_list(words):
+    chosen = set(words.strip("[]").split(","))
+    for overrides in ([f"track={words}"], ["track.uri=http://mlflow", f"track={words}", "study=product_search"]):
+        track = compose(overrides).track
+        assert {name for name in ("mlflow", "tensorboard", "wandb") if getattr(track, name)} == chosen - {"none", ""}
+        assert set(leaves(compose_raw(overrides))) == set(paths())
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_composes_and_has_every_setting(name):
     config = compose([f"study={name}"])

@@ -6,12 +6,19 @@ evaluation, t0003 still running.
 
 from __future__ import annotations
 
+import json
+import os
 import socket
+import subprocess
+import sys
+import sysconfig
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import embsearch
+from embsearch.config.build import to_dict
 from embsearch.config.schema import Config
 from embsearch.track.events import EventLog
 from embsearch.track.mlflow_store import connect, experiment_name
@@ -54,6 +61,58 @@ def write_study(folder: Path) -> Path:
     return folder
 
 
+def finish_study(folder: Path) -> Path:
+    """The last trial and the study come to their ends."""
+    last = EventLog(folder / "trials/t0003/events.jsonl")
+    train(last, steps=6, measure={6: 0.94}, first=5)
+    last.append("ended", state="complete", reason="budget spent", value=0.94, failure=None,
+                objective=0.94, model=None)  # fmt: skip
+    log = EventLog(folder / "events.jsonl")
+    log.append("told", trial=3, state="complete", value=0.94)
+    log.append("tested", label="untuned encoder", trial=None, split="test", metrics={"auc": 0.59})
+    log.append("tested", label="best trial", trial=0, split="test", metrics={"auc": 0.93})
+    log.append("closed", why="4 trials", best=0)
+    return folder
+
+
+STUDY_POINTS = sorted(
+    [
+        ("baseline/auc", 0, 0.596), *(("objective", step, 0.95) for step in range(4)),
+        ("test/untuned encoder/auc", 0, 0.59), ("test/best trial/auc", 0, 0.93),
+    ]
+)  # fmt: skip  # of a study that has come to its end
+
+
+def history(number: int, best: float) -> list[tuple[str, int, float]]:
+    """What the study says about a trial whose result it has taken."""
+    return [("search/best so far", 0, best), ("search/trial number", 0, number)]
+
+
+def in_a_process(code: str, config: Config, folder: Path) -> subprocess.Popen[str]:
+    """A process that runs ``code`` with a ``config`` and the study's ``folder``."""
+    head = (
+        "import json, sys; from pathlib import Path; from embsearch.config.build import build\n"
+        "config, folder = build(json.loads(sys.argv[1])), Path(sys.argv[2])\n"
+    )
+    words = [sys.executable, "-c", head + code, json.dumps(to_dict(config)), str(folder)]
+    alone = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # this process's
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=alone)
+
+
+def without_package(package: str, tmp_path: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
+    """``embsearch`` in an environment that lacks a package: this one's packages, but for it."""
+    site = Path(sysconfig.get_path("purelib"))
+    lacking = tmp_path / "site"
+    lacking.mkdir()
+    for entry in site.iterdir():
+        if not entry.name.startswith((package, f"{package}-")):
+            (lacking / entry.name).symlink_to(entry)
+    root = Path(embsearch.__file__).parents[1]
+    code = f"import sys; sys.path += [{str(root)!r}, {str(lacking)!r}]\nfrom embsearch.cli.main import main\n"
+    command = [sys.executable, "-I", "-S", "-c", f"{code}sys.exit(main(sys.argv[1:]))", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+
 def start_trial(folder: Path, number: int, lr: float, batch: int, loss: str) -> EventLog:
     trial = folder / "trials" / f"t{number:04d}"
     trial.mkdir(parents=True)
@@ -78,6 +137,23 @@ def train(log: EventLog, steps: int, measure: dict[int, float], first: int = 1) 
                 "measured", rung=step // 3, step=step, texts_seen=step * 96, seconds=step * 2.0, last=False, why="",
                 metrics={"val/auc": measure[step], "val/triplet_accuracy": measure[step] - 0.01},
             )  # fmt: skip
+
+
+def expected_points(last: int, evaluations: dict[int, float]) -> list[tuple[str, int, float]]:
+    points = []
+    for step in range(1, last + 1):
+        points += [("train/loss", step, 1.0 / step), ("train/lr", step, 1e-4)]
+        points += [("cost/texts_per_second", step, 100.0 + step)]
+    best = 0.0
+    for step, value in evaluations.items():
+        best = max(best, value)
+        points += [("val/auc", step, value), ("val/triplet_accuracy", step, value - 0.01), ("objective", step, best)]
+        points += [("cost/seconds", step, step * 2.0), ("cost/texts", step, step * 96.0)]
+    return sorted(points)
+
+
+def without_history(points: list[tuple[str, int, float]]) -> list[tuple[str, int, float]]:
+    return [p for p in points if not p[0].startswith("search/")]
 
 
 def every_point(config: Config, name: str) -> list[tuple[str, int, float]]:

@@ -10,29 +10,21 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from synthetic import Gate, every_point, run_named, start_trial, train, write_study
+from synthetic import (
+    Gate,
+    every_point,
+    expected_points,
+    run_named,
+    start_trial,
+    train,
+    without_history,
+    write_study,
+)
 
 from embsearch.config.schema import Config
 from embsearch.track.events import EventLog
 from embsearch.track.mlflow import MlflowRecorder
 from embsearch.track.mlflow_store import connect
-
-
-def expected_points(last: int, evaluations: dict[int, float]) -> list[tuple[str, int, float]]:
-    points = []
-    for step in range(1, last + 1):
-        points += [("train/loss", step, 1.0 / step), ("train/lr", step, 1e-4)]
-        points += [("cost/texts_per_second", step, 100.0 + step)]
-    best = 0.0
-    for step, value in evaluations.items():
-        best = max(best, value)
-        points += [("val/auc", step, value), ("val/triplet_accuracy", step, value - 0.01), ("objective", step, best)]
-        points += [("cost/seconds", step, step * 2.0), ("cost/texts", step, step * 96.0)]
-    return sorted(points)
-
-
-def without_history(points: list[tuple[str, int, float]]) -> list[tuple[str, int, float]]:
-    return [p for p in points if not p[0].startswith("search/")]
 
 
 def test_states_are_told_apart(config: Config, study: Path) -> None:
@@ -247,7 +239,9 @@ def test_importing_the_recorder_imports_no_heavy_package() -> None:
     code = (
         "import sys, embsearch.track.mlflow, embsearch.track.server, embsearch.cli.ui;"
         "import embsearch.registry.mlflow_registry;"
-        "print([m for m in ('mlflow', 'torch', 'optuna', 'transformers') if m in sys.modules])"
+        "import embsearch.track.recorders, embsearch.track.tensorboard, embsearch.track.wandb;"
+        "heavy = ('mlflow', 'tensorboard', 'wandb', 'torch', 'optuna', 'transformers');"
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
