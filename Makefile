@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test check lint types imports format browser chaos bench clean
+.PHONY: help setup study test check lint types imports format reference browser chaos bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ imports: setup
 format: setup  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: setup  ## docs/reference/config.md and cli.md anew, from the code
+	$(BIN)/python docs/make_reference.py
 
 # The browser tests open MLflow in Chromium; without it they are skipped and say so.
 browser:

@@ -18,10 +18,10 @@ Pooling = Literal["keep", "mean", "cls", "max", "lasttoken", "pooler"]
 class SplitConfig:
     """How rows become train, valid and test. ``auto``: given where the data say, else by query."""
 
-    by: Literal["auto", "given", "query", "time"] = "auto"
+    by: Literal["auto", "given", "query", "time"] = "auto"  # the rule that makes the splits
     valid: float = 0.15  # share of queries (or of rows in time order)
-    test: float = 0.15
-    seed: int = 0
+    test: float = 0.15  # the same for the test rows; 0: none
+    seed: int = 0  # salt of the hash that decides by query; another seed, another split
 
 
 @dataclass(frozen=True)
@@ -30,21 +30,21 @@ class DeriveConfig:
     shown titles whose grades differ by at least ``min_gap`` is a candidate, and the first
     ``per_query`` in the order of a salted hash of the titles are kept (0 keeps all)."""
 
-    per_query: int = 8
-    min_gap: float = 1.0
-    seed: int = 0
+    per_query: int = 8  # triplets kept of one query at most; 0: all
+    min_gap: float = 1.0  # least difference of grades between positive and negative
+    seed: int = 0  # salt of the hash that chooses which are kept
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    format: Literal["auto", "triplets", "judgements", "clicks"] = "auto"
+    format: Literal["auto", "triplets", "judgements", "clicks"] = "auto"  # auto: read off the columns
     path: str | None = None  # one file, or a folder that holds train/valid/test files
-    train: str | None = None  # or one file per split
-    valid: str | None = None
-    test: str | None = None
+    train: str | None = None  # or one file per split: this one to train on
+    valid: str | None = None  # file of the rows by which trials are compared
+    test: str | None = None  # file of the rows that are read once, at the end
     columns: Mapping[str, str] = field(default_factory=dict)  # our name -> the file's header
     encoding: str = "auto"  # auto | utf-8 | gb18030 | any Python codec
-    on_bad_row: Literal["error", "drop"] = "error"
+    on_bad_row: Literal["error", "drop"] = "error"  # drop: counted, and written to dropped.csv
     positive_grade: float = 1.0  # a grade at or above it counts as relevant
     split: SplitConfig = field(default_factory=SplitConfig)
     derive: DeriveConfig = field(default_factory=DeriveConfig)
@@ -56,18 +56,18 @@ class ModelConfig:
     revision: str | None = None  # hub commit
     pooling: Pooling = "keep"  # keep: what the pretrained folder says (mean where it says nothing)
     projection: int | None = None  # output width of a linear layer after pooling, as 768 -> 256
-    normalize: bool = True
+    normalize: bool = True  # vectors of length 1, also in the saved model
     freeze_layers: int = 0  # the lowest transformer layers (and the embeddings) to keep fixed, without dropout
     max_length: int | None = None  # tokens per text; None: what the encoder can, at most 512
     dropout: float | None = None  # None: what the pretrained config says
-    trust_remote_code: bool = False
+    trust_remote_code: bool = False  # true runs code that comes with the weights
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    name: Literal["triplet", "contrastive", "infonce", "bce"] = "triplet"
-    margin: float = 0.3  # cosine; triplet, contrastive
-    temperature: float = 0.05  # infonce, bce
+    name: Literal["triplet", "contrastive", "infonce", "bce"] = "triplet"  # the loss
+    margin: float = 0.3  # between cosines; triplet and contrastive only
+    temperature: float = 0.05  # divides the cosines; infonce and bce only
     symmetric: bool = False  # infonce: titles also choose among queries
 
 
@@ -85,38 +85,38 @@ class AugmentConfig:
 class TrainConfig:
     texts: int = 38_400  # the budget: texts shown, three a triplet
     batch_size: int = 64  # triplets a step
-    lr: float = 1e-4
+    lr: float = 1e-4  # AdamW's highest rate, after the warm-up
     l2: float = 0.01  # AdamW's decoupled weight decay; none on biases, norms and token rows
-    warmup_steps: int = 20
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    clip_norm: float = 1.0
+    warmup_steps: int = 20  # optimizer steps in which the rate rises from 0
+    schedule: Literal["linear", "cosine", "constant"] = "linear"  # of the rate after the warm-up: to 0, or constant
+    clip_norm: float = 1.0  # longest gradient; 0: not clipped
     patience: int = 0  # evaluations without a better objective before the trial ends; 0: never
-    seed: int = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: int = 0  # order of the rows, dropout, a new projection
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of matrix products; auto: bf16 where the device has it
     chunk_tokens: int = 8192  # tokens encoded at once
-    cache_gradients: Literal["auto", "always", "never"] = "auto"
+    cache_gradients: Literal["auto", "always", "never"] = "auto"  # less memory, a second forward pass
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     objective: str = "auc"  # the validation metric that is maximised
-    at: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of train.texts
-    draws: int = 2000  # bootstrap
+    at: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of train.texts at which a trial is measured
+    draws: int = 2000  # bootstrap draws for the interval of AUC
     pool: bool = True  # also rank each test query against the whole title pool
     max_rows: int = 0  # validation rows used during the search, whole queries; 0: all
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    name: Literal["tpe", "random", "grid", "qmc", "gp", "cmaes"] = "tpe"
+    name: Literal["tpe", "random", "grid", "qmc", "gp", "cmaes"] = "tpe"  # what suggests the next trial
     startup_trials: int = 8  # random ones before the model is trusted
-    seed: int = 0
+    seed: int = 0  # another seed, another search
 
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    name: Literal["none", "median", "asha", "hyperband", "wilcoxon", "promotion"] = "promotion"
+    name: Literal["none", "median", "asha", "hyperband", "wilcoxon", "promotion"] = "promotion"  # stops trials early
     reduction: int = 3  # asha, hyperband, promotion: one in this many goes up a rung
     min_rung: int = 1  # evaluations a trial always gets
     startup_trials: int = 4  # median: trials that are never stopped
@@ -125,7 +125,7 @@ class SchedulerConfig:
 
 @dataclass(frozen=True)
 class LauncherConfig:
-    name: Literal["inline", "local", "replay"] = "local"
+    name: Literal["inline", "local", "replay"] = "local"  # this process, worker processes, or played from curves
     workers: int = 0  # 0: one a GPU, or on CPU one a core up to 4
     threads: int = 0  # CPU threads a worker; 0: cores divided by workers
     per_gpu: int = 1  # workers that share one GPU
@@ -133,50 +133,50 @@ class LauncherConfig:
     grace: float = 20.0  # seconds that running segments get on SIGTERM to save a checkpoint
     curves: str | None = None  # replay: a finished study's folder, or a file of curves; None: synthetic ones
     noise: float = 0.005  # replay, synthetic: standard deviation of one measurement
-    trial_seconds: float = 600.0  # replay, synthetic: a whole trial takes, on the virtual clock
+    trial_seconds: float = 600.0  # replay, synthetic: seconds of a whole trial, on the virtual clock
 
 
 @dataclass(frozen=True)
 class TrackConfig:
-    mlflow: bool = True
-    tensorboard: bool = False
-    wandb: bool = False
+    mlflow: bool = True  # record there; with all three false embsearch sync can build them later from the event logs
+    tensorboard: bool = False  # write event files beside the study; needs embsearch[tensorboard]
+    wandb: bool = False  # a W&B run a trial; needs embsearch[wandb]
     uri: str | None = None  # None: sqlite in home
     experiment: str | None = None  # None: embsearch/<study.task>
-    model_artifacts: Literal["all", "top_k", "best"] = "all"
-    top_k: int = 3
+    model_artifacts: Literal["all", "top_k", "best"] = "all"  # which trials' models MLflow keeps
+    top_k: int = 3  # so many, with model_artifacts=top_k
     timeout: float = 10.0  # seconds for one request
     registered_model: str | None = None  # None: <study.task>
-    wandb_project: str | None = None  # None: <study.task>
-    wandb_mode: Literal["offline", "online"] | None = None  # None: what W&B decides
+    wandb_project: str | None = None  # where W&B keeps the runs; None: <study.task>
+    wandb_mode: Literal["offline", "online"] | None = None  # None: what W&B decides (WANDB_MODE, its settings)
 
 
 @dataclass(frozen=True)
 class StopConfig:
     """When the search ends: whichever comes first. None: not a reason to stop."""
 
-    trials: int = 20
-    seconds: float | None = None  # wall clock
-    target: float | None = None  # objective reached
+    trials: int = 20  # configurations tried
+    seconds: float | None = None  # of wall clock, all sessions together
+    target: float | None = None  # value of evaluate.objective
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    name: str = "default"
+    name: str = "default"  # its folder in home; the same name goes on with the same study
     task: str = "default"  # one MLflow experiment and one registered model a task
-    question: str = ""
+    question: str = ""  # shown in MLflow
     folder: str | None = None  # where the study's own files lie
     defaults: tuple[Mapping[str, Any], ...] = ()  # points tried first, after the plain default
-    on_drift: Literal["refuse", "extend", "new"] = "refuse"
-    max_bugs: int = 3  # failed trials before the study stops
+    on_drift: Literal["refuse", "extend", "new"] = "refuse"  # when config or data are not those it began with
+    max_bugs: int = 3  # trials failed by a bug before the study stops
     seeds: int = 1  # so many runs of every trial that goes on from the first rung; their means are compared
 
 
 @dataclass(frozen=True)
 class PromoteConfig:
-    min_gain: float = 0.0  # AUC over the untuned encoder and over the champion
-    draws: int = 2000
-    dry_run: bool = False
+    min_gain: float = 0.0  # the lower end of the interval of the gain in AUC must be above it
+    draws: int = 2000  # bootstrap draws for the interval of the gain
+    dry_run: bool = False  # decide and say so, change nothing
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Config:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    space: Mapping[str, Any] = field(default_factory=dict)
+    space: Mapping[str, Any] = field(default_factory=dict)  # config path -> range or choices: guide/search.md
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
@@ -196,15 +196,15 @@ class Config:
     study: StudyConfig = field(default_factory=StudyConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     promote: PromoteConfig = field(default_factory=PromoteConfig)
-    home: str = ".embsearch"
-    device: str = "auto"  # auto | cpu | cuda
-    seed: int = 0
+    home: str = ".embsearch"  # folder that everything is written in; the variable EMBSEARCH_HOME sets it too
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    seed: int = 0  # of sampler, training and bootstrap, where they have none of their own
     # verbs that act on texts or a model rather than on a study
-    input: str | None = None
-    output: str | None = None
+    input: str | None = None  # encode: file of texts, one a line; None: standard input
+    output: str | None = None  # file to write; train: folder to copy the model to
     checkpoint: str | None = None  # a model folder, or champion
-    trial: int | None = None
-    open: bool = True  # ui: open a browser
-    port: int = 5000
-    verbose: bool = False  # every decision of the scheduler, as it is made
+    trial: int | None = None  # a trial's number
+    open: bool = True  # report, ui: open a browser
+    port: int = 5000  # ui: the first one tried
+    verbose: bool = False  # search: every decision; status: every trial with its reason; plan: the measured seconds
     why: bool = False  # status: everything that happened to the trial, with the reasons

@@ -9,17 +9,20 @@ from pathlib import Path
 import pytest
 
 from embsearch.cli.main import main
+from embsearch.cli.verbs import VERBS
+from embsearch.config.load import compose
+from embsearch.search.space import parse
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("studies/*/README.md")])
-VERBS = ("search", "train", "evaluate", "status", "ui", "promote", "data check", "sync", "encode", "plan")
+PAGES = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("studies/*/README.md")])
+VERB = "|".join(sorted((verb.name for verb in VERBS), key=len, reverse=True))
 
 
 def commands():
     for page in PAGES:
         for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M):
             for line in block.replace("\\\n", " ").splitlines():
-                found = re.search(rf"\bembsearch ({'|'.join(VERBS)})( .*|$)", line)
+                found = re.search(rf"\bembsearch ({VERB})( .*|$)", line)
                 words = found and shlex.split(found[2], comments=True)
                 if found and not {"...", "--help", "--info"} & set(words) and "2>" not in line:
                     words = words[: words.index("|")] if "|" in words else words
@@ -49,9 +52,36 @@ def test_a_command_that_is_shown_composes(page, words, capsys):
     assert main(words) == 0, capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words", [p.values[1][1:] for p in commands() if p.values[1][0] in ("search", "plan")], ids=" ".join
+)
+@pytest.mark.usefixtures("shown_studies")
+def test_a_search_that_is_shown_has_a_space_without_faults(words):
+    if not any(word.startswith("--") for word in words):
+        config = compose(words)
+        parse(config.space, config)
+
+
+def test_every_verb_is_shown_in_the_reference_with_a_command():
+    shown = {(p.values[0].name, re.match(VERB, " ".join(p.values[1]))[0]) for p in commands()}
+    assert [verb.name for verb in VERBS if ("cli.md", verb.name) not in shown] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere_and_no_figure_is_left_open(page):
     text = page.read_text(encoding="utf-8")
     missing = [to for to in re.findall(r"\]\(([^)#:]+)\)", text) if not (page.parent / to).exists()]
     assert not missing
+    lost = [
+        f"{to}#{place}"
+        for to, place in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text)
+        if place not in places(page.parent / to if to else page)
+    ]
+    assert not lost
     assert not re.findall(r"\b(?:TODO|TBD|FIXME|XXX|[A-Z]+_(?:RESULT|HERE|FIGURE)S?)\b", text)
+
+
+def places(page):
+    """What a link into a page may name: its headings, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M) if page.exists() else []
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

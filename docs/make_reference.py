@@ -1,0 +1,283 @@
+"""The generated pages of docs/reference: config.md from the dataclasses of config/schema.py and the files of conf/,
+cli.md from the table of verbs.
+
+python docs/make_reference.py        # writes both; make reference does the same
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from embsearch.cli.help import FLAGS
+from embsearch.cli.verbs import VERBS, Verb
+from embsearch.config import schema
+from embsearch.config.folders import GROUPS
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+PACKAGE = ROOT / "embsearch"
+MADE = "<!-- made by docs/make_reference.py (make reference) from {}; edit those -->"
+COMMON_CODES = (0, 1, 2, 130, 141)  # a verb with others says "exit code N" in its table entry or in run's docstring
+
+
+class Setting(NamedTuple):
+    path: str
+    kind: str
+    default: str
+    comment: str
+    study: str  # searchable, fixed or may change
+
+
+class Source(NamedTuple):
+    """What the parser of Python keeps of schema.py, and what it drops: docstrings and comments by class."""
+
+    docs: Mapping[str, str]
+    comments: Mapping[tuple[str, str], str]
+
+
+def main() -> None:
+    for name, make in PAGES.items():
+        (REFERENCE / name).write_text(make(), encoding="utf-8")
+        print(f"docs/reference/{name}")
+
+
+def config_page() -> str:
+    source = read_source(Path(schema.__file__))
+    parts = [
+        MADE.format("embsearch/config/schema.py and conf/"),
+        "# Settings",
+        "Every setting by its config path: the name that overrides (`train.lr=2e-4`) and search spaces use. "
+        "`embsearch search --cfg job` prints the composed values, `embsearch VERB --help` the main settings "
+        "of a verb.",
+        "The last column says what a study does with the setting:\n\n"
+        "- *searchable*: a search space may name it. Set outside the space it is the same for all trials, and a "
+        "study that has begun refuses another value.\n"
+        "- *fixed*: the same for all trials, never searched; a study that has begun refuses another value.\n"
+        "- *may change*: may differ each time the same study is gone on with.",
+    ]
+    hints = get_type_hints(schema.Config)
+    for room, kind in hints.items():
+        if is_dataclass(kind):
+            parts += _section(room, source, list(settings(source, kind, getattr(schema.Config(), room), f"{room}.")))
+    for group in GROUPS:
+        if not is_dataclass(hints.get(group)):
+            parts += [f"## {group}", *_options(group)]
+            parts += [_settings_table([s for s in settings(source) if s.path == group])] if group in hints else []
+    rest = [s for s in settings(source) if "." not in s.path and s.path not in GROUPS]
+    parts += ["## Without a group", _settings_table(rest)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def cli_page() -> str:
+    verbs = "\n".join(f"| [`{verb.name}`](#{verb.name.replace(' ', '-')}) | {cell(verb.does)} |" for verb in VERBS)
+    flags = "\n".join(f"| `{cell(flag)}` | {cell(words)} |" for flag, words in FLAGS)
+    parts = [
+        MADE.format("embsearch/cli/verbs.py and failures.md"),
+        "# Commands",
+        "```\nembsearch VERB [group=option ...] [setting=value ...] [flags]\nembsearch VERB --help\n```",
+        f"| verb | |\n|---|---|\n{verbs}",
+        "`group=option` picks a file of `conf/`, `setting=value` changes one value; all of them are in "
+        "[settings](config.md).",
+        *(part for verb in VERBS for part in _verb(verb)),
+        "## Flags",
+        f"| flag | |\n|---|---|\n{flags}",
+        "## Exit codes",
+        _exit_codes(),
+        "Which message means what, and what to do: [troubleshooting](../guide/troubleshooting.md).",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"config.md": config_page, "cli.md": cli_page}
+
+
+def settings(source: Source, cls: Any = schema.Config, values: Any = None, prefix: str = "") -> Iterator[Setting]:
+    """Every setting below a class, those of its rooms among them."""
+    values = schema.Config() if values is None else values
+    hints = get_type_hints(cls)
+    for name in (f.name for f in fields(cls)):
+        path, value = f"{prefix}{name}", getattr(values, name)
+        if is_dataclass(value):
+            yield from settings(source, hints[name], value, f"{path}.")
+        else:
+            comment = source.comments.get((cls.__name__, name), "")
+            yield Setting(path, kind_words(hints[name]), shown(value), comment, in_a_study(path))
+
+
+def without_comment() -> list[str]:
+    """Paths of the settings beside which schema.py has no comment."""
+    return [s.path for s in settings(read_source(Path(schema.__file__))) if not s.comment]
+
+
+@cache
+def read_source(file: Path) -> Source:
+    text = file.read_text(encoding="utf-8")
+    at_line = {
+        token.start[0]: token.string.lstrip("# ").strip()
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.COMMENT
+    }
+    docs, comments = {}, {}
+    for node in ast.parse(text).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        docs[node.name] = " ".join((ast.get_docstring(node) or "").replace("``", "`").split())
+        for field in node.body:
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                comments[node.name, field.target.id] = at_line.get(field.end_lineno or field.lineno, "")
+    return Source(docs, comments)
+
+
+def in_a_study(path: str) -> str:
+    def named(words: tuple[str, ...]) -> bool:
+        return path in words or path.split(".")[0] in words
+
+    if named(constant(PACKAGE / "config" / "load.py", "MAY_DIFFER")):
+        return "may change"
+    space = PACKAGE / "search" / "space.py"
+    return "fixed" if named(constant(space, "FIXED_ROOMS") + constant(space, "FIXED")) else "searchable"
+
+
+@cache
+def constant(file: Path, name: str) -> Any:
+    """A constant of a module, without importing it: search/space.py would bring Optuna."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
+            return ast.literal_eval(node.value)
+    raise KeyError(f"{file.name} has no constant {name}")
+
+
+def kind_words(kind: Any) -> str:
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return ", ".join(f"`{arg}`" for arg in args)
+    if origin in (Union, types.UnionType):
+        return " or ".join(["null" if arg is type(None) else kind_words(arg) for arg in args])
+    if origin is tuple:
+        return f"list of {kind_words(args[0])}s"
+    if origin is not None:
+        return "mapping"
+    return {bool: "`true`, `false`", int: "whole number", float: "number", str: "text"}[kind]
+
+
+def shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, tuple):
+        return "[" + ", ".join(shown(v) for v in value) + "]"
+    return "''" if value == "" else str(value)
+
+
+def cell(text: str) -> str:
+    """Text inside a table: no bar ends the cell, no angle bracket is taken for HTML; Python's None is YAML's null."""
+    return re.sub(r"\bNone\b", "null", text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _section(room: str, source: Source, found: list[Setting]) -> list[str]:
+    classes = {room: get_type_hints(schema.Config)[room]}
+    classes |= {f"{room}.{n}": kind for n, kind in get_type_hints(classes[room]).items() if is_dataclass(kind)}
+    docs = {at: source.docs[kind.__name__] for at, kind in classes.items() if source.docs[kind.__name__]}
+    notes = "\n\n".join(words if at == room else f"`{at}`: {words}" for at, words in docs.items())
+    return [f"## {room}", cell(notes), *(_options(room) if room in GROUPS else []), _settings_table(found)]
+
+
+def _settings_table(found: list[Setting]) -> str:
+    rows = "\n".join(f"| `{s.path}` | {s.kind} | `{s.default}` | {cell(s.comment)} | {s.study} |" for s in found)
+    return f"| setting | type | default | meaning | in a study |\n|---|---|---|---|---|\n{rows}"
+
+
+def _options(group: str) -> list[str]:
+    """The table of a group's files: what the first line says of each, and what it sets other than the defaults."""
+    files = sorted((ROOT / "conf" / group).glob("*.yaml"))
+    if group == "study":
+        files += sorted((ROOT / "studies").glob("*/study.yaml"))
+    rows = []
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        name = file.parent.name if file.name == "study.yaml" else file.stem
+        words = " ".join(re.split(r" {3,}", text.splitlines()[0])[1:])
+        if group == "study" and (question := re.search(r"^  question: ([^\s\"].*)$", text, re.M)):
+            words = question[1]
+        rows.append(f"| `{group}={name}` | {cell(words)} | {_sets(group, text)} |")
+    return ["| option | | sets |\n|---|---|---|\n" + "\n".join(rows)]
+
+
+def _sets(group: str, text: str) -> str:
+    """What a file changes, as overrides; of a space the parameters."""
+    tree = yaml.safe_load(text) or {}
+    tree.pop("defaults", None)
+    tree = tree if "@package _global_" in text else {group: tree}
+    space = tree.pop("space", None) or {}
+    own = {s.path: s.default for s in settings(read_source(Path(schema.__file__)))}
+    own.pop("study.question")  # stands beside the name
+    changed = [f"`{path}={value}`" for path, value in _leaves(tree) if own.get(path) not in (None, value)]
+    return cell(", ".join([*changed, *(f"`{path}`" for path in space)]))
+
+
+def _leaves(tree: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """Paths and values as settings show them; what refers to another setting is left out."""
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{at}.{key}" if at else str(key))
+    elif isinstance(tree, list):
+        yield at, shown(tuple(tree)) if not any(isinstance(v, dict) for v in tree) else "[...]"
+    elif tree == "???":
+        yield at, "..."
+    elif isinstance(tree, str) and tree.startswith("$"):
+        return
+    elif isinstance(tree, str) and re.fullmatch(r"[\d.]+e-?\d+", tree):  # YAML 1.1 reads 1e-4 as a word
+        yield at, str(float(tree))
+    else:
+        yield at, shown(tree)
+
+
+def _verb(verb: Verb) -> Iterator[str]:
+    found = {s.path: s for s in settings(read_source(Path(schema.__file__)))}
+    examples = "\n".join(f"embsearch {verb.name} {example}".rstrip() for example in verb.examples)
+    rows = "\n".join(
+        f"| `{path}` | `{found[path].default}` | {_choices(found[path])}{cell(found[path].comment)} |"
+        for path in verb.settings
+    )
+    codes = ", ".join(map(str, sorted({*COMMON_CODES, *_own_codes(verb)})))
+    yield f"## {verb.name}"
+    yield verb.does
+    yield f"```\n{examples}\n```"
+    yield f"| setting | default | |\n|---|---|---|\n{rows}"
+    yield f"Exit codes: {codes} ([meaning](#exit-codes))."
+
+
+def _choices(setting: Setting) -> str:
+    return f"{setting.kind}; " if setting.kind.startswith("`") and "true" not in setting.kind else ""
+
+
+def _own_codes(verb: Verb) -> list[int]:
+    """Exit codes that the verb's line in the table, or the docstring of its ``run``, names."""
+    text = verb.does
+    file = ROOT / Path(*verb.module.split(".")).with_suffix(".py")
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "run":
+            text += ast.get_docstring(node) or ""
+    return [int(code) for code in re.findall(r"exit code (\d+)", text)]
+
+
+def _exit_codes() -> str:
+    """The table of failures.md, so that it stands once."""
+    text = (REFERENCE / "failures.md").read_text(encoding="utf-8")
+    found = re.search(r"^## Exit codes\n+((?:\|.*\n)+)", text, re.M)
+    assert found is not None, "docs/reference/failures.md has no table under '## Exit codes'"
+    return found[1].rstrip()
+
+
+if __name__ == "__main__":
+    main()
