@@ -23,6 +23,7 @@ from embsearch.track.follower import Followed, Follower, Logs
 from embsearch.track.mirror import Point, StudyMirror, TrialMirror, validation
 
 UPLOAD = 30.0  # seconds for one run, before it is tried again later
+BATCH = 16  # runs between two ends of W&B's service
 
 
 class WandbRecorder(Follower):
@@ -36,6 +37,7 @@ class WandbRecorder(Follower):
         self._logs = Logs(study_folder, validation(config.evaluate.objective), Followed)
         self._sent_file = study_folder / "wandb" / "sent"
         self._sent: set[str] = set()
+        self._in_use = False  # W&B's service runs
         self._refused: set[str] = set()  # trials that come last when the others are tried again
 
     @property
@@ -58,13 +60,21 @@ class WandbRecorder(Follower):
             return ""
         with file_lock(self._sent_file):
             self._sent = set(self._sent_file.read_text().splitlines())
-            for mirror in sorted(self._ready(), key=lambda m: m.name in self._refused):
-                self._refused.add(mirror.name)
-                self._send_trial(mirror)
-                self._refused.remove(mirror.name)
-            study = self._logs.study
-            if study.state == "closed" and self._study_mark(study) not in self._sent:
-                self._send_study(study)
+            marks: list[str] = []
+            try:
+                for mirror in sorted(self._ready(), key=lambda m: m.name in self._refused):
+                    self._refused.add(mirror.name)
+                    self._send_trial(mirror)
+                    self._refused.remove(mirror.name)
+                    marks.append(self._id(mirror.name))
+                    if len(marks) == BATCH:
+                        self._remember(marks)
+                study = self._logs.study
+                if study.state == "closed" and self._study_mark(study) not in self._sent:
+                    self._send_study(study)
+                    marks.append(self._study_mark(study))
+            finally:
+                self._remember(marks)
         for trial in self._logs.trials.values():
             if self._id(trial.mirror.name) in self._sent:
                 trial.mirror.points.waiting.clear()
@@ -76,7 +86,6 @@ class WandbRecorder(Follower):
         tests = set(mirror.test.values())  # they come later, in the study's run
         points = [p for p in mirror.points.waiting if p not in tests]
         self._send(mirror.name, "trial", mirror.axes, points, summary, failed=mirror.state == "failed")
-        self._remember(self._id(mirror.name))
 
     def _send_study(self, study: StudyMirror) -> None:
         """Once it has ended, and once more when it has gone on since or a model was promoted."""
@@ -90,7 +99,6 @@ class WandbRecorder(Follower):
             "promoted": study.promoted,
         }
         self._send("study", "study", config, study.points.waiting, summary)
-        self._remember(self._study_mark(study))
 
     def _send(
         self,
@@ -105,6 +113,7 @@ class WandbRecorder(Follower):
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import
         import wandb
 
+        self._in_use = True
         run_id = self._id(name)
         for left in self._sent_file.parent.glob(f"*run-*-{run_id}*"):
             shutil.rmtree(left)
@@ -129,12 +138,20 @@ class WandbRecorder(Follower):
         finally:
             run.finish(exit_code=int(failed))
 
-    def _remember(self, mark: str) -> None:
+    def _remember(self, marks: list[str]) -> None:
+        """Write down what was sent, once it is. A run that has finished may not be in its file yet, and one that
+        failed still has its id in use: both are over when W&B's service has ended."""
+        if self._in_use:
+            import wandb
+
+            wandb.teardown()
+            self._in_use = False
         with self._sent_file.open("a") as file:
-            file.write(f"{mark}\n")
+            file.writelines(f"{mark}\n" for mark in marks)
             file.flush()
             os.fsync(file.fileno())
-        self._sent.add(mark)
+        self._sent.update(marks)
+        marks.clear()
 
     def _id(self, name: str) -> str:
         """The same in every process; W&B takes no ``:`` or ``@`` in one."""

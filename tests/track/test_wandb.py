@@ -151,14 +151,21 @@ def test_a_trial_is_sent_once_when_it_has_ended(config: Config, study: Path) -> 
 
 
 def test_every_trial_is_there_once_after_a_kill_and_a_second_process(config: Config, study: Path) -> None:
-    finish_study(study)
-    code = "from embsearch.track.wandb import WandbRecorder; WandbRecorder(config, folder).sync()"
+    code = (
+        "from embsearch.track.wandb import WandbRecorder\n"
+        "recorder = WandbRecorder(config, folder)\n"
+        "while True: recorder.sync()"
+    )
+    sent_file, begun = study / "wandb/sent", lambda: len(list((study / "wandb").glob("offline-run-*")))
     with in_a_process(code, config, study) as process:
-        while process.poll() is None and len(list((study / "wandb").glob("offline-run-*"))) < 2:
+        while not (sent_file.exists() and len(sent_file.read_text().splitlines()) == 3):
+            time.sleep(0.01)
+        finish_study(study)
+        while begun() < 4:
             time.sleep(0.002)
         process.kill()
-    marks = (study / "wandb/sent").read_text().splitlines()
-    assert 1 <= len(marks) < 5
+    before = sent_file.read_text()
+    assert 3 <= len(before.splitlines()) <= 5  # as a rule 3, with a fourth run half written
 
     recorder = WandbRecorder(config, study)
     assert recorder.sync() == 0, recorder.problem
@@ -167,7 +174,8 @@ def test_every_trial_is_there_once_after_a_kill_and_a_second_process(config: Con
     assert runs["t0000"].points == sorted(expected_points(6, {3: 0.90, 6: 0.95}) + history(0, 0.95))
     assert runs["t0001"].points == sorted(expected_points(3, {3: 0.70}) + history(1, 0.95))
     assert sorted(runs) == ["study/shop", "t0000", "t0001", "t0002", "t0003"]
-    assert len((study / "wandb/sent").read_text().splitlines()) == 5
+    assert sent_file.read_text().startswith(before)
+    assert len(sent_file.read_text().splitlines()) == 5
 
 
 def test_without_a_login_nobody_is_asked_and_the_trials_wait(
