@@ -8,11 +8,18 @@ from pathlib import Path
 from embsearch import disk
 
 
+def name() -> str:
+    """The bundle's file, by version."""
+    import vl_convert
+
+    return f"vega-{vl_convert.get_vega_version()}-{vl_convert.get_vegalite_versions()[-1]}.js"
+
+
 def script(cache: Path) -> str:
     """The bundle. Making it takes a second and a half, so it is kept in ``cache`` by version."""
     import vl_convert
 
-    path = cache / f"vega-{vl_convert.get_vega_version()}-{vl_convert.get_vegalite_versions()[-1]}.js"
+    path = cache / name()
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

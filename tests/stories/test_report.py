@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html import unescape
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 
 from embsearch.cli.main import main
 from embsearch.evaluate.examine import Examined
+from embsearch.report import vega
 
 
 def texts_of(html):
@@ -109,6 +112,31 @@ def test_a_page_is_made_also_where_the_models_and_the_data_are_gone(copy, tmp_pa
     assert "Queries that moved" not in words
 
 
+def test_a_page_can_be_made_before_the_end_and_before_any_trial(copy, tmp_path):
+    shutil.copytree(copy.folder, tmp_path / "home")
+    home = copy.at(tmp_path / "home")
+    log = home.study / "events.jsonl"
+    lines = [line for line in log.read_text().splitlines() if json.loads(line)["kind"] not in ("closed", "tested")]
+    log.write_text("".join(f"{line}\n" for line in lines))
+    assert home.run("report", "--no-open") == 0
+    words = texts_of((home.study / "report.html").read_text())
+    assert re.search(r"Trial \d was ahead when the study stopped: validation auc [01]\.\d{4}", words)
+    assert "embsearch search study.name=s" in words  # what goes on with it
+    shutil.rmtree(home.study / "trials")
+    assert home.run("report", "--no-open") == 0
+    assert "Nothing was measured yet." in texts_of((home.study / "report.html").read_text())
+
+
+def test_a_page_that_cannot_be_written_costs_the_study_nothing(home, capsys):
+    (home.folder / "cache" / vega.name()).mkdir(parents=True)  # where its script should be kept
+    assert home.run("search", "stop.trials=2") == 0
+    out, err = capsys.readouterr()
+    assert "the study page could not be written" in err
+    assert "best trial" in out
+    assert home.result["finished"]
+    assert not (home.study / "report.html").exists()
+
+
 def test_report_refuses_what_it_cannot_write(copy, tmp_path, capsys):
     assert copy.run("report", "study.name=nobody", "--no-open") == 2
     assert "study nobody is not in" in capsys.readouterr().err
@@ -127,6 +155,17 @@ def test_two_studies_stand_side_by_side(copy, tmp_path, capsys):
     assert "twin's winner against s's on the same test rows" in texts_of(page.read_text())
     assert main(["compare", *words, "study.name=s"]) == 2
     assert "expected two studies or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["status", "report output={} --no-open", "compare study.name=twin output={}"])
+def test_looking_at_a_study_imports_neither_torch_nor_mlflow(copy, tmp_path, verb):
+    code = (
+        "import sys; from embsearch.cli.main import main; wrong = main(sys.argv[1:]); "
+        "sys.exit(wrong or sorted({'torch', 'transformers', 'mlflow'} & set(sys.modules)) or 0)"
+    )
+    name, *more = verb.format(tmp_path / "page.html").split()
+    done = subprocess.run([sys.executable, "-c", code, name, *copy.words, *more], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_why_tells_a_trials_story_in_order(calm, capsys):
