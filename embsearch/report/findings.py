@@ -130,6 +130,9 @@ def _disagreement(record: Record, models: Models | None) -> Iterator[Finding]:
             yield Finding("note", f"Validation promised {promised:+.4f} over the {label}, the test rows say "
                                   f"{signed(gain)}: the best of many trials is partly the luckiest.",
                           "study.seeds=3 compares means of several seeds")  # fmt: skip
+        elif label == DEFAULT:
+            yield Finding("good", f"No sign of a lucky pick: validation promised {promised:+.4f} over the {label}, "
+                                  f"the test rows say {signed(gain)}.")  # fmt: skip
 
 
 def falling(course: Course) -> tuple[float, float] | None:

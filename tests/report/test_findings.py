@@ -8,11 +8,11 @@ import pytest
 
 from embsearch.config.build import build
 from embsearch.history import Run, Trial
-from embsearch.report.findings import _edges, _loss_falls, falling
+from embsearch.report.findings import _disagreement, _edges, _loss_falls, falling
 from embsearch.report.ranges import at_end, choices_table
 from embsearch.report.record import Course, Evaluation
 from embsearch.search.space import parse
-from embsearch.values import Outcome
+from embsearch.values import Interval, Outcome
 
 SPACE = {
     "train.lr": {"low": 1e-5, "high": 1e-3, "log": True},
@@ -98,6 +98,21 @@ def test_a_loss_that_falls_while_the_metric_falls_is_seen():
     assert falling(course(0, [0.90, 0.95, 0.93], [0.3, 0.1, 0.2])) is None  # both get worse
     assert falling(course(0, [0.90, 0.95, 0.949], [0.3, 0.2, 0.1])) is None  # noise
     assert falling(course(0, [0.90], [0.3])) is None
+
+
+@pytest.mark.parametrize(
+    ("promised", "kind", "words"),
+    [(0.012, "good", "No sign of a lucky pick"), (0.03, "note", "partly the luckiest")],
+)
+def test_what_validation_promised_is_held_against_the_test_rows(promised, kind, words):
+    study = record()
+    labels = ("untuned encoder", "default configuration", "best trial")
+    values = dict(zip(labels, (0.5, 0.9, 0.9 + promised), strict=True))
+    study.result = {"table": [{"label": label, "validation": value} for label, value in values.items()]}
+    gains = {"untuned encoder": Interval(0.45, 0.4, 0.5), "default configuration": Interval(0.01, 0.005, 0.015)}
+    (found,) = _disagreement(study, SimpleNamespace(gain=lambda of, over: gains[over]))
+    assert (found.kind, words in found.text) == (kind, True)
+    assert f"validation promised {promised:+.4f} over the default configuration".lower() in found.text.lower()
 
 
 def test_it_is_a_warning_where_it_happened_to_the_winner_or_to_a_third_of_the_trials():
