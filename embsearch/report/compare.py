@@ -116,7 +116,11 @@ def answers(sides: Sequence[Side]) -> Iterator[str]:
         elif one.data != other.data:
             yield f"{one.name} and {other.name} have different data: their scores say nothing about each other."
         else:
-            yield f"{one.name} and {other.name} cannot be compared row by row: not both are finished."
+            lacking = " and ".join(side.name for side in (one, other) if side.models is None)
+            yield (
+                f"{one.name} and {other.name} cannot be compared row by row: no scores of test rows of {lacking}, "
+                "which has not ended or is a replay."
+            )
 
 
 def _gain(one: Side, other: Side) -> Any:
