@@ -31,6 +31,18 @@ def put(draft: Path, path: Path) -> None:
     settle(path.parent)
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A draft to write while the context runs. Afterwards it has the name ``path``; if that fails, nothing is left of
+    it and ``path`` is as it was."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield draft
+        put(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def make_folder(path: Path) -> None:
     """``mkdir -p``, each new name on the disk."""
     if not path.is_dir():

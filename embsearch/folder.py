@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,7 +23,7 @@ from embsearch.config.build import to_dict
 from embsearch.config.load import diff, digest, identity
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, StudyError
-from embsearch.track.events import EventLog, read_events
+from embsearch.track.events import Event, EventLog, read_events
 from embsearch.values import Clock
 
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where PyYAML was built with it: 6 times faster
@@ -133,10 +133,13 @@ class StudyFolder:
         return self.path / "study.yaml"
 
     def read_locked(self) -> dict[str, Any]:
-        """What ``lock_config`` wrote. Raises StudyError where the file is damaged."""
+        """What ``lock_config`` wrote. Raises StudyError where the file is damaged, or not there."""
         try:
             content = yaml.safe_load(self.locked.read_text(encoding="utf-8"))
             return {"identity": content["identity"], "config": content["config"]}
+        except FileNotFoundError:
+            name = self.config.study.name
+            raise StudyError(f"study {name} is not in {self.home}; see 'embsearch status'") from None
         except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
             raise StudyError(
                 f"{self.locked}: not the config that embsearch wrote ({type(error).__name__}); put it back from a "
@@ -202,9 +205,7 @@ class StudyFolder:
 
     def result(self) -> dict[str, Any] | None:
         """What the study found, if it has come to an end and has not been opened again since."""
-        events = read_events(self.path / "events.jsonl")
-        ends = [e for e in events if e["kind"] in ("closed", "opened")]
-        return ends[-1]["result"] if ends and ends[-1]["kind"] == "closed" else None
+        return result_in(read_events(self.path / "events.jsonl"))
 
     def last_sign(self) -> float:
         """When the last event was logged, in Unix seconds; 0 where there is none."""
@@ -212,19 +213,26 @@ class StudyFolder:
         return max((events[-1]["time"] / 1000 for events in logs if events), default=0.0)
 
     def seconds_spent(self) -> float:
-        """Seconds of all sessions so far. Every event says how many; the times of day may have been set back."""
+        """Seconds of all sessions so far."""
         logs = [read_events(self.path / "events.jsonl"), *(events for _, events in self.trial_logs())]
-        return max((event.get("spent", 0.0) for events in logs for event in events), default=0.0)
+        return max(spent(events) for events in logs)
+
+
+def result_in(events: Sequence[Event]) -> dict[str, Any] | None:
+    """What the events of a study's log say that it found; None where it goes on."""
+    ends = [e for e in events if e["kind"] in ("closed", "opened")]
+    return ends[-1]["result"] if ends and ends[-1]["kind"] == "closed" else None
+
+
+def spent(events: Sequence[Event]) -> float:
+    """Seconds of all sessions by the end of a log. Every event says how many; times of day may have been set back."""
+    return max((event.get("spent", 0.0) for event in events), default=0.0)
 
 
 def write_yaml(path: Path, content: Any) -> None:
     """Whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with disk.whole(path) as draft:
         draft.write_text(yaml_of(content), encoding="utf-8")
-        disk.put(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def yaml_of(content: Any) -> str:

@@ -5,11 +5,12 @@ The coordinator goes on from here after any kill, ``embsearch status`` reads it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from embsearch.folder import StudyFolder
 from embsearch.search.board import Standing
+from embsearch.track.events import Event
 from embsearch.values import FailureClass, Outcome
 
 RETRIES = {"killed": 3, "hung": 1, "checkpoint": 3}  # how often a task goes out again without having got on
@@ -79,17 +80,21 @@ class Trial(Standing):
 
 def read_trials(folder: StudyFolder, objective: str) -> dict[int, Trial]:
     """Every trial as its event log tells it."""
-    trials: dict[int, Trial] = {}
-    for number, events in folder.trial_logs():
-        if not events or events[0]["kind"] != "created":
-            continue
-        trials[number] = Trial(number, params=events[0]["params"])
-        for event in events[1:]:
-            _replay(trials[number], event, objective)
-    return trials
+    read = (read_trial(number, events, objective) for number, events in folder.trial_logs())
+    return {trial.number: trial for trial in read if trial is not None}
 
 
-def _replay(trial: Trial, event: dict[str, Any], objective: str) -> None:
+def read_trial(number: int, events: Sequence[Event], objective: str) -> Trial | None:
+    """One trial; None where its log has lost the beginning."""
+    if not events or events[0]["kind"] != "created":
+        return None
+    trial = Trial(number, params=events[0]["params"])
+    for event in events[1:]:
+        _replay(trial, event, objective)
+    return trial
+
+
+def _replay(trial: Trial, event: Event, objective: str) -> None:
     kind = event["kind"]
     trial.due = ""
     if kind == "segment":
@@ -132,7 +137,7 @@ def _turn_to(trial: Trial, seed: int) -> None:
     trial.seed = seed
 
 
-def _ran(trial: Trial, event: dict[str, Any], objective: str) -> None:
+def _ran(trial: Trial, event: Event, objective: str) -> None:
     trial.run.values[event["rung"]] = event["metrics"][f"val/{objective}"]
     trial.run.last = event["why"] if event["last"] else ""
     trial.deaths.clear()

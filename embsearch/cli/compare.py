@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from embsearch.cli.files import check_output, write_whole
-from embsearch.cli.report import models_of, read_record
+from embsearch.cli.report import models_of
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError
 from embsearch.folder import StudyFolder
 from embsearch.report import vega
 from embsearch.report.compare import Side, comparison_page, show
+from embsearch.report.record import Record
 
 
 def run(configs: Sequence[Config]) -> int:
@@ -20,7 +21,7 @@ def run(configs: Sequence[Config]) -> int:
     if len(set(names)) < max(2, len(names)):
         raise ConfigError(f"compare: expected two studies or more, each once, as study=a study=b; got {names}")
     output = check_output(configs[0].output, ".html")
-    records = [read_record(StudyFolder(config)) for config in configs]
+    records = [Record(StudyFolder(config)) for config in configs]
     sides = [Side(record, models_of(record)) for record in records]
     show(sides)
     if output is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from embsearch import disk
 from embsearch.errors import ConfigError
 
 
@@ -24,9 +24,5 @@ def check_output(output: str | None, *endings: str) -> Path | None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content`` in one step."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with disk.whole(path) as draft:
         draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import psutil
 
 from embsearch.cli import search
 from embsearch.cli.probes import Probes, memory_available
-from embsearch.config.again import same_study
+from embsearch.config.command import same_study
 from embsearch.config.schema import Config
 from embsearch.data.dataset import Dataset, steps_of
 from embsearch.data.files import find_files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embsearch.config.again import same_study
+from embsearch.config.command import same_study
 from embsearch.config.schema import Config
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from embsearch.cli.files import check_output, write_whole
 from embsearch.config.schema import Config
-from embsearch.data.dataset import Dataset
-from embsearch.data.load import prepare_dataset
-from embsearch.errors import StudyError, UserError
+from embsearch.data.load import dataset_again, prepare_dataset
+from embsearch.errors import UserError
 from embsearch.folder import StudyFolder
 from embsearch.report import vega
-from embsearch.report.models import Models, missing, read_models
+from embsearch.report.models import Models, examined
 from embsearch.report.page import study_page
 from embsearch.report.record import Record
 
@@ -21,9 +20,9 @@ def run(config: Config) -> int:
     """Write the page of a study, finished or running, to ``output`` (None: report.html in the study's folder).
     Raises StudyError where it has not been begun."""
     output = check_output(config.output, ".html")
-    folder = StudyFolder(config)
-    path = output or folder.page
-    write_page(read_record(folder), path)
+    record = Record(StudyFolder(config))
+    path = output or record.folder.page
+    write_page(record, path)
     print(f"study page: {path}")
     if config.open:
         webbrowser.open(path.resolve().as_uri())
@@ -36,27 +35,19 @@ def write_page(record: Record, path: Path) -> None:
     write_whole(path, html.encode())
 
 
-def read_record(folder: StudyFolder) -> Record:
-    """What the study's logs say. Raises StudyError where it has not been begun."""
-    if not folder.locked.exists():
-        raise StudyError(f"study {folder.config.study.name} is not in {folder.home}; see 'embsearch status'")
-    return Record(folder)
-
-
 def models_of(record: Record) -> Models | None:
     """What the study's models say of each test row; what is missing of a finished study is measured again. None,
     with a line that says why, where that cannot be."""
     if not record.tested or record.config.launcher.name == "replay":  # of a replay there is no model
         return None
-    home = record.folder.home
+    cache = record.folder.home / "cache"
     try:
-        cache = prepare_dataset(record.config.data, home / "cache")
-        data = Dataset.load(cache)
-        if record.opened[-1]["data"] != data.fingerprint:
-            raise UserError("the data are no longer those of the study")
-        if todo := missing(record, data):
-            _examine(record, cache, todo)
-        return read_models(record, data)
+        data = dataset_again(record.config.data, cache, record.data)
+        found = examined(record, data)
+        if missing := [label for label in record.tested if label not in found]:
+            _examine(record, prepare_dataset(record.config.data, cache), missing)
+            found = examined(record, data)
+        return Models(record, data, found)
     except UserError as error:
         print(f"without scores of single rows: {error}")
         return None

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from embsearch.config.again import same_study
+from embsearch.config.command import same_study
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError
 from embsearch.folder import StudyFolder

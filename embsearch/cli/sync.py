@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from embsearch.config.build import build, to_dict
 from embsearch.config.schema import Config
-from embsearch.errors import ConfigError, EmbsearchError, StudyError
+from embsearch.errors import ConfigError, EmbsearchError
 from embsearch.folder import StudyFolder, holder
 from embsearch.track import recorders
 
 
 def run(config: Config) -> int:
-    """Replay the logs; every point is there once afterwards. Raises EmbsearchError while one of the views is away."""
+    """Replay the logs; every point is there once afterwards. Raises StudyError where the study has not been begun,
+    EmbsearchError while one of the views is away."""
     folder = StudyFolder(config)
-    if not folder.locked.exists():
-        raise StudyError(f"study {config.study.name} is not in {folder.home}; see 'embsearch status'")
-    folder.seconds_spent()  # refuses a damaged log; the recorder would wait for its writer to mend it
     began = build(folder.read_locked()["config"] | {"track": to_dict(config.track), "home": config.home})
+    folder.seconds_spent()  # refuses a damaged log; the recorder would wait for its writer to mend it
     recorder = recorders.make(began, folder.path, live=bool(holder(folder.path / "lock")))
     if not recorder.view:
         raise ConfigError("track=none: nothing to bring up to date; name a recorder, as track=mlflow")

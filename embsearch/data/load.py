@@ -53,6 +53,15 @@ def prepare_dataset(config: DataConfig, cache: Path) -> Path:
     return folder
 
 
+def dataset_again(config: DataConfig, cache: Path, fingerprint: str) -> Dataset:
+    """The data that had this fingerprint. Raises DataError where they are others now."""
+    dataset = load_dataset(config, cache)
+    if dataset.fingerprint != fingerprint:
+        raise DataError(f"the data have changed: their fingerprint was {fingerprint[:12]} and is "
+                        f"{dataset.fingerprint[:12]} now")  # fmt: skip
+    return dataset
+
+
 def build_dataset(
     config: DataConfig, sources: Sequence[Source], notes: Sequence[str] = ()
 ) -> tuple[Dataset, list[Fault]]:

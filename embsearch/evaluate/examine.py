@@ -5,7 +5,6 @@ Shapes: M rows, Q queries, P pool titles, T texts, S texts of the sample, E dime
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -35,14 +34,9 @@ class Examined:
 
     def save(self, path: Path) -> None:
         """Write it whole or not at all."""
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("wb") as file:
-                np.savez_compressed(file, **asdict(self))
-            disk.put(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        disk.make_folder(path.parent)
+        with disk.whole(path) as draft, draft.open("wb") as file:
+            np.savez_compressed(file, **asdict(self))
 
     @staticmethod
     def load(path: Path) -> Examined:

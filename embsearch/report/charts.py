@@ -1,6 +1,6 @@
-"""The study page's charts: Vega-Lite specifications over named tables, which ``tables`` makes of a record.
+"""The study page's charts: Vega-Lite specifications over the tables of report/tables.py.
 
-Pure: a record goes in, plain JSON comes out. Colours, fonts and widths are the page's (page.html.j2).
+Pure: a record goes in, plain JSON comes out. Colours, fonts and widths are the page's (draw.js).
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 
 from embsearch.report.importance import Importance
-from embsearch.report.models import Models
-from embsearch.report.record import BEST, DEFAULT, UNTUNED, Course, Record
+from embsearch.report.record import BEST, DEFAULT, UNTUNED, Record
+from embsearch.report.tables import SHOWN
 from embsearch.search.space import Dimension
 
 Spec = dict[str, Any]
-SHOWN, MARKS = 200, 1000  # trials whose curves, and whose marks, are drawn: those that came furthest
 MODELS = [UNTUNED, DEFAULT, BEST]
 STATES = ("complete", "pruned", "failed", "running", "paused", "waiting")
 PAIRS = 3  # of parameters whose interaction is drawn
@@ -33,43 +32,6 @@ class Chart:
     words: str
     spec: Spec
     narrow: bool = False  # stands beside others
-
-
-def tables(record: Record, models: Models | None, found: Sequence[Importance]) -> dict[str, list[dict[str, Any]]]:
-    """The data of every chart by name. Parameters are the fields p0, p1, ... in the order of the space."""
-    rung = record.common_rung()
-    courses = list(record.courses.values())
-    furthest = sorted(courses, key=lambda c: (c.trial.rung, c.trial.best or -1.0), reverse=True)
-    drawn = sorted(furthest[:SHOWN], key=lambda c: c.trial.number)
-    made: dict[str, list[dict[str, Any]]] = {
-        "trials": _trials(record, courses, furthest[:MARKS], rung),
-        "curves": [
-            {**_who(record, c), "rung": e.rung, "texts": e.texts, "value": round(e.value, 5)}
-            for c in drawn
-            for e in c.own
-        ],
-        "losses": [
-            {**_who(record, c), "texts": round(x), "loss": round(y, 5)} for c in drawn for x, y in c.loss_curve()
-        ],
-        "budget": _budget(record, courses),
-        "importance": [one._asdict() for one in found],
-        "seeds": [
-            {**_who(record, c), "seed": e.seed, "rung": e.rung, "value": round(e.value, 5)}
-            for c in courses
-            for e in c.evaluations
-            if len(c.trial.runs) > 1 and e.rung == c.trial.rung
-        ],
-        "segments": [
-            {"model": label, "segment": name, "auc": round(scores["auc"], 5), "rows": int(scores["rows"])}
-            for label, event in record.tested.items()
-            for name, scores in (event.get("segments") or {}).items()
-            if "auc" in scores
-        ],
-    }
-    if models is not None:
-        points, links = models.projection()
-        made |= {"scores": models.distributions(), "points": points, "links": links}
-    return made
 
 
 def charts(record: Record, data: Mapping[str, Sequence[Any]], found: Sequence[Importance]) -> dict[str, list[Chart]]:
@@ -103,57 +65,6 @@ def _name_only(spec: Any, states: set[str]) -> None:
             value["legend"] = {"values": [state for state in STATES if state in states]}
         _name_only(value, states)
 
-
-# ---- the tables ------------------------------------------------------------------------------
-
-
-def _who(record: Record, course: Course) -> dict[str, Any]:
-    won = record.best is not None and record.best.trial.number == course.trial.number
-    return {"n": course.trial.number, "state": course.trial.state, "won": won}
-
-
-def _trials(record: Record, courses: Sequence[Course], shown: Sequence[Course], rung: int) -> list[dict[str, Any]]:
-    rows, best = [], None
-    numbers = {course.trial.number for course in shown}
-    for course in sorted(courses, key=lambda c: c.trial.number):
-        value = course.trial.best
-        best = value if best is None or (value is not None and value > best) else best
-        if course.trial.number not in numbers:
-            continue
-        row = _who(record, course) | {
-            "best": _rounded(value),
-            "so_far": _rounded(best),
-            "there": _rounded(course.trial.values.get(rung)),
-            "rung": course.trial.rung,
-            "texts": course.texts,
-        }
-        row |= {f"p{i}": _axis(value) for i, value in enumerate(course.axes.values())}
-        rows.append(row)
-    return rows
-
-
-def _budget(record: Record, courses: Sequence[Course]) -> list[dict[str, Any]]:
-    """Texts that were spent on the way to each evaluation, and how many trials got there."""
-    rows = []
-    for rung, share in enumerate(record.config.evaluate.at, 1):
-        spent, there = 0, 0
-        for course in courses:
-            at = {(e.seed, e.rung): e.texts for e in course.evaluations}
-            there += any(r == rung for _, r in at)
-            spent += sum(texts - at.get((seed, rung - 1), 0) for (seed, r), texts in at.items() if r == rung)
-        rows.append({"rung": f"{rung} ({share:.0%})", "texts": spent, "trials": there})
-    return [row for row in rows if row["trials"]]
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 5)
-
-
-def _axis(value: Any) -> Any:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
-
-
-# ---- the charts ------------------------------------------------------------------------------
 
 # Colours are named ranges, which the page fills in for light and dark: states, models, kinds.
 _STATE = {"field": "state", "type": "nominal", "title": None, "scale": {"domain": list(STATES), "range": "states"}}
@@ -200,11 +111,11 @@ def _history(record: Record, objective: str) -> Chart:
             "encoding": {"x": _TRIAL, "y": _y("so_far", objective)},
         },
     ]  # fmt: skip
-    untuned = record.untuned.get(record.objective)
+    untuned = (record.baseline or {}).get(record.objective)
     words = "Each mark is a trial's best evaluation, the line the best so far."
     if untuned is not None:
         rule = {"mark": {"type": "rule", "strokeDash": [4, 4], "aria": False}, "encoding": {"y": {"datum": untuned}}}
-        values = [c.trial.best for c in record.courses.values() if c.trial.best is not None]
+        values = [c.best for c in record.courses.values() if c.best is not None]
         if values and untuned > 2 * min(values) - max(values):  # not so far below that nothing else could be read
             layers.append(rule)
             words += f" Dashed: the untuned encoder, {untuned:.4f}."

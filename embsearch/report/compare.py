@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from embsearch.evaluate.bootstrap import auc_gain
+from embsearch.config.build import value_at
 from embsearch.report.charts import Chart
 from embsearch.report.findings import signed
 from embsearch.report.importance import importances
@@ -20,6 +19,8 @@ from embsearch.report.models import Models
 from embsearch.report.page import render
 from embsearch.report.ranges import range_words
 from embsearch.report.record import BEST, UNTUNED, Record
+from embsearch.report.result import number
+from embsearch.values import Interval
 
 
 @dataclass(frozen=True)
@@ -33,23 +34,17 @@ class Side:
     def name(self) -> str:
         return self.record.name
 
-    @property
-    def data(self) -> str:
-        """The fingerprint of its data."""
-        return str(self.record.opened[-1]["data"]) if self.record.opened else ""
-
     @cached_property
     def facts(self) -> dict[str, str]:
         """What is compared, in words."""
         record, best = self.record, self.record.best
-        states = [course.trial.state for course in record.courses.values()]
+        states = [trial.state for trial in record.trials.values()]
         won = record.tested.get(BEST)
         gain = None if self.models is None else self.models.gain(BEST, UNTUNED)
         progress = record.progress()
-        value = None if best is None else best.trial.best
         found = {
-            f"validation {record.objective}": "" if value is None else f"{value:.4f}",
-            "winner": "" if best is None else f"trial {best.trial.number}",
+            f"validation {record.objective}": number(None if best is None else best.best),
+            "winner": "" if best is None else f"trial {best.number}",
         }
         if won is not None:
             auc = won["auc"]
@@ -59,11 +54,11 @@ class Side:
         return found | {
             "trials": f"{len(states)}, {states.count('complete')} complete, {states.count('failed')} failed",
             "texts trained on": f"{record.texts:,}",
-            "time": clock(record.result["seconds"] if record.result is not None else record.seconds),
+            "time": clock(record.seconds),
             "time to its best": clock(progress[-1][0]) if progress else "",
             "encoder": record.config.model.path,
             "sampler, scheduler": f"{record.config.sampler.name}, {record.config.scheduler.name}",
-            "data": self.data[:12],
+            "data": record.data[:12],
         }
 
     @cached_property
@@ -87,8 +82,6 @@ def space_rows(sides: Sequence[Side]) -> list[tuple[str, list[Mapping[str, str]]
 
 
 def _of(side: Side, path: str) -> Mapping[str, str]:
-    from embsearch.config.build import value_at
-
     dimension = next((d for d in side.record.space.dimensions if d.path == path), None)
     if dimension is None:
         fixed = short(value_at(side.record.config, path))
@@ -107,13 +100,12 @@ def answers(sides: Sequence[Side]) -> Iterator[str]:
     for one, other in combinations(sides, 2):
         gain = _gain(one, other)
         if gain is not None:
-            better = f"{other.name}'s winner against {one.name}'s on the same test rows: {signed(gain)} AUC"
-            clear = "the whole 95 % interval is" if gain.low > 0 or gain.high < 0 else "the 95 % interval reaches"
-            where = (
-                " above 0." if gain.low > 0 else " below 0." if gain.high < 0 else " 0: they cannot be told apart."
-            )
-            yield f"{better}; {clear}{where}"
-        elif one.data != other.data:
+            found = f"{other.name}'s winner against {one.name}'s on the same test rows: {signed(gain)} AUC"
+            if gain.low <= 0 <= gain.high:
+                yield f"{found}; the 95 % interval reaches 0: they cannot be told apart."
+            else:
+                yield f"{found}; the whole 95 % interval is {'above' if gain.low > 0 else 'below'} 0."
+        elif one.record.data != other.record.data:
             yield f"{one.name} and {other.name} have different data: their scores say nothing about each other."
         else:
             lacking = " and ".join(side.name for side in (one, other) if side.models is None)
@@ -123,15 +115,12 @@ def answers(sides: Sequence[Side]) -> Iterator[str]:
             )
 
 
-def _gain(one: Side, other: Side) -> Any:
-    if one.models is None or other.models is None or one.data != other.data:
+def _gain(one: Side, other: Side) -> Interval | None:
+    """How much better the winner of ``other`` is, where both scored the same rows."""
+    mine, theirs = one.models, other.models
+    if mine is None or theirs is None or one.record.data != other.record.data:
         return None
-    if not all(BEST in side.models.by_label for side in (one, other) if side.models is not None):
-        return None
-    rows = one.models.rows
-    mine, theirs = (side.models.by_label[BEST].similarity for side in (other, one))  # type: ignore[union-attr]
-    evaluate = one.record.config
-    return auc_gain(mine, theirs, rows.relevant, rows.query, evaluate.evaluate.draws, evaluate.seed)
+    return mine.paired(theirs.by_label[BEST], mine.by_label[BEST])
 
 
 def show(sides: Sequence[Side]) -> None:
@@ -183,7 +172,7 @@ def comparison_page(sides: Sequence[Side], vega: str) -> str:
 
 def _to_the_end(record: Record) -> list[tuple[float, int, float]]:
     found = record.progress()
-    return [*found, (record.seconds, record.texts, found[-1][2])] if found else []
+    return [*found, (record.elapsed, record.texts, found[-1][2])] if found else []
 
 
 def _progress(field: str, title: str) -> Chart:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from embsearch.config.again import same_study
-from embsearch.report.live import short
+from embsearch.config.command import same_study
+from embsearch.report.live import failures, short
 from embsearch.report.models import Models
 from embsearch.report.ranges import at_end, wider
 from embsearch.report.record import BEST, DEFAULT, UNTUNED, Course, Record
@@ -31,21 +31,21 @@ class Finding:
 def headline(record: Record, models: Models | None) -> str:
     """The first thing a reader should know."""
     best, name = record.best, record.objective
-    if best is None or best.trial.best is None:
+    if best is None or best.best is None:
         return "Nothing was measured yet."
-    who = f"Trial {best.trial.number}"
+    who = f"Trial {best.number}"
     if record.result is None:
         word = "is ahead" if record.running else "was ahead when the study stopped"
-        return f"{who} {word}: validation {name} {best.trial.best:.4f}."
+        return f"{who} {word}: validation {name} {best.best:.4f}."
     won = record.tested.get(BEST)
     if won is None:
-        return f"{who} won: validation {name} {best.trial.best:.4f}."
+        return f"{who} won: validation {name} {best.best:.4f}."
     auc = won["auc"]
     text = f"{who} won: {won['split']} AUC {auc['value']:.4f} (95 % {auc['low']:.4f} to {auc['high']:.4f})"
     gains = []
     for label in (UNTUNED, DEFAULT):
         gain = None if models is None else models.gain(BEST, label)
-        if label == DEFAULT and best.trial.number == 0:
+        if label == DEFAULT and best.number == 0:
             gains.append("it is the default configuration")
         elif gain is not None:
             gains.append(f"{signed(gain)} over the {label}")
@@ -81,7 +81,7 @@ def _gains(record: Record, models: Models | None) -> Iterator[Finding]:
     elif gain is not None:
         yield Finding("warning", f"Not proven: {signed(gain)} AUC over the untuned encoder, and the 95 % interval "
                                  "reaches 0.", "more test rows, or a longer search")  # fmt: skip
-    if record.best.trial.number == 0:
+    if record.best.number == 0:
         yield Finding("note", "The default configuration won: the search found nothing better.")
         return
     over = models.gain(BEST, DEFAULT)
@@ -90,7 +90,7 @@ def _gains(record: Record, models: Models | None) -> Iterator[Finding]:
     elif over is not None:
         yield Finding("note", f"Against the default configuration the gain is {signed(over)} AUC: within what these "
                               "test rows can tell apart.")  # fmt: skip
-    for line in warnings([{**row, "test": record.tested[row["label"]]["metrics"]} for row in _rows(record)]):
+    for line in warnings(_rows(record)):
         yield Finding("warning", f"{line[0].upper()}{line[1:]}.")
 
 
@@ -123,7 +123,7 @@ def _disagreement(record: Record, models: Models | None) -> Iterator[Finding]:
     rows = {row["label"]: row for row in _rows(record)}
     for label in (DEFAULT, UNTUNED):
         gain = models.gain(BEST, label)
-        if gain is None or label not in rows or (label == DEFAULT and record.best.trial.number == 0):
+        if gain is None or label not in rows or (label == DEFAULT and record.best.number == 0):
             continue
         promised = rows[BEST]["validation"] - rows[label]["validation"]
         if promised > gain.high:
@@ -157,7 +157,7 @@ def _loss_falls(record: Record) -> Iterator[Finding]:
     if not found:
         return
     worst = max(found, key=lambda n: found[n][0] - found[n][1])
-    mine = record.best is not None and record.best.trial.number in found
+    mine = record.best is not None and record.best.number in found
     peak, last = found[worst]
     yield Finding(
         "warning" if mine or 3 * len(found) >= several else "note",
@@ -179,7 +179,7 @@ def _size(record: Record, models: Models | None) -> Iterator[Finding]:
     if models is None:
         return
     queries = int(models.rows.query.max()) + 1
-    gain = models.gain(BEST, DEFAULT if record.best is not None and record.best.trial.number else UNTUNED)
+    gain = models.gain(BEST, DEFAULT if record.best is not None and record.best.number else UNTUNED)
     if gain is not None:
         least = (gain.high - gain.low) / 2
         kind: Literal["note", "warning"] = "warning" if queries < SMALL_TEST else "note"
@@ -192,10 +192,5 @@ def _size(record: Record, models: Models | None) -> Iterator[Finding]:
 
 
 def _failures(record: Record) -> Iterator[Finding]:
-    counts: dict[str, int] = {}
-    for course in record.courses.values():
-        for failure in course.trial.failures:
-            counts[failure.replace("_", " ")] = counts.get(failure.replace("_", " "), 0) + 1
-    if counts:
-        words = ", ".join(f"{n} {failure}" for failure, n in sorted(counts.items()))
-        yield Finding("note", f"Failures on the way: {words}.", "embsearch status names the trials")
+    if found := failures(record.trials.values()):
+        yield Finding("note", f"Failures on the way: {found}.", "embsearch status names the trials")

@@ -30,9 +30,13 @@ class Watched(Protocol):
     """The parts of a study that are shown."""
 
     config: Any
-    trials: Any
-    baseline: Any
     space: Any
+
+    @property
+    def trials(self) -> Any: ...
+
+    @property
+    def baseline(self) -> Any: ...
 
     @property
     def elapsed(self) -> float: ...

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,24 +32,30 @@ class Moved:
 
 
 class Models:
-    """What the models say of every row. ``by_label`` holds the untuned encoder at least."""
+    """What the models of a finished study say of every row; ``by_label`` holds all of the final table."""
 
-    def __init__(self, data: Dataset, split: str, by_label: Mapping[str, Examined], draws: int, seed: int) -> None:
-        self.texts, self.split = data.texts, split
-        self.rows: Judged = getattr(data, split)
+    def __init__(self, record: Record, data: Dataset, by_label: Mapping[str, Examined]) -> None:
+        self.texts = data.texts
+        self.split: str = next(iter(record.tested.values()))["split"]
+        self.rows: Judged = getattr(data, self.split)
         self.by_label = by_label
-        self._draws, self._seed = draws, seed
+        self._draws, self._seed = record.config.evaluate.draws, record.config.seed
         self._gains: dict[tuple[str, str], Interval] = {}
 
     def gain(self, of: str, over: str) -> Interval | None:
-        """AUC of one model minus that of another, with its interval: paired, queries resampled."""
+        """AUC of one model minus that of another, with its interval. None where either was not tested, or where all
+        rows are relevant or none is."""
         relevant = self.rows.relevant
         if not {of, over} <= self.by_label.keys() or relevant.all() or not relevant.any():
             return None
         if (of, over) not in self._gains:
-            mine, theirs = self.by_label[of].similarity, self.by_label[over].similarity
-            self._gains[of, over] = auc_gain(mine, theirs, relevant, self.rows.query, self._draws, self._seed)
+            self._gains[of, over] = self.paired(self.by_label[of], self.by_label[over])
         return self._gains[of, over]
+
+    def paired(self, mine: Examined, theirs: Examined) -> Interval:
+        """AUC of ``mine`` minus AUC of ``theirs`` on these rows: paired, queries resampled."""
+        rows = self.rows
+        return auc_gain(mine.similarity, theirs.similarity, rows.relevant, rows.query, self._draws, self._seed)
 
     def distributions(self) -> list[dict[str, Any]]:
         """How similarities of relevant and irrelevant rows lie, before and after: shares by bin."""
@@ -133,33 +139,16 @@ class Models:
         return text if len(text) <= CLIP else text[: CLIP - 1] + "…"
 
 
-def read_models(record: Record, data: Dataset) -> Models | None:
-    """The models of a finished study. None where the untuned encoder's or the winner's file is missing, or was
-    made of other rows: ``missing`` says which."""
-    if missing(record, data):
-        return None
-    split = next(iter(record.tested.values()))["split"]
-    found = dict(_files(record))
-    examined = {label: Examined.load(path) for label, path in found.items()}
-    return Models(data, split, examined, record.config.evaluate.draws, record.config.seed)
-
-
-def missing(record: Record, data: Dataset) -> list[str]:
-    """The labels of the final table whose file must be made (again)."""
-    return [label for label, path in _files(record) if not _fits(path, getattr(data, record.tested[label]["split"]))]
-
-
-def _files(record: Record) -> Iterator[tuple[str, Path]]:
-    for label in record.tested:
-        yield label, record.folder.tested(label)
-
-
-def _fits(path: Path, rows: Judged) -> bool:
-    try:
-        examined = Examined.load(path)
-    except (OSError, ValueError):
-        return False
-    return len(examined.similarity) == len(rows) and len(examined.place) == len(np.unique(rows.query))
+def examined(record: Record, data: Dataset) -> dict[str, Examined]:
+    """Of each row of the final table what was kept, where that is there, whole, and of these very rows."""
+    found = {}
+    for label, event in record.tested.items():
+        rows = getattr(data, event["split"])
+        with suppress(OSError, ValueError):
+            kept = Examined.load(record.folder.tested(label))
+            if len(kept.similarity) == len(rows) and len(kept.place) == len(np.unique(rows.query)):
+                found[label] = kept
+    return found
 
 
 def _flat(vectors_SE: NDArray[Any]) -> NDArray[np.float64]:

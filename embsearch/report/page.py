@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -12,22 +13,19 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from embsearch import __version__
-from embsearch.config.again import same_study
-from embsearch.report.charts import Chart, charts, tables
+from embsearch.config.command import same_study
+from embsearch.report.charts import Chart, charts
 from embsearch.report.findings import findings, headline, signed
 from embsearch.report.importance import Importance, importances
 from embsearch.report.live import clock, short, state
 from embsearch.report.models import Models
 from embsearch.report.ranges import choices_table
 from embsearch.report.record import BEST, UNTUNED, Record
+from embsearch.report.result import number, ranks
+from embsearch.report.tables import tables
 
 LISTED = 1000  # trials in the table of all
-# of the test rows; recall against the whole title pool where that was measured
-HEADS = (
-    (("ndcg_10",), "nDCG@10"),
-    (("pool_recall_1", "recall_1"), "recall@1"),
-    (("pool_recall_10", "recall_10"), "recall@10"),
-)
+HEADS = ("nDCG@10", "recall@1", "recall@10")  # as report.result.ranks gives them
 
 
 def study_page(record: Record, models: Models | None, vega: str) -> str:
@@ -36,24 +34,23 @@ def study_page(record: Record, models: Models | None, vega: str) -> str:
     found, rung, at_rung = importances(record)
     data = tables(record, models, found)
     drawn = charts(record, data, found)
-    html: str = _template("study.html.j2").render(
-        **_frame(f"{record.name}: study page", [one for some in drawn.values() for one in some], data, vega),
+    return render(
+        "study.html.j2", f"{record.name}: study page", [one for some in drawn.values() for one in some], data, vega,
         name=record.name, config=record.config, headline=headline(record, models), objective=record.objective,
         choices=choices_table(record), winner=_winner(record), results=list(_results(record, models)),
-        heads=[words for _, words in HEADS], split=next((e["split"] for e in record.tested.values()), ""),
+        heads=HEADS, split=next((e["split"] for e in record.tested.values()), ""),
         queries=f"{int(models.rows.query.max()) + 1:,} queries, {len(models.rows):,} " if models else "",
         findings=findings(record, models), commands=_commands(record, models), spent=_spent(record), charts=drawn,
         rung=rung, at_rung=at_rung, importance_words=_importance_words(found), axes=record.space.short_names(),
         trials=list(_trials(record))[:LISTED], more=_more(record), made=list(_made(record)),
         **_moved(models),
     )  # fmt: skip
-    return html
 
 
 def render(
     template: str, title: str, drawn: Sequence[Chart], data: Mapping[str, Any], vega: str, **words: Any
 ) -> str:
-    """Another page in the same dress."""
+    """A page of our dress as HTML: what ``template`` makes of ``words``, with its charts and their data."""
     html: str = _template(template).render(**_frame(title, drawn, data, vega), **words)
     return html
 
@@ -85,21 +82,19 @@ def _frame(title: str, drawn: Sequence[Chart], data: Mapping[str, Any], vega: st
 def _winner(record: Record) -> str:
     if record.best is None:
         return "winner"
-    return f"trial {record.best.trial.number}" + ("" if record.result is not None else " (so far)")
+    return f"trial {record.best.number}" + ("" if record.result is not None else " (so far)")
 
 
 def _results(record: Record, models: Models | None) -> Iterator[Mapping[str, Any]]:
     for row in record.result["table"] if record.result is not None else []:
-        auc, number = row["auc"], row["trial"]
+        auc, trial = row["auc"], row["trial"]
         gain = None if models is None or row["label"] == BEST else models.gain(BEST, row["label"])
         yield {
-            "label": row["label"] if number is None else f"{row['label']} ({number})",
-            "validation": _number(row["validation"]),
+            "label": row["label"] if trial is None else f"{row['label']} ({trial})",
+            "validation": number(row["validation"]),
             "auc": f"{auc['value']:.4f} ({auc['low']:.4f} to {auc['high']:.4f})",
             "gain": "" if gain is None else signed(gain),
-            "metrics": [
-                _number(next((row["test"][n] for n in names if n in row["test"]), None)) for names, _ in HEADS
-            ],
+            "metrics": [number(value) for value in ranks(row["test"])],
         }
 
 
@@ -113,17 +108,14 @@ def _commands(record: Record, models: Models | None) -> list[str]:
 
 
 def _spent(record: Record) -> str:
-    counts: dict[str, int] = {}
-    for course in record.courses.values():
-        counts[course.trial.state] = counts.get(course.trial.state, 0) + 1
+    counts = Counter(trial.state for trial in record.trials.values())
     words = ", ".join(f"{n} {name}" for name, n in counts.items())
     full = len(record.courses) * record.config.train.texts
     share = f", {record.texts / full:.0%} of what training every trial to its end would take" if full else ""
     ended = f" It ended by {record.result['why']}." if record.result is not None else ""
-    seconds = record.result["seconds"] if record.result is not None else record.seconds
     return (
-        f"{len(record.courses)} trials ({words}) in {clock(seconds)}, {record.texts:,} texts trained on{share}; "
-        f"scheduler {record.config.scheduler.name}, sampler {record.config.sampler.name}.{ended}"
+        f"{len(record.courses)} trials ({words}) in {clock(record.seconds)}, {record.texts:,} texts trained "
+        f"on{share}; scheduler {record.config.scheduler.name}, sampler {record.config.sampler.name}.{ended}"
     )
 
 
@@ -151,9 +143,9 @@ def _trials(record: Record) -> Iterator[Mapping[str, Any]]:
         active = trial.params
         yield {
             "number": trial.number,
-            "won": best is not None and best.trial.number == trial.number,
+            "won": best is not None and best.number == trial.number,
             "state": state(trial),
-            "best": _number(trial.best),
+            "best": number(trial.best),
             "rung": trial.rung,
             "texts": f"{course.texts:,}",
             "params": [
@@ -184,7 +176,8 @@ def _moved(models: Models | None) -> dict[str, Any]:
 
 
 def _made(record: Record) -> Iterator[tuple[str, str]]:
-    first = record.opened[0] if record.opened else {}
+    sessions = record.of_kind("opened")
+    first = sessions[0] if sessions else {}
     environment = first.get("environment") or {}
     data = record.config.data
     yield "data", f"{data.path or data.train or ''}, fingerprint {str(first.get('data', ''))[:12]}"
@@ -196,8 +189,4 @@ def _made(record: Record) -> Iterator[tuple[str, str]]:
     if commit:
         yield "code", commit + (", with uncommitted changes" if environment.get("git_dirty") else "")
     yield "config", f"{record.folder.locked.name} beside this page; sha256 {str(first.get('config', ''))[:12]}"
-    yield "sessions", str(len(record.opened))
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    yield "sessions", str(len(sessions))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 from embsearch.config.build import build
 from embsearch.config.schema import Config
-from embsearch.folder import StudyFolder, holder
-from embsearch.history import Trial, read_trials
+from embsearch.folder import StudyFolder, holder, result_in, spent
+from embsearch.history import Trial, read_trial
+from embsearch.search.board import Board
 from embsearch.search.space import Space, parse
-from embsearch.track.events import Event
+from embsearch.track.events import Event, read_events
 from embsearch.values import Scalar
 
 UNTUNED, DEFAULT, BEST = "untuned encoder", "default configuration", "best trial"
@@ -45,7 +46,15 @@ class Course:
     axes: Mapping[str, Scalar]  # every searched parameter by short name
     evaluations: list[Evaluation] = field(default_factory=list)
     losses: list[tuple[int, float]] = field(default_factory=list)  # (step, loss) of the run with the first seed
-    decisions: list[tuple[float, str, str]] = field(default_factory=list)  # (seconds spent, decision, reason)
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    @property
+    def best(self) -> float | None:
+        """The best value it measured."""
+        return self.trial.best
 
     @property
     def own(self) -> list[Evaluation]:
@@ -76,22 +85,24 @@ class Course:
 
 
 class Record:
-    """One study. Properties are read from the logs when first asked for."""
+    """One study, its logs read once: what ``status`` shows and pages explain."""
 
     def __init__(self, folder: StudyFolder) -> None:
         self.folder = folder
         self.config: Config = build(folder.read_locked()["config"])
         self.space: Space = parse(self.config.space, self.config)
         self.running = holder(folder.path / "lock")
-        self.result = folder.result()
-        self.courses = dict(self._read())
-
-    def _read(self) -> Iterator[tuple[int, Course]]:
-        trials = read_trials(self.folder, self.objective)
-        for number, events in self.folder.trial_logs():
-            if number in trials:
-                axes = self.space.axes(trials[number].params, self.config)
-                yield number, _fold(Course(trials[number], axes), events, f"val/{self.objective}")
+        self._events = read_events(folder.log.path)
+        self.result = result_in(self._events)
+        self.elapsed = spent(self._events)
+        self.courses: dict[int, Course] = {}
+        for number, events in folder.trial_logs():
+            self.elapsed = max(self.elapsed, spent(events))
+            if (trial := read_trial(number, events, self.objective)) is not None:
+                if trial.state == "running" and not self.running:
+                    trial.state = "waiting"
+                axes = self.space.axes(trial.params, self.config)
+                self.courses[number] = _fold(Course(trial, axes), events, f"val/{self.objective}")
 
     @property
     def name(self) -> str:
@@ -103,37 +114,47 @@ class Record:
         return self.config.evaluate.objective
 
     @cached_property
+    def trials(self) -> dict[int, Trial]:
+        """By number."""
+        return {number: course.trial for number, course in self.courses.items()}
+
+    def of_kind(self, kind: str) -> list[Event]:
+        """What of a kind stands in the study's own log."""
+        return [event for event in self._events if event["kind"] == kind]
+
+    @property
     def tested(self) -> dict[str, Event]:
         """The last test of the untuned encoder, the default configuration and the best trial, by label. Empty
         while the study runs."""
         if self.result is None:
             return {}
-        found = {event["label"]: event for event in self.folder.log_of_kind("tested")}
+        found = {event["label"]: event for event in self.of_kind("tested")}
         return {row["label"]: found[row["label"]] for row in self.result["table"] if row["label"] in found}
 
-    @cached_property
-    def untuned(self) -> Mapping[str, float]:
+    @property
+    def baseline(self) -> Mapping[str, float] | None:
         """The untuned encoder on the validation rows."""
-        logged = self.folder.log_of_kind("baseline")
-        return logged[-1]["metrics"] if logged else {}
-
-    @cached_property
-    def opened(self) -> list[Event]:
-        """A session each."""
-        return self.folder.log_of_kind("opened")
-
-    @cached_property
-    def seconds(self) -> float:
-        return self.folder.seconds_spent()
+        logged = self.of_kind("baseline")
+        return logged[-1]["metrics"] if logged else None
 
     @property
+    def data(self) -> str:
+        """The fingerprint of its data."""
+        opened = self.of_kind("opened")
+        return str(opened[-1]["data"]) if opened else ""
+
+    @cached_property
     def best(self) -> Course | None:
         """The winner; while the study runs, who is ahead."""
         if self.result is not None:
             return None if self.result["best"] is None else self.courses[self.result["best"]]
-        measured = [c for c in self.courses.values() if c.trial.best is not None]
-        key = lambda c: (c.trial.state == "complete", c.trial.best, -c.trial.number)  # noqa: E731
-        return max(measured, key=key, default=None)
+        ahead = Board.of(self.trials).best
+        return None if ahead is None else self.courses[ahead.number]
+
+    @property
+    def seconds(self) -> float:
+        """What the search took; so far, while it runs."""
+        return self.elapsed if self.result is None else float(self.result["seconds"])
 
     @property
     def texts(self) -> int:
@@ -142,13 +163,14 @@ class Record:
 
     def progress(self) -> list[tuple[float, int, float]]:
         """(seconds, texts trained on, best objective) by then, at every evaluation that raised the best."""
-        ends = sorted((e.spent, number, e) for number, c in self.courses.items() for e in c.evaluations)
+        every = ((e.spent, number, e) for number, course in self.courses.items() for e in course.evaluations)
+        ends = sorted(every, key=lambda end: end[:2])
         texts: dict[tuple[int, int], int] = {}
         found: list[tuple[float, int, float]] = []
-        for spent, number, one in ends:
+        for seconds, number, one in ends:
             texts[number, one.seed] = one.texts
             if one.seed == 0 and (not found or one.value > found[-1][2]):
-                found.append((spent, sum(texts.values()), one.value))
+                found.append((seconds, sum(texts.values()), one.value))
         return found
 
     def common_rung(self) -> int:
@@ -170,7 +192,5 @@ def _fold(course: Course, events: Sequence[Event], objective: str) -> Course:
                 Evaluation(event["rung"], event["step"], event["texts_seen"], event["metrics"][objective],
                            event["metrics"], event.get("seed", 0), event.get("spent", 0.0))
             )  # fmt: skip
-        elif kind == "decided":
-            course.decisions.append((event.get("spent", 0.0), event["decision"], event["reason"]))
     course.losses.sort()
     return course

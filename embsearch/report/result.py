@@ -27,13 +27,17 @@ def result_table(rows: Sequence[Mapping[str, Any]], objective: str) -> Table:
         auc, metrics = row["auc"], row["test"]
         table.add_row(
             label,
-            _number(row["validation"]),
+            number(row["validation"]),
             f"{auc['value']:.4f} ({auc['low']:.4f}-{auc['high']:.4f})",
-            _number(metrics.get("ndcg_10")),
-            _number(metrics.get("pool_recall_1", metrics.get("recall_1"))),
-            _number(metrics.get("pool_recall_10", metrics.get("recall_10"))),
+            *(number(value) for value in ranks(metrics)),
         )
     return table
+
+
+def ranks(metrics: Mapping[str, float]) -> tuple[float | None, float | None, float | None]:
+    """nDCG@10, recall@1 and recall@10; recall is against the whole title pool where that was measured."""
+    recall = (metrics.get(f"pool_recall_{k}", metrics.get(f"recall_{k}")) for k in (1, 10))
+    return metrics.get("ndcg_10"), *recall  # type: ignore[return-value]
 
 
 def show(result: Any, objective: str, console: Console | None = None) -> None:
@@ -75,9 +79,10 @@ def metrics_table(label: str, split: str, found: Mapping[str, Any]) -> None:
         more = f"95 % interval {auc['low']:.4f} to {auc['high']:.4f}" if name == "auc" else ""
         table.add_row(name, f"{value:.4f}", more)
     for name, scores in sorted(found["segments"].items()):
-        table.add_row(f"auc, {name}", _number(scores.get("auc")), f"{scores['rows']:.0f} rows")
+        table.add_row(f"auc, {name}", number(scores.get("auc")), f"{scores['rows']:.0f} rows")
     console.print(table)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Four places; nothing for None."""
     return "" if value is None else f"{value:.4f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from embsearch import disk
@@ -25,10 +24,6 @@ def script(cache: Path) -> str:
     except FileNotFoundError:
         made: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     disk.make_folder(cache)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with disk.whole(path) as draft:
         draft.write_text(made, encoding="utf-8")
-        disk.put(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
     return made

@@ -116,17 +116,13 @@ class TensorBoardRecorder(Follower):
         models = projector.models(self._folder)
         if not models:
             return
-        from embsearch.data.dataset import Dataset
-        from embsearch.data.load import prepare_dataset
+        from embsearch.data.load import dataset_again
 
         home = Path(self._config.home).expanduser().resolve()
         try:
-            data = Dataset.load(prepare_dataset(self._config.data, home / "cache"))
-        except UserError as error:  # the files are gone
+            data = dataset_again(self._config.data, home / "cache", (study.opened or {}).get("data", ""))
+        except UserError as error:  # the files are gone, or others
             self._remark = f"no projector: {one_line(error)}"
-            return
-        if data.fingerprint != (study.opened or {}).get("data"):
-            self._remark = "no projector: the data have changed since"
             return
         projector.write(self._root / "study", models, data)
 

@@ -42,6 +42,7 @@ class EventFile:
             self._append(whole[len(there) :])
         else:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            # not disk.whole: TensorBoard reads every file whose name holds "tfevents", a draft of one too
             draft = self._path.with_name(f".{self._path.parent.name}.{os.getpid()}")
             draft.write_bytes(whole)
             disk.put(draft, self._path)

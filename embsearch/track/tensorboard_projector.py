@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -43,6 +42,5 @@ def write(folder: Path, models: dict[str, Path], data: Dataset) -> None:
         shown: Any = config.embeddings.add()
         shown.tensor_name = name.replace("_", " ")
         shown.tensor_path, shown.metadata_path = f"{name}/tensors.tsv", f"{name}/metadata.tsv"
-    draft = folder / f".{PROJECTOR_FILENAME}.{os.getpid()}"
-    draft.write_text(text_format.MessageToString(config), encoding="utf-8")
-    disk.put(draft, folder / PROJECTOR_FILENAME)
+    with disk.whole(folder / PROJECTOR_FILENAME) as draft:
+        draft.write_text(text_format.MessageToString(config), encoding="utf-8")

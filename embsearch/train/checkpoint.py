@@ -7,7 +7,6 @@ a temporary name, fsynced, atomically replaced: whoever reads sees the old one w
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,13 +38,8 @@ def save(
     tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     words = json.dumps(position)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with disk_errors():
-            save_file(tensors, draft, metadata={"position": words, "checksum": str(checksum(tensors, words))})
-        disk.put(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with disk.whole(path) as draft, disk_errors():
+        save_file(tensors, draft, metadata={"position": words, "checksum": str(checksum(tensors, words))})
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

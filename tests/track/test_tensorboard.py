@@ -39,11 +39,6 @@ def config(tmp_path: Path) -> Config:
     return replace(config, track=replace(config.track, mlflow=False, tensorboard=True))
 
 
-@pytest.fixture
-def study(config: Config) -> Path:
-    return write_study(Path(config.home) / "studies" / "shop")
-
-
 def run_of(study: Path, name: str) -> EventAccumulator:
     """TensorBoard's own reader of a run."""
     return EventAccumulator(str(study / "tensorboard" / name), {"scalars": 0, "tensors": 0}).Reload()
@@ -204,7 +199,7 @@ def test_texts_of_other_data_are_not_given_to_vectors(examined: Any) -> None:
     EventLog(study / "events.jsonl").append("closed", why="4 trials", best=0)
     recorder = TensorBoardRecorder(config, study)
     assert recorder.sync() == 0
-    assert recorder.problem == "no projector: the data have changed since"
+    assert recorder.problem.startswith("no projector: the data have changed: their fingerprint was ")
     gone = TensorBoardRecorder(replace(config, data=DataConfig(path="gone.csv")), study)
     assert gone.sync() == 0
     assert gone.problem.startswith("no projector: ")

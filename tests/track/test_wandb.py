@@ -21,7 +21,6 @@ from synthetic import (
     start_trial,
     train,
     without_package,
-    write_study,
 )
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -35,11 +34,6 @@ from embsearch.track.wandb import WandbRecorder
 def config(tmp_path: Path) -> Config:
     config = config_in(tmp_path / "home")
     return replace(config, track=replace(config.track, mlflow=False, wandb=True, wandb_mode="offline"))
-
-
-@pytest.fixture
-def study(config: Config) -> Path:
-    return write_study(Path(config.home) / "studies" / "shop")
 
 
 @dataclass

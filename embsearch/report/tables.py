@@ -1,0 +1,95 @@
+"""The data of the study page's charts: named tables of plain numbers and words, made of a record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from embsearch.report.importance import Importance
+from embsearch.report.models import Models
+from embsearch.report.record import Course, Record
+
+SHOWN, MARKS = 200, 1000  # trials whose curves, and whose marks, are drawn: those that came furthest
+
+
+def tables(record: Record, models: Models | None, found: Sequence[Importance]) -> dict[str, list[dict[str, Any]]]:
+    """The data of every chart by name. Parameters are the fields p0, p1, ... in the order of the space."""
+    rung = record.common_rung()
+    courses = list(record.courses.values())
+    furthest = sorted(courses, key=lambda c: (c.trial.rung, c.trial.best or -1.0), reverse=True)
+    drawn = sorted(furthest[:SHOWN], key=lambda c: c.trial.number)
+    made: dict[str, list[dict[str, Any]]] = {
+        "trials": _trials(record, courses, furthest[:MARKS], rung),
+        "curves": [
+            {**_who(record, c), "rung": e.rung, "texts": e.texts, "value": round(e.value, 5)}
+            for c in drawn
+            for e in c.own
+        ],
+        "losses": [
+            {**_who(record, c), "texts": round(x), "loss": round(y, 5)} for c in drawn for x, y in c.loss_curve()
+        ],
+        "budget": _budget(record, courses),
+        "importance": [one._asdict() for one in found],
+        "seeds": [
+            {**_who(record, c), "seed": e.seed, "rung": e.rung, "value": round(e.value, 5)}
+            for c in courses
+            for e in c.evaluations
+            if len(c.trial.runs) > 1 and e.rung == c.trial.rung
+        ],
+        "segments": [
+            {"model": label, "segment": name, "auc": round(scores["auc"], 5), "rows": int(scores["rows"])}
+            for label, event in record.tested.items()
+            for name, scores in (event.get("segments") or {}).items()
+            if "auc" in scores
+        ],
+    }
+    if models is not None:
+        points, links = models.projection()
+        made |= {"scores": models.distributions(), "points": points, "links": links}
+    return made
+
+
+def _who(record: Record, course: Course) -> dict[str, Any]:
+    won = record.best is not None and record.best.trial.number == course.trial.number
+    return {"n": course.trial.number, "state": course.trial.state, "won": won}
+
+
+def _trials(record: Record, courses: Sequence[Course], shown: Sequence[Course], rung: int) -> list[dict[str, Any]]:
+    rows, best = [], None
+    numbers = {course.trial.number for course in shown}
+    for course in sorted(courses, key=lambda c: c.trial.number):
+        value = course.trial.best
+        best = value if best is None or (value is not None and value > best) else best
+        if course.trial.number not in numbers:
+            continue
+        row = _who(record, course) | {
+            "best": _rounded(value),
+            "so_far": _rounded(best),
+            "there": _rounded(course.trial.values.get(rung)),
+            "rung": course.trial.rung,
+            "texts": course.texts,
+        }
+        row |= {f"p{i}": _axis(value) for i, value in enumerate(course.axes.values())}
+        rows.append(row)
+    return rows
+
+
+def _budget(record: Record, courses: Sequence[Course]) -> list[dict[str, Any]]:
+    """Texts that were spent on the way to each evaluation, and how many trials got there."""
+    rows = []
+    for rung, share in enumerate(record.config.evaluate.at, 1):
+        spent, there = 0, 0
+        for course in courses:
+            at = {(e.seed, e.rung): e.texts for e in course.evaluations}
+            there += any(r == rung for _, r in at)
+            spent += sum(texts - at.get((seed, rung - 1), 0) for (seed, r), texts in at.items() if r == rung)
+        rows.append({"rung": f"{rung} ({share:.0%})", "texts": spent, "trials": there})
+    return [row for row in rows if row["trials"]]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 5)
+
+
+def _axis(value: Any) -> Any:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
