@@ -440,7 +440,7 @@ def words_of(trials: int, texts: int) -> list[str]:
     no trial's configuration (qmc) and no trial's length (none) depends on which worker was faster."""
     return [
         "study=product_search", "model=minilm", "device=cpu", "sampler=qmc", "scheduler=none",
-        "launcher.workers=2", "launcher.threads=1", f"stop.trials={trials}", "stop.seconds=null",
+        "launcher.workers=2", "launcher.threads=1", f"stop.trials={trials}", "stop.seconds=null", "confirm.top_k=0",
         f"train.texts={texts}",
     ]  # fmt: skip
 

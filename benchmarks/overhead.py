@@ -27,7 +27,7 @@ RESULT = Path(__file__).parent / "results" / "overhead.json"
 WORDS = [
     "study=product_search", "study.defaults=[]", "space=none", "+space.train.lr={low: 5e-5, high: 3e-4, log: true}",
     "sampler=qmc", "scheduler=none", "launcher.workers=1", "stop.trials=12", "stop.seconds=null", "train.texts=38400",
-    "objective.name=infonce", "train.batch_size=64",
+    "objective.name=infonce", "train.batch_size=64", "confirm.top_k=0",
 ]  # fmt: skip
 
 

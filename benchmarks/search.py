@@ -36,7 +36,7 @@ Seen = list[tuple[float, int, float]]  # seconds, trial, validation AUC
 
 def words(texts: int, trials: int) -> list[str]:
     return ["study=product_search", "study.defaults=[]", f"train.texts={texts}", f"stop.trials={trials}",
-            "stop.seconds=null", f"sampler.startup_trials={STARTUP}"]  # fmt: skip
+            "stop.seconds=null", f"sampler.startup_trials={STARTUP}", "confirm.top_k=0"]  # fmt: skip
 
 
 def ours(home: Path, texts: int, trials: int) -> tuple[Seen, float]:

@@ -28,6 +28,11 @@ class Run:
     def rung(self) -> int:
         return max(self.values, default=0)
 
+    @property
+    def best(self) -> float:
+        """The best value it measured, if it has measured any."""
+        return max(self.values.values())
+
 
 @dataclass
 class Trial(Standing):
@@ -66,10 +71,15 @@ class Trial(Standing):
         """The evaluation that the trial is on its way to, or that some of its runs are at."""
         return self.runs[0].rung if self.runs[0].rung > self.rung else self.rung + 1
 
+    def nth(self, seed: int) -> Run:
+        """The run with a seed, new where there was none."""
+        while len(self.runs) <= seed:
+            self.runs.append(Run())
+        return self.runs[seed]
+
     def next_seed(self, seeds: int) -> int | None:
         """Which of ``seeds`` runs trains next on the way to ``until``; None where all are there."""
-        while len(self.runs) < seeds:
-            self.runs.append(Run())
+        self.nth(seeds - 1)
         there = (seed for seed in range(seeds) if self.runs[seed].rung < self.until and not self.runs[seed].last)
         return next(there, None)
 
@@ -96,6 +106,10 @@ def read_trial(number: int, events: Sequence[Event], objective: str) -> Trial | 
 
 def _replay(trial: Trial, event: Event, objective: str) -> None:
     kind = event["kind"]
+    if trial.outcome is not None:  # what follows is of fresh seeds, by which the study confirms its best
+        if kind == "repeated":
+            _ran(trial.nth(event["seed"]), event, objective)
+        return
     trial.due = ""
     if kind == "segment":
         trial.state, trial.attempt = "running", event["segment"]["attempt"]
@@ -105,12 +119,14 @@ def _replay(trial: Trial, event: Event, objective: str) -> None:
         trial.got_on()
     elif kind == "measured":
         trial.texts_seen, trial.step, trial.seconds = event["texts_seen"], event["step"], event["seconds"]
-        _ran(trial, event, objective)
+        _ran(trial.run, event, objective)
+        trial.deaths.clear()
         trial.state = "waiting"
         if event.get("seeds", 1) == 1:
             _compared(trial, event["rung"], event["metrics"][f"val/{objective}"])
     elif kind == "repeated":
-        _ran(trial, event, objective)
+        _ran(trial.run, event, objective)
+        trial.deaths.clear()
         trial.state = "waiting"
     elif kind == "compared":
         _compared(trial, event["rung"], event["value"])
@@ -133,14 +149,13 @@ def _replay(trial: Trial, event: Event, objective: str) -> None:
 
 
 def _turn_to(trial: Trial, seed: int) -> None:
-    trial.next_seed(seed + 1)
+    trial.nth(seed)
     trial.seed = seed
 
 
-def _ran(trial: Trial, event: Event, objective: str) -> None:
-    trial.run.values[event["rung"]] = event["metrics"][f"val/{objective}"]
-    trial.run.last = event["why"] if event["last"] else ""
-    trial.deaths.clear()
+def _ran(run: Run, event: Event, objective: str) -> None:
+    run.values[event["rung"]] = event["metrics"][f"val/{objective}"]
+    run.last = event["why"] if event["last"] else ""
 
 
 def _compared(trial: Trial, rung: int, value: float) -> None:

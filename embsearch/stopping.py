@@ -13,7 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from embsearch.errors import EmbsearchError
+
+STOPPED = "stopped; the same command goes on with this study"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(EmbsearchError):
+    """Ctrl-C: the study stopped cleanly and the same command goes on with it."""
+
+    exit_code = 130
 
 
 class Stopping:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from embsearch.config.build import build, to_dict, with_values
 from embsearch.config.schema import Config
 from embsearch.data.dataset import Dataset
 from embsearch.data.load import prepare_dataset
+from embsearch.ending import Ending
 from embsearch.errors import EmbsearchError, UserError, did_you_mean
 from embsearch.folder import StudyFolder
 from embsearch.history import RETRIES, Trial, is_final, read_trials
@@ -26,15 +27,15 @@ from embsearch.launch.base import Launcher, Message
 from embsearch.objectives.preflight import preflight_space
 from embsearch.search import budget, sampler, scheduler
 from embsearch.search.board import Board
+from embsearch.search.confirm import choose
 from embsearch.search.space import parse
 from embsearch.search.storage import OptunaView
-from embsearch.stopping import Stopping
+from embsearch.stopping import STOPPED, Interrupted, Stopping
 from embsearch.track.base import NoRecorder, Recorder
 from embsearch.track.environment import environment
 from embsearch.values import Clock, Decision, Measurement, Outcome, Segment, State, Suggestion, record
 
 ENDED: tuple[State, ...] = ("complete", "pruned", "failed")
-STOPPED = "stopped; the same command goes on with this study"
 TEXTS_WINDOW = 20  # points over which a trial's texts per second are averaged
 
 
@@ -49,12 +50,7 @@ class Result:
     counts: dict[str, int]
     seconds: float
     finished: bool
-
-
-class Interrupted(EmbsearchError):
-    """Ctrl-C: the study stopped cleanly and the same command goes on with it."""
-
-    exit_code = 130
+    confirmed: list[dict[str, Any]] = field(default_factory=list)  # search.confirm.Confirmed
 
 
 class Study:
@@ -108,7 +104,7 @@ class Study:
             data = self._data()
             self.folder.check_data(data.fingerprint)
             self.folder.lock_config()
-            self._log("opened", name=self.config.study.name, task=self.config.study.task,
+            self.log("opened", name=self.config.study.name, task=self.config.study.task,
                       question=self.config.study.question, data=data.fingerprint, config=self.folder.digest,
                       rows=data.report, environment=environment())  # fmt: skip
             self.optuna = OptunaView(
@@ -138,7 +134,7 @@ class Study:
     def _close_recorder(self) -> None:
         self.pending = self._recorder.close(timeout=10.0 if self.stopping.asked else 60.0)
         if self.pending:
-            self._watch(self, self.behind)
+            self.say(self.behind)
 
     @property
     def behind(self) -> str:
@@ -171,10 +167,10 @@ class Study:
             if not self.trials.in_state("running") and baseline is None:
                 self._end_paused(over)
                 return over
-            for slot, message in self._wait(launcher):
+            for slot, message in self.wait(launcher):
                 if slot == baseline and message["kind"] in ("evaluated", "failed", "died"):
                     baseline = None
-                    if not self._goes_out_again("the untuned encoder", message):
+                    if not self.goes_out_again("the untuned encoder", message):
                         self._take_baseline(message)
                 else:
                     self._take(slot, message)
@@ -202,13 +198,13 @@ class Study:
 
     def _create(self, suggestion: Suggestion, handle: Any) -> Trial:
         trial = Trial(suggestion.trial, optuna=handle, params=dict(suggestion.params))
-        self.folder.write_trial_config(trial.number, to_dict(self._config_of(trial)))
+        self.folder.write_trial_config(trial.number, to_dict(self.config_of(trial)))
         self._log_created(trial)
         return trial
 
     def _log_created(self, trial: Trial) -> None:
         self.trials.add(trial)
-        self._log_trial(trial, "created", trial=trial.number, params=trial.params, attempt=0,
+        self.log_trial(trial, "created", trial=trial.number, params=trial.params, attempt=0,
                         axes=self.space.axes(trial.params, self.config))  # fmt: skip
 
     def _submit(self, launcher: Launcher, slot: int, trial: Trial) -> None:
@@ -218,9 +214,9 @@ class Study:
         segment = Segment(trial.number, trial.attempt, trial.runs[seed].rung, trial.until, seed)
         trial.slot, trial.seed = slot, seed
         self.trials.move(trial, "running")
-        self._log_trial(trial, "segment", segment=record(segment), slot=slot)
+        self.log_trial(trial, "segment", segment=record(segment), slot=slot)
         launcher.submit(slot, {
-            "do": "segment", "segment": record(segment), "config": to_dict(self._config_of(trial, seed)),
+            "do": "segment", "segment": record(segment), "config": to_dict(self.config_of(trial, seed)),
             "folder": str(self.folder.run(trial.number, seed)), "cache": str(self.cache),
         })  # fmt: skip
 
@@ -244,13 +240,13 @@ class Study:
         value = measured.metrics[f"val/{name}"]
         if measured.rung not in run.values:
             kind, what = ("repeated", {"seed": trial.seed}) if trial.seed else ("measured", {})
-            self._log_trial(trial, kind, **record(measured), **what, seeds=seeds)
+            self.log_trial(trial, kind, **record(measured), **what, seeds=seeds)
         run.values[measured.rung], run.last = value, measured.why
         trial.deaths.clear()
         if trial.seed == 0:
             trial.texts_seen, trial.step, trial.seconds = measured.texts_seen, measured.step, measured.seconds
         where = f"trial {trial.number} at rung {measured.rung}" + (f", seed {trial.seed}" if seeds > 1 else "")
-        self._watch(self, f"{where}: {name} {value:.4f} after {measured.texts_seen:,} texts")
+        self.say(f"{where}: {name} {value:.4f} after {measured.texts_seen:,} texts")
         if trial.next_seed(seeds) is None:
             self._compare(trial, seeds)
         else:
@@ -262,9 +258,9 @@ class Study:
         values = trial.values_at(rung, seeds)
         mean = sum(values) / len(values)
         if seeds > 1:
-            self._log_trial(trial, "compared", rung=rung, value=mean, values=values, step=trial.step)
+            self.log_trial(trial, "compared", rung=rung, value=mean, values=values, step=trial.step)
             name, spread = self.config.evaluate.objective, max(values) - min(values)
-            self._watch(self, f"trial {trial.number} at rung {rung}: {name} {mean:.4f}, the mean of {seeds} seeds "
+            self.say(f"trial {trial.number} at rung {rung}: {name} {mean:.4f}, the mean of {seeds} seeds "
                               f"that lie within {spread:.4f}")  # fmt: skip
         self.trials.measure(trial, rung, mean)
         if trial.runs[0].last:
@@ -289,18 +285,18 @@ class Study:
         """A trial that may go on waits for the next free slot: the one it just left, as a rule."""
         self.trials.move(trial, "waiting" if decision.kind == "continue" else "paused")
         trial.why = decision.reason
-        self._log_trial(trial, "decided", decision=decision.kind, reason=decision.reason)
+        self.log_trial(trial, "decided", decision=decision.kind, reason=decision.reason)
         if self.config.verbose:
-            self._watch(self, f"trial {trial.number}: {decision.kind}: {decision.reason}")
+            self.say(f"trial {trial.number}: {decision.kind}: {decision.reason}")
 
     def _failed(self, trial: Trial, message: Message) -> None:
         """Every class of failure has its policy; see docs/reference/failures.md."""
         failure = message["failure"]
         first = message["message"].splitlines()[0]
-        self._log_trial(trial, "failed", failure=failure, message=message["message"],
+        self.log_trial(trial, "failed", failure=failure, message=message["message"],
                         traceback=message.get("traceback", ""), attempt=trial.attempt)  # fmt: skip
         trial.failures.append(failure)
-        self._watch(self, f"trial {trial.number} {failure.replace('_', ' ')}: {first}")
+        self.say(f"trial {trial.number} {failure.replace('_', ' ')}: {first}")
         if failure == "checkpoint":
             self._checkpoint(trial, trial.seed).unlink(missing_ok=True)  # from the base weights, then
         self.trials.move(trial, "waiting")
@@ -327,7 +323,7 @@ class Study:
         model = self.folder.trial(trial.number) / "model"
         trial.outcome, trial.why = outcome, outcome.reason
         self.trials.move(trial, outcome.state)
-        self._log_trial(trial, "ended", **record(outcome), objective=trial.best,
+        self.log_trial(trial, "ended", **record(outcome), objective=trial.best,
                         model=str(model) if model.exists() else None)  # fmt: skip
         self._tell(trial)
         self._clear(trial)
@@ -335,7 +331,7 @@ class Study:
     def _clear(self, trial: Trial) -> None:
         """What only a trial that goes on needs: checkpoints, and the runs of its other seeds."""
         self._checkpoint(trial, 0).unlink(missing_ok=True)
-        for seed in range(1, len(trial.runs)):
+        for seed in range(1, self.config.study.seeds):
             shutil.rmtree(self.folder.run(trial.number, seed), ignore_errors=True)
 
     def _checkpoint(self, trial: Trial, seed: int) -> Path:
@@ -344,7 +340,7 @@ class Study:
     def _tell(self, trial: Trial) -> None:
         assert trial.outcome is not None
         self.optuna.tell(trial.number, trial.outcome, trial.values)
-        self._log("told", trial=trial.number, state=trial.outcome.state, value=trial.outcome.value)
+        self.log("told", trial=trial.number, state=trial.outcome.state, value=trial.outcome.value)
 
     def _end_paused(self, over: str) -> None:
         """The search is over: a trial still paused was never good enough to go on."""
@@ -356,51 +352,16 @@ class Study:
     # ---- the end ---------------------------------------------------------------------------
 
     def _finish(self, launcher: Launcher, why: str) -> Result:
-        """Read the test rows: once by the untuned encoder, the default and the winner."""
-        best = self.best
-        rows: list[tuple[str, int | None]] = [("untuned encoder", None)]
-        if 0 in self.trials and self.trials[0].best is not None:
-            rows.append(("default configuration", 0))
-        if best is not None:
-            rows.append(("best trial", best.number))
-        tested = {e["label"]: e for e in self.folder.log_of_kind("tested") if self._measured_as_now(e)}
-        todo = [(label, n) for label, n in rows if tested.get(label, {}).get("trial", "none") != n]
-        split = "test" if self.has_test else "valid"
-        running: dict[int, tuple[str, int | None]] = {}
-        while todo or running:
-            for slot in launcher.idle:
-                if todo and not self.stopping.asked:
-                    label, number = running[slot] = todo.pop(0)
-                    model = None if number is None else str(self.folder.trial(number) / "model")
-                    task = {"do": "evaluate", "split": split, "model": model, "full": True,
-                            "config": to_dict(self.config), "cache": str(self.cache),
-                            "keep": str(self.folder.tested(label))}  # fmt: skip
-                    launcher.submit(slot, task)
-            if self.stopping.asked and (not running or self.stopping.late):
-                raise Interrupted(STOPPED)
-            for slot, message in self._wait(launcher):
-                if slot in running and message["kind"] in ("evaluated", "failed", "died"):
-                    label, number = running.pop(slot)
-                    if self._goes_out_again(f"the {label}", message):
-                        todo.append((label, number))
-                    elif message["kind"] != "evaluated":
-                        raise EmbsearchError(f"evaluating the {label} on the {split} rows: {message['message']}")
-                    else:
-                        tested[label] = self._log(
-                            "tested", label=label, trial=number, split=split, metrics=message["metrics"],
-                            auc=message["auc"], segments=message["segments"], seconds=message["seconds"],
-                            **self._measured_with(),
-                        )  # fmt: skip
-        table = []
-        for label, number in rows:
-            validation = (self.baseline or {}) if number is None else {}
-            value = validation.get(self.config.evaluate.objective) if number is None else self.trials[number].best
-            table.append({"label": label, "trial": number, "validation": value, "split": split,
-                          "test": tested[label]["metrics"], "auc": tested[label]["auc"]})  # fmt: skip
+        """Train the best again, read the test rows once, and say what was found."""
+        ending = Ending(self, launcher)
+        confirmed = ending.confirm()
+        winner = choose(confirmed)
+        best = self.best if winner is None else self.trials[winner]
+        table = ending.test(best)
         counts: dict[str, int] = {state: len(self.trials.in_state(state)) for state in ENDED}
         result = Result(self.config.study.name, why, None if best is None else best.number, table, counts,
-                        self.elapsed, finished=True)  # fmt: skip
-        self._log("closed", why=why, best=result.best, result=vars(result))
+                        self.elapsed, finished=True, confirmed=[record(one) for one in confirmed])  # fmt: skip
+        self.log("closed", why=why, best=result.best, result=vars(result))
         return result
 
     def _nothing_left(self, result: dict[str, Any]) -> bool:
@@ -417,13 +378,13 @@ class Study:
     def _restore(self) -> None:
         """Rebuild every trial from its log; what was running waits for a slot again."""
         for event in self.folder.log_of_kind("baseline"):
-            self.baseline = event["metrics"] if self._measured_as_now(event) else None
+            self.baseline = event["metrics"] if self.measured_as_now(event) else None
         self.trials = Board(read_trials(self.folder, self.config.evaluate.objective).values())
         self._read_configs()
         pruner = getattr(self.scheduler, "pruner", None)
         self.optuna.restore(self.trials, pruner)
         if self.optuna.notice:
-            self._watch(self, self.optuna.notice)
+            self.say(self.optuna.notice)
         told = {event["trial"] for event in self.folder.log_of_kind("told")}
         for trial in self.trials.values():
             if trial.outcome is not None and trial.number in told:
@@ -460,7 +421,7 @@ class Study:
         new = [p for p in points if p[0] > run.last_point]
         if not new:
             return
-        self._log_trial(trial, "points", points=new, **({"seed": trial.seed} if trial.seed else {}))
+        self.log_trial(trial, "points", points=new, **({"seed": trial.seed} if trial.seed else {}))
         run.last_point = new[-1][0]
         trial.got_on()
         if trial.seed == 0:
@@ -486,11 +447,11 @@ class Study:
         name, metrics = self.config.evaluate.objective, message["metrics"]
         check_objective(name, metrics)
         self.baseline = metrics
-        self._log("baseline", metrics=metrics, compute=message["compute"], seconds=message["seconds"],
-                  **self._measured_with())  # fmt: skip
+        self.log("baseline", metrics=metrics, compute=message["compute"], seconds=message["seconds"],
+                  **self.measured_with())  # fmt: skip
         self._recorder = self._make_recorder(self.folder.path)  # from here on the study has begun
-        self._watch(self, f"computing in {message['compute']}")
-        self._watch(self, f"untuned encoder: {name} {metrics[name]:.4f}")
+        self.say(f"computing in {message['compute']}")
+        self.say(f"untuned encoder: {name} {metrics[name]:.4f}")
 
     # ---- small things ----------------------------------------------------------------------
 
@@ -508,16 +469,16 @@ class Study:
     def best_value(self) -> float | None:
         return self.trials.best_value
 
-    def _config_of(self, trial: Trial, seed: int = 0) -> Config:
+    def config_of(self, trial: Trial, seed: int = 0) -> Config:
         config = with_values(self.config, trial.params)
         return replace(config, train=replace(config.train, seed=config.train.seed + seed)) if seed else config
 
-    def _measured_with(self) -> dict[str, str]:
+    def measured_with(self) -> dict[str, str]:
         """What a measurement outside the trials depends on; a study that was extended may have changed it."""
         return {"config": self.folder.digest, "data": self.fingerprint}
 
-    def _measured_as_now(self, event: dict[str, Any]) -> bool:
-        return self._measured_with().items() <= event.items()
+    def measured_as_now(self, event: dict[str, Any]) -> bool:
+        return self.measured_with().items() <= event.items()
 
     def _data(self) -> Dataset:
         self.cache = prepare_dataset(self.config.data, self.folder.home / "cache")
@@ -527,24 +488,28 @@ class Study:
         preflight_space(self.config.objective, self.config.train.batch_size, searched, data.train)
         return data
 
-    def _log(self, kind: str, /, **content: Any) -> dict[str, Any]:
+    def log(self, kind: str, /, **content: Any) -> dict[str, Any]:
         return self.folder.log.append(kind, **content, spent=round(self.elapsed, 3))
 
-    def _log_trial(self, trial: Trial, kind: str, /, **content: Any) -> None:
+    def log_trial(self, trial: Trial, kind: str, /, **content: Any) -> None:
         self.folder.trial_log(trial.number).append(kind, **content, spent=round(self.elapsed, 3))
 
-    def _goes_out_again(self, what: str, message: Message) -> bool:
+    def goes_out_again(self, what: str, message: Message) -> bool:
         """Whether the evaluation of ``what`` only lost its worker, and not too often."""
         if message["kind"] != "died":
             return False
         deaths = self._deaths.setdefault(what, [])
         deaths.append(message["failure"])
-        self._watch(self, f"evaluating {what}: {message['message'].splitlines()[0]}")
+        self.say(f"evaluating {what}: {message['message'].splitlines()[0]}")
         return not is_final(message["failure"], deaths)
 
-    def _wait(self, launcher: Launcher) -> list[tuple[int, Message]]:
+    def say(self, line: str) -> None:
+        """A line for whoever watches."""
+        self._watch(self, line)
+
+    def wait(self, launcher: Launcher) -> list[tuple[int, Message]]:
         found = launcher.wait(1.0)
-        self._watch(self, self.stopping.line())
+        self.say(self.stopping.line())
         return found
 
 

@@ -10,7 +10,9 @@ from embsearch.cli.files import check_output, write_whole
 from embsearch.cli.models import chosen
 from embsearch.config.schema import Config
 from embsearch.data.load import prepare_dataset
+from embsearch.registry import looks
 from embsearch.report.result import metrics_table
+from embsearch.track.digest import digest, manifest
 
 
 def run(config: Config) -> int:
@@ -21,11 +23,16 @@ def run(config: Config) -> int:
     from embsearch.worker import Worker, use_all_cores
 
     use_all_cores()
-    cache = prepare_dataset(config.data, Path(config.home).expanduser().resolve() / "cache")
+    home = Path(config.home).expanduser().resolve()
+    cache = prepare_dataset(config.data, home / "cache")
     worker = Worker()
     split = "test" if len(worker.dataset(str(cache)).test) else "valid"
     message = worker.evaluate(config, str(cache), split, None if model is None else str(model), full=True)
     metrics_table(label, split, message)
+    if model is not None and split == "test":
+        rows = looks.test_rows(worker.dataset(str(cache)))
+        if warning := looks.warning(looks.look(home, rows, digest(manifest(model)), f"evaluate, {label}")):
+            print(f"warning: {warning}")
     if output is not None:
         found = {"model": label, "split": split} | {k: message[k] for k in ("metrics", "auc", "segments")}
         write_whole(output, (json.dumps(found, ensure_ascii=False, indent=2) + "\n").encode())

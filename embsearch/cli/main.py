@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
     from embsearch.config.schema import Config
 
-FLAGS = {"--verbose": "verbose=true", "--why": "why=true", "--no-open": "open=false"}
+FLAGS = {
+    "--verbose": "verbose=true", "--why": "why=true", "--no-open": "open=false",
+    "--dry-run": "promote.dry_run=true",
+}  # fmt: skip
 SHOWS = ("--cfg", "-c", "--info", "-i", "--hydra-help")  # Hydra prints and nothing runs
 
 

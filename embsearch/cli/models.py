@@ -38,7 +38,7 @@ def chosen(config: Config) -> tuple[str, Path | None]:
 def champion(config: Config) -> tuple[str, Path]:
     """The champion of the study's task. Raises ModelError where there is none."""
     from embsearch.registry import mlflow_registry as registry
-    from embsearch.registry.promote import registered_name
+    from embsearch.registry.candidate import registered_name
 
     name = registered_name(config)
     cache = Path(config.home).expanduser().resolve() / "cache" / "models"

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from embsearch.config.command import same_study
 from embsearch.config.schema import Config
+from embsearch.errors import Refused
+from embsearch.registry.gates import Gate
 
 
 def run(config: Config) -> int:
-    """Print what was compared and what was done. Refused ends with exit code 3."""
+    """Print what every gate found and what was done. Refused ends with exit code 3."""
     from embsearch.registry.promote import promote
     from embsearch.worker import use_all_cores
 
     use_all_cores()
     done = promote(config)
-    auc = done.auc
-    print(f"trial {done.trial}: test AUC {auc.value:.4f}, 95 % interval {auc.low:.4f} to {auc.high:.4f}")
-    for gate in done.gates:
-        print(f"  {gate.against}: test AUC {gate.their_auc:.4f}; {gate.words}")
+    if (auc := done.found.auc) is not None:
+        print(f"trial {done.trial}: test AUC {auc.value:.4f}, 95 % interval {auc.low:.4f} to {auc.high:.4f}")
+    for gate in done.found.gates:
+        print(line(gate))
+    if done.warning:
+        print(f"warning: {done.warning}")
+    dry = config.promote.dry_run and not done.already
+    if done.found.refused:
+        names = ", ".join(dict.fromkeys(gate.name for gate in done.found.refused))
+        raise Refused(f"trial {done.trial} {'would not be' if dry else 'is not'} promoted: refused by {names}")
     if done.version is None:
         print("dry run: every gate passed, nothing was changed")
         return 0
@@ -26,5 +36,11 @@ def run(config: Config) -> int:
     name = same_study(config)
     print(f"next:  echo 'some text' | embsearch encode {name}     vectors from the champion")
     print(f"       embsearch evaluate {name} checkpoint=champion")
-    print(f"       embsearch ui {name}")
+    print(f"       embsearch rollback {name}     back to the champion before")
     return 0
+
+
+def line(gate: Gate) -> str:
+    """A gate's answer, wrapped under its words."""
+    head = f"  {'passed ' if gate.passed else 'REFUSED'}  {gate.name:<9}  "
+    return textwrap.fill(gate.words, 118, initial_indent=head, subsequent_indent=" " * len(head))

@@ -94,14 +94,36 @@ VERBS = (
     ),
     Verb(
         "promote",
-        "Make the best checkpoint the champion, only if the evidence says so (else exit code 3).",
+        "Make the best checkpoint the champion, only if every gate lets it pass (else exit code 3).",
         (
             "study=product_search",
-            "study=product_search promote.dry_run=true",
+            "study=product_search --dry-run",
             "study=product_search trial=7 promote.min_gain=0.005",
         ),
-        ("study.name", "trial", "promote.min_gain", "promote.draws", "promote.dry_run",
+        ("study.name", "trial", "promote.min_gain", "promote.min_auc", "promote.max_segment_loss", "promote.max_leak",
+         "promote.max_slowdown", "promote.max_growth", "promote.allow_dim_change", "promote.licence", "promote.draws",
          "track.registered_model", "home"),
+    ),
+    Verb(
+        "rollback",
+        "Make the champion before, or a named version, champion again.",
+        (
+            "study=product_search reason=complaints",
+            "study=product_search version=2 reason=agreed --dry-run",
+        ),
+        ("study.name", "version", "reason", "track.registered_model", "home"),
+    ),
+    Verb(
+        "history",
+        "List every move of the champion: when, from which version, why, by whom.",
+        ("study=product_search", "study.name=clicks home=/data/embsearch"),
+        ("study.name", "track.registered_model", "home"),
+    ),
+    Verb(
+        "registry verify",
+        "Check that every champion has the files and the score that were registered.",
+        ("", "track.uri=http://mlflow.example:5000"),
+        ("track.uri", "home"),
     ),
     Verb(
         "data check",

@@ -170,6 +170,15 @@ def _check(config: Config) -> None:
             f"data.split.valid={split.valid}, data.split.test={split.test}: shares must leave rows to train on",
         ),
         (config.study.seeds >= 1, f"study.seeds={config.study.seeds}: must be at least 1; 3 tell luck from gain"),
+        (
+            config.confirm.top_k >= 0 and config.confirm.seeds >= 0,
+            f"confirm.top_k={config.confirm.top_k}, confirm.seeds={config.confirm.seeds}: must be 0 (off) or more",
+        ),
+        (
+            config.confirm.share is None or config.confirm.share > 0,
+            f"confirm.share={config.confirm.share}: must be above 0, or null for no limit; confirm.top_k=0: none",
+        ),
+        (config.promote.draws >= 100, f"promote.draws={config.promote.draws}: must be at least 100; 2000 is usual"),
         (config.stop.trials >= 1, f"stop.trials={config.stop.trials}: must be at least 1"),
         (
             objective.margin <= 2,

@@ -173,10 +173,28 @@ class StudyConfig:
 
 
 @dataclass(frozen=True)
+class ConfirmConfig:
+    """After the search the best are trained again with fresh seeds; the winner is the one with the best mean."""
+
+    top_k: int = 3  # so many configurations at most; 0: none
+    seeds: int = 3  # so many fresh seeds each at most
+    share: float | None = 0.5  # of the texts spent on the search that it may cost; null: whatever top_k x seeds costs
+
+
+@dataclass(frozen=True)
 class PromoteConfig:
+    """What a candidate must show on the test rows before it becomes champion."""
+
     min_gain: float = 0.0  # the lower end of the interval of the gain in AUC must be above it
-    draws: int = 2000  # bootstrap draws for the interval of the gain
-    dry_run: bool = False  # decide and say so, change nothing
+    min_auc: float = 0.85  # the lower end of a first champion's AUC must reach it
+    max_segment_loss: float = 0.02  # AUC that no segment may lose to the champion, beyond chance
+    max_leak: float = 0.0  # share of the test rows that a model may have been trained on
+    max_slowdown: float = 1.5  # time a text against the champion's, else the untuned encoder's
+    max_growth: float = 1.5  # size of the files against the same
+    allow_dim_change: bool = False  # whether the vectors may have another width than the champion's
+    licence: str | None = None  # of the base model, where its own files do not name it
+    draws: int = 2000  # bootstrap draws for the intervals
+    dry_run: bool = False  # decide and say so, change nothing; also --dry-run
 
 
 @dataclass(frozen=True)
@@ -195,6 +213,7 @@ class Config:
     track: TrackConfig = field(default_factory=TrackConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     stop: StopConfig = field(default_factory=StopConfig)
+    confirm: ConfirmConfig = field(default_factory=ConfirmConfig)
     promote: PromoteConfig = field(default_factory=PromoteConfig)
     home: str = ".embsearch"  # folder that everything is written in; the variable EMBSEARCH_HOME sets it too
     device: str = "auto"  # auto | cpu | cuda | cuda:N
@@ -204,6 +223,8 @@ class Config:
     output: str | None = None  # file to write; train: folder to copy the model to
     checkpoint: str | None = None  # a model folder, or champion
     trial: int | None = None  # a trial's number
+    version: int | None = None  # rollback: of the registered model; None: the champion before
+    reason: str = ""  # rollback: why, for the history
     open: bool = True  # report, ui: open a browser
     port: int = 5000  # ui: the first one tried
     verbose: bool = False  # search: every decision; status: every trial with its reason; plan: the measured seconds

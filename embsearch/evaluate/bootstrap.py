@@ -62,6 +62,22 @@ def auc_gain(
     return _interval(value, drawn, level, worst=-1.0)
 
 
+def mean_gain(
+    candidate_Q: ArrayLike, baseline_Q: ArrayLike, draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Mean over queries of what a ranking metric gained, paired: two columns of one value a query, NaN where the
+    metric has none. A single query says nothing about others: its interval is -1 to 1."""
+    gain_Q = np.asarray(candidate_Q, dtype=np.float64) - np.asarray(baseline_Q, dtype=np.float64)
+    gain_Q = gain_Q[~np.isnan(gain_Q)]
+    if not len(gain_Q):
+        raise ValueError("a gain by query needs a query that both columns have a value for")
+    random = np.random.default_rng(seed)
+    step = max(1, CHUNK // len(gain_Q))
+    sizes = [min(step, draws - start) for start in range(0, draws, step)] if len(gain_Q) > 1 else []
+    drawn = [gain_Q[random.integers(len(gain_Q), size=(size, len(gain_Q)))].mean(axis=1) for size in sizes]
+    return _interval(float(gain_Q.mean()), drawn, level, worst=-1.0)
+
+
 class Ranked(NamedTuple):
     """Scores, sorted: all that a weighted AUC needs of them."""
 

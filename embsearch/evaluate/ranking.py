@@ -21,10 +21,20 @@ CHUNK = 1 << 23  # scores held at once: 32 MB in fp32, three times that with the
 
 def mrr_at_k(scores: ArrayLike, relevant: ArrayLike, query: ArrayLike, k: int = 10) -> float:
     """Mean over queries of 1 / place of the first relevant shown title, 0 beyond place k."""
+    found_Q = mrr_by_query(scores, relevant, query, k)
+    _some_relevant(found_Q[~np.isnan(found_Q)])
+    return float(np.nanmean(found_Q))
+
+
+def mrr_by_query(scores: ArrayLike, relevant: ArrayLike, query: ArrayLike, k: int = 10) -> Floats:
+    """(Q,) what ``mrr_at_k`` is the mean of; NaN for a query without a relevant title."""
     scores_M, relevant_M = checked(scores, relevant)
     group_M = groups(query)
     place_M = places(scores_M, relevant_M, group_M)
-    return _mrr(place_M[relevant_M], group_M[relevant_M], k)
+    first_Q = np.full(group_M.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first_Q, group_M[relevant_M], place_M[relevant_M])
+    some_Q = np.bincount(group_M, weights=relevant_M) > 0
+    return np.where(some_Q, np.where(first_Q <= k, 1 / first_Q, 0.0), np.nan)
 
 
 def recall_at_k(scores: ArrayLike, relevant: ArrayLike, query: ArrayLike, k: int) -> float:
@@ -44,16 +54,23 @@ def ndcg_at_k(scores: ArrayLike, grade: ArrayLike, query: ArrayLike, k: int = 10
     The exponential gain of Burges et al. 2005 that web search uses; scikit-learn's
     ``ndcg_score`` has gain = grade, the same for grades 0 and 1. A grade below 0 gains nothing.
     """
+    found_Q = ndcg_by_query(scores, grade, query, k)
+    if np.isnan(found_Q).all():
+        raise ValueError(f"nDCG needs a query with a grade above 0; none of {len(found_Q)} has one")
+    return float(np.nanmean(found_Q))
+
+
+def ndcg_by_query(scores: ArrayLike, grade: ArrayLike, query: ArrayLike, k: int = 10) -> Floats:
+    """(Q,) what ``ndcg_at_k`` is the mean of; NaN for a query without a grade above 0."""
     scores_M, _ = checked(scores, np.asarray(grade) > 0)
     grade_M = np.asarray(grade, dtype=np.float64)
     group_M = groups(query)
     gain_M = _gain(grade_M, group_M)
     found_Q = _dcg(gain_M, places(scores_M, grade_M, group_M), group_M, k)
     best_Q = _dcg(gain_M, places(grade_M, grade_M, group_M), group_M, k)
-    some = best_Q > 0
-    if not some.any():
-        raise ValueError(f"nDCG needs a query with a grade above 0; none of {len(some)} has one")
-    return float(np.mean(found_Q[some] / best_Q[some]))
+    with np.errstate(invalid="ignore"):
+        share_Q: Floats = np.where(best_Q > 0, found_Q / best_Q, np.nan)
+    return share_Q
 
 
 def places(scores_M: Floats, worth_M: NDArray[Any], group_M: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -122,8 +139,8 @@ def _recall(place_R: NDArray[np.int64], group_R: NDArray[np.int64], k: int) -> f
     return float(np.mean(found_Q[some] / relevant_Q[some]))
 
 
-def _some_relevant(place_R: NDArray[np.int64]) -> None:
-    if not len(place_R):
+def _some_relevant(found: NDArray[Any]) -> None:
+    if not len(found):
         raise ValueError("ranking metrics need a relevant title, and no query has one")
 
 

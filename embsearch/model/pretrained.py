@@ -64,7 +64,7 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
     """
     path = find(config.path)
     try:
-        with _quiet():
+        with quiet():
             model = SentenceTransformer(
                 path,
                 device="cpu",
@@ -185,7 +185,7 @@ def save(model: SentenceTransformer, folder: Path) -> None:
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     os.chmod(draft, 0o755)
     try:
-        with _quiet(), disk_errors():
+        with quiet(), disk_errors():
             model.save(str(draft), create_model_card=False, safe_serialization=True)
         put(draft, folder)
     except BaseException:
@@ -209,7 +209,7 @@ def load(folder: str | Path, device: str = "cpu") -> SentenceTransformer:
     if not (Path(folder) / "modules.json").exists():
         raise ModelError(f"{folder}: no sentence-transformers model here (modules.json is missing)")
     try:
-        with _quiet():
+        with quiet():
             return SentenceTransformer(str(folder), device=device).eval()
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -234,7 +234,7 @@ def _sha256(file: Path) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and load reports: the study's own table is what people watch."""
     import transformers
 

@@ -1,22 +1,18 @@
-"""The model registry as promotion needs it: versions by digest, aliases that move with a history.
+"""The model registry as promotion needs it: versions by digest, and their files.
 
-MLflow registers the same model twice without a word, keeps no history of aliases and has no
-compare-and-set (measured with MLflow 3.17): what is missing is done here. Two promotions on one
-machine are kept apart by the caller's lock; on two machines the later one wins, and the
-history says so.
+MLflow registers the same model twice without a word (measured with MLflow 3.17), so a version is found by its digest
+before it is made.
 """
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embsearch.config.schema import Config
-from embsearch.errors import EmbsearchError
+from embsearch.errors import ModelError
 from embsearch.track.mlflow_model import DATA, DIGEST, find_model, local_path
 from embsearch.track.mlflow_store import connect, find_experiment, quoted
 from embsearch.values import ModelVersion
@@ -25,22 +21,23 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
+
 CHAMPION = "champion"
-PREVIOUS = "previous"
-HISTORY = "embsearch.history."
-
-
-class Moved(EmbsearchError):
-    """The alias points elsewhere than when the candidate was judged; the registry is unchanged."""
+AUC = "embsearch.test_auc"  # a version's tag: what it scored when it was promoted
 
 
 @dataclass(frozen=True)
-class Champion:
+class Registered:
     """A registered version and its encoder's folder in sentence-transformers' format."""
 
     version: ModelVersion
     folder: Path
     tags: Mapping[str, str]
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder that MLflow loads it from."""
+        return self.folder.parent
 
 
 def registry(config: Config) -> MlflowClient:
@@ -97,78 +94,38 @@ def by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None
         raise
 
 
-def champion(client: MlflowClient, name: str, cache: Path) -> Champion | None:
+def champion(client: MlflowClient, name: str, cache: Path) -> Registered | None:
     """The present champion with its files; remote ones are fetched into ``cache``, once."""
     version = by_alias(client, name, CHAMPION)
     return files_of(client, version, cache) if version else None
 
 
-def files_of(client: MlflowClient, version: ModelVersion, cache: Path) -> Champion:
-    """A version with its files on this machine."""
+def files_of(client: MlflowClient, version: ModelVersion, cache: Path) -> Registered:
+    """A version with its files on this machine. Raises ModelError where they are gone."""
     tags = client.get_model_version(version.name, str(version.version)).tags
     source = client.get_model_version_download_uri(version.name, str(version.version))
+    folder = _here(client, source, version.digest or f"{version.name}-{version.version}", cache)
+    if not (folder / DATA).exists():
+        raise ModelError(
+            f"{version.uri}: its files are gone from {folder}; restore them, or go back to another version with "
+            "'embsearch rollback'"
+        )
+    return Registered(version, folder / DATA, tags)
+
+
+def artifacts_of(client: MlflowClient, model: LoggedModel, cache: Path) -> Path:
+    """The folder that MLflow loads a logged model from."""
+    return _here(client, model.artifact_location, model.tags.get(DIGEST) or model.model_id, cache)
+
+
+def _here(client: MlflowClient, source: str, key: str, cache: Path) -> Path:
+    """A folder of artifacts on this machine; a remote one is fetched into ``cache`` under ``key``."""
     folder = local_path(source)
     if folder is None:
-        folder = cache / (version.digest or f"{version.name}-{version.version}")
+        folder = cache / key
         if not folder.exists():
             _download(client, source, folder)
-    if not (folder / DATA).exists():
-        raise EmbsearchError(
-            f"{version.uri}: its files are gone from {folder}; restore them, or move the alias to another version"
-        )
-    return Champion(version, folder / DATA, tags)
-
-
-def move_alias(
-    client: MlflowClient, name: str, version: int, expected: int | None, reason: str, **facts: Any
-) -> ModelVersion:
-    """Make ``version`` the champion and the old one ``previous``, and append to the history.
-
-    ``expected`` is the champion's version when the candidate was judged, None for none; Moved
-    is raised where it is another by now. A crash in here leaves the old champion or the new
-    one, never none, and the same call again completes it.
-    """
-    old = by_alias(client, name, CHAMPION)
-    if old is not None and old.version == version:
-        if not any(entry["version"] == version for entry in history(client, name)[-1:]):
-            _append_history(client, name, version, expected, reason, facts)
-        return old
-    _expect(name, old, expected)
-    client.get_model_version(name, str(version))  # exists, else raises before anything is changed
-    if old is not None:
-        client.set_registered_model_alias(name, PREVIOUS, str(old.version))
-    _expect(name, by_alias(client, name, CHAMPION), expected)
-    client.set_registered_model_alias(name, CHAMPION, str(version))
-    now = by_alias(client, name, CHAMPION)
-    if now is None or now.version != version:
-        raise Moved(
-            f"{name}@{CHAMPION} was set to version {version} and reads {now and now.version}: somebody else moved it"
-        )
-    _append_history(client, name, version, expected, reason, facts)
-    return now
-
-
-def history(client: MlflowClient, name: str) -> list[dict[str, Any]]:
-    """Every move of the champion, the oldest first."""
-    tags = client.get_registered_model(name).tags
-    entries = {int(k.removeprefix(HISTORY)): json.loads(v) for k, v in tags.items() if k.startswith(HISTORY)}
-    return [entries[n] for n in sorted(entries)]
-
-
-def _expect(name: str, now: ModelVersion | None, expected: int | None) -> None:
-    at = now.version if now else None
-    if at != expected:
-        raise Moved(
-            f"{name}@{CHAMPION} was version {expected} when the candidate was judged and is {at} now; promote again"
-        )
-
-
-def _append_history(
-    client: MlflowClient, name: str, version: int, before: int | None, reason: str, facts: Mapping[str, Any]
-) -> None:
-    entry = {"time": int(time.time() * 1000), "version": version, "before": before, "reason": reason, **facts}
-    text = json.dumps(entry, ensure_ascii=False)
-    client.set_registered_model_tag(name, f"{HISTORY}{len(history(client, name))}", text)
+    return folder
 
 
 def _ensure_registered_model(client: MlflowClient, name: str) -> None:

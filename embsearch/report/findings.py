@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 from embsearch.config.command import same_study
@@ -58,6 +59,7 @@ def findings(record: Record, models: Models | None) -> list[Finding]:
         *_gains(record, models),
         *_edges(record),
         *_disagreement(record, models),
+        *_luck(record),
         *_loss_falls(record),
         *_size(record, models),
         *_failures(record),
@@ -135,6 +137,26 @@ def _disagreement(record: Record, models: Models | None) -> Iterator[Finding]:
                                   f"the test rows say {signed(gain)}.")  # fmt: skip
 
 
+def _luck(record: Record) -> Iterator[Finding]:
+    """What fresh seeds say of the winner."""
+    confirmed = (record.result or {}).get("confirmed") or []
+    one = next((c for c in confirmed if record.best is not None and c["trial"] == record.best.number), None)
+    if one is None:
+        return
+    values, mean = one["values"], fmean(one["values"])
+    text = (
+        f"Trained again with {len(values)} fresh seeds, trial {one['trial']}'s configuration has validation "
+        f"{record.objective} {mean:.4f} ({min(values):.4f} to {max(values):.4f}) instead of {one['value']:.4f}: "
+        f"{one['value'] - mean:+.4f} was luck."
+    )
+    highest = max(confirmed, key=lambda c: float(c["value"]))
+    if highest["trial"] != one["trial"]:
+        text += (
+            f" Trial {highest['trial']} had {highest['value']:.4f}, but a lower mean, {fmean(highest['values']):.4f}."
+        )
+    yield Finding("note", text)
+
+
 def falling(course: Course) -> tuple[float, float] | None:
     """(peak, last) objective of a trial whose loss went on falling after its objective had peaked."""
     own = course.own
@@ -173,7 +195,7 @@ def _size(record: Record, models: Models | None) -> Iterator[Finding]:
         yield Finding("note", f"{complete} of {len(record.courses)} trials ran to their end: enough to choose a "
                               "configuration, too few to say which parameter mattered.",
                       f"stop.trials={max(2 * record.config.stop.trials, 24)} goes on with this study")  # fmt: skip
-    if record.config.study.seeds == 1 and complete > 1:
+    if record.config.study.seeds == 1 and complete > 1 and not (record.result or {}).get("confirmed"):
         yield Finding("note", "Every configuration was trained with one seed: how far two seeds of one lie apart was "
                               "not measured.", "study.seeds=3")  # fmt: skip
     if models is None:

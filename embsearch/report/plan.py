@@ -8,6 +8,7 @@ from textwrap import wrap
 
 from embsearch.config.schema import Config
 from embsearch.report.live import clock
+from embsearch.search.confirm import affordable
 from embsearch.search.plan import BATCH, Draw, Machine, Plan
 
 LEFT, WIDTH = 12, 80
@@ -26,6 +27,7 @@ def lines(config: Config, plan: Plan, machine: Machine) -> Iterator[str]:
     yield from _row("", _parts(plan))
     for limit in _limits(config, plan):
         yield from _row("", limit)
+    yield from _row("then", _confirm(config, plan))
     yield from _row("memory", _memory(machine))
     yield from _row("", _batch(machine))
     yield from _row("disk", _disk(config, plan, machine))
@@ -83,6 +85,20 @@ def _parts(plan: Plan) -> str:
     return (
         f"start-up {clock(costs.command + costs.load)}, final test {clock(plan.final)}; between them training "
         f"{training:.0%}, evaluating and saving {1 - training:.0%} ({costs.measure:.1f} s each)"
+    )
+
+
+def _confirm(config: Config, plan: Plan) -> str:
+    """What training the best once more adds."""
+    spent = plan.mean(lambda d: d.texts)
+    top, seeds = affordable(config.confirm, round(spent), config.train.texts)
+    if not top:
+        few = f"the search is too small for it (confirm.share={config.confirm.share})"
+        return f"the best are not trained again: {few if config.confirm.top_k else 'confirm.top_k=0'}"
+    texts = top * seeds * config.train.texts
+    return (
+        f"the best {top if top > 1 else 'one'} again with {seeds} fresh seed{'s' * (seeds > 1)}: {texts:,} texts, "
+        f"about {clock(plan.mean(lambda d: d.seconds) * texts / spent)} more (confirm.share={config.confirm.share})"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -47,8 +48,20 @@ def show(result: Any, objective: str, console: Console | None = None) -> None:
     console.print(f"study {result.name}: {counts}; ended by {result.why}", highlight=False, soft_wrap=True)
     if result.table:
         console.print(result_table(result.table, objective))
+        for one in result.confirmed:
+            console.print(confirmed_line(one, objective), highlight=False, soft_wrap=True)
         for line in warnings(result.table):
             console.print(f"note:  {line}", highlight=False, soft_wrap=True)
+
+
+def confirmed_line(one: Mapping[str, Any], objective: str) -> str:
+    """How much of a trial's value was luck, by the fresh seeds that its configuration was trained with again."""
+    mean = fmean(one["values"])
+    each = ", ".join(f"{value:.4f}" for value in one["values"])
+    return (
+        f"again: trial {one['trial']}, {objective} {one['value']:.4f} in the search, {mean:.4f} with "
+        f"{len(one['values'])} fresh seeds ({each}): {one['value'] - mean:+.4f} was luck"
+    )
 
 
 def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:

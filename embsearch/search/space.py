@@ -38,6 +38,7 @@ FIXED_ROOMS = (
     "track",
     "study",
     "stop",
+    "confirm",
     "promote",
 )
 FIXED = (
@@ -48,6 +49,8 @@ FIXED = (
     "input",
     "output",
     "checkpoint",
+    "version",
+    "reason",
     "trial",
     "open",
     "port",

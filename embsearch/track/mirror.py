@@ -278,6 +278,20 @@ class StudyMirror:
             }
             self.tested.append((event["trial"], points))
 
+    def _confirmed(self, event: Event) -> None:
+        """What fresh seeds say of a trial's configuration stands beside its value in the search."""
+        found = {
+            "confirmed/mean": event["mean"],
+            "confirmed/luck": event["luck"],
+            "confirmed/seeds": len(event["values"]),
+        }
+        again = sum(trial == event["trial"] for trial, _ in self.tested)
+        points = {
+            f"confirmed/{key}": Point(f"confirmed/{key}", float(value), event["time"], again)
+            for key, value in found.items()
+        }
+        self.tested.append((event["trial"], points))
+
     def _promoted(self, event: Event) -> None:
         if event.get("refused"):
             self.promoted = f"refused: {event['refused']}"

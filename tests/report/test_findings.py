@@ -8,7 +8,7 @@ import pytest
 
 from embsearch.config.build import build
 from embsearch.history import Run, Trial
-from embsearch.report.findings import _disagreement, _edges, _loss_falls, falling
+from embsearch.report.findings import _disagreement, _edges, _loss_falls, _luck, falling
 from embsearch.report.ranges import at_end, choices_table
 from embsearch.report.record import Course, Evaluation
 from embsearch.search.space import parse
@@ -134,3 +134,14 @@ def test_the_configuration_says_which_parameters_played_no_part():
     assert rows["objective.margin"]["winner"] == "not used"
     assert rows["objective.margin"]["default"] == "0.3"
     assert rows["train.lr"]["range"] == "1e-05 to 0.001"
+
+
+def test_fresh_seeds_say_how_much_of_the_winner_was_luck_and_who_looked_better():
+    study = record()
+    assert not list(_luck(study))
+    study.result = {"confirmed": [
+        {"trial": 3, "value": 0.95, "values": [0.94, 0.942]}, {"trial": 4, "value": 0.96, "values": [0.93, 0.932]}
+    ]}  # fmt: skip
+    (finding,) = _luck(study)
+    assert "validation auc 0.9410 (0.9400 to 0.9420) instead of 0.9500: +0.0090 was luck" in finding.text
+    assert "Trial 4 had 0.9600, but a lower mean, 0.9310" in finding.text

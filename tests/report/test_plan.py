@@ -51,6 +51,8 @@ time        6:20 expected
             evaluating and saving 9% (2.7 s each)
             stop.seconds=420 will not end it
             stop.target=0.99 may end it earlier, not before 0:31
+then        the best one again with 2 fresh seeds: 38,400 texts, about 3:02 more
+            (confirm.share=0.5)
 memory      2.5 GB a worker, 5.1 GB of 24.6 GB available: fits
             the longest batch of 128: 384 texts, 376 distinct, 7,814 tokens in 5
             chunks, all kept at once, no gradient cache

@@ -310,6 +310,8 @@ def test_from_search_to_champion(home, tmp_path, capsys):
     assert "s version 1 was champion already" in capsys.readouterr().out
     worse = next(n for n in range(3) if n != tested["trial"])
     assert home.run("promote", "track=mlflow", f"trial={worse}") == 3
-    assert "not above promote.min_gain" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "not above promote.min_gain" in said.out
+    assert f"trial {worse} is not promoted: refused by gain" in said.err
     assert home.run("promote", "track=mlflow") == 0
     assert "s version 1 was champion already" in capsys.readouterr().out

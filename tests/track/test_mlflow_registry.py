@@ -11,17 +11,8 @@ import pytest
 from synthetic import start_trial, train, write_study
 
 from embsearch.config.schema import Config
-from embsearch.registry.mlflow_registry import (
-    Moved,
-    by_alias,
-    champion,
-    history,
-    model_of_trial,
-    move_alias,
-    register,
-    registry,
-    versions,
-)
+from embsearch.registry.mlflow_registry import by_alias, champion, model_of_trial, register, registry, versions
+from embsearch.registry.moves import Moved, history, move
 from embsearch.track.digest import digest, manifest
 from embsearch.track.events import read_events
 from embsearch.track.mirror import study_uid
@@ -76,9 +67,9 @@ def test_moving_the_champion_keeps_the_old_one_and_its_history(models: Any, tmp_
     one, two = register(client, name, first, sha1), register(client, name, second, sha2)
     assert champion(client, name, tmp_path) is None
 
-    move_alias(client, name, one.version, expected=None, reason="first", auc=0.9)
-    move_alias(client, name, two.version, expected=1, reason="better")
-    move_alias(client, name, one.version, expected=2, reason="rollback")
+    move(client, name, one.version, expected=None, reason="first", auc=0.9)
+    move(client, name, two.version, expected=1, reason="better")
+    move(client, name, one.version, expected=2, reason="rollback")
 
     assert (by_alias(client, name, "champion").version, by_alias(client, name, "previous").version) == (1, 2)
     assert [(e["before"], e["version"], e["reason"]) for e in history(client, name)] == [
@@ -95,21 +86,40 @@ def test_a_champion_that_moved_meanwhile_refuses_the_promotion(models: Any) -> N
     client, config, ((first, sha1), (second, sha2)) = models
     name = f"raced-{config.track.uri is None}"
     one, two = register(client, name, first, sha1), register(client, name, second, sha2)
-    move_alias(client, name, one.version, expected=None, reason="somebody else")
+    move(client, name, one.version, expected=None, reason="somebody else")
     with pytest.raises(Moved, match="was version None when the candidate was judged and is 1 now"):
-        move_alias(client, name, two.version, expected=None, reason="late")
+        move(client, name, two.version, expected=None, reason="late")
     assert by_alias(client, name, "champion").version == 1
     assert len(history(client, name)) == 1
 
 
-def test_a_promotion_that_died_before_its_history_is_completed(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dies_at", ["set_registered_model_alias", "get_model_version_by_alias"])
+def test_a_move_that_died_is_in_the_history_only_if_it_was_made(models: Any, dies_at: str) -> None:
+    """The first time the alias is set, or read back after it was."""
     client, config, ((first, sha1), _) = models
-    name = f"died-{config.track.uri is None}"
+    name = f"died-{dies_at}-{config.track.uri is None}"
     one = register(client, name, first, sha1)
-    with monkeypatch.context() as dying:
-        dying.setattr("embsearch.registry.mlflow_registry._append_history", lambda *a: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            move_alias(client, name, one.version, expected=None, reason="first")
+    with pytest.raises(ZeroDivisionError):
+        move(Dying(client, dies_at), name, one.version, expected=None, reason="first")
+    made = by_alias(client, name, "champion") is not None
+    assert made is (dies_at == "get_model_version_by_alias")
+    assert [e["version"] for e in history(client, name)] == [1] * made
     for _ in range(2):
-        move_alias(client, name, one.version, expected=None, reason="first")
-    assert [e["version"] for e in history(client, name)] == [1]
+        move(client, name, one.version, expected=None, reason="again")
+    assert [(e["version"], e["reason"]) for e in history(client, name)] == [(1, "first" if made else "again")]
+
+
+class Dying:
+    """A client that raises where it should set an alias, or where it reads one that was set."""
+
+    def __init__(self, client: Any, at: str) -> None:
+        self._client, self._at, self._set = client, at, False
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any) -> Any:
+            if name == self._at and (self._set or name == "set_registered_model_alias"):
+                raise ZeroDivisionError
+            self._set = self._set or name == "set_registered_model_alias"
+            return getattr(self._client, name)(*args)
+
+        return call

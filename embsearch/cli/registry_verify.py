@@ -1,0 +1,22 @@
+"""embsearch registry verify: whether every champion still is what was promoted."""
+
+from __future__ import annotations
+
+from embsearch.config.schema import Config
+from embsearch.errors import Refused
+
+
+def run(config: Config) -> int:
+    """Print one line a version. Refused, with exit code 3, where something is not as it was."""
+    from embsearch.registry.verify import verify
+    from embsearch.worker import use_all_cores
+
+    use_all_cores()
+    unsound = every = 0
+    for found in verify(config):
+        every, unsound = every + 1, unsound + (not found.sound)
+        print(f"{'ok   ' if found.sound else 'WRONG'}  {found.what}: {found.words}", flush=True)
+    if unsound:
+        raise Refused(f"{unsound} of {every} are not what was registered")
+    print(f"{every} versions" if every else "no model is registered here yet; 'embsearch promote' registers one")
+    return 0

@@ -1,0 +1,43 @@
+"""Whether a model's files are what was written, and nothing that runs when it is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from embsearch.registry.gates import Gate
+from embsearch.track.digest import digest, manifest
+
+# Formats that run code when they are read, and Python itself.
+RUNS = frozenset((".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".keras", ".dill", ".py"))
+
+
+def files(folder: Path, recorded: Mapping[str, Mapping[str, str]]) -> Gate:
+    """Only safetensors, and every file's sha256 as each record has it. ``recorded``: manifests by who kept them."""
+    mine = manifest(folder)
+    faults = [f"{path} may run code when it is loaded; only safetensors" for path in mine if suffix(path) in RUNS]
+    if not any(suffix(path) == ".safetensors" for path in mine):
+        faults.append("no safetensors file holds its weights")
+    for who, theirs in recorded.items():
+        changed = sorted(path for path in {*mine, *theirs} if mine.get(path) != theirs.get(path))
+        if changed:
+            faults.append(f"{', '.join(changed)}: not what {who} recorded (sha256)")
+    words = "; ".join(faults)
+    if not faults:
+        words = f"{len(mine)} files, sha256 {digest(mine)[:12]}"
+        words += f" as {' and '.join(recorded)} recorded" if recorded else ", taken now"
+    return Gate("files", not faults, words, {"digest": digest(mine), "files": mine})
+
+
+def kept_manifest(artifacts: Path) -> dict[str, str]:
+    """The manifest that was logged with a model's artifacts; empty where there is none that can be read."""
+    try:
+        found = json.loads((artifacts / "manifest.json").read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {str(path): str(sha) for path, sha in found.items()}
+
+
+def suffix(path: str) -> str:
+    return Path(path).suffix.lower()

@@ -1,0 +1,106 @@
+"""The champion's alias moves, and every move stays in an append-only history.
+
+MLflow keeps no history of aliases and has no compare-and-set (measured with MLflow 3.17): both are done here. A move
+is written down before it is made, so a crash leaves the old champion or the new one, never none, and whoever
+looks next can tell which. Moves on one machine are kept apart by the caller's lock; on two machines the later
+one wins, and the history says so.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from embsearch.errors import EmbsearchError
+from embsearch.registry.mlflow_registry import CHAMPION, by_alias
+from embsearch.values import ModelVersion
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PREVIOUS = "previous"
+HISTORY = "embsearch.history."
+
+
+class Moved(EmbsearchError):
+    """The alias points elsewhere than when the candidate was judged; the registry is unchanged."""
+
+
+def move(
+    client: MlflowClient, name: str, version: int, expected: int | None, reason: str, **facts: Any
+) -> ModelVersion:
+    """Make ``version`` the champion and the old one ``previous``.
+
+    ``expected`` is the champion's version when the candidate was judged, None for none; Moved
+    is raised where it is another by now. The same call again completes what a crash cut off.
+    """
+    settle(client, name)
+    entry = {"version": version, "before": expected, "reason": reason, **facts}
+    old = by_alias(client, name, CHAMPION)
+    if old is not None and old.version == version:
+        if not any(entry["version"] == version for entry in history(client, name)[-1:]):
+            _write(
+                client, name, {"version": version, "before": expected, "reason": reason, **facts, "state": "moved"}
+            )
+        return old
+    _expect(name, old, expected)
+    client.get_model_version(name, str(version))  # exists, else raises before anything is changed
+    _write(client, name, {**entry, "state": "moving"})
+    if old is not None:
+        client.set_registered_model_alias(name, PREVIOUS, str(old.version))
+    _expect(name, by_alias(client, name, CHAMPION), expected)
+    client.set_registered_model_alias(name, CHAMPION, str(version))
+    now = by_alias(client, name, CHAMPION)
+    if now is None or now.version != version:
+        raise Moved(
+            f"{name}@{CHAMPION} was set to version {version} and reads {now and now.version}: somebody else moved it"
+        )
+    settle(client, name)
+    return now
+
+
+def settle(client: MlflowClient, name: str) -> None:
+    """Say of the last move whether it was made, where the process that made it died before it could."""
+    entries = _entries(client, name)
+    if not entries or entries[max(entries)]["state"] != "moving":
+        return
+    last = max(entries)
+    now = by_alias(client, name, CHAMPION)
+    made = now is not None and now.version == entries[last]["version"]
+    _write(client, name, entries[last] | {"state": "moved" if made else "given up"}, last)
+
+
+def history(client: MlflowClient, name: str) -> list[dict[str, Any]]:
+    """Every move of the champion that was made, the oldest first."""
+    entries = _entries(client, name)
+    now = by_alias(client, name, CHAMPION)
+    made = [
+        entry
+        for _, entry in sorted(entries.items())
+        if entry["state"] == "moved" or (entry["state"] == "moving" and now and now.version == entry["version"])
+    ]
+    return [{key: value for key, value in entry.items() if key != "state"} for entry in made]
+
+
+def _entries(client: MlflowClient, name: str) -> dict[int, dict[str, Any]]:
+    tags = client.get_registered_model(name).tags
+    return {int(k.removeprefix(HISTORY)): json.loads(v) for k, v in tags.items() if k.startswith(HISTORY)}
+
+
+def _write(client: MlflowClient, name: str, entry: dict[str, Any], number: int | None = None) -> None:
+    """Append an entry; with a ``number`` say anew what became of that one."""
+    if number is None:
+        number = max(_entries(client, name), default=-1) + 1
+        entry = {"time": int(time.time() * 1000), "by": f"{getpass.getuser()}@{socket.gethostname()}", **entry}
+    client.set_registered_model_tag(name, f"{HISTORY}{number}", json.dumps(entry, ensure_ascii=False))
+
+
+def _expect(name: str, now: ModelVersion | None, expected: int | None) -> None:
+    at = now.version if now else None
+    if at != expected:
+        raise Moved(
+            f"{name}@{CHAMPION} was version {expected} when the candidate was judged and is {at} now; promote again"
+        )

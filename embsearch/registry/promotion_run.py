@@ -1,0 +1,101 @@
+"""A promotion as a run in MLflow, refusals too: gates, paired scores, pictures, what the model was trained on."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from embsearch.data.dataset import Judged
+from embsearch.registry import leak, plots
+from embsearch.track.mlflow_store import find_experiment, quoted
+from embsearch.values import record
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from embsearch.registry.candidate import Candidate
+    from embsearch.registry.examination import Examination
+
+UID = "embsearch.uid"
+TAG = "embsearch.promotion_run"  # of a version
+TRAINED = "trained_on.npy"
+
+
+def keep(candidate: Candidate, found: Examination) -> str:
+    """The run of this decision, found or made, and its id. The same call again writes the same again."""
+    client = candidate.client
+    experiment = find_experiment(client, candidate.config)
+    assert experiment is not None, "the study is in it"
+    before = len(candidate.folder.log_of_kind("promoted"))  # each decision has its run, one that died none of its own
+    uid = f"{candidate.uid}/t{candidate.trial:04d}/promotion/{before}"
+    runs = client.search_runs([experiment], f"tags.`{UID}` = {quoted(uid)}", max_results=1)
+    run = runs[0] if runs else client.create_run(experiment, tags=_tags(candidate, experiment, uid))
+    run_id = str(run.info.run_id)
+    client.set_tag(run_id, "embsearch.refused_by", ", ".join(gate.name for gate in found.refused))
+    client.set_tag(run_id, "mlflow.note.content", "\n\n".join(
+        f"**{gate.name}** {'passed' if gate.passed else 'refused'}: {gate.words}" for gate in found.gates
+    ))  # fmt: skip
+    for key, value in _metrics(found).items():
+        client.log_metric(run_id, key, value, timestamp=run.info.start_time, step=0)
+    with tempfile.TemporaryDirectory(prefix="promotion.") as folder:
+        _write(Path(folder), found, candidate)
+        client.log_artifacts(run_id, folder)
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def trained_on(client: MlflowClient, run_id: str | None) -> leak.Pairs | None:
+    """What the promoted model of a promotion run was trained on; None where that is not known (any more)."""
+    if not run_id:
+        return None
+    with tempfile.TemporaryDirectory(prefix="promotion.") as folder:
+        try:
+            pairs: leak.Pairs = np.load(client.download_artifacts(run_id, TRAINED, folder))
+        except Exception:  # the run or its artifacts were deleted, each store with its own error
+            return None
+    return pairs
+
+
+def _tags(candidate: Candidate, experiment: str, uid: str) -> dict[str, Any]:
+    title = f"promotion of {candidate.config.study.name}, trial {candidate.trial}"
+    tags = {UID: uid, "embsearch.role": "promotion", "embsearch.study_uid": candidate.uid, "mlflow.runName": title}
+    study = candidate.client.search_runs([experiment], f"tags.`{UID}` = {quoted(candidate.uid)}", max_results=1)
+    return tags | ({"mlflow.parentRunId": study[0].info.run_id} if study else {})
+
+
+def _metrics(found: Examination) -> dict[str, float]:
+    metrics = {} if found.auc is None else {"test/auc": found.auc.value}
+    for gate in found.gates:
+        if gate.name == "gain":
+            against = gate.facts["against"].split(" (")[0]
+            metrics |= {f"gain over the {against}": gate.facts["gain"]["value"]}
+            metrics |= {f"gain over the {against} at least": gate.facts["gain"]["low"]}
+    return metrics
+
+
+def _write(folder: Path, found: Examination, candidate: Candidate) -> None:
+    gates = [record(gate) for gate in found.gates]
+    (folder / "gates.json").write_text(json.dumps(gates, ensure_ascii=False, indent=1), encoding="utf-8")
+    np.save(folder / TRAINED, leak.trained_on(candidate.data))
+    if found.scores:
+        rows = candidate.data.test
+        (folder / "scores.csv").write_text(_table(rows, found), encoding="utf-8")
+        mine, *rivals = found.scores
+        (folder / "gains.png").write_bytes(plots.gains(found.gates))
+        (folder / "pairs.png").write_bytes(
+            plots.pairs(rows, found.scores[mine], found.scores[rivals[-1]], rivals[-1])
+        )
+
+
+def _table(rows: Judged, found: Examination) -> str:
+    segments = np.array([*rows.segments, ""])  # -1: none
+    table = {"query": rows.query, "relevant": rows.relevant.astype(int), "segment": segments[rows.segment]}
+    text = io.StringIO()
+    pd.DataFrame(table | dict(found.scores)).to_csv(text, index_label="row", float_format="%.6f")
+    return text.getvalue()

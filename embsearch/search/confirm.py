@@ -1,0 +1,57 @@
+"""Whether the best of a search was good or lucky.
+
+The highest of many noisy values is higher than what it stands for. So the best configurations are trained again with
+seeds that nothing was chosen by: their means are fair, the choice between them is by the mean, and what the highest
+value loses is how much of it was luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from embsearch.config.schema import ConfirmConfig
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A trial's value in the search, and those of its configuration with fresh seeds."""
+
+    trial: int
+    value: float
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.values)
+
+    @property
+    def luck(self) -> float:
+        """The selection bias: by how much the search's value is above what fresh seeds give."""
+        return self.value - self.mean
+
+    @property
+    def words(self) -> str:
+        each = ", ".join(f"{value:.4f}" for value in self.values)
+        return f"{self.value:.4f} in the search, {self.mean:.4f} with fresh seeds ({each})"
+
+
+def affordable(asked: ConfirmConfig, spent: int, texts: int) -> tuple[int, int]:
+    """How many configurations, and how many seeds each, ``confirm.share`` of the texts ``spent`` on the search pays
+    for, at ``texts`` a run; (0, 0) where it pays for less than two runs. One seed would say nothing."""
+    if not asked.top_k or not asked.seeds:
+        return 0, 0
+    runs = asked.top_k * asked.seeds if asked.share is None else int(asked.share * spent / texts)
+    ways = [
+        (top, seeds)
+        for top in range(1, asked.top_k + 1)
+        for seeds in range(min(2, asked.seeds), asked.seeds + 1)
+        if top * seeds <= runs
+    ]
+    return max(ways, key=lambda way: (way[0] * way[1], way[0]), default=(0, 0))
+
+
+def choose(confirmed: Sequence[Confirmed]) -> int | None:
+    """The trial with the best mean; None where nothing was confirmed."""
+    return max(confirmed, key=lambda one: one.mean).trial if confirmed else None

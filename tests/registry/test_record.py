@@ -1,0 +1,90 @@
+"""What promotion keeps and looks up: files, training rows, looks at the test rows, the base's licence."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from embsearch.config.schema import DataConfig, SplitConfig
+from embsearch.data.load import load_dataset
+from embsearch.model.licence import licence_of
+from embsearch.registry import leak, looks
+from embsearch.registry.files import files
+from embsearch.track.digest import manifest
+
+
+@pytest.fixture
+def model(tiny_bert, tmp_path):
+    return shutil.copytree(tiny_bert, tmp_path / "model")
+
+
+def test_files_that_are_as_recorded_pass_and_a_changed_one_is_named(model):
+    kept = manifest(model)
+    assert files(model, {"the study": kept}).passed
+    weights = model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    found = files(model, {"the study": kept, "MLflow": kept})
+    assert not found.passed
+    assert "model.safetensors: not what the study recorded" in found.words
+    assert "not what MLflow recorded" in found.words
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "head.pkl", "2_Dense/model.PT", "modeling.py"])
+def test_files_that_may_run_code_refuse_also_where_they_were_recorded(model, name):
+    (model / name).parent.mkdir(exist_ok=True)
+    (model / name).write_bytes(b"")
+    found = files(model, {"MLflow": manifest(model)})
+    assert not found.passed
+    assert f"{name} may run code" in found.words
+
+
+def test_a_model_without_safetensors_has_no_weights(model):
+    (model / "model.safetensors").unlink()
+    assert "no safetensors" in files(model, {}).words
+
+
+@pytest.fixture
+def splits(judgements_csv, tmp_path):
+    """The same rows, split in two ways."""
+    config = DataConfig(path=str(judgements_csv))
+    return [load_dataset(replace(config, split=SplitConfig(seed=seed)), tmp_path / "cache") for seed in (0, 1)]
+
+
+def test_of_its_own_split_no_test_row_was_trained_on_and_of_another_some_were(splits):
+    one, other = splits
+    assert leak.share_seen(one, leak.trained_on(one)) == 0
+    seen = leak.share_seen(one, leak.trained_on(other))
+    pairs = {(other.texts[a], other.texts[t]) for a, t in _trained(other)}
+    rows = [(one.texts[q], one.texts[t]) for q, t in zip(one.test.text, one.test.title, strict=True)]
+    assert seen == pytest.approx(np.mean([row in pairs for row in rows]))
+    assert seen > 0
+
+
+def _trained(data):
+    for anchor, positive, negative in zip(data.train.anchor, data.train.positive, data.train.negative, strict=True):
+        yield anchor, positive
+        if negative >= 0:
+            yield anchor, negative
+
+
+def test_looks_count_models_not_how_often_and_warn_from_the_third(tmp_path, splits):
+    rows, others = map(looks.test_rows, splits)
+    assert rows != others
+    assert [looks.look(tmp_path, rows, model, "a study") for model in ("a", "b", "a", "c")] == [1, 2, 2, 3]
+    assert looks.look(tmp_path, others, "a", "a study") == 1
+    assert not looks.warning(2)
+    assert looks.warning(3).startswith("3 models have been judged by these test rows")
+
+
+def test_the_licence_is_the_one_in_the_head_of_the_model_card(tiny_bert, model):
+    assert licence_of("minilm") == "apache-2.0"
+    assert licence_of(str(tiny_bert)) is None or "license" in (tiny_bert / "README.md").read_text()
+    (model / "README.md").write_text("---\nlicense: mit\n---\nA model.\n")
+    assert licence_of(str(model)) == "mit"
+    (model / "README.md").write_text("no head")
+    assert licence_of(str(model)) is None
