@@ -26,7 +26,7 @@ DIMENSION = RANGE + CHOICE + WHEN
 # it goes, what other verbs need. Everything else decides what a trial's number means.
 MAY_DIFFER = (
     "home", "device", "launcher", "track", "stop", "promote",
-    "input", "output", "checkpoint", "trial", "open", "port", "verbose", "why",
+    "input", "output", "checkpoint", "trial", "run", "tolerance", "open", "port", "verbose", "why",
     "study.question", "study.folder", "study.on_drift", "study.max_bugs",
 )  # fmt: skip
 
