@@ -104,6 +104,12 @@ VERBS = (
          "track.registered_model", "home"),
     ),
     Verb(
+        "card",
+        "Write the card of a model: what it is, how good, trained on what, its limits, how to make it again.",
+        ("study=product_search", "study=product_search trial=7 output=README.md"),
+        ("study.name", "trial", "output", "home"),
+    ),
+    Verb(
         "reproduce",
         "Train a trial again from its record and say whether the same comes of it (else exit code 3).",
         (
