@@ -58,7 +58,8 @@ class Measurement:
 
     ``rung`` counts evaluations from 1; ``texts_seen`` is the budget spent so far in texts;
     ``seconds`` the training and evaluation time of this trial so far. ``last`` says that the
-    trial has ended by itself, with ``why`` (budget spent, early stopping).
+    trial has ended by itself, with ``why`` (budget spent, early stopping). ``machine`` is what computed it, as
+    the worker knows it (``host``, ``cpu``, ``device``, ``threads``, ``precision``); empty where nobody said.
     """
 
     rung: int
@@ -68,6 +69,7 @@ class Measurement:
     seconds: float
     last: bool = False
     why: str = ""
+    machine: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.rung < 1 or self.step < 0 or self.texts_seen < 0:

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ from embsearch.model import pretrained
 from embsearch.model.device import Compute, choose, is_out_of_memory
 from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
+from embsearch.track.environment import here
 from embsearch.trial import trial, vectors_of
-from embsearch.values import Measurement, record
+from embsearch.values import Measurement, Scalar, record
 
 POINTS_EVERY = 1.0  # seconds between messages about the loss
 
@@ -48,6 +50,7 @@ class Worker:
         self._data: dict[str, Dataset] = {}
         self._base: tuple[ModelConfig, int, Encoder, dict[str, torch.Tensor], Tokens] | None = None
         self._warm: tuple[tuple[int, ...], Iterator[Measurement], list[Any]] | None = None
+        self._machine: dict[str, Scalar] = {}  # that the warm trial is computed on
         self.halting = False  # set from outside: save a checkpoint after this step and end the task
 
     def __call__(self, task: Task) -> Iterator[Message]:
@@ -102,10 +105,11 @@ class Worker:
             if measured.rung >= segment["until"] or measured.last:
                 break
         self._warm = ((*which, measured.rung), run, points)
-        yield {"kind": "measured", "measurement": record(measured)}
+        yield {"kind": "measured", "measurement": record(replace(measured, machine=self._machine))}
 
     def _begin(self, config: Config, folder: Path, cache: str) -> tuple[Iterator[Measurement], list[Any]]:
         compute = choose(config.device, config.train.precision)
+        self._machine = here() | compute.words()
         data = self.dataset(cache)
         encoder, tokens = self._encoder(config, data, Path(cache), compute)
         points: list[Any] = []

@@ -77,7 +77,7 @@ def _curve(events: list[Event]) -> Curve | None:
     if ended is None or not (ended["state"] == "complete" or ended["failure"] in BLAMED):
         return None
     names = Measurement.__dataclass_fields__
-    measured = [Measurement(**{n: e[n] for n in names}) for e in events if e["kind"] == "measured"]
+    measured = [Measurement(**{n: e[n] for n in names if n in e}) for e in events if e["kind"] == "measured"]
     points: list[Point] = [(p[0], p[2]) for e in events if e["kind"] == "points" for p in e["points"]]
     failed = (ended["failure"], ended["reason"]) if ended["failure"] else None
     return Curve(tuple(measured), tuple(points), failed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 from embsearch import disk
@@ -20,6 +22,29 @@ def check_output(output: str | None, *endings: str) -> Path | None:
     if not path.parent.is_dir():
         raise ConfigError(f"output={output}: there is no folder {path.parent}; make it first")
     return path
+
+
+def check_new_folder(output: str | None) -> Path | None:
+    """The path of ``output=`` for a folder that is to be made. Raises ConfigError where something lies there, or
+    there is no place for it."""
+    if not output:
+        return None
+    path = Path(output).expanduser()
+    if path.exists():
+        raise ConfigError(f"output={output}: already there; name a new folder")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"output={output}: there is no folder {path.parent}; make it first")
+    return path
+
+
+def keep_folder(source: Path, path: Path) -> None:
+    """Copy a folder to ``path``, whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        shutil.copytree(source, draft)
+        disk.put(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:

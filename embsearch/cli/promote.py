@@ -12,11 +12,13 @@ from embsearch.registry.gates import Gate
 
 def run(config: Config) -> int:
     """Print what every gate found and what was done. Refused ends with exit code 3."""
+    from embsearch.cli.card import card_of
     from embsearch.registry.promote import promote
+    from embsearch.report.record import Record
     from embsearch.worker import use_all_cores
 
     use_all_cores()
-    done = promote(config)
+    done = promote(config, lambda folder, trial: card_of(Record(folder), trial))
     if (auc := done.found.auc) is not None:
         print(f"trial {done.trial}: test AUC {auc.value:.4f}, 95 % interval {auc.low:.4f} to {auc.high:.4f}")
     for gate in done.found.gates:

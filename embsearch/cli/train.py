@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 from embsearch.cli import search
+from embsearch.cli.files import check_new_folder, keep_folder
 from embsearch.config.load import digest
 from embsearch.config.schema import Config
-from embsearch.errors import ConfigError, EmbsearchError
+from embsearch.errors import EmbsearchError
 from embsearch.report.live import Watch
 from embsearch.report.result import show
 from embsearch.study import Study
@@ -18,9 +16,7 @@ from embsearch.study import Study
 
 def run(config: Config) -> int:
     """Train to the end of the budget; with ``output=`` the model is also copied there."""
-    output = Path(config.output).expanduser() if config.output else None
-    if output is not None and output.exists():
-        raise ConfigError(f"output={output}: already there; name a new folder")
+    output = check_new_folder(config.output)
     config = single(config)
     watch = Watch()
     study = Study(config, search.launcher(config), search.recorder(config), watch)
@@ -35,9 +31,7 @@ def run(config: Config) -> int:
             f"no model came of it; 'embsearch status study.name={config.study.name} verbose=true' says why"
         )
     if output is not None:
-        draft = output.with_name(f".{output.name}.{os.getpid()}")
-        shutil.copytree(model, draft)
-        os.rename(draft, output)
+        keep_folder(model, output)
         model = output
     print(f"model:  {model}")
     print(f"next:   embsearch evaluate checkpoint={model}")

@@ -126,6 +126,22 @@ VERBS = (
         ("track.uri", "home"),
     ),
     Verb(
+        "card",
+        "Write the card of a model: what it is, how good, trained on what, its limits, how to repeat it.",
+        ("study=product_search", "study=product_search trial=7 output=README.md"),
+        ("study.name", "trial", "output", "home"),
+    ),
+    Verb(
+        "reproduce",
+        "Train a trial again from its record; say whether the same comes of it (else exit code 3).",
+        (
+            "study=product_search trial=7",
+            "checkpoint=models:/product_search/1",
+            "run=8c1f0c6e4f7d4c2d9a53f3a0a1b2c3d4 tolerance=0.002 output=./again",
+        ),
+        ("study.name", "trial", "run", "checkpoint", "tolerance", "output", "device", "track.uri", "home"),
+    ),
+    Verb(
         "data check",
         "Read and split the data; show every fault with file and row, and what the data look like.",
         (

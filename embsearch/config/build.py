@@ -195,6 +195,10 @@ def _check(config: Config) -> None:
             f"model.freeze_layers={config.model.freeze_layers}: must be 0 or more",
         ),
         (
+            config.tolerance >= 0,
+            f"tolerance={config.tolerance}: must be 0 (only the same bits) or more; see the guide reproduce",
+        ),
+        (
             config.device in ("auto", "cpu", "cuda") or config.device.startswith("cuda:"),
             f"device={config.device}: expected auto, cpu, cuda or cuda:N",
         ),

@@ -26,7 +26,8 @@ DIMENSION = RANGE + CHOICE + WHEN
 # it goes, what other verbs need. Everything else decides what a trial's number means.
 MAY_DIFFER = (
     "home", "device", "launcher", "track", "stop", "confirm", "promote",
-    "input", "output", "checkpoint", "trial", "version", "reason", "open", "port", "verbose", "why",
+    "input", "output", "checkpoint", "trial", "version", "reason", "run", "tolerance",
+    "open", "port", "verbose", "why",
     "study.question", "study.folder", "study.on_drift", "study.max_bugs",
 )  # fmt: skip
 

@@ -221,10 +221,12 @@ class Config:
     # verbs that act on texts or a model rather than on a study
     input: str | None = None  # encode: file of texts, one a line; None: standard input
     output: str | None = None  # file to write; train: folder to copy the model to
-    checkpoint: str | None = None  # a model folder, or champion
+    checkpoint: str | None = None  # a model folder, or champion; reproduce: champion or models:/NAME/VERSION
     trial: int | None = None  # a trial's number
     version: int | None = None  # rollback: of the registered model; None: the champion before
     reason: str = ""  # rollback: why, for the history
+    run: str | None = None  # reproduce: the MLflow run of a trial
+    tolerance: float = 0.005  # reproduce: largest difference of evaluate.objective where bits differ; see the guide
     open: bool = True  # report, ui: open a browser
     port: int = 5000  # ui: the first one tried
     verbose: bool = False  # search: every decision; status: every trial with its reason; plan: the measured seconds

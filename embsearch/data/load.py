@@ -130,6 +130,7 @@ def _reading(
                 "file": t.name,
                 "split": t.split,
                 "rows": len(t.frame) + len(t.faults),
+                "sha256": t.sha256,
                 "encoding": t.encoding,
                 "columns": dict(c.headers),
                 "unused": list(c.unused),

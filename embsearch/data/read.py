@@ -6,12 +6,13 @@ Every cell is a str: 'NA' and 'null' are texts like any other, an absent value i
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Table:
     encoding: str
     faults: tuple[Fault, ...] = ()
     nested: Mapping[str, int] = field(default_factory=dict)
+    sha256: str = ""  # of the file
 
 
 def read(source: Source, encoding: str = "auto") -> Table:
@@ -65,7 +67,7 @@ def read(source: Source, encoding: str = "auto") -> Table:
             f"{path.name}, row 1: a header but no rows after it; expected rows, of two queries at least; "
             "check that the file was written whole"
         )
-    return table
+    return replace(table, sha256=hashlib.sha256(data).hexdigest())
 
 
 def _delimited(text: str, codec: str, source: Source, delimiter: str) -> Table:

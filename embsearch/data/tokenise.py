@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,10 +47,25 @@ class Tokens:
 
 def tokenise(texts: tuple[str, ...] | list[str], tokenizer: Any, max_length: int | None) -> Tokens:
     """Token ids with the tokenizer's special tokens, cut at ``max_length``."""
-    encoded = tokenizer(list(texts), add_special_tokens=True, truncation=True, max_length=max_length)["input_ids"]
+    with _as_it_was(tokenizer):
+        encoded = tokenizer(list(texts), add_special_tokens=True, truncation=True, max_length=max_length)["input_ids"]
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum([len(e) for e in encoded], out=offsets[1:])
     return Tokens(np.fromiter((i for e in encoded for i in e), dtype=np.int32, count=offsets[-1]), offsets)
+
+
+@contextmanager
+def _as_it_was(tokenizer: Any) -> Iterator[None]:
+    """A fast tokenizer keeps the limit it was called with and saves it with the model: whether the tokens were in the
+    cache would then decide the digest of equal models."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield
+        return
+    truncation, padding = backend.truncation, backend.padding
+    yield
+    backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
+    backend.enable_padding(**padding) if padding else backend.no_padding()
 
 
 def cached(dataset: Dataset, tokenizer: Any, max_length: int | None, cache: Path) -> Tokens:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from embsearch.errors import ConfigError
+from embsearch.values import Scalar
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,14 @@ class Compute:
     device: torch.device
     autocast: torch.dtype | None
     why: str
+
+    def words(self) -> dict[str, Scalar]:
+        """What results depend on, for the record: ``device``, ``threads``, ``precision``. The CPU with the widest
+        instructions that torch's kernels use of it, which decide in what order sums are taken."""
+        cpu = self.device.type != "cuda"
+        name = f"cpu, {torch.backends.cpu.get_cpu_capability()}" if cpu else torch.cuda.get_device_name(self.device)
+        precision = "fp32" if self.autocast is None else "bf16"
+        return {"device": name, "threads": torch.get_num_threads(), "precision": precision}
 
     def context(self) -> torch.autocast:
         """Weights stay fp32; matrix products run in ``autocast``."""

@@ -14,7 +14,7 @@ from embsearch.data.load import prepare_dataset
 from embsearch.errors import EmbsearchError, Refused, StudyError
 from embsearch.evaluate.bootstrap import auc_interval
 from embsearch.folder import StudyFolder
-from embsearch.model.licence import licence_of
+from embsearch.model.base_model import UNKNOWN, base_of
 from embsearch.registry import looks
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry.evidence import Judge, Judged
@@ -93,7 +93,8 @@ class Candidate:
     @cached_property
     def licence(self) -> str | None:
         """Of the base model, as asked or as its own files name it."""
-        return self.asked.promote.licence or licence_of(self.config.model.path)
+        named = base_of(self.config.model).license
+        return self.asked.promote.licence or (None if named == UNKNOWN else named)
 
     def logged_model(self) -> LoggedModel:
         """Its model in MLflow. Raises EmbsearchError where the recorder has not sent it."""

@@ -45,7 +45,7 @@ def promote(asked: Config, card: Card = lambda folder, trial: "") -> Promotion:
         trial, client = candidate.trial, candidate.client
         champion = registry.champion(client, candidate.name, candidate.models)
         if champion is not None and champion.version.digest == candidate.digest:
-            return _already(candidate, champion.version)
+            return _already(candidate, champion.version, card)
 
         model = candidate.logged_model()
         found = examine(candidate, champion, registry.artifacts_of(client, model, candidate.models))
@@ -59,13 +59,14 @@ def promote(asked: Config, card: Card = lambda folder, trial: "") -> Promotion:
                 candidate.note(refused=reasons, gates=_plain(found), run=run)
                 return Promotion(trial, found, None, warning)
             assert found.auc is not None, "a model that was not loaded is refused"
-            version = _apply(candidate, model.model_id, champion, found.auc.value, run, card)
+            version = _apply(candidate, model.model_id, champion, found.auc.value, run)
             candidate.note(version=record(version), gates=_plain(found), run=run)
+        _describe(candidate, version, card)
     return Promotion(trial, found, version, warning)
 
 
 def _apply(
-    candidate: Candidate, model_id: str, champion: registry.Registered | None, auc: float, run: str, card: Card
+    candidate: Candidate, model_id: str, champion: registry.Registered | None, auc: float, run: str
 ) -> ModelVersion:
     """Register and move the alias. Safe to repeat after a crash at any point."""
     client, name, study, trial = candidate.client, candidate.name, candidate.config.study.name, candidate.trial
@@ -75,20 +76,26 @@ def _apply(
         "embsearch.licence": candidate.licence or "", promotion_run.TAG: run,
     }  # fmt: skip
     version = registry.register(client, name, model_id, candidate.digest, tags)
-    if text := card(candidate.folder, trial):
-        client.update_model_version(name, str(version.version), text)
     expected = None if champion is None else champion.version.version
     reason = f"promoted: study {study}, trial {trial}"
     return moves.move(client, name, version.version, expected, reason, study=study, trial=trial, run=run)
 
 
-def _already(candidate: Candidate, version: ModelVersion) -> Promotion:
+def _describe(candidate: Candidate, version: ModelVersion, card: Card) -> None:
+    """Give the version its card, which names it and so is written last, where it has none yet."""
+    if not candidate.client.get_model_version(version.name, str(version.version)).description:
+        text = card(candidate.folder, candidate.trial)
+        candidate.client.update_model_version(version.name, str(version.version), text)
+
+
+def _already(candidate: Candidate, version: ModelVersion, card: Card) -> Promotion:
     """It is champion. Completes what a promotion that was killed has not written down."""
     moves.settle(candidate.client, candidate.name)
     noted = (event.get("version") for event in candidate.folder.log_of_kind("promoted"))
     if not any(at and at["version"] == version.version for at in noted):
         with candidate.folder.hold():
             candidate.note(version=record(version))
+    _describe(candidate, version, card)
     auc = candidate.auc(candidate.judge(candidate.model))
     return Promotion(candidate.trial, Examination((), auc), version, already=True)
 

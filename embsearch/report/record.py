@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from embsearch.config.build import build
 from embsearch.config.schema import Config
@@ -46,6 +46,7 @@ class Course:
     axes: Mapping[str, Scalar]  # every searched parameter by short name
     evaluations: list[Evaluation] = field(default_factory=list)
     losses: list[tuple[int, float]] = field(default_factory=list)  # (step, loss) of the run with the first seed
+    machine: Mapping[str, Any] = field(default_factory=dict)  # that made its last evaluation; empty in old records
 
     @property
     def number(self) -> int:
@@ -188,6 +189,7 @@ def _fold(course: Course, events: Sequence[Event], objective: str) -> Course:
             course.losses += [(p[0], p[2]["train/loss"]) for p in event["points"] if "train/loss" in p[2]]
         elif kind in ("measured", "repeated") and (event["rung"], event.get("seed", 0)) not in known:
             known.add((event["rung"], event.get("seed", 0)))
+            course.machine = event.get("machine") or course.machine
             course.evaluations.append(
                 Evaluation(event["rung"], event["step"], event["texts_seen"], event["metrics"][objective],
                            event["metrics"], event.get("seed", 0), event.get("spent", 0.0))

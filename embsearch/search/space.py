@@ -51,6 +51,8 @@ FIXED = (
     "checkpoint",
     "version",
     "reason",
+    "run",
+    "tolerance",
     "trial",
     "open",
     "port",

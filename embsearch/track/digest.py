@@ -20,3 +20,10 @@ def digest(files: Mapping[str, str]) -> str:
     """One sha256 for a manifest, as ``sha256sum`` would print it: equal models have equal digests."""
     lines = "".join(f"{sha}  {path}\n" for path, sha in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def weights_digest(files: Mapping[str, str]) -> str:
+    """The sha256 of a manifest's weights: of the one file as it is, of several as ``digest`` counts them. Empty
+    where there are none."""
+    weights = {path: sha for path, sha in files.items() if path.endswith(".safetensors")}
+    return next(iter(weights.values())) if len(weights) == 1 else digest(weights) if weights else ""

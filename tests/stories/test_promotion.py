@@ -12,6 +12,7 @@ from home import Home
 
 from embsearch.config.load import compose
 from embsearch.registry import mlflow_registry as registry
+from embsearch.registry import moves
 
 RECORD = ["track=mlflow", "stop.trials=3"]
 
@@ -77,7 +78,10 @@ def test_every_gate_was_asked_and_the_run_in_mlflow_has_the_evidence(shop, tmp_p
     for picture in ("gains.png", "pairs.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     assert len(np.load(tmp_path / "trained_on.npy")) > 100
-    assert client.get_model_version("s", "1").tags["embsearch.licence"] == "mit"
+    version = client.get_model_version("s", "1")
+    assert version.tags["embsearch.licence"] == "mit"
+    assert version.description.startswith("---")  # its card
+    assert "models:/s/1" in version.description
 
 
 def test_changed_weights_and_pickles_are_refused(shop, refused):
@@ -177,3 +181,19 @@ def test_a_deleted_champion_is_found_and_another_version_takes_its_place(shop, c
     assert shop.run("rollback", "track=mlflow", f"version={3 - now.version}") == 0
     assert registry.by_alias(client, "s", "champion").version == 3 - now.version
     assert shop.run("registry verify", "track=mlflow") == 0
+
+
+def test_two_promotions_at_once_wait_for_each_other(shop):
+    loose = [
+        "promote.min_gain=-1",
+        "promote.max_segment_loss=1",
+        "promote.allow_dim_change=true",
+        "promote.max_leak=1",
+    ]
+    words = [*RECORD, "study.name=narrow", "model.projection=16", "stop.trials=1", "promote.min_auc=0", *loose]
+    before = len(moves.history(client_of(shop), "s"))
+    both = [shop.start("promote", *words) for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted("was champion already" in text for text in said) == [False, True]
+    assert len(moves.history(client_of(shop), "s")) == before + 1

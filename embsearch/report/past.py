@@ -1,0 +1,107 @@
+"""What the record says of one trial that is to be trained again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from embsearch.config.build import build
+from embsearch.config.schema import Config
+from embsearch.errors import StudyError
+from embsearch.folder import LOADER
+from embsearch.report.record import Record
+from embsearch.track.environment import changes, machine_changes
+from embsearch.track.events import Event, read_events
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the record says of one trial, as far as it was measured. ``notes`` is what a reader should know first."""
+
+    study: str
+    number: int
+    config: Config
+    measured: tuple[Event, ...]
+    opened: Event  # of the session in which it was measured last
+    machine: Mapping[str, Any]  # empty in records made before embsearch noted it
+    model: Path
+    notes: tuple[str, ...]
+
+    @property
+    def objective(self) -> str:
+        """The metric that was maximised, as measurements name it."""
+        return f"val/{self.config.evaluate.objective}"
+
+    @property
+    def threads(self) -> int:
+        """Of its worker; of a record that does not say, what was asked for."""
+        return int(self.machine.get("threads") or self.config.launcher.threads or 1)
+
+
+def past(study: Record, number: int) -> Past:
+    """What there is to compare with. Raises StudyError where there is nothing, or not yet."""
+    where = f"trial={number}: study {study.name}"
+    if number not in study.trials:
+        known = f"the trials {min(study.trials)} to {max(study.trials)}" if study.trials else "no trial yet"
+        raise StudyError(f"{where} has {known}")
+    if study.config.launcher.name == "replay":
+        raise StudyError(f"{where} is a replay: nothing was trained, so there is nothing to train again")
+    if study.running and study.trials[number].outcome is None:
+        raise StudyError(f"{where} is {study.running}, and this trial goes on in it; wait for its end")
+    folder = study.folder.trial(number)
+    measured: dict[int, Event] = {}
+    for event in read_events(folder / "events.jsonl"):
+        if event["kind"] == "measured":
+            measured.setdefault(event["rung"], event)
+    if not measured:
+        why = study.trials[number].why or "it never came so far"
+        raise StudyError(f"{where}: the trial was never measured ({why}), so there is nothing to compare with")
+    last = measured[max(measured)]
+    sessions = study.of_kind("opened")
+    began, opened = _in_force(sessions, measured[min(measured)]), _in_force(sessions, last)
+    if began is None or opened is None:
+        raise StudyError(f"{where}: its log does not say on which data, in which environment it was begun")
+    config = _config_of(folder / "config.yaml")
+    events = tuple(measured[rung] for rung in sorted(measured))
+    notes = tuple(_notes(config, events, began, opened))
+    machine = last.get("machine") or {}
+    return Past(study.name, number, config, events, opened, machine, folder / "model", notes)
+
+
+def _config_of(path: Path) -> Config:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+        return build(dict(content))
+    except FileNotFoundError:
+        raise StudyError(f"{path}: not there; without its config a trial cannot be trained again") from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise StudyError(
+            f"{path}: not the config that embsearch wrote ({type(error).__name__}); put it back from a copy"
+        ) from error
+
+
+def _in_force(sessions: Sequence[Event], at: Event) -> Event | None:
+    """The session in which something was logged; by the clock, so the first one where that was set back."""
+    before = [e for e in sessions if e["time"] <= at["time"]]
+    return before[-1] if before else sessions[0] if sessions else None
+
+
+def _notes(config: Config, measured: Sequence[Event], began: Event, opened: Event) -> Iterator[str]:
+    if config.study.seeds > 1:
+        yield f"study.seeds={config.study.seeds}: this is its first run, with train.seed={config.train.seed}"
+    machines = [e.get("machine") or {} for e in measured]
+    if not machines[-1]:
+        yield (
+            "an older embsearch made the record, which does not say on which CPU and by how many threads it was "
+            f"trained: taken to be {config.launcher.threads or 1}"
+        )
+    for change in dict.fromkeys(c for one in machines for c in machine_changes(one, machines[-1])):
+        yield f"it was resumed on another machine: {change}; compared with the last one"
+    if since := changes(began["environment"], opened["environment"]):
+        yield f"it was resumed in another environment: {', '.join(since)}; compared with the last one"
+    if opened["environment"].get("git_dirty"):
+        yield "embsearch's code had changes then that no commit holds"

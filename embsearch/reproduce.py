@@ -1,0 +1,170 @@
+"""Train a recorded trial again, from the base weights, and lay the result beside the record.
+
+The config, the data's fingerprint, the packages and the machine are the record's; the trial runs in a worker process
+as in a search, uninterrupted. A trial that was paused, killed and resumed must give the same bits: resume is exact.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from embsearch import disk
+from embsearch.config.build import to_dict
+from embsearch.config.schema import Config
+from embsearch.data.dataset import Dataset
+from embsearch.data.files import SPLITS
+from embsearch.data.load import prepare_dataset
+from embsearch.errors import DataError, EmbsearchError, StudyError, UserError
+from embsearch.folder import take_lock
+from embsearch.launch.base import ENDS, Launcher, Message
+from embsearch.report.past import Past
+from embsearch.report.reproduced import Evaluated, Reproduction, Weights
+from embsearch.track.digest import digest, manifest, weights_digest
+from embsearch.track.environment import changes, environment, machine_changes
+from embsearch.values import Measurement, Segment, record
+
+
+def prepared(then: Past, asked: Config) -> tuple[Config, Path]:
+    """The config to train with here, and the data's cache. Device and precision are the recorded ones where this
+    machine has them; files that are no longer where they were are taken from where ``asked`` says.
+
+    Raises DataError where the data are not those of the record.
+    """
+    config = replace(then.config, home=asked.home, device=_device(then, asked))
+    if precision := then.machine.get("precision"):
+        config = replace(config, train=replace(config.train, precision=precision))
+    named = [getattr(config.data, key) for key in ("path", *SPLITS)]
+    if not all(Path(name).expanduser().exists() for name in named if name):
+        config = replace(config, data=replace(config.data, **{k: getattr(asked.data, k) for k in ("path", *SPLITS)}))
+    if config.model.path.startswith("/") and not Path(config.model.path).exists():
+        config = replace(config, model=replace(config.model, path=asked.model.path))
+    cache = prepare_dataset(config.data, Path(config.home).expanduser().resolve() / "cache")
+    data = Dataset.load(cache)
+    if data.fingerprint != then.opened["data"]:
+        files = ", ".join(_files_changed(then.opened.get("rows") or {}, data.report))
+        raise DataError(
+            f"study {then.study}: the data have changed since trial {then.number}: their fingerprint was "
+            f"{then.opened['data'][:12]} and is {data.fingerprint[:12]} now ({files}). Put the old files back, or "
+            "name them: data.path=..."
+        )
+    return config, cache
+
+
+def _device(then: Past, asked: Config) -> str:
+    if asked.device != "auto":
+        return asked.device
+    return "cpu" if str(then.machine.get("device", "")).startswith("cpu") else then.config.device
+
+
+def _files_changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Which files are others, as far as the record says."""
+    old = {file["file"]: file for file in then.get("files") or []}
+    new = {file["file"]: file for file in now["files"]}
+    count = 0
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if before is None or after is None:
+            yield f"{name} {'is new' if before is None else 'is gone'}"
+        elif before.get("sha256") and before["sha256"] != after.get("sha256"):
+            yield f"{name} has other content: {before['rows']:,} rows then, {after['rows']:,} now"
+        elif before["rows"] != after["rows"]:
+            yield f"{name} has {after['rows']:,} rows and had {before['rows']:,}"
+        else:
+            continue
+        count += 1
+    if not count:
+        known = all(file.get("sha256") for file in old.values())
+        yield "the files are the same, so they are read otherwise" if known else "which file is not recorded"
+
+
+@contextmanager
+def workplace(home: Path, then: Past) -> Iterator[Path]:
+    """A folder of this process alone, removed at the end; what a killed one left there goes first."""
+    path = home / "reproduce" / f"{then.study}-t{then.number:04d}"
+    lock = path.with_name(f"{path.name}.lock")
+    disk.make_folder(path.parent)
+    with lock.open("a+") as file:
+        if not take_lock(file):
+            raise StudyError(f"trial {then.number} of {then.study} is being trained again by another process; wait")
+        try:
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir()
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def train_again(
+    then: Past, config: Config, cache: Path, folder: Path, launcher: Launcher,
+    watch: Callable[[Evaluated], None] = lambda one: None,
+) -> tuple[list[Evaluated], Mapping[str, Any], str]:  # fmt: skip
+    """From the base weights to the last recorded evaluation: what was measured, on which machine, and why it ended
+    before, if it did. Raises what keeps a trial from being trained at all."""
+    found: list[Evaluated] = []
+    machine: Mapping[str, Any] = {}
+    at, stopped = 0, ""
+    for event in then.measured:
+        again = None
+        if not stopped:
+            segment = Segment(then.number, 0, at, event["rung"])
+            launcher.submit(0, {"do": "segment", "segment": record(segment), "config": to_dict(config),
+                                "folder": str(folder), "cache": str(cache)})  # fmt: skip
+            message = _end_of(launcher)
+            if message["kind"] != "measured":
+                stopped = _why_ended(message)
+            else:
+                measured = Measurement(**message["measurement"])
+                at, machine = measured.rung, measured.machine
+                again = measured.metrics if measured.rung == event["rung"] else None
+                if measured.last and event is not then.measured[-1]:
+                    stopped = f"ended: {measured.why}"
+        found.append(Evaluated(event["rung"], event["texts_seen"], event["metrics"], again))
+        watch(found[-1])
+    return found, machine, stopped
+
+
+def _end_of(launcher: Launcher) -> Message:
+    while True:
+        for _, message in launcher.wait(1.0):
+            if message["kind"] in ENDS:
+                return message
+
+
+def _why_ended(message: Message) -> str:
+    """A trial that diverges now is a result; everything else that ends it is an error, raised here."""
+    failure, text = message.get("failure"), message.get("message", "")
+    if failure == "diverged":
+        return f"diverged: {text}"
+    if failure in ("data", "disk_full"):
+        raise UserError(text)
+    raise EmbsearchError(f"training again: {message.get('traceback') or text}")
+
+
+def compared(
+    then: Past, found: Sequence[Evaluated], stopped: str, machine: Mapping[str, Any], model: Path, known: str,
+    tolerance: float,
+) -> Reproduction:  # fmt: skip
+    """The verdict. ``known`` is the digest of the whole saved model where a registry says it; else the model in the
+    trial's folder is what the new one is compared with, by its weights."""
+    again = manifest(model)
+    if known:
+        weights = Weights(known, digest(again), "saved model's")
+    else:
+        weights = Weights(weights_digest(manifest(then.model)) if then.model.exists() else "", weights_digest(again))
+    changed = changes(then.opened["environment"], environment())
+    changed += machine_changes(then.machine, machine) if machine else []
+    return Reproduction(then.objective, tuple(found), weights, tolerance, tuple(changed),
+                        _loose(machine), stopped)  # fmt: skip
+
+
+def _loose(machine: Mapping[str, Any]) -> str:
+    """Why equal surroundings may give other bits."""
+    if not str(machine.get("device", "cpu")).startswith("cpu"):
+        return "kernels of a GPU add in any order"
+    threads = machine.get("threads") or 1
+    return f"{threads} threads share sums in an order that is not always the same" if int(threads) > 1 else ""
