@@ -43,6 +43,8 @@ def run(config: Config) -> int:
         if output is not None and model.exists():
             keep_folder(model, output)
             print(f"model: {output}")
+    if result.changed and result.measured_alike:
+        print(f"changed since: {'; '.join(result.changed)}")
     print(result.verdict())
     return 0 if result.reproduced else 3
 
@@ -104,8 +106,9 @@ def _digest_in_mlflow(config: Config, record: Record, number: int) -> str:
 
 
 def _say(then: Past) -> None:
-    took, threads = clock(then.measured[-1]["seconds"]), f"{then.threads} thread{'s' * (then.threads > 1)}"
-    print(f"trial {then.number} of {then.study}: {len(then.measured)} evaluations, trained in {took} with {threads}")
+    took, count = clock(then.measured[-1]["seconds"]), len(then.measured)
+    print(f"trial {then.number} of {then.study}: {count} evaluation{'s' * (count > 1)}, trained in {took} with "
+          f"{then.threads} thread{'s' * (then.threads > 1)}")  # fmt: skip
     print(f"data {then.opened['data'][:12]}, as recorded")
     for note in then.notes:
         print(f"note: {note}")

@@ -70,6 +70,10 @@ def test_a_change_of_packages_is_named_and_the_bits_are_still_compared(copy, cap
             event["metrics"]["val/auc"] += 0.001
 
     rewrite(copy.study / "events.jsonl", older)
+    assert copy.run("reproduce", "trial=0") == 0
+    out = capsys.readouterr().out
+    assert "changed since: torch 2.8.0 -> " in out
+    assert "identical: 3 of 3" in out
     rewrite(copy.study / "trials/t0000/events.jsonl", older)
     assert copy.run("reproduce", "trial=0") == 0
     out = capsys.readouterr().out
@@ -113,6 +117,7 @@ def test_a_record_of_an_older_embsearch_says_what_it_lacks(copy, capsys):
     rewrite(copy.study / "trials/t0000/events.jsonl", older)
     assert copy.run("reproduce", "trial=0") == 0
     out = capsys.readouterr().out
+    assert "changed since" not in out
     assert "does not say on which CPU and by how many threads it was trained: taken to be 1" in out
     assert "identical: 3 of 3" in out
 
