@@ -21,6 +21,7 @@ class Run:
     """One of a trial's runs: the same parameters, another seed."""
 
     values: dict[int, float] = field(default_factory=dict)  # the objective by evaluation
+    rows: int = 0  # that its last evaluation read
     last: str = ""  # why it ended by itself
     last_point: int = -1
 
@@ -138,13 +139,13 @@ def _turn_to(trial: Trial, seed: int) -> None:
 
 
 def _ran(trial: Trial, event: Event, objective: str) -> None:
-    trial.run.values[event["rung"]] = event["metrics"][f"val/{objective}"]
+    trial.run.values[event["rung"]], trial.run.rows = event["metrics"][f"val/{objective}"], event.get("rows", 0)
     trial.run.last = event["why"] if event["last"] else ""
     trial.deaths.clear()
 
 
 def _compared(trial: Trial, rung: int, value: float) -> None:
-    trial.values = {**trial.values, rung: value}
+    trial.values, trial.rows = {**trial.values, rung: value}, {**trial.rows, rung: trial.runs[0].rows}
     trial.why, trial.due = trial.runs[0].last, "complete" if trial.runs[0].last else "decide"
 
 

@@ -28,6 +28,7 @@ from embsearch.data.dataset import Dataset, Judged, subset
 from embsearch.data.tokenise import Tokens, cached, tokenise
 from embsearch.errors import EmbsearchError, UserError
 from embsearch.evaluate.bootstrap import auc_interval
+from embsearch.evaluate.early import readings
 from embsearch.evaluate.examine import examine
 from embsearch.evaluate.score import by_segment, score, score_pool, similarity
 from embsearch.launch.base import Message, Task
@@ -88,7 +89,8 @@ class Worker:
             _, run, points = self._warm
         else:
             self._warm = None
-            run, points = self._begin(build(task["config"]), Path(task["folder"]), task["cache"])
+            queries = task.get("queries", [])
+            run, points = self._begin(build(task["config"]), Path(task["folder"]), task["cache"], queries)
         while True:
             measured = next(run, None)
             yield {"kind": "points", "points": points.copy()}
@@ -104,7 +106,9 @@ class Worker:
         self._warm = ((*which, measured.rung), run, points)
         yield {"kind": "measured", "measurement": record(measured)}
 
-    def _begin(self, config: Config, folder: Path, cache: str) -> tuple[Iterator[Measurement], list[Any]]:
+    def _begin(
+        self, config: Config, folder: Path, cache: str, queries: list[int]
+    ) -> tuple[Iterator[Measurement], list[Any]]:
         compute = choose(config.device, config.train.precision)
         data = self.dataset(cache)
         encoder, tokens = self._encoder(config, data, Path(cache), compute)
@@ -118,7 +122,8 @@ class Worker:
                 outbox({"kind": "points", "points": points.copy()})
                 points.clear()
 
-        return trial(config, data, tokens, encoder, compute, folder, report, lambda: self.halting), points
+        halt = lambda: self.halting  # noqa: E731
+        return trial(config, data, tokens, encoder, compute, folder, report, halt, queries), points
 
     outbox: Any = None  # set by the process: sends a message while a task runs
     _sent = 0.0
@@ -205,11 +210,14 @@ class Worker:
 def evaluate(
     encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute, config: Config, full: bool, keep: Path | None
 ) -> dict[str, Any]:
-    """Metrics of an encoder on judged rows; with ``full`` also the interval, the pool and the segments."""
+    """Metrics of an encoder on judged rows; with ``full`` also the interval, the pool and the segments, without it
+    what the evaluations of trials are to read."""
     ids, vectors = vectors_of(encoder, tokens, rows, compute)
     scores = similarity(rows, ids, vectors)
     found: dict[str, Any] = {"metrics": score(rows, scores)}
-    if full:
+    if not full:
+        found["readings"] = [record(one) for one in readings(rows, ids, vectors, config.evaluate, config.seed)]
+    else:
         interval = auc_interval(scores, rows.relevant, rows.query, config.evaluate.draws, config.seed)
         found |= {"auc": record(interval), "segments": by_segment(rows, scores)}
         if config.evaluate.pool:
