@@ -125,6 +125,7 @@ class Worker:
         halt = lambda: self.halting  # noqa: E731
         return trial(config, data, tokens, encoder, compute, folder, report, halt, queries), points
 
+    _packing = ""  # how texts of the base encoder are encoded, and why
     outbox: Any = None  # set by the process: sends a message while a task runs
     _sent = 0.0
 
@@ -159,14 +160,14 @@ class Worker:
         if model:
             with torch.random.fork_rng([]):  # building layers draws; the trial that is warm must not see it
                 encoder = Encoder(pretrained.load(model, str(compute.device)))
-            if compute.device.type == "cpu":
-                encoder.pack()
+            pack(encoder, compute)
             length = encoder.model.max_seq_length
             tokens = cached(data, encoder.model.tokenizer, length, Path(cache) / "tokens")
         else:
             encoder, tokens = self._encoder(config, data, Path(cache), compute)
         found = evaluate(encoder, tokens, rows, compute, config, full, keep)
-        return {"kind": "evaluated", **found, "compute": compute.why, "seconds": time.monotonic() - started}
+        why = compute.why if compute.device.type == "cpu" or model else f"{compute.why}; {self._packing}"
+        return {"kind": "evaluated", **found, "compute": why, "seconds": time.monotonic() - started}
 
     def _probe(self, task: Task) -> Iterator[Message]:
         """Measure what ``plan`` wants to know of this machine: a function of probe.py."""
@@ -193,8 +194,8 @@ class Worker:
             tokens = cached(data, encoder.model.tokenizer, encoder.model.max_seq_length, cache / "tokens")
             encoder.cut_table(np.unique(tokens.ids))
             encoder.to(compute.device)
+            self._packing = pack(encoder, compute)
             if compute.device.type == "cpu":
-                encoder.pack()
                 encoder.remember(tokens)
             base = {n: p.detach().cpu().clone() for n, p in encoder.named_parameters() if p.requires_grad}
             self._base = (config.model, drawn, encoder, base, tokens)
@@ -205,6 +206,13 @@ class Worker:
                     parameter.copy_(base[name])
                     parameter.grad = None
         return encoder, tokens
+
+
+def pack(encoder: Encoder, compute: Compute) -> str:
+    """Encode without padding where this device and precision can. What was decided, and why."""
+    if compute.device.type == "cuda" and compute.autocast is None:
+        return "texts padded: varlen_attn computes in 16 bits only"
+    return encoder.pack(flash=compute.device.type == "cuda")
 
 
 def evaluate(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,11 +12,12 @@ from embsearch.errors import ConfigError
 
 @dataclass(frozen=True)
 class Compute:
-    """``autocast`` is None for plain fp32. ``why`` is shown to the user."""
+    """``autocast`` is None for plain fp32. ``why`` is shown to the user. ``sharers``: workers on this GPU."""
 
     device: torch.device
     autocast: torch.dtype | None
     why: str
+    sharers: int = 1
 
     def context(self) -> torch.autocast:
         """Weights stay fp32; matrix products run in ``autocast``."""
@@ -31,6 +33,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def choose(device: str, precision: str) -> Compute:
     """The compute for config ``device`` and ``train.precision``. Raises ConfigError."""
+    made = _choose(device, precision)
+    return replace(made, sharers=int(os.environ.get("EMBSEARCH_GPU_SHARERS", "1")))  # set by launch/local.py
+
+
+def _choose(device: str, precision: str) -> Compute:
     found = torch.cuda.is_available()
     if device.startswith("cuda") and not found:
         raise ConfigError(
