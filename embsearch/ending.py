@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from embsearch.config.build import to_dict
 from embsearch.data.dataset import Dataset
 from embsearch.errors import EmbsearchError, UserError
-from embsearch.history import Trial
+from embsearch.history import Run, Trial
 from embsearch.launch.base import Launcher, Message, Task
 from embsearch.registry import looks
 from embsearch.search.confirm import Confirmed, affordable
@@ -54,7 +54,7 @@ class Ending:
         self._work(todo, self._took_segment, lambda key: f"trial {key[0]} with seed {key[1]}")
         found = []
         for trial in trials[:top]:
-            values = [trial.nth(s).best for s in fresh if trial.nth(s).last]
+            values = [self._value(trial.nth(s)) for s in fresh if trial.nth(s).last]
             if values and trial.best is not None:
                 found.append(Confirmed(trial.number, trial.best, tuple(values)))
         found.sort(key=lambda one: (-one.mean, one.trial))
@@ -65,12 +65,17 @@ class Ending:
             study.say(f"trial {one.trial}: {name} {one.words}")
         return found
 
+    def _value(self, run: Run) -> float:
+        """The best a run measured, of what was measured on all rows: else at its end."""
+        return run.values[run.rung] if self.study.readings else max(run.values.values())
+
     def _next_segment(self, trial: Trial, seed: int) -> Task:
         study, at = self.study, trial.nth(seed).rung
         segment = Segment(trial.number, trial.attempt, at, at + 1, seed)
         return {
             "do": "segment", "segment": record(segment), "config": to_dict(study.config_of(trial, seed)),
             "folder": str(study.folder.run(trial.number, seed)), "cache": str(study.cache),
+            "queries": [reading.queries for reading in study.readings],
         }  # fmt: skip
 
     def _took_segment(self, key: tuple[int, int], message: Message) -> Task | None:
@@ -123,7 +128,7 @@ class Ending:
         table = []
         for label, number in rows:
             validation = (study.baseline or {}) if number is None else {}
-            value = validation.get(study.config.evaluate.objective) if number is None else study.trials[number].best
+            value = validation.get(study.config.evaluate.objective) if number is None else study.validation(number)
             table.append({"label": label, "trial": number, "validation": value, "split": self.split,
                           "test": self.tested[label]["metrics"], "auc": self.tested[label]["auc"]})  # fmt: skip
         return table

@@ -21,17 +21,13 @@ class Run:
     """One of a trial's runs: the same parameters, another seed."""
 
     values: dict[int, float] = field(default_factory=dict)  # the objective by evaluation
+    rows: int = 0  # that its last evaluation read
     last: str = ""  # why it ended by itself
     last_point: int = -1
 
     @property
     def rung(self) -> int:
         return max(self.values, default=0)
-
-    @property
-    def best(self) -> float:
-        """The best value it measured, if it has measured any."""
-        return max(self.values.values())
 
 
 @dataclass
@@ -154,12 +150,12 @@ def _turn_to(trial: Trial, seed: int) -> None:
 
 
 def _ran(run: Run, event: Event, objective: str) -> None:
-    run.values[event["rung"]] = event["metrics"][f"val/{objective}"]
+    run.values[event["rung"]], run.rows = event["metrics"][f"val/{objective}"], event.get("rows", 0)
     run.last = event["why"] if event["last"] else ""
 
 
 def _compared(trial: Trial, rung: int, value: float) -> None:
-    trial.values = {**trial.values, rung: value}
+    trial.values, trial.rows = {**trial.values, rung: value}, {**trial.rows, rung: trial.runs[0].rows}
     trial.why, trial.due = trial.runs[0].last, "complete" if trial.runs[0].last else "decide"
 
 

@@ -25,6 +25,7 @@ from embsearch.folder import StudyFolder
 from embsearch.history import RETRIES, Trial, is_final, read_trials
 from embsearch.launch.base import Launcher, Message
 from embsearch.objectives.preflight import preflight_space
+from embsearch.report.live import reads
 from embsearch.search import budget, sampler, scheduler
 from embsearch.search.board import Board
 from embsearch.search.confirm import choose
@@ -33,7 +34,7 @@ from embsearch.search.storage import OptunaView
 from embsearch.stopping import STOPPED, Interrupted, Stopping
 from embsearch.track.base import NoRecorder, Recorder
 from embsearch.track.environment import environment
-from embsearch.values import Clock, Decision, Measurement, Outcome, Segment, State, Suggestion, record
+from embsearch.values import Clock, Decision, Measurement, Outcome, Reading, Segment, State, Suggestion, record
 
 ENDED: tuple[State, ...] = ("complete", "pruned", "failed")
 TEXTS_WINDOW = 20  # points over which a trial's texts per second are averaged
@@ -81,6 +82,7 @@ class Study:
         self.trials: Board[Trial] = Board()
         self.scheduler = scheduler.make(config)
         self.baseline: dict[str, float] | None = None
+        self.readings: list[Reading] = []  # by evaluation; empty: all read all rows
         self.stopping = Stopping(config.launcher.grace)
         self._deaths: dict[str, list[str]] = {}  # of evaluations
         self.bugs = 0
@@ -218,6 +220,7 @@ class Study:
         launcher.submit(slot, {
             "do": "segment", "segment": record(segment), "config": to_dict(self.config_of(trial, seed)),
             "folder": str(self.folder.run(trial.number, seed)), "cache": str(self.cache),
+            "queries": [reading.queries for reading in self.readings],
         })  # fmt: skip
 
     def _take(self, slot: int, message: Message) -> None:
@@ -241,7 +244,7 @@ class Study:
         if measured.rung not in run.values:
             kind, what = ("repeated", {"seed": trial.seed}) if trial.seed else ("measured", {})
             self.log_trial(trial, kind, **record(measured), **what, seeds=seeds)
-        run.values[measured.rung], run.last = value, measured.why
+        run.values[measured.rung], run.rows, run.last = value, measured.rows, measured.why
         trial.deaths.clear()
         if trial.seed == 0:
             trial.texts_seen, trial.step, trial.seconds = measured.texts_seen, measured.step, measured.seconds
@@ -262,7 +265,7 @@ class Study:
             name, spread = self.config.evaluate.objective, max(values) - min(values)
             self.say(f"trial {trial.number} at rung {rung}: {name} {mean:.4f}, the mean of {seeds} seeds "
                               f"that lie within {spread:.4f}")  # fmt: skip
-        self.trials.measure(trial, rung, mean)
+        self.trials.measure(trial, rung, mean, trial.runs[0].rows)
         if trial.runs[0].last:
             self._end(trial, Outcome("complete", trial.runs[0].last, trial.best))
         else:
@@ -340,7 +343,8 @@ class Study:
     def _tell(self, trial: Trial) -> None:
         assert trial.outcome is not None
         self.optuna.tell(trial.number, trial.outcome, trial.values)
-        self.log("told", trial=trial.number, state=trial.outcome.state, value=trial.outcome.value)
+        rows = trial.best_score[0] if trial.best_score else 0
+        self.log("told", trial=trial.number, state=trial.outcome.state, value=trial.outcome.value, rows=rows)
 
     def _end_paused(self, over: str) -> None:
         """The search is over: a trial still paused was never good enough to go on."""
@@ -364,6 +368,11 @@ class Study:
         self.log("closed", why=why, best=result.best, result=vars(result))
         return result
 
+    def validation(self, number: int) -> float | None:
+        """A trial's value where it can stand beside the untuned encoder's: on all rows."""
+        score = self.trials[number].best_score
+        return score[1] if score is not None and self._on_all_rows(score) else None
+
     def _nothing_left(self, result: dict[str, Any]) -> bool:
         """A finished study whose budget has not been extended since."""
         count = sum(result["counts"].values())
@@ -379,6 +388,7 @@ class Study:
         """Rebuild every trial from its log; what was running waits for a slot again."""
         for event in self.folder.log_of_kind("baseline"):
             self.baseline = event["metrics"] if self.measured_as_now(event) else None
+            self.readings = [Reading(**reading) for reading in event.get("readings", [])]
         self.trials = Board(read_trials(self.folder, self.config.evaluate.objective).values())
         self._read_configs()
         pruner = getattr(self.scheduler, "pruner", None)
@@ -447,11 +457,14 @@ class Study:
         name, metrics = self.config.evaluate.objective, message["metrics"]
         check_objective(name, metrics)
         self.baseline = metrics
-        self.log("baseline", metrics=metrics, compute=message["compute"], seconds=message["seconds"],
-                  **self.measured_with())  # fmt: skip
+        readings = message.get("readings", [])
+        self.readings = [Reading(**reading) for reading in readings]
+        self.log("baseline", metrics=metrics, readings=readings, compute=message["compute"],
+                  seconds=message["seconds"], **self.measured_with())  # fmt: skip
         self._recorder = self._make_recorder(self.folder.path)  # from here on the study has begun
         self.say(f"computing in {message['compute']}")
         self.say(f"untuned encoder: {name} {metrics[name]:.4f}")
+        self.say(reads(self.readings))
 
     # ---- small things ----------------------------------------------------------------------
 
@@ -467,7 +480,12 @@ class Study:
 
     @property
     def best_value(self) -> float | None:
-        return self.trials.best_value
+        """The best value on all rows: nothing else says that ``stop.target`` is reached."""
+        score = self.trials.best_score
+        return score[1] if score is not None and self._on_all_rows(score) else None
+
+    def _on_all_rows(self, score: tuple[int, float]) -> bool:
+        return not self.readings or score[0] >= self.readings[-1].rows
 
     def config_of(self, trial: Trial, seed: int = 0) -> Config:
         config = with_values(self.config, trial.params)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from embsearch.config.schema import Config
 from embsearch.data.augment import Augmenter
 from embsearch.data.batch import ClickGraph, batches
-from embsearch.data.dataset import Dataset, Judged, steps_of, subset, texts_of
+from embsearch.data.dataset import Dataset, Judged, sample, steps_of, subset, texts_of
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import Diverged
 from embsearch.evaluate.score import score, similarity
@@ -55,16 +55,18 @@ def trial(
     folder: Path,
     report: Report = lambda step, at, metrics: None,
     halt: Callable[[], bool] = lambda: False,
+    queries: Sequence[int] = (),
 ) -> Iterator[Measurement]:
     """Fine-tune ``encoder``, given with its base weights, in ``folder``; from its checkpoint where there is one.
 
+    ``queries``: of how many validation queries each evaluation reads the rows; without it all read all.
     Ends without a measurement, its checkpoint saved, once ``halt``, asked after every step, says so.
     Raises Diverged before the optimizer applies a step whose loss is not finite or exploded,
     OutOfMemory when not even one text fits, OSError when the disk is full.
     """
     train = config.train
     torch.manual_seed(train.seed)
-    valid = subset(data.valid, config.evaluate.max_rows)
+    rows = subset(data.valid, config.evaluate.max_rows)
     graph = ClickGraph(data)
     augment = Augmenter(train.augment, data, tokens, encoder.model.tokenizer, train.seed)
     objective = build_objective(config.objective)
@@ -73,15 +75,15 @@ def trial(
     steps = steps_of(train.texts, data.train, train.batch_size)
     stops = [max(1, round(steps * share)) for share in config.evaluate.at]
 
-    step, rung, seen, seconds, best, since_best, mean_loss = 0, 0, 0, 0.0, -math.inf, 0, math.nan
-    best_step, cost = 0, 0.0
+    step, rung, seen, seconds, since_best, mean_loss = 0, 0, 0, 0.0, 0, math.nan
+    best, best_step, cost = (0, -math.inf), 0, 0.0  # rows and objective: on more rows is better, whatever it is
     measured: dict[str, Any] | None = None
     points: list[Any] = []  # since the measurement; whoever was told may have died with us, and is told again
     resume = folder / "checkpoint.safetensors"
     if resume.exists():
         at = checkpoint.load(resume, encoder, optimizer)
         step, rung, seen, seconds = at["step"], at["rung"], at["seen"], at["seconds"]
-        best, since_best, mean_loss = at["best"], at["since_best"], at["mean_loss"]
+        best, since_best, mean_loss = (*at["best"],), at["since_best"], at["mean_loss"]
         best_step, measured, points = at["best_step"], at["measured"], at["points"]
     tidy(folder, best_step)
     for point in points:
@@ -139,31 +141,32 @@ def trial(
                 return
             continue
 
+        rung += stops.count(step)
+        valid = sample(rows, queries[rung - 1]) if queries else rows
         ids, vectors = vectors_of(encoder, tokens, valid, compute)
         if not np.isfinite(vectors).all():
             raise Diverged(f"vectors not finite after step {step} (loss {loss:.4g}, learning rate {rate:.3g})")
         metrics = score(valid, similarity(valid, ids, vectors))
-        objective_value = metrics[config.evaluate.objective]
-        if objective_value > best:
-            best, best_step, since_best = objective_value, step, 0
+        found = len(valid), metrics[config.evaluate.objective]
+        if found > best:
+            best, best_step, since_best = found, step, 0
             save_model(encoder, folder / f".model.{step}")
         else:
             since_best += 1
-        rung += stops.count(step)
         why = ""
         if step >= steps:
             why = "budget spent"
         elif train.patience and since_best >= train.patience:
             why = f"early stopping: no better {config.evaluate.objective} in {since_best} evaluations"
         seconds = time.monotonic() - started
-        found = Measurement(
-            rung, step, seen, {f"val/{k}": v for k, v in metrics.items()}, seconds, last=bool(why), why=why
+        measurement = Measurement(
+            rung, step, seen, {f"val/{k}": v for k, v in metrics.items()}, seconds, bool(why), why, len(valid)
         )
-        measured = vars(found)
+        measured = vars(measurement)
         keep()
         if since_best == 0:
             pretrained.put(folder / f".model.{step}", folder / "model")
-        yield found
+        yield measurement
         if why:
             return
         points = []

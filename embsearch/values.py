@@ -58,7 +58,8 @@ class Measurement:
 
     ``rung`` counts evaluations from 1; ``texts_seen`` is the budget spent so far in texts;
     ``seconds`` the training and evaluation time of this trial so far. ``last`` says that the
-    trial has ended by itself, with ``why`` (budget spent, early stopping). ``machine`` is what computed it, as
+    trial has ended by itself, with ``why`` (budget spent, early stopping). ``rows``: so many were read;
+    metrics on fewer are not compared with metrics on more. ``machine`` is what computed it, as
     the worker knows it (``host``, ``cpu``, ``device``, ``threads``, ``precision``); empty where nobody said.
     """
 
@@ -69,6 +70,7 @@ class Measurement:
     seconds: float
     last: bool = False
     why: str = ""
+    rows: int = 0
     machine: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -118,6 +120,15 @@ class Interval:
     high: float
     level: float = 0.95
     draws: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one evaluation of every trial reads; ``error``: the standard error of the untuned encoder's AUC there."""
+
+    queries: int
+    rows: int
+    error: float
 
 
 @dataclass(frozen=True)

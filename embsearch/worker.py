@@ -29,6 +29,7 @@ from embsearch.data.dataset import Dataset, Judged, subset
 from embsearch.data.tokenise import Tokens, cached, tokenise
 from embsearch.errors import EmbsearchError, UserError
 from embsearch.evaluate.bootstrap import auc_interval
+from embsearch.evaluate.early import readings
 from embsearch.evaluate.examine import examine
 from embsearch.evaluate.score import by_segment, score, score_pool, similarity
 from embsearch.launch.base import Message, Task
@@ -91,7 +92,8 @@ class Worker:
             _, run, points = self._warm
         else:
             self._warm = None
-            run, points = self._begin(build(task["config"]), Path(task["folder"]), task["cache"])
+            queries = task.get("queries", [])
+            run, points = self._begin(build(task["config"]), Path(task["folder"]), task["cache"], queries)
         while True:
             measured = next(run, None)
             yield {"kind": "points", "points": points.copy()}
@@ -107,7 +109,9 @@ class Worker:
         self._warm = ((*which, measured.rung), run, points)
         yield {"kind": "measured", "measurement": record(replace(measured, machine=self._machine))}
 
-    def _begin(self, config: Config, folder: Path, cache: str) -> tuple[Iterator[Measurement], list[Any]]:
+    def _begin(
+        self, config: Config, folder: Path, cache: str, queries: list[int]
+    ) -> tuple[Iterator[Measurement], list[Any]]:
         compute = choose(config.device, config.train.precision)
         self._machine = here() | compute.words()
         data = self.dataset(cache)
@@ -122,8 +126,10 @@ class Worker:
                 outbox({"kind": "points", "points": points.copy()})
                 points.clear()
 
-        return trial(config, data, tokens, encoder, compute, folder, report, lambda: self.halting), points
+        halt = lambda: self.halting  # noqa: E731
+        return trial(config, data, tokens, encoder, compute, folder, report, halt, queries), points
 
+    _packing = ""  # how texts of the base encoder are encoded, and why
     outbox: Any = None  # set by the process: sends a message while a task runs
     _sent = 0.0
 
@@ -158,14 +164,14 @@ class Worker:
         if model:
             with torch.random.fork_rng([]):  # building layers draws; the trial that is warm must not see it
                 encoder = Encoder(pretrained.load(model, str(compute.device)))
-            if compute.device.type == "cpu":
-                encoder.pack()
+            pack(encoder, compute)
             length = encoder.model.max_seq_length
             tokens = cached(data, encoder.model.tokenizer, length, Path(cache) / "tokens")
         else:
             encoder, tokens = self._encoder(config, data, Path(cache), compute)
         found = evaluate(encoder, tokens, rows, compute, config, full, keep)
-        return {"kind": "evaluated", **found, "compute": compute.why, "seconds": time.monotonic() - started}
+        why = compute.why if compute.device.type == "cpu" or model else f"{compute.why}; {self._packing}"
+        return {"kind": "evaluated", **found, "compute": why, "seconds": time.monotonic() - started}
 
     def _probe(self, task: Task) -> Iterator[Message]:
         """Measure what ``plan`` wants to know of this machine: a function of probe.py."""
@@ -192,8 +198,8 @@ class Worker:
             tokens = cached(data, encoder.model.tokenizer, encoder.model.max_seq_length, cache / "tokens")
             encoder.cut_table(np.unique(tokens.ids))
             encoder.to(compute.device)
+            self._packing = pack(encoder, compute)
             if compute.device.type == "cpu":
-                encoder.pack()
                 encoder.remember(tokens)
             base = {n: p.detach().cpu().clone() for n, p in encoder.named_parameters() if p.requires_grad}
             self._base = (config.model, drawn, encoder, base, tokens)
@@ -206,14 +212,24 @@ class Worker:
         return encoder, tokens
 
 
+def pack(encoder: Encoder, compute: Compute) -> str:
+    """Encode without padding where this device and precision can. What was decided, and why."""
+    if compute.device.type == "cuda" and compute.autocast is None:
+        return "texts padded: varlen_attn computes in 16 bits only"
+    return encoder.pack(flash=compute.device.type == "cuda")
+
+
 def evaluate(
     encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute, config: Config, full: bool, keep: Path | None
 ) -> dict[str, Any]:
-    """Metrics of an encoder on judged rows; with ``full`` also the interval, the pool and the segments."""
+    """Metrics of an encoder on judged rows; with ``full`` also the interval, the pool and the segments, without it
+    what the evaluations of trials are to read."""
     ids, vectors = vectors_of(encoder, tokens, rows, compute)
     scores = similarity(rows, ids, vectors)
     found: dict[str, Any] = {"metrics": score(rows, scores)}
-    if full:
+    if not full:
+        found["readings"] = [record(one) for one in readings(rows, ids, vectors, config.evaluate, config.seed)]
+    else:
         interval = auc_interval(scores, rows.relevant, rows.query, config.evaluate.draws, config.seed)
         found |= {"auc": record(interval), "segments": by_segment(rows, scores)}
         if config.evaluate.pool:

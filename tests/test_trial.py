@@ -17,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 from embsearch.config.build import build, to_dict, with_values
 from embsearch.data.augment import Augmenter, read_synonyms
 from embsearch.data.batch import ClickGraph, batches
-from embsearch.data.dataset import Dataset
+from embsearch.data.dataset import Dataset, sample
 from embsearch.data.load import prepare_dataset
 from embsearch.errors import DataError, Diverged
 from embsearch.evaluate.score import score, similarity
@@ -63,16 +63,16 @@ def augmented(config, synonyms):
     return with_values(config, {f"train.augment.{k}": v for k, v in values.items()})
 
 
-def begin(config, cache, folder, worker=None, report=lambda step, at, metrics: None, halt=lambda: False):
+def begin(config, cache, folder, worker=None, report=lambda step, at, metrics: None, halt=lambda: False, queries=()):
     """The trial's generator over a fresh encoder, and the encoder."""
     worker = worker or Worker()
     encoder, tokens = worker._encoder(config, worker.dataset(str(cache)), cache, CPU)
-    return trial(config, worker.dataset(str(cache)), tokens, encoder, CPU, folder, report, halt), encoder
+    return trial(config, worker.dataset(str(cache)), tokens, encoder, CPU, folder, report, halt, queries), encoder
 
 
-def whole(config, cache, folder):
+def whole(config, cache, folder, queries=()):
     """Every measurement of an uninterrupted trial."""
-    return list(begin(config, cache, folder)[0])
+    return list(begin(config, cache, folder, queries=queries)[0])
 
 
 def auc(encoder, tokens, rows):
@@ -168,6 +168,37 @@ def test_the_model_folder_holds_the_best_evaluation(config, cache, data, tmp_pat
     values = [m.metrics["val/auc"] for m in found]
     assert values[-1] < max(values) - 0.1
     assert again == pytest.approx(max(values), abs=1e-6)
+
+
+def test_early_evaluations_read_as_many_queries_as_they_are_told(config, cache, data, tmp_path):
+    found = whole(config, cache, tmp_path, queries=[2, 4, 6])
+
+    assert [m.rows for m in found] == [len(sample(data.valid, n)) for n in (2, 4, 6)]
+    assert [m.rows for m in whole(config, cache, tmp_path / "all")] == [len(data.valid)] * 3
+
+
+def test_a_model_that_was_best_on_few_rows_does_not_stand_above_one_measured_on_more(config, cache, tmp_path):
+    config = with_values(config, {"train.lr": 1e-12, "train.patience": 1, "evaluate.at": [0.2, 0.4, 0.6, 0.8, 1.0]})
+    values, models = [], []
+    for measured in begin(config, cache, tmp_path, queries=[2, 3, 5, 5, 5])[0]:
+        values.append(measured.metrics["val/auc"])
+        models.append(sha256(tmp_path))
+
+    assert values[2] < max(values)  # were rows not looked at, that evaluation's model would be kept
+    assert len(set(models[:3])) == 3
+    assert measured.why == "early stopping: no better auc in 1 evaluations"
+    assert (measured.rung, models[3]) == (4, models[2])  # on the same rows the better one stays, and patience counts
+
+
+def test_a_trial_that_reads_more_at_every_rung_goes_on_with_the_same_bits(config, cache, tmp_path):
+    queries = [2, 4, 6]
+    expected = metrics(whole(config, cache, tmp_path / "calm", queries))
+    for rung in (1, 2):
+        list(islice(begin(config, cache, tmp_path / "cut", queries=queries)[0], rung))
+    again = whole(config, cache, tmp_path / "cut", queries)
+
+    assert metrics(again) == expected[1:]
+    assert sha256(tmp_path / "cut") == sha256(tmp_path / "calm")
 
 
 def test_a_saved_model_needs_nothing_of_ours(config, cache, data, tmp_path):

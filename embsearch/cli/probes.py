@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -17,9 +18,11 @@ from embsearch.config.build import to_dict, value_at, with_values
 from embsearch.config.schema import Config
 from embsearch.data.dataset import Dataset, Judged, subset, texts_of
 from embsearch.errors import EmbsearchError, UserError
+from embsearch.evaluate.early import reckoned
 from embsearch.launch.base import ENDS, Launcher, Message, Task
 from embsearch.search.plan import BATCH, Costs, Machine, Params, Speed
 from embsearch.study import check_objective
+from embsearch.values import Reading
 
 FEW, MORE = 200, 1000  # rows on which evaluations are timed; what all rows take is reckoned from them
 
@@ -35,7 +38,7 @@ class Probes:
 
     def run(self, points: Sequence[tuple[str, Params]], available: int, command: float) -> tuple[Costs, Machine]:
         """Every probe. Raises UserError for what the user can mend, EmbsearchError for what is a bug."""
-        load, untuned, compute = self._evaluate()
+        load, untuned, compute, few = self._evaluate()
         speeds, begin, warming = self._speeds(points)
         sizes = [with_values(self.config, params) for path, params in points if path == BATCH]
         largest = max(sizes, key=lambda config: config.train.batch_size)
@@ -52,6 +55,7 @@ class Probes:
             measure=untuned * valid + max(0.0, mean(edges, "measure") - untuned),
             test=self._test(untuned),
             speeds=speeds,
+            readings=self._readings(few),
         )
         sizes_of = ("texts", "distinct", "tokens", "chunks", "cached", "halved", "peak", "checkpoint", "model")
         machine = Machine(
@@ -61,8 +65,9 @@ class Probes:
         )  # fmt: skip
         return costs, machine
 
-    def _evaluate(self) -> tuple[float, float, str]:
-        """Seconds until a worker can compute, of the untuned encoder on MORE rows, and what it computes in."""
+    def _evaluate(self) -> tuple[float, float, str, Reading | None]:
+        """Seconds until a worker can compute, of the untuned encoder on MORE rows, what it computes in, and the error
+        of AUC there."""
         say(f"starting {len(self.slots)} worker{'s' * (len(self.slots) > 1)}, loading the encoder")
         task = {"do": "evaluate", "split": "valid", "config": to_dict(self.config), "most": MORE}
         started = time.monotonic()
@@ -70,7 +75,17 @@ class Probes:
         loaded = time.monotonic() - started
         check_objective(self.config.evaluate.objective, first[0]["metrics"])
         untuned = mean(self._ask(task), "seconds")
-        return max(0.0, loaded - untuned), untuned, first[0]["compute"]
+        read = first[0].get("readings")
+        return max(0.0, loaded - untuned), untuned, first[0]["compute"], Reading(**read[-1]) if read else None
+
+    def _readings(self, few: Reading | None) -> tuple[Reading, ...]:
+        """What evaluations will read, by the error on ``few`` rows."""
+        if few is None:
+            return ()
+        rows = subset(self.data.valid, self.config.evaluate.max_rows)
+        queries = int(rows.query.max()) + 1
+        every = Reading(queries, len(rows), few.error * math.sqrt(few.queries / queries))
+        return tuple(reckoned(every, self.config.evaluate))
 
     def _speeds(self, points: Sequence[tuple[str, Params]]) -> tuple[tuple[Speed, ...], float, float]:
         """Seconds a step of every point; before a trial's first step; and what the first trial of a fresh

@@ -166,6 +166,10 @@ def _check(config: Config) -> None:
             f"evaluate.at={list(at)}: must rise within (0, 1] and end with 1.0, as [0.25, 0.5, 1.0]",
         ),
         (
+            0 <= evaluate.early_error < 0.5,
+            f"evaluate.early_error={evaluate.early_error}: a standard error of AUC; use 0.01, or 0 to read all rows",
+        ),
+        (
             split.valid > 0 and split.test >= 0 and split.valid + split.test < 1,
             f"data.split.valid={split.valid}, data.split.test={split.test}: shares must leave rows to train on",
         ),

@@ -105,6 +105,7 @@ class EvaluateConfig:
     draws: int = 2000  # bootstrap draws for the interval of AUC
     pool: bool = True  # also rank each test query against the whole title pool
     max_rows: int = 0  # validation rows used during the search, whole queries; 0: all
+    early_error: float = 0.0  # standard error of AUC at a trial's first evaluation, half at each next; 0: all rows
 
 
 @dataclass(frozen=True)

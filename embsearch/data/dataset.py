@@ -136,7 +136,28 @@ def subset(rows: Judged, most: int) -> Judged:
         return rows
     queries = int(rows.query.max()) + 1
     count = max(1, round(queries * most / len(rows)))
-    kept = np.isin(rows.query, np.linspace(0, queries - 1, count).astype(int))
+    return _of_queries(rows, np.linspace(0, queries - 1, count).astype(int))
+
+
+def sample(rows: Judged, queries: int) -> Judged:
+    """Rows of so many queries, drawn once and for all: more hold all that fewer do. Every segment has the share that
+    it has among all; so have, within it, queries with titles of both classes and of one."""
+    shown, relevant = np.bincount(rows.query), np.bincount(rows.query, rows.relevant)
+    if queries >= len(shown):
+        return rows
+    classes = 2 * (relevant > 0) + (relevant < shown)
+    stratum = 4 * rows.segment[np.unique(rows.query, return_index=True)[1]] + classes
+    draw = np.random.default_rng(0)
+    drawn = draw.permutation(len(shown))
+    drawn = drawn[np.argsort(stratum[drawn], kind="stable")]
+    # a stratum's n queries lie evenly on the way from 0 to 1: on any part of it there are about as many of each n
+    sizes = np.unique(stratum, return_counts=True)[1]
+    place = np.concatenate([(np.arange(size) + draw.random()) / size for size in sizes])
+    return _of_queries(rows, drawn[np.argsort(place, kind="stable")[:queries]])
+
+
+def _of_queries(rows: Judged, queries: np.ndarray) -> Judged:
+    kept = np.isin(rows.query, queries)
     renumbered = np.unique(rows.query[kept], return_inverse=True)[1].astype(np.int32)
     return Judged(
         renumbered, rows.text[kept], rows.title[kept], rows.grade[kept], rows.relevant[kept],

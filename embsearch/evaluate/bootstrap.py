@@ -42,6 +42,15 @@ def auc_interval(
     return _interval(value, drawn, level, worst=0.0)
 
 
+def auc_error(scores: ArrayLike, relevant: ArrayLike, query: ArrayLike, draws: int = 2000, seed: int = 0) -> float:
+    """The standard error of the pooled ROC AUC: the deviation of its resamples. Infinite where no resample has both
+    classes."""
+    ranked = rank(scores, relevant, query)
+    drawn = np.concatenate([*(ranked.auc(counts_NQ) for counts_NQ in _resamples(ranked, draws, seed)), np.empty(0)])
+    usable = drawn[~np.isnan(drawn)]
+    return float(usable.std()) if len(usable) else float("inf")
+
+
 def auc_gain(
     candidate: ArrayLike,
     baseline: ArrayLike,

@@ -50,7 +50,7 @@ class Local:
         timeout: float = 3600.0,
     ) -> None:
         self._command, self._threads, self._logs = command, threads, logs
-        self._gpus, self._timeout, self._halting = gpus, timeout, False
+        self._gpus, self._timeout, self._halting, self._workers = gpus, timeout, False, workers
         self._messages: queue.Queue[tuple[int, int, Message | None]] = queue.Queue()
         self._slots = [self._start(i, 0) for i in range(workers)]
 
@@ -138,6 +138,8 @@ class Local:
         environment |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
         if self._gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[index % len(self._gpus)]
+        sharers = -(-self._workers // len(self._gpus or [""]))  # alone on one GPU by its number: all of them share it
+        environment["EMBSEARCH_GPU_SHARERS"] = str(sharers)
         self._logs.mkdir(parents=True, exist_ok=True)
         with self._log(index).open("ab") as log:
             process = subprocess.Popen(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,11 +13,12 @@ from embsearch.values import Scalar
 
 @dataclass(frozen=True)
 class Compute:
-    """``autocast`` is None for plain fp32. ``why`` is shown to the user."""
+    """``autocast`` is None for plain fp32. ``why`` is shown to the user. ``sharers``: workers on this GPU."""
 
     device: torch.device
     autocast: torch.dtype | None
     why: str
+    sharers: int = 1
 
     def words(self) -> dict[str, Scalar]:
         """What results depend on, for the record: ``device``, ``threads``, ``precision``. The CPU with the widest
@@ -40,6 +42,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def choose(device: str, precision: str) -> Compute:
     """The compute for config ``device`` and ``train.precision``. Raises ConfigError."""
+    made = _choose(device, precision)
+    return replace(made, sharers=int(os.environ.get("EMBSEARCH_GPU_SHARERS", "1")))  # set by launch/local.py
+
+
+def _choose(device: str, precision: str) -> Compute:
     found = torch.cuda.is_available()
     if device.startswith("cuda") and not found:
         raise ConfigError(

@@ -90,7 +90,9 @@ def embed(encoder: Encoder, tokens: Tokens, texts: np.ndarray, compute: Compute,
 
 def _embed(encoder: Encoder, tokens: Tokens, distinct: np.ndarray, compute: Compute, budget: int) -> np.ndarray:
     found: np.ndarray | None = None
-    if encoder.packs:  # larger chunks leave the caches: 4,096 was the fastest of 1,024 to 16,384
+    if (
+        encoder.packs and compute.device.type == "cpu"
+    ):  # larger chunks leave the caches: 4,096 was the fastest of 1,024 to 16,384
         budget = min(budget, 4096)
     with compute.context():
         for take in chunks(tokens.lengths[distinct], budget, 0 if encoder.packs else 8):

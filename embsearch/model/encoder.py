@@ -34,13 +34,22 @@ class Encoder(nn.Module):
         self._tokens: Tensor | None = None  # row of the cut table -> token id
         self._full: Tensor | None = None  # the whole table, as it was before the cut
         self.packs = False
+        self._flash = self._drops = False  # on a GPU: packed by its kernel; but not while training with dropout
         self._known: Tokens | None = None
         self._frozen = 0  # lowest layers whose states are kept
         self._below: dict[torch.dtype, Below | None] = {}
 
-    def pack(self) -> None:
-        """Encode chunks without padding from now on, where that gives this model's own vectors."""
-        self.packs = self.packs or packing.prepare(self.model)
+    def pack(self, flash: bool = False) -> str:
+        """Encode chunks without padding from now on, where that gives this model's own vectors; with ``flash`` by the
+        GPU's kernel. What was decided, and why."""
+        self.packs = self.packs or packing.prepare(self.model, flash)
+        if not self.packs:
+            return "texts padded: without padding this model gives other vectors, or its attention is its own"
+        self._flash, self._drops = flash, flash and packing.drops(self.model)
+        if self._drops:
+            self.packs = not self.training
+            return "texts without padding while measured; padded while trained, as varlen_attn has no dropout"
+        return f"texts without padding{', by varlen_attn' if flash else ''}"
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         embeddings_BE: Tensor = self.model({"input_ids": ids_BT, "attention_mask": mask_BT})["sentence_embedding"]
@@ -48,12 +57,15 @@ class Encoder(nn.Module):
 
     def packed(self, ids: np.ndarray, lengths: np.ndarray, below: Tensor | None = None) -> Tensor:
         """(B, E) embeddings of texts whose ids lie end to end, equal ``lengths`` side by side."""
-        embeddings_BE: Tensor = self.model(packing.features(self.model, ids, lengths, below))["sentence_embedding"]
+        given = packing.features(self.model, ids, lengths, below, self._flash)
+        embeddings_BE: Tensor = self.model(given)["sentence_embedding"]
         return embeddings_BE
 
     def train(self, mode: bool = True) -> Encoder:
         """As of every module; what is frozen has no dropout, so that it gives a text the same vectors every time."""
         super().train(mode)
+        if self._drops:
+            self.packs = not mode
         for module in self.modules():
             if not any(p.requires_grad for p in module.parameters()) and any(True for _ in module.parameters()):
                 module.eval()

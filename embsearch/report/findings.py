@@ -127,7 +127,10 @@ def _disagreement(record: Record, models: Models | None) -> Iterator[Finding]:
         gain = models.gain(BEST, label)
         if gain is None or label not in rows or (label == DEFAULT and record.best.number == 0):
             continue
-        promised = rows[BEST]["validation"] - rows[label]["validation"]
+        best, other = rows[BEST]["validation"], rows[label]["validation"]
+        if best is None or other is None:  # its trial was cut short before an evaluation on all rows
+            continue
+        promised = best - other
         if promised > gain.high:
             yield Finding("note", f"Validation promised {promised:+.4f} over the {label}, the test rows say "
                                   f"{signed(gain)}: the best of many trials is partly the luckiest.",
@@ -159,7 +162,8 @@ def _luck(record: Record) -> Iterator[Finding]:
 
 def falling(course: Course) -> tuple[float, float] | None:
     """(peak, last) objective of a trial whose loss went on falling after its objective had peaked."""
-    own = course.own
+    most = max((e.rows for e in course.own), default=0)
+    own = [e for e in course.own if e.rows == most]  # what fell on other rows did not fall
     if len(own) < 2 or not course.losses:
         return None
     peak = max(own, key=lambda e: e.value)

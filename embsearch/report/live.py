@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -13,6 +13,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from embsearch.values import Reading
 
 STYLES = {
     "complete": "green",
@@ -162,6 +164,15 @@ def time_left(study: Watched) -> float | None:
     if study.config.stop.seconds is not None:
         left = min(left, max(study.config.stop.seconds - study.elapsed, 0))
     return left
+
+
+def reads(readings: Sequence[Reading]) -> str:
+    """What the evaluations of every trial read, where not all of them read all rows: in a line."""
+    fewer = [f"{one.rows:,} ({one.error:.4f})" for one in readings if one.rows < readings[-1].rows]
+    if not fewer:
+        return ""
+    every = f"{readings[-1].rows:,} ({readings[-1].error:.4f})"
+    return f"evaluations read {', '.join(fewer)}, then all {every} rows; in brackets the standard error of AUC"
 
 
 def short(value: Any) -> str:

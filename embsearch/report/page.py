@@ -17,7 +17,7 @@ from embsearch.config.command import same_study
 from embsearch.report.charts import Chart, charts
 from embsearch.report.findings import findings, headline, signed
 from embsearch.report.importance import Importance, importances
-from embsearch.report.live import clock, short, state
+from embsearch.report.live import clock, reads, short, state
 from embsearch.report.models import Models
 from embsearch.report.ranges import choices_table
 from embsearch.report.record import BEST, UNTUNED, Record
@@ -137,8 +137,8 @@ def _importance_words(found: Sequence[Importance]) -> str:
 
 def _trials(record: Record) -> Iterator[Mapping[str, Any]]:
     best = record.best
-    key = lambda c: (c.trial.state != "complete", -(c.trial.best or -1.0), c.trial.number)  # noqa: E731
-    for course in sorted(record.courses.values(), key=key):
+    best_first = sorted(record.courses.values(), key=lambda c: c.trial.best_score or (-1, -1.0), reverse=True)
+    for course in sorted(best_first, key=lambda c: c.trial.state != "complete"):
         trial = course.trial
         active = trial.params
         yield {
@@ -182,6 +182,7 @@ def _made(record: Record) -> Iterator[tuple[str, str]]:
     data = record.config.data
     yield "data", f"{data.path or data.train or ''}, fingerprint {str(first.get('data', ''))[:12]}"
     yield "encoder", record.config.model.path
+    yield "validation rows", reads(record.readings) or "all that the search reads, at every evaluation"
     yield "seeds", f"{record.config.study.seeds} a configuration, the first {record.config.train.seed}"
     machine = [str(environment[key]) for key in ("host", "platform") if environment.get(key)]
     yield "machine", ", ".join([*machine, f"{environment.get('cpus', '?')} cores"])

@@ -30,6 +30,7 @@ class Past:
     machine: Mapping[str, Any]  # empty in records made before embsearch noted it
     model: Path
     notes: tuple[str, ...]
+    queries: tuple[int, ...] = ()  # that each evaluation read the rows of; empty: all
 
     @property
     def objective(self) -> str:
@@ -69,7 +70,9 @@ def past(study: Record, number: int) -> Past:
     events = tuple(measured[rung] for rung in sorted(measured))
     notes = tuple(_notes(config, events, began, opened))
     machine = last.get("machine") or {}
-    return Past(study.name, number, config, events, opened, machine, folder / "model", notes)
+    readings = study.of_kind("baseline")[-1].get("readings", []) if study.of_kind("baseline") else []
+    queries = tuple(reading["queries"] for reading in readings)
+    return Past(study.name, number, config, events, opened, machine, folder / "model", notes, queries)
 
 
 def _config_of(path: Path) -> Config:

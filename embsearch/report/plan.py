@@ -7,7 +7,7 @@ from dataclasses import fields
 from textwrap import wrap
 
 from embsearch.config.schema import Config
-from embsearch.report.live import clock
+from embsearch.report.live import clock, reads
 from embsearch.search.confirm import affordable
 from embsearch.search.plan import BATCH, Draw, Machine, Plan
 
@@ -20,6 +20,8 @@ def lines(config: Config, plan: Plan, machine: Machine) -> Iterator[str]:
     yield from _row("computing", f"in {machine.compute}")
     yield from _row("trials", _trials(config, plan))
     yield from _rungs(config, plan)
+    if read := reads(plan.costs.readings):
+        yield from _row("", f"about: {read}")
     texts = _expected(plan, lambda d: d.texts, lambda n: f"{n:,.0f}")
     yield from _row("texts", f"{texts}; {plan.most_texts:,} at worst, if no trial is held back")
     yield from _row("steps", _speeds(config, plan))
@@ -34,7 +36,7 @@ def lines(config: Config, plan: Plan, machine: Machine) -> Iterator[str]:
     if plan.unprobed:
         yield from _row("note", f"not timed, so reckoned as the default's: {', '.join(plan.unprobed)}")
     if config.verbose:
-        seconds = ((f.name, getattr(plan.costs, f.name)) for f in fields(plan.costs) if f.name != "speeds")
+        seconds = ((f.name, getattr(plan.costs, f.name)) for f in fields(plan.costs) if f.type == "float")
         yield from _row("seconds", ", ".join(f"{name} {value:.3g}" for name, value in seconds))
 
 
@@ -82,9 +84,10 @@ def _parts(plan: Plan) -> str:
     costs = plan.costs
     whole = plan.mean(lambda d: d.training + d.measuring)
     training = plan.mean(lambda d: d.training) / whole
+    on = ", on all rows" if reads(costs.readings) else ""
     return (
         f"start-up {clock(costs.command + costs.load)}, final test {clock(plan.final)}; between them training "
-        f"{training:.0%}, evaluating and saving {1 - training:.0%} ({costs.measure:.1f} s each)"
+        f"{training:.0%}, evaluating and saving {1 - training:.0%} ({costs.measure:.1f} s each{on})"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,7 @@ from embsearch.history import Trial, read_trial
 from embsearch.search.board import Board
 from embsearch.search.space import Space, parse
 from embsearch.track.events import Event, read_events
-from embsearch.values import Scalar
+from embsearch.values import Reading, Scalar
 
 UNTUNED, DEFAULT, BEST = "untuned encoder", "default configuration", "best trial"
 
@@ -29,6 +30,7 @@ class Evaluation(NamedTuple):
     metrics: Mapping[str, float]
     seed: int
     spent: float  # seconds of the study by then
+    rows: int = 0  # that were read, where not all evaluations read all
 
 
 class Loss(NamedTuple):
@@ -139,6 +141,12 @@ class Record:
         return logged[-1]["metrics"] if logged else None
 
     @property
+    def readings(self) -> list[Reading]:
+        """What each evaluation of a trial reads; empty where all read all rows."""
+        logged = self.of_kind("baseline")
+        return [Reading(**one) for one in logged[-1].get("readings", [])] if logged else []
+
+    @property
     def data(self) -> str:
         """The fingerprint of its data."""
         opened = self.of_kind("opened")
@@ -163,14 +171,17 @@ class Record:
         return sum(course.texts for course in self.courses.values())
 
     def progress(self) -> list[tuple[float, int, float]]:
-        """(seconds, texts trained on, best objective) by then, at every evaluation that raised the best."""
+        """(seconds, texts trained on, best objective) by then, at every evaluation that raised the best; the first
+        on more rows counts as one."""
         every = ((e.spent, number, e) for number, course in self.courses.items() for e in course.evaluations)
         ends = sorted(every, key=lambda end: end[:2])
         texts: dict[tuple[int, int], int] = {}
         found: list[tuple[float, int, float]] = []
+        best = (0, -math.inf)
         for seconds, number, one in ends:
             texts[number, one.seed] = one.texts
-            if one.seed == 0 and (not found or one.value > found[-1][2]):
+            if one.seed == 0 and (one.rows, one.value) > best:
+                best = one.rows, one.value
                 found.append((seconds, sum(texts.values()), one.value))
         return found
 
@@ -192,7 +203,7 @@ def _fold(course: Course, events: Sequence[Event], objective: str) -> Course:
             course.machine = event.get("machine") or course.machine
             course.evaluations.append(
                 Evaluation(event["rung"], event["step"], event["texts_seen"], event["metrics"][objective],
-                           event["metrics"], event.get("seed", 0), event.get("spent", 0.0))
+                           event["metrics"], event.get("seed", 0), event.get("spent", 0.0), event.get("rows", 0))
             )  # fmt: skip
     course.losses.sort()
     return course

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,16 +56,15 @@ def _who(record: Record, course: Course) -> dict[str, Any]:
 
 
 def _trials(record: Record, courses: Sequence[Course], shown: Sequence[Course], rung: int) -> list[dict[str, Any]]:
-    rows, best = [], None
+    rows, best = [], (0, -math.inf)
     numbers = {course.trial.number for course in shown}
     for course in sorted(courses, key=lambda c: c.trial.number):
-        value = course.trial.best
-        best = value if best is None or (value is not None and value > best) else best
+        best = max(best, course.trial.best_score or best)
         if course.trial.number not in numbers:
             continue
         row = _who(record, course) | {
-            "best": _rounded(value),
-            "so_far": _rounded(best),
+            "best": _rounded(course.trial.best),
+            "so_far": _rounded(best[1] if math.isfinite(best[1]) else None),
             "there": _rounded(course.trial.values.get(rung)),
             "rung": course.trial.rung,
             "texts": course.texts,

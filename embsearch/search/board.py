@@ -31,14 +31,20 @@ class Standing:
     optuna: Any = None
     params: dict[str, Scalar] = field(default_factory=dict)
     outcome: Outcome | None = None
+    rows: Mapping[int, int] = field(default_factory=dict)  # that were read at a rung
 
     @property
     def rung(self) -> int:
         return max(self.values, default=0)
 
     @property
+    def best_score(self) -> tuple[int, float] | None:
+        """Rows and value of its best evaluation. Values on fewer rows are not compared with values on more."""
+        return max(((self.rows.get(rung, 0), value) for rung, value in self.values.items()), default=None)
+
+    @property
     def best(self) -> float | None:
-        return max(self.values.values(), default=None)
+        return None if (score := self.best_score) is None else score[1]
 
     def failed_by(self, failures: Sequence[str]) -> bool:
         return self.outcome is not None and self.outcome.failure in failures
@@ -61,7 +67,7 @@ class Board(Mapping[int, T], Generic[T]):
         self._reached: dict[int, list[Key]] = {}  # by rung, the worst first
         self._paused: dict[int, list[Key]] = {}  # by the rung they stand at
         self._complete: list[Key] = []
-        self._best: Key | None = None
+        self._best: tuple[int, float, int] | None = None  # rows before the key
         self._free = 0
         for trial in trials:
             self.add(trial)
@@ -98,12 +104,13 @@ class Board(Mapping[int, T], Generic[T]):
         object.__setattr__(trial, "state", state)
         self._enter_state(trial)
 
-    def measure(self, trial: T, rung: int, value: float) -> None:
-        """Write down what a trial measured at a rung, once."""
+    def measure(self, trial: T, rung: int, value: float, rows: int = 0) -> None:
+        """Write down what a trial measured at a rung, on so many rows, once."""
         if rung in trial.values:
             return
         self._leave_state(trial)
         trial.values = MappingProxyType({**trial.values, rung: value})
+        trial.rows = {**trial.rows, rung: rows}
         self._enter_rung(trial, rung)
         self._enter_state(trial)
 
@@ -140,12 +147,13 @@ class Board(Mapping[int, T], Generic[T]):
     @property
     def best(self) -> T | None:
         """The best complete trial; where none is complete, the best of all."""
-        key = self._complete[-1] if self._complete else self._best
+        key = self._complete[-1] if self._complete else self._best and self._best[1:]
         return None if key is None else self._trials[-key[1]]
 
     @property
-    def best_value(self) -> float | None:
-        return None if self._best is None else self._best[0]
+    def best_score(self) -> tuple[int, float] | None:
+        """Rows and value of the best evaluation of all."""
+        return None if self._best is None else self._best[:2]
 
     def leaders(self, count: int) -> list[T]:
         """The ``count`` trials that came furthest: complete ones first, then by rung, then by value."""
@@ -179,7 +187,8 @@ class Board(Mapping[int, T], Generic[T]):
     def _enter_rung(self, trial: T, rung: int) -> None:
         key = (trial.values[rung], -trial.number)
         insort(self._reached.setdefault(rung, []), key)
-        self._best = key if self._best is None else max(self._best, key)
+        score = (trial.rows.get(rung, 0), *key)
+        self._best = score if self._best is None else max(self._best, score)
 
     def _enter_state(self, trial: T) -> None:
         self._by_state.setdefault(trial.state, {})[trial.number] = trial

@@ -23,7 +23,7 @@ from embsearch.config.schema import Config
 from embsearch.search import budget, scheduler
 from embsearch.search.scheduler import Standing
 from embsearch.search.space import Dimension, Space
-from embsearch.values import Decision, Scalar
+from embsearch.values import Decision, Reading, Scalar
 
 Params = Mapping[str, Scalar]
 
@@ -53,7 +53,8 @@ class Costs:
     ``command``: until the study opens. ``load``: a worker's start, with encoder and data, once a slot.
     ``begin``: a trial's optimizer and the like. ``resume``: a trial from its checkpoint. ``baseline``: the
     untuned encoder on the validation rows. ``measure``: that for a trial, and saving it. ``test``: a model on
-    the test rows. ``speeds``: the first is the default with the smallest batch.
+    the test rows. ``speeds``: the first is the default with the smallest batch. ``readings``: what each evaluation
+    reads; empty where all read all rows.
     """
 
     command: float
@@ -64,6 +65,12 @@ class Costs:
     measure: float
     test: float
     speeds: tuple[Speed, ...]
+    readings: tuple[Reading, ...] = ()
+
+    def measured(self, rung: int) -> float:
+        """Seconds of an evaluation and saving: what rows that are not read would take is the encoder's time alone."""
+        unread = 1 - self.readings[rung - 1].rows / self.readings[-1].rows if self.readings else 0.0
+        return self.measure - unread * self.baseline
 
     def step(self, params: Params, otherwise: int) -> float:
         """Linear in the batch (``otherwise`` where it is not searched) between the probed ones; other dear
@@ -290,7 +297,7 @@ class _Played:
         """Seconds of one run from step to step, with its evaluations."""
         self.texts += self._texts(trial, until) - self._texts(trial, before)
         training = (until - before) * trial.step
-        measuring = self.costs.measure * sum(before < s <= until for s in trial.stops)
+        measuring = sum(self.costs.measured(rung) for rung, s in enumerate(trial.stops, 1) if before < s <= until)
         self.training += training
         self.measuring += measuring
         return training + measuring
@@ -342,7 +349,7 @@ def make(
     stops = [max(1, round(steps(batch) * share)) for share in config.evaluate.at]
     sizes = {batch, *(space[BATCH].values if BATCH in {d.path for d in space.dimensions} else ())}
     longest = max(texts_in(steps(size), size, *epoch) for size in sizes)
-    first = costs.load + costs.begin + stops[0] * costs.step(space.default(config), batch) + costs.measure
+    first = costs.load + costs.begin + stops[0] * costs.step(space.default(config), batch) + costs.measured(1)
     return Plan(
         played, costs, workers, rungs_of(config), tuple(texts_in(s, batch, *epoch) for s in stops),
         config.stop.trials * longest * config.study.seeds, costs.command + first, tuple(unprobed),

@@ -104,9 +104,11 @@ class TrialMirror:
     reason: str = ""
     failure: str = ""
     failures: list[str] = field(default_factory=list)
-    best: float | None = None
+    best: float | None = None  # of the evaluations on the most rows
     best_metrics: dict[str, Point] = field(default_factory=dict)  # the evaluation with the best objective
     _newest: dict[str, float] = field(default_factory=dict)  # the last evaluation's metrics
+    _read: int = 0  # rows that it read
+    _score: tuple[int, float] = (0, -math.inf)  # rows and value of the best
     step: int = 0
     rung: int = 0
     texts: int = 0
@@ -150,6 +152,7 @@ class TrialMirror:
         self.points.add("cost/texts", self.texts, time, step)
         value = metrics.get(validation(self.objective))
         self._newest = metrics
+        self._read = event.get("rows", 0)
         if event.get("seeds", 1) == 1:
             self._valued(value, step, time)
 
@@ -166,8 +169,8 @@ class TrialMirror:
 
     def _valued(self, value: float | None, step: int, time: int) -> None:
         metrics = self._newest
-        if value is not None and math.isfinite(value) and (self.best is None or value > self.best):
-            self.best = value
+        if value is not None and math.isfinite(value) and (self._read, value) > self._score:
+            self._score, self.best = (self._read, value), value
             self.best_metrics = {k: Point(metric_name(k), float(v), time, step) for k, v in metrics.items()}
         self.points.add("objective", self.best, time, step)
 
@@ -225,6 +228,7 @@ class StudyMirror:
     tested: list[tuple[int, dict[str, Point]]] = field(default_factory=list)  # of trials' models
     promoted: str = ""
     _tests: dict[str, int] = field(default_factory=dict)  # how often a label was tested
+    _score: tuple[int, float] = (0, -math.inf)  # rows and value of the best
     events: int = 0
     points: Points = field(default_factory=Points)
 
@@ -251,8 +255,8 @@ class StudyMirror:
         trial, value = event["trial"], event.get("value")
         if trial in self.told:
             return
-        if value is not None and (self.best is None or value > self.best):
-            self.best, self.best_trial = value, trial
+        if value is not None and (score := (event.get("rows", 0), value)) > self._score:
+            self._score, self.best, self.best_trial = score, value, trial
         self.points.add("objective", self.best, event["time"], len(self.told))
         self.told[trial] = Told(trial, value, self.best, event["time"])
 

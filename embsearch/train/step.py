@@ -29,7 +29,7 @@ Loss = Callable[[Tensor, Batch], Tensor]
 # more buckets cost more launches than padding saved.
 BUCKETS = 3
 # Bytes of activations that may be kept at once; a batch that needs more has its gradients cached. So a worker
-# with MiniLM-L6 stays below 4 GB whatever its batch. On a GPU this share of its memory.
+# with MiniLM-L6 stays below 4 GB whatever its batch. On a GPU this share of its memory, divided by its workers.
 GRAPH_BYTES, GRAPH_SHARE = 2 * 2**30, 0.4
 
 
@@ -44,7 +44,8 @@ class Stepper:
         self.budget = config.chunk_tokens
         self.room = GRAPH_BYTES
         if compute.device.type == "cuda":
-            self.room = int(GRAPH_SHARE * torch.cuda.get_device_properties(compute.device).total_memory)
+            memory = torch.cuda.get_device_properties(compute.device).total_memory
+            self.room = int(GRAPH_SHARE * memory / compute.sharers)
 
     def __call__(self, batch: Batch) -> float:
         """The loss of ``batch``; its gradients are left in the encoder's parameters.

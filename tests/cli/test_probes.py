@@ -6,10 +6,11 @@ import pytest
 
 from embsearch.cli import probes
 from embsearch.cli.probes import Probes
-from embsearch.config.build import build
+from embsearch.config.build import build, with_values
 from embsearch.data.dataset import Dataset, texts_of
 from embsearch.data.load import prepare_dataset
 from embsearch.errors import EmbsearchError, UserError
+from embsearch.evaluate import early
 from embsearch.launch.inline import Inline
 
 EDGE = {
@@ -70,6 +71,23 @@ def test_what_more_rows_take_is_reckoned_from_a_few(data, tmp_path, monkeypatch)
     rows = [task["most"] for task in asked if task["do"] == "evaluate"]
     assert rows == [12, 12, 6]
     assert asked[-2]["config"]["evaluate"]["max_rows"] == 12
+
+
+def test_what_evaluations_will_read_is_reckoned_from_a_few_rows(data, tmp_path, monkeypatch):
+    config, *rest = data
+    monkeypatch.setattr(early, "FEWEST", 1)
+    limited = with_values(config, {"evaluate.early_error": 0.08, "evaluate.at": [0.2, 0.5, 1.0]})
+
+    def answer(task):
+        read = [{"queries": 1, "rows": 6, "error": 0.08}] if task["do"] == "evaluate" else []
+        return worker(task) | {"readings": read}
+
+    costs, _, _ = run((limited, *rest), tmp_path, answer)
+    queries, rows = int(rest[0].valid.query.max()) + 1, len(rest[0].valid)
+    assert [one.queries for one in costs.readings] == [1, 4, queries]  # half the error asks for four times as many
+    assert [one.error for one in costs.readings] == pytest.approx([0.08, 0.04, 0.08 / queries**0.5])
+    assert costs.measured(1) == pytest.approx(2.5 - 2.0 * (1 - costs.readings[0].rows / rows))
+    assert costs.measured(3) == 2.5
 
 
 def test_every_probe_writes_in_a_folder_of_its_own_and_the_test_reads_the_last_model(data, tmp_path):

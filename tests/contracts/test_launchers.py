@@ -371,16 +371,15 @@ def test_what_a_library_prints_between_the_messages_is_no_message(echo):
     assert [m["kind"] for m in answers(echo, {"do": "talk"})] == ["evaluated"]
 
 
-def test_a_worker_sees_its_gpu_and_its_threads(tmp_path):
-    code = ECHO.replace(
-        '"metrics": task', '"metrics": [os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"]]'
-    )
+def test_a_worker_sees_its_gpu_its_threads_and_how_many_share_the_gpu(tmp_path):
+    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "EMBSEARCH_GPU_SHARERS")
+    code = ECHO.replace('"metrics": task', f'"metrics": [os.environ[name] for name in {names}]')
     launcher = Local(stand_in(code), 3, 5, tmp_path, gpus=["4", "6"])
 
     found = [answers(launcher, {"do": "work"}, slot)[-1]["metrics"] for slot in range(3)]
     launcher.close()
 
-    assert found == [["4", "5"], ["6", "5"], ["4", "5"]]
+    assert found == [["4", "5", "2"], ["6", "5", "2"], ["4", "5", "2"]]
 
 
 def gone(pids, seconds=20):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from embsearch.evaluate import bootstrap
 from embsearch.evaluate.auc import roc_auc
-from embsearch.evaluate.bootstrap import auc_gain, auc_interval, rank
+from embsearch.evaluate.bootstrap import auc_error, auc_gain, auc_interval, rank
 
 
 def rows(queries, per_query, lead, seed=0):
@@ -35,6 +35,17 @@ def test_auc_with_counts_is_the_auc_of_rows_repeated_so_often(seed):
         assert np.isnan(value)
     else:
         assert value == pytest.approx(roc_auc(*repeated), abs=1e-12)
+
+
+def test_the_standard_error_is_how_far_aucs_of_other_queries_lie_apart():
+    aucs = [roc_auc(*rows(60, 8, lead=1.0, seed=seed)[:2]) for seed in range(300)]
+    stated = [auc_error(*rows(60, 8, lead=1.0, seed=seed), draws=300) for seed in range(30)]
+    assert np.mean(stated) == pytest.approx(np.std(aucs), rel=0.12)
+
+
+def test_the_standard_error_of_one_query_or_one_class_is_not_known():
+    assert auc_error([0.1, 0.9], [False, True], [0, 0]) == np.inf
+    assert auc_error([0.1, 0.9], [True, True], [0, 1]) == np.inf
 
 
 def test_the_interval_holds_the_true_auc_about_as_often_as_it_says():

@@ -8,8 +8,9 @@ from rich.console import Console
 
 from embsearch.config.schema import Config, EvaluateConfig, StopConfig
 from embsearch.history import Trial
-from embsearch.report.live import summary, trials_table
+from embsearch.report.live import reads, summary, trials_table
 from embsearch.search.space import parse
+from embsearch.values import Reading
 
 RAW = {
     "train.lr": {"low": 1e-5, "high": 1e-3, "log": True},
@@ -57,3 +58,13 @@ def test_the_summary_says_how_far_how_good_and_how_long():
     assert "1 of 12 trials ended, 2 begun, best auc 0.9500 (trial 0), 99 texts/s, 1:40 spent, about" in going
     ended = summary(study(Trial(0, "complete", {1: 0.9, 2: 0.9, 3: 0.95}), most=1))
     assert ended.endswith("1 of 1 trials ended, 1 begun, best auc 0.9500 (trial 0), 1:40 spent")
+
+
+def test_what_evaluations_read_is_said_with_its_error_where_they_differ():
+    every = Reading(300, 2500, 0.00447)
+    found = reads([Reading(60, 510, 0.00981), Reading(240, 2010, 0.00498), every, every])
+    assert found == (
+        "evaluations read 510 (0.0098), 2,010 (0.0050), then all 2,500 (0.0045) rows; in brackets the standard error "
+        "of AUC"
+    )
+    assert reads([every, every]) == reads([]) == ""

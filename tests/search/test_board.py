@@ -49,7 +49,7 @@ def test_the_board_is_as_if_it_were_counted_anew(happenings):
         assert [t.number for t in board.in_state(state)] == [n for n, t in plain.items() if t.state == state]
     best = max(measured, key=lambda t: (t.state == "complete", t.best, -t.number), default=None)
     assert (board.best and board.best.number) == (best and best.number)
-    assert board.best_value == max((t.best for t in measured), default=None)
+    assert board.best_score == max(((0, t.best) for t in measured), default=None)
     for rung in range(1, 4):
         there = sorted(((t.values[rung], -n) for n, t in plain.items() if rung in t.values), reverse=True)
         assert board.reached(rung) == len(there)
@@ -97,4 +97,16 @@ def test_a_trial_on_a_board_is_changed_through_the_board_only():
 def test_a_rung_is_measured_once():
     board = Board([Standing(0, "running", {1: 0.5})])
     board.measure(board[0], 1, 0.9)
-    assert (board[0].values, board.best_value) == ({1: 0.5}, 0.5)
+    assert (board[0].values, board.best_score) == ({1: 0.5}, (0, 0.5))
+
+
+def test_a_value_on_few_rows_does_not_stand_above_one_on_more():
+    board = Board()
+    for number, values in enumerate([{1: (0.95, 100)}, {1: (0.90, 100), 2: (0.91, 800), 3: (0.92, 800)}]):
+        board.add(Standing(number))
+        for rung, (value, rows) in values.items():
+            board.measure(board[number], rung, value, rows)
+    assert (board[0].best, board[1].best) == (0.95, 0.92)
+    assert board.best is board[1]
+    assert board.best_score == (800, 0.92)
+    assert [board.place(board[n], 1) for n in (0, 1)] == [1, 2]  # at one rung all read the same

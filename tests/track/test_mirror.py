@@ -62,6 +62,18 @@ def test_where_seeds_are_compared_the_objective_is_their_mean(tmp_path: Path) ->
     assert found["seed1/train/loss", 1] == 0.5
 
 
+def test_the_best_on_few_rows_gives_way_to_what_was_measured_on_more(tmp_path: Path) -> None:
+    log = start_trial(tmp_path, 0, lr=1e-4, batch=64, loss="triplet")
+    for rung, (value, rows) in enumerate([(0.95, 100), (0.90, 800), (0.89, 800)], 1):
+        log.append("measured", metrics={"val/auc": value}, rung=rung, step=rung, texts_seen=rung, seconds=1.0,
+                   last=False, why="", rows=rows)  # fmt: skip
+
+    trial = mirror(log)
+
+    assert [p.value for p in trial.points.waiting if p.key == "objective"] == [0.95, 0.90, 0.90]
+    assert trial.best_metrics["val/auc"].step == 2
+
+
 def test_a_torn_last_line_is_read_when_its_writer_has_mended_it(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
     log.append("opened", name="a", task="t")
@@ -103,3 +115,14 @@ def test_the_studys_curve_counts_each_trial_once(tmp_path: Path) -> None:
     study.fold(LogTail(log.path).read())
     assert [(p.step, p.value) for p in study.points.waiting] == [(0, 0.8), (1, 0.8), (2, 0.8), (3, 0.9)]
     assert (study.best, study.best_trial) == (0.9, 3)
+
+
+def test_in_the_studys_curve_a_trial_that_ended_on_few_rows_gives_way(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.append("opened", name="a", task="t")
+    for trial, (value, rows) in enumerate([(0.95, 100), (0.90, 800), (0.97, 100)]):
+        log.append("told", trial=trial, state="complete", value=value, rows=rows)
+    study = StudyMirror()
+    study.fold(LogTail(log.path).read())
+    assert [p.value for p in study.points.waiting] == [0.95, 0.90, 0.90]
+    assert study.best_trial == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -207,3 +208,11 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(encoder):
 
     with pytest.raises(RuntimeError, match=r"inconsistent tensor size|size mismatch|shapes"):
         step(narrow)
+
+
+def test_workers_that_share_a_gpu_share_the_memory_for_activations(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=10_000))
+    monkeypatch.setenv("EMBSEARCH_GPU_SHARERS", "4")
+    compute = replace(choose("cpu", "fp32"), device=torch.device("cuda"))
+    assert compute.sharers == 4
+    assert Stepper(None, None, None, compute, TrainConfig()).room == 1_000
