@@ -112,8 +112,10 @@ def train_again(
         again = None
         if not stopped:
             segment = Segment(then.number, 0, at, event["rung"])
-            launcher.submit(0, {"do": "segment", "segment": record(segment), "config": to_dict(config),
-                                "folder": str(folder), "cache": str(cache), "queries": list(then.queries)})  # fmt: skip
+            launcher.submit(0, {
+                "do": "segment", "segment": record(segment), "config": to_dict(config), "folder": str(folder),
+                "cache": str(cache), "queries": list(then.queries),
+            })  # fmt: skip
             message = _end_of(launcher)
             if message["kind"] != "measured":
                 stopped = _why_ended(message)

@@ -49,10 +49,8 @@ def _of_model(client: MlflowClient, config: Config, name: str, every: list[Model
     history = moves.history(client, name)
     champion = registry.by_alias(client, name, registry.CHAMPION)
     if champion is None and history:
-        words = (
-            f"no champion, but the history has {len(history)} moves: was version {history[-1]['version']} deleted?"
-        )
-        yield Found(f"{name}@champion", False, f"{words} Go back with 'embsearch rollback version=N'")
+        last = f"the history ends with version {history[-1]['version']}: was that deleted?"
+        yield Found(f"{name}@champion", False, f"no champion, but {last} 'embsearch rollback' names another")
     elif champion is not None and (not history or history[-1]["version"] != champion.version):
         last = f"ends with version {history[-1]['version']}" if history else "is empty"
         yield Found(f"{name}@champion", False, f"version {champion.version}, but the history {last}: moved by hand")
