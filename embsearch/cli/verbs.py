@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ class Verb(NamedTuple):
     examples: tuple[str, ...]  # without "embsearch <name>"
     settings: tuple[str, ...]  # config paths its help shows
     several: bool = False  # takes several studies; its run gets a list of configs
+    free_text: bool = False  # words without '=' are text=
 
     @property
     def module(self) -> str:
@@ -131,6 +133,26 @@ VERBS = (
         ),
         ("checkpoint", "trial", "study.name", "input", "output", "device"),
     ),
+    Verb(
+        "index",
+        "Encode titles once, so that 'embsearch query' finds the nearest ones.",
+        (
+            "study=product_search output=products.index",
+            "checkpoint=product_search/3 input=products.csv data.columns.title=name output=products.index",
+        ),
+        ("checkpoint", "trial", "study.name", "input", "data.columns", "data.encoding", "output", "home", "device"),
+    ),
+    Verb(
+        "query",
+        "The nearest titles of an index; with compare=untuned, before and after tuning side by side.",
+        (
+            "index=products.index running shoes",
+            "index=products.index input=queries.txt k=5 output=found.jsonl",
+            "index=products.index study=product_search compare=untuned",
+        ),
+        ("index", "text", "input", "k", "compare", "output", "checkpoint", "study.name", "home", "device"),
+        free_text=True,
+    ),
 )  # fmt: skip
 
 
@@ -150,6 +172,16 @@ def by_study(words: Sequence[str]) -> list[list[str]]:
     """The words of a command on several studies, for each of them: every ``study=`` and ``study.name=`` is one."""
     named = [i for i, word in enumerate(words) if word.partition("=")[0] in ("study", "study.name")]
     return [[w for i, w in enumerate(words) if i == mine or i not in named] for mine in named] or [list(words)]
+
+
+def with_text(words: Sequence[str]) -> list[str]:
+    """The words with those that are no overrides and no flags as ``text=``, quoted as Hydra wants it."""
+    free = [word for word in words if not re.match(r"-|[\w./@+~]+=", word)]
+    if not free:
+        return list(words)
+    text = " ".join(free).replace("${", "\\${")
+    text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+    return [*(word for word in words if word not in free), f"text='{text}'"]
 
 
 def completions(typed: Sequence[str], partial: str) -> list[str]:

@@ -39,6 +39,8 @@ FIXED_ROOMS = (
     "study",
     "stop",
     "promote",
+    "serve",
+    "export",
 )
 FIXED = (
     "train.texts",
@@ -49,6 +51,11 @@ FIXED = (
     "output",
     "checkpoint",
     "trial",
+    "format",
+    "index",
+    "text",
+    "compare",
+    "k",
     "open",
     "port",
     "verbose",
