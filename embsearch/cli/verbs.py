@@ -23,6 +23,7 @@ class Verb(NamedTuple):
         return f"embsearch.cli.{self.name.replace(' ', '_')}"
 
 
+TAKES_A_VALUE = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-name", "-cn", "--config-path", "-cp")
 DATA = ("data.path", "data.format", "data.on_bad_row")
 TRAINING = ("model.path", "objective.name", "train.texts", "train.batch_size", "train.lr", "train.l2")
 
@@ -134,6 +135,17 @@ VERBS = (
         ("checkpoint", "trial", "study.name", "input", "output", "device"),
     ),
     Verb(
+        "export",
+        "The champion as a graph that needs no torch, if it is still the same model (else exit code 3).",
+        (
+            "study=product_search output=champion-onnx",
+            "study=product_search checkpoint=product_search/3 format=int8 output=champion-int8",
+            "checkpoint=./my-model input=texts.txt format=openvino output=my-model-openvino",
+        ),
+        ("checkpoint", "trial", "study.name", "format", "input", "output", "export.max_auc_loss", "export.min_cosine",
+         "home"),
+    ),
+    Verb(
         "index",
         "Encode titles once, so that 'embsearch query' finds the nearest ones.",
         (
@@ -175,13 +187,17 @@ def by_study(words: Sequence[str]) -> list[list[str]]:
 
 
 def with_text(words: Sequence[str]) -> list[str]:
-    """The words with those that are no overrides and no flags as ``text=``, quoted as Hydra wants it."""
-    free = [word for word in words if not re.match(r"-|[\w./@+~]+=", word)]
+    """The words with those that are no overrides, flags or flags' values as ``text=``, quoted as Hydra wants it."""
+    before = ["", *words]
+    free = [
+        i for i, word in enumerate(words) if before[i] not in TAKES_A_VALUE and not re.match(r"-|[\w./@+~]+=", word)
+    ]
     if not free:
         return list(words)
-    text = " ".join(free).replace("${", "\\${")
+    text = " ".join(words[i] for i in free).replace("${", "\\${")
     text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
-    return [*(word for word in words if word not in free), f"text='{text}'"]
+    # in front: argparse takes no more overrides after a flag
+    return [f"text='{text}'", *(word for i, word in enumerate(words) if i not in free)]
 
 
 def completions(typed: Sequence[str], partial: str) -> list[str]:

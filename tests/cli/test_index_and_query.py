@@ -107,3 +107,8 @@ def test_bad_input_is_told_and_leaves_nothing(run, tmp_path, words, says):
 )
 def test_free_words_reach_the_verb_as_they_were_typed(text):
     assert compose(with_text(["index=i", *text.split(" ")])).text == text
+
+
+def test_a_flag_and_its_value_are_not_text():
+    assert with_text(["index=i", "red", "--cfg", "job", "shoe"]) == ["text='red shoe'", "index=i", "--cfg", "job"]
+    assert with_text(["index=i", "--cfg", "job"]) == ["index=i", "--cfg", "job"]
