@@ -135,6 +135,17 @@ VERBS = (
         ("checkpoint", "trial", "study.name", "input", "output", "device"),
     ),
     Verb(
+        "serve",
+        "The champion behind HTTP, pinned to its version: MLflow's protocol and OpenAI's.",
+        (
+            "study=product_search",
+            "checkpoint=product_search@champion serve.port=8001",
+            "checkpoint=product_search/3 serve.max_rows=64 device=cuda",
+        ),
+        ("checkpoint", "trial", "study.name", "serve.host", "serve.port", "serve.threads", "serve.max_rows",
+         "serve.max_chars", "serve.max_mb", "serve.max_waiting", "serve.batch", "home", "device"),
+    ),
+    Verb(
         "export",
         "The champion as a graph that needs no torch, if it is still the same model (else exit code 3).",
         (
