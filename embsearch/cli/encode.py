@@ -9,27 +9,25 @@ from __future__ import annotations
 import io
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from embsearch.cli.files import check_output, write_whole
-from embsearch.cli.models import chosen
+from embsearch.cli.models import chosen_or_champion
 from embsearch.config.schema import Config
-from embsearch.errors import DataError
+from embsearch.errors import DataError, ModelError
 
 
 def run(config: Config) -> int:
     """One text a line; JSON lines {"text", "vector"}, or an .npy matrix of shape (texts, width)."""
     output = check_output(config.output, ".npy", ".jsonl")
     texts = read_texts(config.input)
-    if config.checkpoint is None and config.trial is None:
-        config = replace(config, checkpoint="champion")
-    _, folder = chosen(config)
-    assert folder is not None
+    model = chosen_or_champion(config)
+    if model.folder is None:
+        raise ModelError("checkpoint=untuned: encode takes a saved model; name a folder, or one of the registry")
 
     from embsearch.worker import encode
 
-    vectors = encode(texts, folder, config)
+    vectors = encode(texts, model.folder, config)
     if output is not None and output.suffix == ".npy":
         import numpy as np
 

@@ -19,7 +19,7 @@ def run(config: Config) -> int:
     """Print every metric of ``checkpoint`` (none: the untuned encoder), also by segment; ``output=``
     keeps them as JSON."""
     output = check_output(config.output, ".json")
-    label, model = chosen(config)
+    model = chosen(config)
     from embsearch.worker import Worker, use_all_cores
 
     use_all_cores()
@@ -27,14 +27,14 @@ def run(config: Config) -> int:
     cache = prepare_dataset(config.data, home / "cache")
     worker = Worker()
     split = "test" if len(worker.dataset(str(cache)).test) else "valid"
-    message = worker.evaluate(config, str(cache), split, None if model is None else str(model), full=True)
-    metrics_table(label, split, message)
-    if model is not None and split == "test":
-        rows = looks.test_rows(worker.dataset(str(cache)))
-        if warning := looks.warning(looks.look(home, rows, digest(manifest(model)), f"evaluate, {label}")):
+    message = worker.evaluate(config, str(cache), split, str(model.folder) if model.folder else None, full=True)
+    metrics_table(model.label, split, message)
+    if model.folder is not None and split == "test":
+        rows, by = looks.test_rows(worker.dataset(str(cache))), f"evaluate, {model.label}"
+        if warning := looks.warning(looks.look(home, rows, digest(manifest(model.folder)), by)):
             print(f"warning: {warning}")
     if output is not None:
-        found = {"model": label, "split": split} | {k: message[k] for k in ("metrics", "auc", "segments")}
+        found = {"model": model.label, "split": split} | {k: message[k] for k in ("metrics", "auc", "segments")}
         write_whole(output, (json.dumps(found, ensure_ascii=False, indent=2) + "\n").encode())
         print(f"{output}: written", file=sys.stderr)
     return 0

@@ -21,7 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from embsearch import __version__
-from embsearch.cli.verbs import by_study, split_verb
+from embsearch.cli.verbs import by_study, split_verb, with_text
 from embsearch.errors import ConfigError, EmbsearchError, UserError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _run(words: list[str]) -> int:
     if verb is not None and verb.several:
         configs = [_compose(one, config_dirs) for one in by_study(rest)]
         return 0 if None in configs else int(import_module(verb.module).run(configs))
-    config = _compose(rest, config_dirs)
+    config = _compose(with_text(rest) if verb is not None and verb.free_text else rest, config_dirs)
     if config is None or verb is None:
         return 0
     run = import_module(verb.module).run

@@ -1,16 +1,45 @@
-"""Which model a command means: ``checkpoint=FOLDER``, ``checkpoint=champion``, or ``trial=N``."""
+"""Which model a command means: ``trial=N``, or ``checkpoint=`` a folder, champion, NAME@ALIAS or NAME/VERSION."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embsearch.config.schema import Config
-from embsearch.errors import ConfigError, ModelError
+from embsearch.errors import ConfigError, EmbsearchError, ModelError, did_you_mean
 from embsearch.folder import StudyFolder
+from embsearch.serve.unaltered import check
+from embsearch.values import ModelVersion
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+REGISTERED = re.compile(r"(?:models:/)?([^/@]+)(?:@([^/@]+)|/(\d+))")
+UNTUNED = "untuned"
 
 
-def chosen(config: Config) -> tuple[str, Path | None]:
-    """A label and the model's folder; None stands for the untuned encoder. Raises UserError."""
+@dataclass(frozen=True)
+class Chosen:
+    """A model by the words for it. ``folder`` is None for the untuned encoder, ``version`` for an unregistered model.
+
+    ``name`` is what was asked for, as ``product_search@champion``.
+    """
+
+    label: str
+    folder: Path | None
+    name: str = ""
+    version: ModelVersion | None = None  # its files are those that were registered: checked
+
+    def digest(self) -> str:
+        """The sha256 over its files, none of which runs code. Raises ModelError."""
+        assert self.folder is not None, self.label
+        return self.version.digest if self.version else check(self.folder)
+
+
+def chosen(config: Config) -> Chosen:
+    """The model that ``checkpoint`` or ``trial`` names; neither: the untuned encoder. Raises UserError."""
     if config.checkpoint and config.trial is not None:
         raise ConfigError(f"checkpoint={config.checkpoint} and trial={config.trial}: name one model, not two")
     if config.trial is not None:
@@ -21,31 +50,67 @@ def chosen(config: Config) -> tuple[str, Path | None]:
                 f"trial={config.trial}: study {config.study.name} has no model of it in {folder}; "
                 f"trials there: {', '.join(known) or 'none'}"
             )
-        return f"trial {config.trial} of {config.study.name}", folder / "model"
-    if config.checkpoint == "champion":
-        return champion(config)
-    if config.checkpoint:
-        folder = Path(config.checkpoint).expanduser()
-        if not (folder / "modules.json").exists():
-            raise ModelError(
-                f"checkpoint={config.checkpoint}: no sentence-transformers model here (modules.json is missing); "
-                "give a trial's model folder, or champion"
-            )
-        return str(folder), folder
-    return f"untuned encoder {config.model.path}", None
-
-
-def champion(config: Config) -> tuple[str, Path]:
-    """The champion of the study's task. Raises ModelError where there is none."""
-    from embsearch.registry import mlflow_registry as registry
-    from embsearch.registry.candidate import registered_name
-
-    name = registered_name(config)
-    cache = Path(config.home).expanduser().resolve() / "cache" / "models"
-    found = registry.champion(registry.registry(config), name, cache)
-    if found is None:
-        raise ModelError(
-            f"checkpoint=champion: no model named {name} has a champion yet; run 'embsearch promote' for a "
-            "finished study of this task first, or name a model folder: checkpoint=FOLDER"
+        return Chosen(
+            f"trial {config.trial} of {config.study.name}",
+            folder / "model",
+            f"{config.study.name}-t{config.trial:04d}",
         )
-    return f"champion, {found.version.name} version {found.version.version}", found.folder
+    if config.checkpoint and config.checkpoint != UNTUNED:
+        return named(config, config.checkpoint)
+    return Chosen(f"untuned encoder {config.model.path}", None, UNTUNED)
+
+
+def chosen_or_champion(config: Config) -> Chosen:
+    """As ``chosen``, where a command without more words means the champion."""
+    return chosen(
+        replace(config, checkpoint="champion") if not config.checkpoint and config.trial is None else config
+    )
+
+
+def named(config: Config, words: str) -> Chosen:
+    """The model of ``checkpoint=words``. An alias is resolved here, once. Raises ModelError."""
+    if words == "champion":
+        from embsearch.registry.candidate import registered_name
+
+        return _registered(config, words, registered_name(config), "champion", None)
+    folder = Path(words).expanduser()
+    if (folder / "modules.json").exists():
+        return Chosen(str(folder), folder, folder.resolve().name)
+    if (found := REGISTERED.fullmatch(words)) and not folder.exists():
+        return _registered(config, words, found[1], found[2], int(found[3]) if found[3] else None)
+    raise ModelError(
+        f"checkpoint={words}: no sentence-transformers model here (modules.json is missing); "
+        "give a trial's model folder, champion, or NAME@ALIAS or NAME/VERSION of the registry"
+    )
+
+
+def _registered(config: Config, words: str, name: str, alias: str | None, number: int | None) -> Chosen:
+    from embsearch.registry import mlflow_registry as registry
+
+    client = registry.registry(config)
+    known = {v.version: v for v in registry.versions(client, name)}
+    version = known.get(number or 0) if alias is None else registry.by_alias(client, name, alias)
+    if version is None:
+        raise ModelError(f"checkpoint={words}: {_missing(client, name, alias, list(known.values()))}")
+    try:
+        found = registry.files_of(client, version, Path(config.home).expanduser().resolve() / "cache" / "models")
+    except EmbsearchError as error:
+        raise ModelError(str(error)) from error
+    found_digest = check(found.folder, found.version.digest or None)
+    version = replace(found.version, digest=found_digest)
+    label = f"{alias}, {name} version {version.version}" if alias else f"{name} version {version.version}"
+    return Chosen(label, found.folder, f"{name}@{alias}" if alias else f"{name}/{version.version}", version)
+
+
+def _missing(client: MlflowClient, name: str, alias: str | None, versions: list[ModelVersion]) -> str:
+    if not versions:
+        others = [model.name for model in client.search_registered_models(max_results=100)]
+        promote = "run 'embsearch promote' for a finished study of this task, or name a folder: checkpoint=FOLDER"
+        if alias == "champion" and not others:
+            return f"no model named {name} has a champion yet; {promote}"
+        there = f"registered are {', '.join(others)}" if others else "none is registered"
+        return f"no model named {name}.{did_you_mean(name, others)} In this home {there}; {promote}"
+    aliases = sorted(a for v in versions for a in v.aliases)
+    numbers = f"versions {versions[0].version} to {versions[-1].version}"
+    what = f"no alias {alias}.{did_you_mean(alias, aliases)}" if alias else "no such version."
+    return f"model {name} has {what} It has {numbers}, aliases {', '.join(aliases) or 'none'}"

@@ -90,7 +90,7 @@ def _origin(config: Config) -> Origin | None:
     if not is_version(uri):
         raise ConfigError(
             f"checkpoint={uri}: a folder does not say which trial it is of; expected champion or a registered "
-            "version, as checkpoint=models:/shop/3, or name the trial: study=... trial=..."
+            "version, as checkpoint=shop/3, or name the trial: study=... trial=..."
         )
     return of_version(registry.registry(config), uri)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,12 +16,14 @@ class Verb(NamedTuple):
     examples: tuple[str, ...]  # without "embsearch <name>"
     settings: tuple[str, ...]  # config paths its help shows
     several: bool = False  # takes several studies; its run gets a list of configs
+    free_text: bool = False  # words without '=' are text=
 
     @property
     def module(self) -> str:
         return f"embsearch.cli.{self.name.replace(' ', '_')}"
 
 
+TAKES_A_VALUE = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-name", "-cn", "--config-path", "-cp")
 DATA = ("data.path", "data.format", "data.on_bad_row")
 TRAINING = ("model.path", "objective.name", "train.texts", "train.batch_size", "train.lr", "train.l2")
 
@@ -136,7 +139,7 @@ VERBS = (
         "Train a trial again from its record; say whether the same comes of it (else exit code 3).",
         (
             "study=product_search trial=7",
-            "checkpoint=models:/product_search/1",
+            "checkpoint=product_search/1",
             "run=8c1f0c6e4f7d4c2d9a53f3a0a1b2c3d4 tolerance=0.002 output=./again",
         ),
         ("study.name", "trial", "run", "checkpoint", "tolerance", "output", "device", "track.uri", "home"),
@@ -169,6 +172,48 @@ VERBS = (
         ),
         ("checkpoint", "trial", "study.name", "input", "output", "device"),
     ),
+    Verb(
+        "serve",
+        "The champion behind HTTP, pinned to its version: MLflow's protocol and OpenAI's.",
+        (
+            "study=product_search",
+            "checkpoint=product_search@champion serve.port=8001",
+            "checkpoint=product_search/3 serve.max_rows=64 device=cuda",
+        ),
+        ("checkpoint", "trial", "study.name", "serve.host", "serve.port", "serve.threads", "serve.max_rows",
+         "serve.max_chars", "serve.max_mb", "serve.max_waiting", "serve.batch", "home", "device"),
+    ),
+    Verb(
+        "export",
+        "The champion as a graph that needs no torch, if it is still the same model (else exit code 3).",
+        (
+            "study=product_search output=champion-onnx",
+            "study=product_search checkpoint=product_search/3 format=int8 output=champion-int8",
+            "checkpoint=./my-model input=texts.txt format=openvino output=my-model-openvino",
+        ),
+        ("checkpoint", "trial", "study.name", "format", "input", "output", "export.max_auc_loss", "export.min_cosine",
+         "home"),
+    ),
+    Verb(
+        "index",
+        "Encode titles once, so that 'embsearch query' finds the nearest ones.",
+        (
+            "study=product_search output=products.index",
+            "checkpoint=product_search/3 input=products.csv data.columns.title=name output=products.index",
+        ),
+        ("checkpoint", "trial", "study.name", "input", "data.columns", "data.encoding", "output", "home", "device"),
+    ),
+    Verb(
+        "query",
+        "The nearest titles of an index; with compare=untuned, before and after tuning side by side.",
+        (
+            "index=products.index running shoes",
+            "index=products.index input=queries.txt k=5 output=found.jsonl",
+            "index=products.index study=product_search compare=untuned",
+        ),
+        ("index", "text", "input", "k", "compare", "output", "checkpoint", "study.name", "home", "device"),
+        free_text=True,
+    ),
 )  # fmt: skip
 
 
@@ -188,6 +233,20 @@ def by_study(words: Sequence[str]) -> list[list[str]]:
     """The words of a command on several studies, for each of them: every ``study=`` and ``study.name=`` is one."""
     named = [i for i, word in enumerate(words) if word.partition("=")[0] in ("study", "study.name")]
     return [[w for i, w in enumerate(words) if i == mine or i not in named] for mine in named] or [list(words)]
+
+
+def with_text(words: Sequence[str]) -> list[str]:
+    """The words with those that are no overrides, flags or flags' values as ``text=``, quoted as Hydra wants it."""
+    before = ["", *words]
+    free = [
+        i for i, word in enumerate(words) if before[i] not in TAKES_A_VALUE and not re.match(r"-|[\w./@+~]+=", word)
+    ]
+    if not free:
+        return list(words)
+    text = " ".join(words[i] for i in free).replace("${", "\\${")
+    text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+    # in front: argparse takes no more overrides after a flag
+    return [f"text='{text}'", *(word for i, word in enumerate(words) if i not in free)]
 
 
 def completions(typed: Sequence[str], partial: str) -> list[str]:

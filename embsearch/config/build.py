@@ -151,7 +151,7 @@ def _scalar(value: Any, kind: type) -> Any:
 def _check(config: Config) -> None:
     """Values that no type can refuse, all at once."""
     train, evaluate, split, objective = config.train, config.evaluate, config.data.split, config.objective
-    at = evaluate.at
+    at, serve = evaluate.at, config.serve
     rules = [
         (train.lr > 0, f"train.lr={train.lr}: must be above 0; usual values are 1e-5 to 1e-3"),
         (train.batch_size >= 1, f"train.batch_size={train.batch_size}: must be at least 1"),
@@ -198,6 +198,22 @@ def _check(config: Config) -> None:
             config.model.freeze_layers >= 0,
             f"model.freeze_layers={config.model.freeze_layers}: must be 0 or more",
         ),
+        (0 <= serve.port < 65536, f"serve.port={serve.port}: expected 0 (any that is free) to 65535"),
+        (serve.threads >= 0, f"serve.threads={serve.threads}: must be 0 (all) or more"),
+        (serve.batch >= 1, f"serve.batch={serve.batch}: must be at least 1, which is each request by itself"),
+        (serve.max_rows >= 1, f"serve.max_rows={serve.max_rows}: must be at least 1"),
+        (serve.max_chars >= 1, f"serve.max_chars={serve.max_chars}: must be at least 1"),
+        (serve.max_mb > 0, f"serve.max_mb={serve.max_mb}: must be above 0"),
+        (serve.max_waiting >= 1, f"serve.max_waiting={serve.max_waiting}: must be at least 1"),
+        (
+            config.export.max_auc_loss >= 0,
+            f"export.max_auc_loss={config.export.max_auc_loss}: must be 0 or more; the usual value is 0.002",
+        ),
+        (
+            -1 <= config.export.min_cosine <= 1,
+            f"export.min_cosine={config.export.min_cosine}: a cosine is between -1 and 1; usual values are 0.98 to 1",
+        ),
+        (config.k is None or config.k >= 1, f"k={config.k}: must be at least 1"),
         (
             config.tolerance >= 0,
             f"tolerance={config.tolerance}: must be 0 (only the same bits) or more; see the guide reproduce",

@@ -25,8 +25,9 @@ DIMENSION = RANGE + CHOICE + WHEN
 # A study may be resumed with other values of these: where things lie, who does the work, how far
 # it goes, what other verbs need. Everything else decides what a trial's number means.
 MAY_DIFFER = (
-    "home", "device", "launcher", "track", "stop", "confirm", "promote",
+    "home", "device", "launcher", "track", "stop", "confirm", "promote", "serve", "export",
     "input", "output", "checkpoint", "trial", "version", "reason", "run", "tolerance",
+    "format", "index", "text", "compare", "k",
     "open", "port", "verbose", "why",
     "study.question", "study.folder", "study.on_drift", "study.max_bugs",
 )  # fmt: skip

@@ -199,6 +199,28 @@ class PromoteConfig:
 
 
 @dataclass(frozen=True)
+class ServeConfig:
+    """What the server listens on, and how much one request may ask of it."""
+
+    host: str = "127.0.0.1"  # address it listens on; 0.0.0.0: every one of this machine
+    port: int = 8000  # 0: any that is free
+    threads: int = 0  # CPU threads of the encoder; 0: all that this process may use
+    batch: int = 512  # texts of waiting requests encoded together; 1: each request by itself
+    max_rows: int = 1024  # texts, or query-title pairs, of one request
+    max_chars: int = 16_384  # characters of one text
+    max_mb: float = 16.0  # size of a request's body
+    max_waiting: int = 512  # connections at once; beyond it: 503
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What an exported graph may lose against the fp32 model before it is refused."""
+
+    max_auc_loss: float = 0.002  # AUC on the test rows
+    min_cosine: float = 0.99  # the least similar vector of a text, against its own in fp32
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole program's config."""
 
@@ -216,18 +238,25 @@ class Config:
     stop: StopConfig = field(default_factory=StopConfig)
     confirm: ConfirmConfig = field(default_factory=ConfirmConfig)
     promote: PromoteConfig = field(default_factory=PromoteConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     home: str = ".embsearch"  # folder that everything is written in; the variable EMBSEARCH_HOME sets it too
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     seed: int = 0  # of sampler, training and bootstrap, where they have none of their own
     # verbs that act on texts or a model rather than on a study
-    input: str | None = None  # encode: file of texts, one a line; None: standard input
-    output: str | None = None  # file to write; train: folder to copy the model to
-    checkpoint: str | None = None  # a model folder, or champion; reproduce: champion or models:/NAME/VERSION
+    input: str | None = None  # file of texts, one a line; None: standard input, or what the verb's help says
+    output: str | None = None  # file to write; train, export, index: folder to write
+    checkpoint: str | None = None  # a model folder, champion, NAME@ALIAS or NAME/VERSION of the registry
     trial: int | None = None  # a trial's number
     version: int | None = None  # rollback: of the registered model; None: the champion before
     reason: str = ""  # rollback: why, for the history
     run: str | None = None  # reproduce: the MLflow run of a trial
     tolerance: float = 0.005  # reproduce: largest difference of evaluate.objective where bits differ; see the guide
+    format: Literal["onnx", "openvino", "int8"] = "onnx"  # export: of the graph; int8: ONNX with weights in 8 bits
+    index: str | None = None  # query: folder that embsearch index wrote
+    text: str | None = None  # query: the text itself, in place of input
+    compare: str | None = None  # query: another encoder beside it: untuned, or what checkpoint takes
+    k: int | None = None  # query: titles a text; None: 10, with compare 3
     open: bool = True  # report, ui: open a browser
     port: int = 5000  # ui: the first one tried
     verbose: bool = False  # search: every decision; status: every trial with its reason; plan: the measured seconds

@@ -81,6 +81,21 @@ def choose_columns(table: Table, wanted: str, mapping: Mapping[str, str]) -> Col
     return Columns(kind, found[kind], tuple(h for h in headers if h not in used))
 
 
+def one_column(table: Table, name: str, mapping: Mapping[str, str]) -> list[str]:
+    """The cells of the column that holds what we call ``name``, also where it is the only one. Raises DataError."""
+    headers = list(table.frame.columns)
+    _check_mapping(table.name, headers, mapping)
+    header = mapping.get(name) or _match("judgements", headers, {}).get(name)
+    if header is None and len(headers) == 1:
+        header = headers[0]
+    if header is None:
+        raise DataError(
+            f"{table.name}, row 1: no column '{name}'. The file has: {', '.join(headers)}. "
+            f"Name it with data.columns.{name}=HEADER"
+        )
+    return list(table.frame[header])
+
+
 def renamed(table: Table, columns: Columns) -> pd.DataFrame:
     """The table under our names, every column of its format present (None where the file has
     none), with ``file`` and ``row``; the split of the file goes before a split column."""

@@ -8,16 +8,14 @@ from pathlib import Path
 
 from embsearch.registry.gates import Gate
 from embsearch.track.digest import digest, manifest
-
-# Formats that run code when they are read, and Python itself.
-RUNS = frozenset((".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".keras", ".dill", ".py"))
+from embsearch.track.runs_code import runs_code
 
 
 def files(folder: Path, recorded: Mapping[str, Mapping[str, str]]) -> Gate:
     """Only safetensors, and every file's sha256 as each record has it. ``recorded``: manifests by who kept them."""
     mine = manifest(folder)
-    faults = [f"{path} may run code when it is loaded; only safetensors" for path in mine if suffix(path) in RUNS]
-    if not any(suffix(path) == ".safetensors" for path in mine):
+    faults = runs_code(folder, mine)
+    if not any(path.endswith(".safetensors") for path in mine):
         faults.append("no safetensors file holds its weights")
     for who, theirs in recorded.items():
         changed = sorted(path for path in {*mine, *theirs} if mine.get(path) != theirs.get(path))
@@ -37,7 +35,3 @@ def kept_manifest(artifacts: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return {str(path): str(sha) for path, sha in found.items()}
-
-
-def suffix(path: str) -> str:
-    return Path(path).suffix.lower()

@@ -31,17 +31,20 @@ def of_run(client: MlflowClient, run_id: str) -> Origin:
     return Origin(tags["embsearch.study"], int(number), uid)
 
 
+VERSION = re.compile(r"(?:models:/)?([^/@]+)(?:/(\d+)|@(\w+))")
+
+
 def is_version(checkpoint: str) -> bool:
-    """Whether ``checkpoint`` names a registered version, in MLflow's words."""
-    return checkpoint.startswith("models:/")
+    """Whether ``checkpoint`` names a registered version: NAME/VERSION or NAME@ALIAS, also in MLflow's words."""
+    return VERSION.fullmatch(checkpoint) is not None
 
 
 def of_version(client: MlflowClient, uri: str) -> Origin:
-    """Of ``models:/NAME/3`` or ``models:/NAME@champion``. Raises StudyError where there is no such version, or it
+    """Of ``NAME/3`` or ``NAME@champion``. Raises StudyError where there is no such version, or it
     was not promoted from a study."""
-    parts = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@(\w+))", uri)
+    parts = VERSION.fullmatch(uri)
     if parts is None:
-        raise StudyError(f"checkpoint={uri}: expected models:/NAME/VERSION or models:/NAME@ALIAS, as models:/shop/3")
+        raise StudyError(f"checkpoint={uri}: expected NAME/VERSION or NAME@ALIAS, as shop/3")
     name, version, alias = parts.groups()
     found = _asked(
         client,

@@ -40,6 +40,8 @@ FIXED_ROOMS = (
     "stop",
     "confirm",
     "promote",
+    "serve",
+    "export",
 )
 FIXED = (
     "train.texts",
@@ -54,6 +56,11 @@ FIXED = (
     "run",
     "tolerance",
     "trial",
+    "format",
+    "index",
+    "text",
+    "compare",
+    "k",
     "open",
     "port",
     "verbose",

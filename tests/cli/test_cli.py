@@ -205,7 +205,7 @@ def test_a_folder_of_the_users_own_is_read_with_dotted_keys(verb, empty_folder):
     ("line", "offered"),
     [
         ("embsearch ", sorted({verb.name.split()[0] for verb in VERBS})),
-        ("embsearch se", ["search"]),
+        ("embsearch se", ["search", "serve"]),
         ("embsearch data ", ["check"]),
         ("embsearch serach mod", []),
         ("embsearch search mod", ["model.", "model="]),

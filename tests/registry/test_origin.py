@@ -46,14 +46,14 @@ def test_a_version_says_its_study_trial_and_digest(client):
     tags = {"embsearch.study": "clicks", "embsearch.trial": "7", "embsearch.model_digest": "d" * 64}
     client.create_model_version("shop", "file:///nowhere", tags=tags)
     client.set_registered_model_alias("shop", "champion", "1")
-    for uri in ("models:/shop/1", "models:/shop@champion"):
+    for uri in ("shop/1", "shop@champion", "models:/shop/1", "models:/shop@champion"):
         assert of_version(client, uri) == Origin("clicks", 7, digest="d" * 64)
 
 
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("models:/shop", "expected models:/NAME/VERSION"),
+        ("models:/shop", "expected NAME/VERSION"),
         ("models:/nobody/1", "nobody"),
         ("models:/bare/1", "no 'embsearch promote' made it"),
     ],

@@ -39,7 +39,7 @@ def test_files_that_may_run_code_refuse_also_where_they_were_recorded(model, nam
     (model / name).write_bytes(b"")
     found = files(model, {"MLflow": manifest(model)})
     assert not found.passed
-    assert f"{name} may run code" in found.words
+    assert f"{name}: a file that can run code" in found.words
 
 
 def test_a_model_without_safetensors_has_no_weights(model):

@@ -1,0 +1,172 @@
+"""embsearch export: the champion as a graph that runs without torch, if it is still the same model.
+
+embsearch export study=product_search format=onnx output=champion-onnx
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embsearch import __version__, disk
+from embsearch.cli.encode import read_texts
+from embsearch.cli.models import Chosen, chosen_or_champion
+from embsearch.config.schema import Config
+from embsearch.errors import ConfigError, ModelError, Refused
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from embsearch.serve.parity import Parity
+
+
+def run(config: Config) -> int:
+    """Write the folder ``output``: graph, tokenizer, manifest, README. Another model: exit code 3, and no folder."""
+    output = new_folder(config)
+    if not config.input and not (config.data.path or config.data.train):
+        raise ConfigError(
+            "export compares the graph with the model: give study=NAME for its test rows, or input=FILE"
+        )
+    texts = read_texts(config.input) if config.input else None
+
+    from embsearch.serve.exported import GRAPH, check_installed, write
+
+    check_installed(config.format)
+    model = chosen_or_champion(config)
+    if model.folder is None:
+        raise ModelError("checkpoint=untuned: export takes a saved model; name a folder, or one of the registry")
+    digest = model.digest()
+    draft = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        draft.chmod(0o755)
+        print(f"{model.label} as {config.format} ...", flush=True)
+        write(model.folder, config.format, draft)
+        parity = compared(config, model.folder, draft, texts)
+        print(words(parity, config.format))
+        refusals = parity.refusals(config.export)
+        if refusals:
+            raise Refused(f"format={config.format} is not exported: {'; '.join(refusals)}")
+        describe(draft, config, model, digest, parity)
+        disk.put(draft, output)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    size = sum(file.stat().st_size for file in output.iterdir())
+    print(
+        f"{output}: {GRAPH[config.format]} and its tokenizer, {size / 1e6:.0f} MB; its README.md says how to load it"
+    )
+    return 0
+
+
+def new_folder(config: Config) -> Path:
+    """``output``. Raises ConfigError where it is there already."""
+    if not config.output:
+        raise ConfigError("output: must be given, as output=champion-onnx; a folder is made there")
+    folder = Path(config.output).expanduser()
+    if folder.exists():
+        raise ConfigError(f"output={folder}: already there; name a new folder")
+    if not folder.parent.is_dir():
+        raise ConfigError(f"output={folder}: there is no folder {folder.parent}; make it first")
+    return folder
+
+
+def compared(config: Config, folder: Path, draft: Path, texts: list[str] | None) -> Parity:
+    """Parity on the texts of ``input``, or on the study's test rows."""
+    import torch
+
+    from embsearch.data.load import load_dataset
+    from embsearch.model import pretrained
+    from embsearch.serve.encoder import TextEncoder
+    from embsearch.serve.exported import BATCH, open_graph
+    from embsearch.serve.parity import on_rows, on_texts
+    from embsearch.worker import use_all_cores
+
+    use_all_cores()
+    graph = open_graph(draft, config.format, torch.get_num_threads())
+    fast, plain = TextEncoder.open(folder, "cpu"), pretrained.load(folder)
+
+    def exact(given: Sequence[str]) -> np.ndarray:
+        return fast(given).values
+
+    def slow(given: Sequence[str]) -> np.ndarray:
+        found: np.ndarray = plain.encode(list(given), batch_size=BATCH, show_progress_bar=False)
+        return found
+
+    if texts is not None:
+        return on_texts(texts, exact, graph, slow)
+    data = load_dataset(config.data, Path(config.home).expanduser().resolve() / "cache")
+    return on_rows(data, data.test if len(data.test) else data.valid, exact, graph, slow)
+
+
+def words(parity: Parity, kind: str) -> str:
+    """What the comparison found."""
+    auc = "" if parity.auc is None else f"AUC {parity.auc:.4f}, fp32 {parity.auc_fp32:.4f}; "
+    ratio = parity.speed / parity.speed_torch
+    return (
+        f"{parity.texts} texts: {auc}least similar vector {parity.min_cosine:.6f}; {kind} {parity.speed:.0f} "
+        f"texts/s, SentenceTransformer.encode {parity.speed_torch:.0f} ({ratio:.2f} times)"
+    )
+
+
+def describe(draft: Path, config: Config, model: Chosen, digest: str, parity: Parity) -> None:
+    """README.md, export.json with what was compared, and the sha256 of every file in manifest.json."""
+    from embsearch.track import digest as files
+
+    about = {"model": model.version.uri if model.version else model.name, "digest": digest, "format": config.format,
+             "parity": asdict(parity), "embsearch": __version__}  # fmt: skip
+    (draft / "export.json").write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    readme = README.format(
+        label=model.label, digest=digest, words=words(parity, config.format), load=LOAD[config.format]
+    )
+    (draft / "README.md").write_text(readme, encoding="utf-8")
+    found = files.manifest(draft)
+    text = json.dumps({"digest": files.digest(found), "files": found}, indent=1) + "\n"
+    (draft / "manifest.json").write_text(text, encoding="utf-8")
+
+
+_ONNX = """session = onnxruntime.InferenceSession(folder + "/{file}", providers=["CPUExecutionProvider"])
+
+
+def run(ids, mask):
+    return session.run(None, {{"input_ids": ids, "attention_mask": mask}})[0]"""
+_OPENVINO = """fp32 = {"INFERENCE_PRECISION_HINT": "f32"}  # not bf16, where the CPU has it
+model = openvino.Core().compile_model(folder + "/model.xml", "CPU", fp32)
+
+
+def run(ids, mask):
+    return model([ids, mask])[0]"""
+LOAD = {
+    "onnx": ("onnxruntime", _ONNX.format(file="model.onnx")),
+    "int8": ("onnxruntime", _ONNX.format(file="model_int8.onnx")),
+    "openvino": ("openvino", _OPENVINO),
+}
+README = """# {label}
+
+Texts to vectors of length 1 without torch. Written by embsearch from the model with sha256 {digest}.
+Compared when it was written: {words}.
+
+```python
+import numpy as np
+import {load[0]}
+from tokenizers import Tokenizer
+
+folder = "."
+tokenizer = Tokenizer.from_file(folder + "/tokenizer.json")  # cuts and pads as the model was trained
+{load[1]}
+
+
+def encode(texts):
+    rows = tokenizer.encode_batch(texts)
+    ids, mask = (np.array([getattr(row, name) for row in rows], np.int64) for name in ("ids", "attention_mask"))
+    return run(ids, mask)
+
+
+print(encode(["running shoes"]).shape)
+```
+
+`manifest.json` has the sha256 of every file, `export.json` the model and the comparison.
+"""

@@ -1,0 +1,83 @@
+"""embsearch serve: the champion behind HTTP, pinned to the version that it is now.
+
+embsearch serve study=product_search
+curl http://127.0.0.1:8000/invocations -H 'content-type: application/json' -d '{"inputs": ["running shoes"]}'
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+
+from embsearch.cli.models import Chosen, chosen_or_champion
+from embsearch.config.schema import Config
+from embsearch.errors import ConfigError, ModelError
+
+
+def run(config: Config) -> int:
+    """Check the files, load them, listen until Ctrl-C or SIGTERM."""
+    listening = listen(config)
+    model = chosen_or_champion(config)
+    if model.folder is None:
+        raise ModelError("checkpoint=untuned: serve takes a saved model; name a folder, or one of the registry")
+    digest = model.digest()
+    print(told(model, digest), flush=True)
+
+    import uvicorn
+
+    from embsearch.serve.app import Served, make
+    from embsearch.worker import use_all_cores
+
+    use_all_cores()
+    number = model.version.version if model.version else None
+    app, batcher = make(Served(model.folder, digest, names(model), number), config.serve, config.device)
+    address = f"http://{listening.getsockname()[0]}:{listening.getsockname()[1]}"
+    print(f"listening on {address}: POST /invocations, POST /v1/embeddings, GET /ping, GET /version; Ctrl-C ends it")
+    body = '{"inputs": ["running shoes"]}'
+    print(f"try:   curl {address}/invocations -H 'content-type: application/json' -d '{body}'", flush=True)
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, lambda *_: None)  # uvicorn's answer to both; it raises them again at its end
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, limit_concurrency=config.serve.max_waiting,
+            timeout_graceful_shutdown=10, server_header=False,
+        )
+    )  # fmt: skip
+    server.run(sockets=[listening])
+    batcher.close()
+    print("ended", flush=True)
+    return 0
+
+
+def told(model: Chosen, digest: str) -> str:
+    """What is served, and for how long that holds."""
+    if model.version is None:
+        return f"{model.label}: sha256 {digest[:12]} over its files; not registered, so nothing to compare it with"
+    return (
+        f"{model.name} is version {model.version.version}; its files are those registered (sha256 {digest[:12]}). "
+        "An alias that moves later changes nothing here: start again for that"
+    )
+
+
+def names(model: Chosen) -> tuple[str, ...]:
+    """The words for the model that a request may use."""
+    if model.version is None:
+        return (model.name,)
+    return tuple(dict.fromkeys((f"{model.version.name}/{model.version.version}", model.name, model.version.name)))
+
+
+def listen(config: Config) -> socket.socket:
+    """The socket, taken before the model is loaded. Raises ConfigError."""
+    serve = config.serve
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(serve.host, serve.port, type=socket.SOCK_STREAM)[0]
+        taken = socket.socket(family, kind)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+        taken.listen(128)  # bound alone, another server could bind it too
+    except OSError as error:
+        raise ConfigError(
+            f"serve.host={serve.host} serve.port={serve.port}: {error.strerror or error}; expected an address of "
+            "this machine and a free port, or serve.port=0 for any"
+        ) from error
+    return taken
