@@ -16,7 +16,7 @@ from embsearch.errors import EmbsearchError, UserError
 from embsearch.history import Run, Trial
 from embsearch.launch.base import Launcher, Message, Task
 from embsearch.registry import looks
-from embsearch.search.confirm import Confirmed, affordable
+from embsearch.search.confirm import Confirmed, affordable, too_small
 from embsearch.stopping import STOPPED, Interrupted
 from embsearch.track.digest import digest, manifest
 from embsearch.values import Measurement, Segment, record
@@ -43,7 +43,10 @@ class Ending:
         trials.sort(key=lambda t: (-(t.best or 0.0), t.number))
         spent = sum(t.texts_seen for t in study.trials.values())
         top, seeds = affordable(config.confirm, spent, config.train.texts)
-        if config.launcher.name == "replay" or not trials or not top:
+        if config.launcher.name == "replay" or not trials:
+            return []
+        if not top:
+            study.say(f"the best are not trained again: {too_small(config.confirm)}")
             return []
         lost = {(e["trial"], e["seed"]) for e in study.folder.log_of_kind("unconfirmed")}
         fresh = [config.study.seeds + i for i in range(seeds)]

@@ -8,7 +8,7 @@ from textwrap import wrap
 
 from embsearch.config.schema import Config
 from embsearch.report.live import clock, reads
-from embsearch.search.confirm import affordable
+from embsearch.search.confirm import affordable, too_small
 from embsearch.search.plan import BATCH, Draw, Machine, Plan
 
 LEFT, WIDTH = 12, 80
@@ -96,8 +96,7 @@ def _confirm(config: Config, plan: Plan) -> str:
     spent = plan.mean(lambda d: d.texts)
     top, seeds = affordable(config.confirm, round(spent), config.train.texts)
     if not top:
-        few = f"the search is too small for it (confirm.share={config.confirm.share})"
-        return f"the best are not trained again: {few if config.confirm.top_k else 'confirm.top_k=0'}"
+        return f"the best are not trained again: {too_small(config.confirm)}"
     texts = top * seeds * config.train.texts
     return (
         f"the best {top if top > 1 else 'one'} again with {seeds} fresh seed{'s' * (seeds > 1)}: {texts:,} texts, "

@@ -42,7 +42,7 @@ def affordable(asked: ConfirmConfig, spent: int, texts: int) -> tuple[int, int]:
     for, at ``texts`` a run; (0, 0) where it pays for less than two runs. One seed would say nothing."""
     if not asked.top_k or not asked.seeds:
         return 0, 0
-    runs = asked.top_k * asked.seeds if asked.share is None else int(asked.share * spent / texts)
+    runs = asked.top_k * asked.seeds if asked.share is None else round(asked.share * spent / texts)
     ways = [
         (top, seeds)
         for top in range(1, asked.top_k + 1)
@@ -50,6 +50,13 @@ def affordable(asked: ConfirmConfig, spent: int, texts: int) -> tuple[int, int]:
         if top * seeds <= runs
     ]
     return max(ways, key=lambda way: (way[0] * way[1], way[0]), default=(0, 0))
+
+
+def too_small(asked: ConfirmConfig) -> str:
+    """Why nothing is affordable."""
+    if not asked.top_k or not asked.seeds:
+        return f"confirm.top_k={asked.top_k}, confirm.seeds={asked.seeds}"
+    return f"the search is too small for it (confirm.share={asked.share:g})"
 
 
 def choose(confirmed: Sequence[Confirmed]) -> int | None:

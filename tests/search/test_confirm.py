@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from embsearch.config.schema import ConfirmConfig
-from embsearch.search.confirm import Confirmed, affordable, choose
+from embsearch.search.confirm import Confirmed, affordable, choose, too_small
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,13 @@ def test_without_a_share_all_are_trained_and_with_top_k_0_none():
     assert affordable(ConfirmConfig(share=None), spent=0, texts=100) == (3, 3)
     assert affordable(ConfirmConfig(top_k=0), spent=10_000, texts=100) == (0, 0)
     assert affordable(ConfirmConfig(top_k=2, seeds=1, share=None), spent=0, texts=100) == (2, 1)
+
+
+def test_the_nearest_number_of_trainings_counts_and_too_few_are_said():
+    assert affordable(ConfirmConfig(), spent=380, texts=100) == (1, 2)
+    assert affordable(ConfirmConfig(), spent=290, texts=100) == (0, 0)
+    assert too_small(ConfirmConfig()) == "the search is too small for it (confirm.share=0.5)"
+    assert too_small(ConfirmConfig(top_k=0)) == "confirm.top_k=0, confirm.seeds=3"
 
 
 def test_the_choice_is_by_the_mean_and_luck_is_what_the_search_promised_too_much():
