@@ -53,7 +53,7 @@ class Ending:
         runs = [(trial, seed) for trial in trials[:top] for seed in fresh if (trial.number, seed) not in lost]
         todo = {(t.number, s): self._next_segment(t, s) for t, s in runs if not t.nth(s).last}
         if todo:
-            study.say(f"training the best {len(trials[:top])} again with {seeds} fresh seeds each")
+            study.say(f"training the best {top if top > 1 else 'one'} again with {seeds} fresh seeds")
         self._work(todo, self._took_segment, lambda key: f"trial {key[0]} with seed {key[1]}")
         found = []
         for trial in trials[:top]:

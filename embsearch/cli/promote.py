@@ -37,8 +37,8 @@ def run(config: Config) -> int:
     print(f"{version.name} version {version.version} {words}: models:/{version.name}@champion")
     name = same_study(config)
     print(f"next:  echo 'some text' | embsearch encode {name}     vectors from the champion")
-    print(f"       embsearch evaluate {name} checkpoint=champion")
-    print(f"       embsearch rollback {name}     back to the champion before")
+    print(f"       embsearch serve {name}      the champion behind HTTP")
+    print(f"       embsearch history {name}    every champion there was; 'embsearch rollback' goes back")
     return 0
 
 

@@ -18,5 +18,9 @@ def run(config: Config) -> int:
         print(f"{'ok   ' if found.sound else 'WRONG'}  {found.what}: {found.words}", flush=True)
     if unsound:
         raise Refused(f"{unsound} of {every} are not what was registered")
-    print(f"{every} versions" if every else "no model is registered here yet; 'embsearch promote' registers one")
+    print(
+        f"{every} version{'s' * (every > 1)}"
+        if every
+        else "no model is registered here yet; 'embsearch promote' registers one"
+    )
     return 0

@@ -12,7 +12,7 @@ from embsearch.report.live import failures, short
 from embsearch.report.models import Models
 from embsearch.report.ranges import at_end, wider
 from embsearch.report.record import BEST, DEFAULT, UNTUNED, Course, Record
-from embsearch.report.result import warnings
+from embsearch.report.result import luck, warnings
 from embsearch.values import Interval
 
 FEW = 20  # complete trials, below which importances and interactions are guesses
@@ -150,7 +150,7 @@ def _luck(record: Record) -> Iterator[Finding]:
     text = (
         f"Trained again with {len(values)} fresh seeds, trial {one['trial']}'s configuration has validation "
         f"{record.objective} {mean:.4f} ({min(values):.4f} to {max(values):.4f}) instead of {one['value']:.4f}: "
-        f"{one['value'] - mean:+.4f} was luck."
+        f"{luck(one['value'] - mean)}."
     )
     highest = max(confirmed, key=lambda c: float(c["value"]))
     if highest["trial"] != one["trial"]:

@@ -60,8 +60,13 @@ def confirmed_line(one: Mapping[str, Any], objective: str) -> str:
     each = ", ".join(f"{value:.4f}" for value in one["values"])
     return (
         f"again: trial {one['trial']}, {objective} {one['value']:.4f} in the search, {mean:.4f} with "
-        f"{len(one['values'])} fresh seeds ({each}): {one['value'] - mean:+.4f} was luck"
+        f"{len(one['values'])} fresh seeds ({each}): {luck(one['value'] - mean)}"
     )
+
+
+def luck(bias: float) -> str:
+    """What the difference between a value in the search and the mean of fresh seeds means."""
+    return f"{bias:.4f} of it was luck" if bias > 0 else "it was not luck"
 
 
 def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -143,5 +143,5 @@ def test_fresh_seeds_say_how_much_of_the_winner_was_luck_and_who_looked_better()
         {"trial": 3, "value": 0.95, "values": [0.94, 0.942]}, {"trial": 4, "value": 0.96, "values": [0.93, 0.932]}
     ]}  # fmt: skip
     (finding,) = _luck(study)
-    assert "validation auc 0.9410 (0.9400 to 0.9420) instead of 0.9500: +0.0090 was luck" in finding.text
+    assert "validation auc 0.9410 (0.9400 to 0.9420) instead of 0.9500: 0.0090 of it was luck" in finding.text
     assert "Trial 4 had 0.9600, but a lower mean, 0.9310" in finding.text
