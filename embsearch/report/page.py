@@ -111,11 +111,13 @@ def _spent(record: Record) -> str:
     counts = Counter(trial.state for trial in record.trials.values())
     words = ", ".join(f"{n} {name}" for name, n in counts.items())
     full = len(record.courses) * record.config.train.texts
-    share = f", {record.texts / full:.0%} of what training every trial to its end would take" if full else ""
+    searched, fresh = record.texts - record.fresh_texts, record.fresh_texts
+    share = f", {searched / full:.0%} of what training every trial to its end would take" if full else ""
+    again = f", and {fresh:,} more with fresh seeds" if fresh else ""
     ended = f" It ended by {record.result['why']}." if record.result is not None else ""
     return (
-        f"{len(record.courses)} trials ({words}) in {clock(record.seconds)}, {record.texts:,} texts trained "
-        f"on{share}; scheduler {record.config.scheduler.name}, sampler {record.config.sampler.name}.{ended}"
+        f"{len(record.courses)} trials ({words}) in {clock(record.seconds)}, {searched:,} texts trained "
+        f"on{share}{again}; scheduler {record.config.scheduler.name}, sampler {record.config.sampler.name}.{ended}"
     )
 
 

@@ -64,13 +64,12 @@ class Course:
         """Those of the run with the first seed, by rung."""
         return [e for e in self.evaluations if e.seed == 0]
 
-    @property
-    def texts(self) -> int:
-        """Texts trained on, by all of the trial's runs."""
+    def texts(self, seed: int = 0) -> int:
+        """Texts trained on, by the trial's runs from this seed on."""
         runs: dict[int, int] = {}
         for one in self.evaluations:
             runs[one.seed] = max(runs.get(one.seed, 0), one.texts)
-        return sum(runs.values())
+        return sum(texts for at, texts in runs.items() if at >= seed)
 
     def texts_at(self, step: float) -> float:
         """How many texts the run had seen at a step."""
@@ -168,7 +167,12 @@ class Record:
     @property
     def texts(self) -> int:
         """Texts trained on in the whole study."""
-        return sum(course.texts for course in self.courses.values())
+        return sum(course.texts() for course in self.courses.values())
+
+    @property
+    def fresh_texts(self) -> int:
+        """Those of them that the best were trained on again, after the search."""
+        return sum(course.texts(self.config.study.seeds) for course in self.courses.values())
 
     def progress(self) -> list[tuple[float, int, float]]:
         """(seconds, texts trained on, best objective) by then, at every evaluation that raised the best; the first

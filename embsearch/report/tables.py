@@ -67,7 +67,7 @@ def _trials(record: Record, courses: Sequence[Course], shown: Sequence[Course], 
             "so_far": _rounded(best[1] if math.isfinite(best[1]) else None),
             "there": _rounded(course.trial.values.get(rung)),
             "rung": course.trial.rung,
-            "texts": course.texts,
+            "texts": course.texts(),
         }
         row |= {f"p{i}": _axis(value) for i, value in enumerate(course.axes.values())}
         rows.append(row)
