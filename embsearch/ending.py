@@ -52,6 +52,9 @@ class Ending:
         fresh = [config.study.seeds + i for i in range(seeds)]
         runs = [(trial, seed) for trial in trials[:top] for seed in fresh if (trial.number, seed) not in lost]
         todo = {(t.number, s): self._next_segment(t, s) for t, s in runs if not t.nth(s).last}
+        for trial, seed in runs:
+            if trial.nth(seed).last:  # a process died between its last line and this
+                shutil.rmtree(study.folder.run(trial.number, seed), ignore_errors=True)
         if todo:
             study.say(f"training the best {top if top > 1 else 'one'} again with {seeds} fresh seeds")
         self._work(todo, self._took_segment, lambda key: f"trial {key[0]} with seed {key[1]}")
@@ -96,6 +99,9 @@ class Ending:
                 raise UserError(
                     f"trial {number}: {message['message']}: free some space and run the same command again"
                 )
+            if message["failure"] == "checkpoint":  # from the base weights, then
+                shutil.rmtree(folder, ignore_errors=True)
+                return self._next_segment(trial, seed)
             study.log("unconfirmed", trial=number, seed=seed, failure=message["failure"], message=message["message"])
             study.say(f"trial {number} with seed {seed}: {message['failure']}: {message['message'].splitlines()[0]}")
             shutil.rmtree(folder, ignore_errors=True)

@@ -284,17 +284,15 @@ class StudyMirror:
 
     def _confirmed(self, event: Event) -> None:
         """What fresh seeds say of a trial's configuration stands beside its value in the search."""
-        found = {
-            "confirmed/mean": event["mean"],
-            "confirmed/luck": event["luck"],
-            "confirmed/seeds": len(event["values"]),
-        }
+        found = {"mean": event["mean"], "luck": event["luck"], "seeds": len(event["values"])}
         again = sum(trial == event["trial"] for trial, _ in self.tested)
         points = {
             f"confirmed/{key}": Point(f"confirmed/{key}", float(value), event["time"], again)
             for key, value in found.items()
         }
         self.tested.append((event["trial"], points))
+        for key, value in found.items():
+            self.points.add(f"confirmed/{key} by trial", value, event["time"], event["trial"])
 
     def _promoted(self, event: Event) -> None:
         if event.get("refused"):

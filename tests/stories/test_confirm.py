@@ -45,7 +45,9 @@ def test_it_is_said_and_done_once(confirmed, capsys):
     assert len(confirmed.events("confirmed")) == 2
 
 
-def test_killed_while_it_confirms_it_goes_on_and_finds_the_same(home, confirmed):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_killed_while_it_confirms_it_goes_on_and_finds_the_same(home, confirmed, damaged):
+    """Also where a checkpoint was cut: that run begins again."""
     process = home.start("search", *AGAIN)
     deadline = time.monotonic() + 300
     while not any(home.seen("repeated", n) for n in range(6) if (home.study / f"trials/t{n:04d}").exists()):
@@ -55,6 +57,10 @@ def test_killed_while_it_confirms_it_goes_on_and_finds_the_same(home, confirmed)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not home.seen("closed")
+    cut = list(home.study.glob("trials/t*/seed*/checkpoint.safetensors"))
+    assert cut
+    for checkpoint in cut if damaged else []:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     assert home.run("search", *AGAIN) == 0
     assert home.values() == confirmed.values()
     keys = ("best", "table", "confirmed", "counts")

@@ -126,3 +126,15 @@ def test_in_the_studys_curve_a_trial_that_ended_on_few_rows_gives_way(tmp_path: 
     study.fold(LogTail(log.path).read())
     assert [p.value for p in study.points.waiting] == [0.95, 0.90, 0.90]
     assert study.best_trial == 1
+
+
+def test_what_fresh_seeds_say_stands_at_the_trial_and_in_the_study() -> None:
+    study = StudyMirror()
+    study.fold([{
+        "kind": "confirmed", "time": 7, "trial": 3, "value": 0.95, "values": [0.93, 0.94], "mean": 0.935,
+        "luck": 0.015,
+    }])  # fmt: skip
+    ((trial, points),) = study.tested
+    assert trial == 3
+    assert points["confirmed/luck"] == Point("confirmed/luck", 0.015, 7, 0)
+    assert Point("confirmed/mean by trial", 0.935, 7, 3) in study.points.waiting
