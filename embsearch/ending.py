@@ -7,7 +7,9 @@ Like the search, it holds no state that the logs do not: killed anywhere, it goe
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from embsearch.config.build import to_dict
@@ -36,34 +38,36 @@ class Ending:
     # ---- the best once more ----------------------------------------------------------------
 
     def confirm(self) -> list[Confirmed]:
-        """The best configurations with the values of fresh seeds, the best by their mean first."""
+        """The best configurations with the values of fresh seeds, the best by their mean first. Those of a study that
+        was extended are among them with what they have."""
         study = self.study
         config, name = study.config, study.config.evaluate.objective
         trials = [t for t in study.trials.in_state("complete") if t.best is not None]
         trials.sort(key=lambda t: (-(t.best or 0.0), t.number))
-        spent = sum(t.texts_seen for t in study.trials.values())
+        spent = sum(t.texts_seen * t.searched for t in study.trials.values())
         top, seeds = affordable(config.confirm, spent, config.train.texts)
         if config.launcher.name == "replay" or not trials:
             return []
         if not top:
             study.say(f"the best are not trained again: {too_small(config.confirm)}")
-            return []
-        lost = {(e["trial"], e["seed"]) for e in study.folder.log_of_kind("unconfirmed")}
-        fresh = [config.study.seeds + i for i in range(seeds)]
-        runs = [(trial, seed) for trial in trials[:top] for seed in fresh if (trial.number, seed) not in lost]
-        todo = {(t.number, s): self._next_segment(t, s) for t, s in runs if not t.nth(s).last}
+        runs = [(t, t.searched + i) for t in trials[:top] for i in range(seeds)]
+        lost = self._lost()
+        todo = {
+            (t.number, s): self._next_segment(t, s) for t, s in runs if not t.nth(s).last and s not in lost[t.number]
+        }
         for trial, seed in runs:
             if trial.nth(seed).last:  # a process died between its last line and this
                 shutil.rmtree(study.folder.run(trial.number, seed), ignore_errors=True)
         if todo:
             study.say(f"training the best {top if top > 1 else 'one'} again with {seeds} fresh seeds")
-        self._work(todo, self._took_segment, lambda key: f"trial {key[0]} with seed {key[1]}")
+        self._work(todo, self._took_segment, _run_words)
+        lost = self._lost()
         found = []
-        for trial in trials[:top]:
-            values = [self._value(trial.nth(s)) for s in fresh if trial.nth(s).last]
+        for trial in trials:
+            values = tuple(self._value(run) for run in trial.runs[trial.searched :] if run.last)
             if values and trial.best is not None:
-                found.append(Confirmed(trial.number, trial.best, tuple(values)))
-        found.sort(key=lambda one: (-one.mean, one.trial))
+                found.append(Confirmed(trial.number, trial.best, values, failed=len(lost[trial.number])))
+        found.sort(key=lambda one: (one.failed > 0, -one.mean, one.trial))
         known = [(e["trial"], e["values"]) for e in study.folder.log_of_kind("confirmed")]
         for one in found:
             if (one.trial, list(one.values)) not in known:
@@ -71,9 +75,18 @@ class Ending:
             study.say(f"trial {one.trial}: {name} {one.words}")
         return found
 
+    def _lost(self) -> dict[int, set[int]]:
+        """Fresh seeds that failed for good, by trial."""
+        found: dict[int, set[int]] = defaultdict(set)
+        for event in self.study.folder.log_of_kind("unconfirmed"):
+            found[event["trial"]].add(event["seed"])
+        return found
+
     def _value(self, run: Run) -> float:
-        """The best a run measured, of what was measured on all rows: else at its end."""
-        return run.values[run.rung] if self.study.readings else max(run.values.values())
+        """The best a run measured, of what was measured on as many rows as any."""
+        rows = [reading.rows for reading in self.study.readings]
+        most = max((rows[rung - 1] for rung in run.values), default=0) if rows else 0
+        return max(value for rung, value in run.values.items() if not rows or rows[rung - 1] == most)
 
     def _next_segment(self, trial: Trial, seed: int) -> Task:
         study, at = self.study, trial.nth(seed).rung
@@ -99,13 +112,13 @@ class Ending:
                 raise UserError(
                     f"trial {number}: {message['message']}: free some space and run the same command again"
                 )
-            if message["failure"] == "checkpoint":  # from the base weights, then
-                shutil.rmtree(folder, ignore_errors=True)
-                return self._next_segment(trial, seed)
+            if message["failure"] == "data":
+                raise UserError(f"trial {number}: {message['message']}\nmend it and run the same command again")
             study.log("unconfirmed", trial=number, seed=seed, failure=message["failure"], message=message["message"])
             study.say(f"trial {number} with seed {seed}: {message['failure']}: {message['message'].splitlines()[0]}")
             shutil.rmtree(folder, ignore_errors=True)
             return None
+        study.got_on(_run_words(key))
         measured = Measurement(**message["measurement"])
         run, name = trial.nth(seed), study.config.evaluate.objective
         if measured.rung not in run.values:
@@ -133,7 +146,7 @@ class Ending:
             for label, number in rows
             if self.tested.get(label, {}).get("trial", "none") != number
         }
-        self._work(todo, self._took_test, lambda key: f"the {key[0]}")
+        self._work(todo, self._took_test, lambda key: f"evaluating the {key[0]}")
         table = []
         for label, number in rows:
             validation = (study.baseline or {}) if number is None else {}
@@ -159,16 +172,16 @@ class Ending:
         if message["kind"] != "evaluated":
             raise EmbsearchError(f"evaluating the {label} on the {self.split} rows: {message['message']}")
         files = {} if number is None else manifest(study.folder.trial(number) / "model")
-        self.tested[label] = study.log(
-            "tested", label=label, trial=number, split=self.split, metrics=message["metrics"],
-            auc=message["auc"], segments=message["segments"], seconds=message["seconds"],
-            files=files, **study.measured_with(),
-        )  # fmt: skip
         if label == "best trial" and self.split == "test":
             rows = looks.test_rows(Dataset.load(study.cache))
             by = f"study {study.config.study.name}, trial {number}"
             if warning := looks.warning(looks.look(study.folder.home, rows, digest(files), by)):
                 study.say(warning)
+        self.tested[label] = study.log(
+            "tested", label=label, trial=number, split=self.split, metrics=message["metrics"],
+            auc=message["auc"], segments=message["segments"], seconds=message["seconds"],
+            files=files, **study.measured_with(),
+        )  # fmt: skip
 
     # ---- both ------------------------------------------------------------------------------
 
@@ -190,7 +203,11 @@ class Ending:
                 key, kind = running[slot], message["kind"]
                 if kind == "points":
                     took(key, message)
-                elif kind == "halted" or (kind == "died" and study.goes_out_again(what(key), message)):
+                elif kind == "halted" or (kind == "died" and study.stopping.halting):
+                    waiting.append(running.pop(slot))
+                elif study.goes_out_again(what(key), message):
+                    if message["failure"] == "checkpoint":  # from the base weights, then
+                        (Path(todo[key]["folder"]) / "checkpoint.safetensors").unlink(missing_ok=True)
                     waiting.append(running.pop(slot))
                 elif kind in ("measured", "evaluated", "failed", "died"):
                     del running[slot]
@@ -198,3 +215,7 @@ class Ending:
                     if following is not None:
                         todo[key] = following
                         waiting.insert(0, key)
+
+
+def _run_words(key: tuple[int, int]) -> str:
+    return f"trial {key[0]} with seed {key[1]}"

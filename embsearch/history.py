@@ -41,6 +41,7 @@ class Trial(Standing):
     runs: list[Run] = field(default_factory=lambda: [Run()])
     seed: int = 0  # the run that trains, or did last
 
+    searched: int = 1  # runs of the search; further ones are of fresh seeds, by which it was confirmed
     attempt: int = 0
     deaths: list[str] = field(default_factory=list)  # since it last got on
     texts_seen: int = 0
@@ -105,6 +106,8 @@ def _replay(trial: Trial, event: Event, objective: str) -> None:
     if trial.outcome is not None:  # what follows is of fresh seeds, by which the study confirms its best
         if kind == "repeated":
             _ran(trial.nth(event["seed"]), event, objective)
+        elif kind == "points":
+            trial.nth(event["seed"]).last_point = event["points"][-1][0]
         return
     trial.due = ""
     if kind == "segment":
@@ -141,7 +144,7 @@ def _replay(trial: Trial, event: Event, objective: str) -> None:
             trial.due = "fail"
     elif kind == "ended":
         trial.outcome = Outcome(event["state"], event["reason"], event["value"], event["failure"])
-        trial.state, trial.why = event["state"], event["reason"]
+        trial.state, trial.why, trial.searched = event["state"], event["reason"], len(trial.runs)
 
 
 def _turn_to(trial: Trial, seed: int) -> None:

@@ -172,7 +172,7 @@ class Study:
             for slot, message in self.wait(launcher):
                 if slot == baseline and message["kind"] in ("evaluated", "failed", "died"):
                     baseline = None
-                    if not self.goes_out_again("the untuned encoder", message):
+                    if not self.goes_out_again("evaluating the untuned encoder", message):
                         self._take_baseline(message)
                 else:
                     self._take(slot, message)
@@ -324,7 +324,7 @@ class Study:
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         model = self.folder.trial(trial.number) / "model"
-        trial.outcome, trial.why = outcome, outcome.reason
+        trial.outcome, trial.why, trial.searched = outcome, outcome.reason, len(trial.runs)
         self.trials.move(trial, outcome.state)
         self.log_trial(trial, "ended", **record(outcome), objective=trial.best,
                         model=str(model) if model.exists() else None)  # fmt: skip
@@ -334,7 +334,7 @@ class Study:
     def _clear(self, trial: Trial) -> None:
         """What only a trial that goes on needs: checkpoints, and the runs of its other seeds."""
         self._checkpoint(trial, 0).unlink(missing_ok=True)
-        for seed in range(1, self.config.study.seeds):
+        for seed in range(1, trial.searched):
             shutil.rmtree(self.folder.run(trial.number, seed), ignore_errors=True)
 
     def _checkpoint(self, trial: Trial, seed: int) -> Path:
@@ -374,13 +374,19 @@ class Study:
         return score[1] if score is not None and self._on_all_rows(score) else None
 
     def _nothing_left(self, result: dict[str, Any]) -> bool:
-        """A finished study whose budget has not been extended since."""
+        """A finished study whose budget has not been extended since, nor what confirms its best."""
+        asked = self.folder.read_locked()["config"].get("confirm")
+        if asked is not None and asked != to_dict(self.config)["confirm"]:
+            return False
         count = sum(result["counts"].values())
         return bool(budget.spent(self.config.stop, count, result["seconds"], self._best_of(result)))
 
     @staticmethod
     def _best_of(result: dict[str, Any]) -> float | None:
-        return next((r["validation"] for r in result["table"] if r["label"] == "best trial"), None)
+        """The highest value: of the winner, or of one that fresh seeds put behind it."""
+        values = [r["validation"] for r in result["table"] if r["label"] == "best trial"]
+        values += [one["value"] for one in result.get("confirmed", [])]
+        return max((value for value in values if value is not None), default=None)
 
     # ---- what the logs say -----------------------------------------------------------------
 
@@ -513,13 +519,17 @@ class Study:
         self.folder.trial_log(trial.number).append(kind, **content, spent=round(self.elapsed, 3))
 
     def goes_out_again(self, what: str, message: Message) -> bool:
-        """Whether the evaluation of ``what`` only lost its worker, and not too often."""
-        if message["kind"] != "died":
+        """Whether ``what`` only lost its worker, or its checkpoint, and not too often."""
+        if message["kind"] != "died" and message.get("failure") != "checkpoint":
             return False
         deaths = self._deaths.setdefault(what, [])
         deaths.append(message["failure"])
-        self.say(f"evaluating {what}: {message['message'].splitlines()[0]}")
+        self.say(f"{what}: {message['message'].splitlines()[0]}")
         return not is_final(message["failure"], deaths)
+
+    def got_on(self, what: str) -> None:
+        """Nothing at its place is what kills its workers."""
+        self._deaths.pop(what, None)
 
     def say(self, line: str) -> None:
         """A line for whoever watches."""

@@ -64,8 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"embsearch: {error.filename or 'disk'}: {error.strerror}; free some space or set home", file=sys.stderr
         )
         return UserError.exit_code
-    except Exception:
-        return _bug()
+    except Exception as error:
+        if type(error).__name__ not in ("MlflowException", "RestException"):  # its import takes seconds
+            return _bug()
+        print(f"embsearch: MLflow: {str(error).splitlines()[0]}; see track.uri and home", file=sys.stderr)
+        return UserError.exit_code
 
 
 def _bug() -> int:

@@ -19,6 +19,7 @@ from embsearch.registry import looks
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry.evidence import Judge, Judged
 from embsearch.track.digest import digest, manifest
+from embsearch.track.events import read_events
 from embsearch.track.mirror import study_uid
 from embsearch.track.mlflow import MlflowRecorder
 from embsearch.values import Interval
@@ -83,7 +84,14 @@ class Candidate:
 
     @cached_property
     def opened(self) -> dict[str, Any]:
-        return self.folder.log_of_kind("opened")[-1]
+        """A session in which it was trained; where those had several data, one whose data are not today's."""
+        log = read_events(self.folder.trial(self.trial) / "events.jsonl")
+        began, ended = log[0]["time"], next((e["time"] for e in log if e["kind"] == "ended"), log[-1]["time"])
+        every = self.folder.log_of_kind("opened")
+        until = [e for e in every if e["time"] <= ended] or every[:1]
+        first = max((i for i, e in enumerate(until) if e["time"] <= began), default=0)
+        trained = until[first:]
+        return next((e for e in trained if e["data"] != self.data.fingerprint), trained[-1])
 
     @cached_property
     def uid(self) -> str:

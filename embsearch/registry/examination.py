@@ -10,9 +10,11 @@ from typing import Any
 from embsearch.registry import gates, leak, promotion_run
 from embsearch.registry.candidate import Candidate
 from embsearch.registry.evidence import reloaded
-from embsearch.registry.files import files, kept_manifest
+from embsearch.registry.files import check_files, files, kept_manifest
 from embsearch.registry.gates import Gate, Rival, Scores
 from embsearch.registry.mlflow_registry import Registered
+from embsearch.track.digest import manifest
+from embsearch.track.mlflow_model import DATA
 from embsearch.values import Interval
 
 
@@ -32,8 +34,11 @@ class Examination:
 def examine(candidate: Candidate, champion: Registered | None, artifacts: Path) -> Examination:
     """Ask every gate. ``artifacts``: what MLflow would load."""
     whole = files(candidate.model, candidate.recorded | {"MLflow": kept_manifest(artifacts)})
-    if not whole.passed:
-        return Examination((whole,))
+    logged = files(artifacts / DATA, {"the study's folder": manifest(candidate.model)})
+    if not (whole.passed and logged.passed):
+        return Examination(tuple(gate for gate in (whole, logged) if not gate.passed))
+    if champion is not None:
+        check_files(champion)
     asked, config, judge = candidate.asked.promote, candidate.config, candidate.judge
     mine, untuned = judge(candidate.model), judge(None)
     rivals, theirs = [Rival("untuned encoder", untuned.scores)], untuned

@@ -66,7 +66,8 @@ def gain(rows: Judged, mine: Scores, rival: Rival, asked: PromoteConfig, seed: i
     )
     if not passed:
         queries = int(rows.query.max()) + 1
-        words += f"; on these {len(rows)} rows of {queries} queries a gain is seen from about {visible:.4f} on"
+        words += f"; on these {len(rows)} rows of {queries} queries one passes from about "
+        words += f"{visible + asked.min_gain:.4f} on"
     facts = {"against": rival.label, "their_auc": theirs, "gain": record(found), "smallest_visible": visible}
     return Gate("gain", passed, words, facts)
 

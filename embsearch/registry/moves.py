@@ -2,7 +2,7 @@
 
 MLflow keeps no history of aliases and has no compare-and-set (measured with MLflow 3.17): both are done here. A move
 is written down before it is made, so a crash leaves the old champion or the new one, never none, and whoever
-looks next can tell which. Moves on one machine are kept apart by the caller's lock; on two machines the later
+looks next can tell which. Moves from one home are kept apart by the caller's lock; between two homes the later
 one wins, and the history says so.
 """
 
@@ -26,7 +26,7 @@ HISTORY = "embsearch.history."
 
 
 class Moved(EmbsearchError):
-    """The alias points elsewhere than when the candidate was judged; the registry is unchanged."""
+    """The alias points elsewhere than when the candidate was judged; the champion is as it was."""
 
 
 def move(
@@ -48,7 +48,7 @@ def move(
         return old
     _expect(name, old, expected)
     client.get_model_version(name, str(version))  # exists, else raises before anything is changed
-    _write(client, name, {**entry, "state": "moving"})
+    number = _write(client, name, {**entry, "state": "moving"})
     if old is not None:
         client.set_registered_model_alias(name, PREVIOUS, str(old.version))
     _expect(name, by_alias(client, name, CHAMPION), expected)
@@ -58,19 +58,21 @@ def move(
         raise Moved(
             f"{name}@{CHAMPION} was set to version {version} and reads {now and now.version}: somebody else moved it"
         )
-    settle(client, name)
+    _write(client, name, _entries(client, name)[number] | {"state": "moved"}, number)
     return now
 
 
-def settle(client: MlflowClient, name: str) -> None:
-    """Say of the last move whether it was made, where the process that made it died before it could."""
+def settle(client: MlflowClient, name: str) -> dict[str, Any] | None:
+    """Say of the last move whether it was made, where the process that made it died before it could. That move, if it
+    was made."""
     entries = _entries(client, name)
     if not entries or entries[max(entries)]["state"] != "moving":
-        return
+        return None
     last = max(entries)
     now = by_alias(client, name, CHAMPION)
     made = now is not None and now.version == entries[last]["version"]
     _write(client, name, entries[last] | {"state": "moved" if made else "given up"}, last)
+    return entries[last] if made else None
 
 
 def history(client: MlflowClient, name: str) -> list[dict[str, Any]]:
@@ -90,12 +92,13 @@ def _entries(client: MlflowClient, name: str) -> dict[int, dict[str, Any]]:
     return {int(k.removeprefix(HISTORY)): json.loads(v) for k, v in tags.items() if k.startswith(HISTORY)}
 
 
-def _write(client: MlflowClient, name: str, entry: dict[str, Any], number: int | None = None) -> None:
-    """Append an entry; with a ``number`` say anew what became of that one."""
+def _write(client: MlflowClient, name: str, entry: dict[str, Any], number: int | None = None) -> int:
+    """Append an entry, or with a ``number`` say anew what became of that one; its number."""
     if number is None:
         number = max(_entries(client, name), default=-1) + 1
         entry = {"time": int(time.time() * 1000), "by": f"{getpass.getuser()}@{socket.gethostname()}", **entry}
     client.set_registered_model_tag(name, f"{HISTORY}{number}", json.dumps(entry, ensure_ascii=False))
+    return number
 
 
 def _expect(name: str, now: ModelVersion | None, expected: int | None) -> None:

@@ -31,7 +31,7 @@ def of_run(client: MlflowClient, run_id: str) -> Origin:
     return Origin(tags["embsearch.study"], int(number), uid)
 
 
-VERSION = re.compile(r"(?:models:/)?([^/@]+)(?:/(\d+)|@(\w+))")
+VERSION = re.compile(r"(?:models:/)?([^/@]+)(?:/(\d+)|@([^/@]+))")
 
 
 def is_version(checkpoint: str) -> bool:

@@ -20,6 +20,7 @@ from embsearch.registry.candidate import Candidate
 from embsearch.registry.examination import Examination, examine
 from embsearch.values import ModelVersion, record
 
+LONGEST = 4900  # characters of a description; MLflow's column has 5,000
 Card = Callable[[StudyFolder, int], str]  # of a study's trial, in Markdown
 
 
@@ -45,6 +46,8 @@ def promote(asked: Config, card: Card = lambda folder, trial: "") -> Promotion:
         trial, client = candidate.trial, candidate.client
         champion = registry.champion(client, candidate.name, candidate.models)
         if champion is not None and champion.version.digest == candidate.digest:
+            if asked.promote.dry_run:
+                return Promotion(trial, _judged_again(candidate), champion.version, already=True)
             return _already(candidate, champion.version, card)
 
         model = candidate.logged_model()
@@ -85,6 +88,8 @@ def _describe(candidate: Candidate, version: ModelVersion, card: Card) -> None:
     """Give the version its card, which names it and so is written last, where it has none yet."""
     if not candidate.client.get_model_version(version.name, str(version.version)).description:
         text = card(candidate.folder, candidate.trial)
+        if len(text) > LONGEST:  # whole sections of it
+            text = text[:LONGEST].rpartition("\n## ")[0] + "\nThe rest of it: 'embsearch card'.\n"
         candidate.client.update_model_version(version.name, str(version.version), text)
 
 
@@ -96,8 +101,11 @@ def _already(candidate: Candidate, version: ModelVersion, card: Card) -> Promoti
         with candidate.folder.hold():
             candidate.note(version=record(version))
     _describe(candidate, version, card)
-    auc = candidate.auc(candidate.judge(candidate.model))
-    return Promotion(candidate.trial, Examination((), auc), version, already=True)
+    return Promotion(candidate.trial, _judged_again(candidate), version, already=True)
+
+
+def _judged_again(candidate: Candidate) -> Examination:
+    return Examination((), candidate.auc(candidate.judge(candidate.model)))
 
 
 def _plain(found: Examination) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from embsearch.data.dataset import Judged
 from embsearch.registry import leak, plots
+from embsearch.track.mlflow_model import UID
 from embsearch.track.mlflow_store import find_experiment, quoted
 from embsearch.values import record
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from embsearch.registry.candidate import Candidate
     from embsearch.registry.examination import Examination
 
-UID = "embsearch.uid"
 TAG = "embsearch.promotion_run"  # of a version
 TRAINED = "trained_on.npy"
 
@@ -52,13 +52,22 @@ def keep(candidate: Candidate, found: Examination) -> str:
 
 def trained_on(client: MlflowClient, run_id: str | None) -> leak.Pairs | None:
     """What the promoted model of a promotion run was trained on; None where that is not known (any more)."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
     if not run_id:
         return None
     with tempfile.TemporaryDirectory(prefix="promotion.") as folder:
         try:
             pairs: leak.Pairs = np.load(client.download_artifacts(run_id, TRAINED, folder))
-        except Exception:  # the run or its artifacts were deleted, each store with its own error
+        except RequestException:  # an OSError too, but of a server that does not answer
+            raise
+        except (OSError, ValueError):
             return None
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
     return pairs
 
 

@@ -10,7 +10,7 @@ from embsearch.errors import ModelError
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry import moves
 from embsearch.registry.candidate import registered_name
-from embsearch.registry.files import files, kept_manifest
+from embsearch.registry.files import check_files
 from embsearch.values import ModelVersion
 
 
@@ -27,6 +27,9 @@ def rollback(config: Config) -> tuple[ModelVersion | None, ModelVersion]:
         found = {version.version: version for version in registry.versions(client, name)}
         if not found:
             raise ModelError(f"no model is named {name}; 'embsearch promote' registers one")
+        cut = None if config.promote.dry_run else moves.settle(client, name)
+        if cut and now and "rolled back" in cut["reason"] and config.version in (None, cut["version"]):
+            return found.get(cut["before"]), now  # this command was killed after it had moved
         number = config.version if config.version is not None else before(moves.history(client, name), name, now)
         if number not in found:
             known = ", ".join(map(str, found))
@@ -34,11 +37,7 @@ def rollback(config: Config) -> tuple[ModelVersion | None, ModelVersion]:
         if now is not None and number == now.version:
             raise ModelError(f"version={number}: is the champion of {name} already")
         target = registry.files_of(client, found[number], home / "cache" / "models")
-        whole = files(target.folder, {"MLflow": kept_manifest(target.artifacts)})
-        if not whole.passed or whole.facts["digest"] != target.version.digest:
-            raise ModelError(
-                f"{target.version.uri}: {whole.words}; it was registered as {target.version.digest[:12]}"
-            )
+        check_files(target)
         if config.promote.dry_run:
             return now, target.version
         reason = config.reason or "no reason given"

@@ -14,11 +14,11 @@ from embsearch.data.load import prepare_dataset
 from embsearch.errors import UserError
 from embsearch.evaluate.auc import roc_auc
 from embsearch.folder import StudyFolder
+from embsearch.model import pretrained
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry import moves
 from embsearch.registry.evidence import Judge
-from embsearch.registry.files import files, kept_manifest
-from embsearch.track.mlflow_model import DIGEST
+from embsearch.registry.files import check_files
 from embsearch.values import ModelVersion
 
 if TYPE_CHECKING:
@@ -68,11 +68,10 @@ def _of_model(client: MlflowClient, config: Config, name: str, every: list[Model
 def _aliased(client: MlflowClient, config: Config, version: ModelVersion, label: str) -> Found:
     try:
         found = registry.files_of(client, version, Path(config.home).expanduser().resolve() / "cache" / "models")
+        whole = check_files(found)
+        pretrained.load(found.folder)
     except UserError as error:
         return Found(label, False, str(error))
-    whole = files(found.folder, {"MLflow": kept_manifest(found.artifacts)})
-    if not whole.passed or whole.facts["digest"] != found.tags.get(DIGEST):
-        return Found(label, False, f"{whole.words}; registered as {found.tags.get(DIGEST, '')[:12]}")
     then = found.tags.get(registry.AUC)
     if then is None:
         return Found(label, True, f"{whole.words}; what it scored was not kept")

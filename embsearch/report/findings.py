@@ -143,6 +143,11 @@ def _disagreement(record: Record, models: Models | None) -> Iterator[Finding]:
 def _luck(record: Record) -> Iterator[Finding]:
     """What fresh seeds say of the winner."""
     confirmed = (record.result or {}).get("confirmed") or []
+    number = None if record.best is None else record.best.number
+    lost = [e["failure"] for e in record.of_kind("unconfirmed") if e["trial"] == number]
+    if lost:
+        yield Finding("warning", f"Trained again, the configuration of trial {number} failed with {len(lost)} fresh "
+                                 f"seeds ({', '.join(sorted(set(lost)))}): it is fragile.")  # fmt: skip
     one = next((c for c in confirmed if record.best is not None and c["trial"] == record.best.number), None)
     if one is None:
         return

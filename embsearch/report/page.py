@@ -149,7 +149,7 @@ def _trials(record: Record) -> Iterator[Mapping[str, Any]]:
             "state": state(trial),
             "best": number(trial.best),
             "rung": trial.rung,
-            "texts": f"{course.texts:,}",
+            "texts": f"{course.texts():,}",
             "params": [
                 short(active[d.path]) if d.path in active else "" for d in record.space.dimensions
             ],

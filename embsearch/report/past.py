@@ -70,7 +70,8 @@ def past(study: Record, number: int) -> Past:
     events = tuple(measured[rung] for rung in sorted(measured))
     notes = tuple(_notes(config, events, began, opened))
     machine = last.get("machine") or {}
-    readings = study.of_kind("baseline")[-1].get("readings", []) if study.of_kind("baseline") else []
+    baseline = _in_force(study.of_kind("baseline"), last)
+    readings = baseline.get("readings", []) if baseline else []
     queries = tuple(reading["queries"] for reading in readings)
     return Past(study.name, number, config, events, opened, machine, folder / "model", notes, queries)
 

@@ -61,6 +61,7 @@ def confirmed_line(one: Mapping[str, Any], objective: str) -> str:
     return (
         f"again: trial {one['trial']}, {objective} {one['value']:.4f} in the search, {mean:.4f} with "
         f"{len(one['values'])} fresh seeds ({each}): {luck(one['value'] - mean)}"
+        + (f"; {one['failed']} more failed" if one.get("failed") else "")
     )
 
 

@@ -21,6 +21,7 @@ class Confirmed:
     trial: int
     value: float
     values: tuple[float, ...]
+    failed: int = 0  # fresh seeds that came to no end: diverged, out of memory, ...
 
     @property
     def mean(self) -> float:
@@ -34,7 +35,8 @@ class Confirmed:
     @property
     def words(self) -> str:
         each = ", ".join(f"{value:.4f}" for value in self.values)
-        return f"{self.value:.4f} in the search, {self.mean:.4f} with fresh seeds ({each})"
+        failed = f"; {self.failed} more failed" if self.failed else ""
+        return f"{self.value:.4f} in the search, {self.mean:.4f} with fresh seeds ({each}){failed}"
 
 
 def affordable(asked: ConfirmConfig, spent: int, texts: int) -> tuple[int, int]:
@@ -60,5 +62,6 @@ def too_small(asked: ConfirmConfig) -> str:
 
 
 def choose(confirmed: Sequence[Confirmed]) -> int | None:
-    """The trial with the best mean; None where nothing was confirmed."""
-    return max(confirmed, key=lambda one: one.mean).trial if confirmed else None
+    """The trial with the best mean, of those whose seeds all came to their end if there are any; None where nothing
+    was confirmed."""
+    return max(confirmed, key=lambda one: (not one.failed, one.mean)).trial if confirmed else None

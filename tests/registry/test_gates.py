@@ -37,7 +37,7 @@ def test_a_gain_that_is_told_from_chance_passes_and_one_that_is_not_says_what_co
     assert not same.passed
     width = same.facts["gain"]["high"] - same.facts["gain"]["low"]
     assert same.facts["smallest_visible"] == pytest.approx(width / 2)
-    assert f"a gain is seen from about {width / 2:.4f} on" in same.words
+    assert f"one passes from about {width / 2:.4f} on" in same.words
 
 
 def test_a_gain_must_lie_above_the_least_that_is_asked(rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from embsearch.config.schema import DataConfig, SplitConfig
 from embsearch.data.load import load_dataset
 from embsearch.registry import leak, looks
+from embsearch.registry.candidate import Candidate
 from embsearch.registry.files import files
 from embsearch.track.digest import manifest
+from embsearch.track.events import EventLog, read_events
 
 
 @pytest.fixture
@@ -78,3 +81,28 @@ def test_looks_count_models_not_how_often_and_warn_from_the_third(tmp_path, spli
     assert looks.look(tmp_path, others, "a", "a study") == 1
     assert not looks.warning(2)
     assert looks.warning(3).startswith("3 models have been judged by these test rows")
+
+
+@pytest.mark.parametrize(("trained_in", "data"), [((0, 0), "old"), ((0, 1), "old"), ((1, 1), "new")])
+def test_a_trial_of_a_study_that_went_on_with_other_data_stands_for_those_it_was_trained_on(
+    tmp_path, trained_in, data
+):
+    """``trained_in``: the sessions in which the trial began and ended; the second one has other data."""
+    clock = SimpleNamespace(time=lambda: clock.now, now=0.0)
+    study = EventLog(tmp_path / "events.jsonl", clock)
+    trial = EventLog(tmp_path / "t" / "events.jsonl", clock)
+    for session, fingerprint in enumerate(("old", "new")):
+        clock.now = 100.0 * session + 1
+        study.append("opened", data=fingerprint)
+        clock.now += 10
+        if trained_in[0] == session:
+            trial.append("created", trial=0)
+        clock.now += 10
+        if trained_in[1] == session:
+            trial.append("ended", state="complete")
+    folder = SimpleNamespace(
+        trial=lambda number: tmp_path / "t",
+        log_of_kind=lambda kind: [e for e in read_events(study.path) if e["kind"] == kind],
+    )
+    asked = SimpleNamespace(folder=folder, trial=0, data=SimpleNamespace(fingerprint="new"))
+    assert Candidate.opened.func(asked)["data"] == data

@@ -34,3 +34,10 @@ def test_the_choice_is_by_the_mean_and_luck_is_what_the_search_promised_too_much
     assert choose([lucky, steady]) == 5
     assert lucky.luck == pytest.approx(0.03)
     assert choose([]) is None
+
+
+def test_a_configuration_that_failed_with_a_fresh_seed_is_chosen_only_where_all_did():
+    fragile, steady = Confirmed(3, 0.97, (0.97,), failed=2), Confirmed(5, 0.96, (0.95, 0.955))
+    assert choose([fragile, steady]) == 5
+    assert choose([fragile]) == 3
+    assert fragile.words.endswith("(0.9700); 2 more failed")

@@ -136,6 +136,10 @@ def test_test_rows_that_the_champion_was_trained_on_are_refused_and_there_and_ba
     client = client_of(shop)
     assert registry.by_alias(client, "s", "champion").version == 1
     assert registry.by_alias(client, "s", "previous").version == 2
+    last = max(moves._entries(client, "s"))  # as a kill leaves it that came right after the move
+    moves._write(client, "s", moves._entries(client, "s")[last] | {"state": "moving"}, last)
+    assert shop.run("rollback", *words) == 0
+    assert registry.by_alias(client, "s", "champion").version == 1
     capsys.readouterr()
     assert shop.run("history", "track=mlflow") == 0
     said = capsys.readouterr().out
