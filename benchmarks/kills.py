@@ -35,9 +35,9 @@ from embsearch.config.schema import Config, StudyConfig, TrackConfig
 from embsearch.model import pretrained
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry import moves
-from embsearch.registry.files import files, kept_manifest
 from embsearch.track.mlflow_model import DIGEST, log_model
 from embsearch.track.mlflow_store import find_experiment
+from embsearch.track.unaltered import check
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "kills.json"
@@ -84,7 +84,7 @@ def run(home: Path, model: str, kills: int, every: int = 1) -> dict[str, Any]:
     for number in range(kills):
         killed(config, models, seen[-1]["version"], after=draw.uniform(0, 1.2 * one))
         seen.append(look(config, load=number % 20 == 0))
-    check(seen)
+    check_history(seen)
     return {"kills": steps + kills, "steps": steps, "moves": len(seen[-1]["history"]), "seconds a move": one}
 
 
@@ -176,9 +176,7 @@ def look(config: Config, load: bool = False) -> dict[str, Any]:
         client = registry.registry(config)
         found = registry.champion(client, NAME, Path(config.home) / "cache")
         assert found is not None, "no champion"
-        whole = files(found.folder, {"MLflow": kept_manifest(found.artifacts)})
-        assert whole.passed, whole.words
-        assert whole.facts["digest"] == found.version.digest
+        check(found.folder, found.version.digest)
         if load:
             assert pretrained.load(found.folder).encode(["red shoe"], show_progress_bar=False).shape[0] == 1
         return {"version": found.version.version, "history": moves.history(client, NAME)}
@@ -186,7 +184,7 @@ def look(config: Config, load: bool = False) -> dict[str, Any]:
     return other(ask)
 
 
-def check(seen: list[dict[str, Any]]) -> None:
+def check_history(seen: list[dict[str, Any]]) -> None:
     """Every change of champion that anybody saw is in the history, and nothing else."""
     champions = [seen[0]["version"]]
     for one in seen:

@@ -26,7 +26,7 @@ from embsearch import probe
 from embsearch.config.build import build
 from embsearch.config.schema import Config, ModelConfig
 from embsearch.data.dataset import Dataset, Judged, subset
-from embsearch.data.tokenise import Tokens, cached, tokenise
+from embsearch.data.tokenise import Tokens, cached
 from embsearch.errors import EmbsearchError, UserError
 from embsearch.evaluate.bootstrap import auc_interval
 from embsearch.evaluate.early import readings
@@ -35,7 +35,6 @@ from embsearch.evaluate.score import by_segment, score, score_pool, similarity
 from embsearch.launch.base import Message, Task
 from embsearch.model import pretrained
 from embsearch.model.device import Compute, choose, is_out_of_memory
-from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
 from embsearch.track.environment import here
 from embsearch.trial import trial, vectors_of
@@ -237,15 +236,6 @@ def evaluate(
     if keep is not None:
         examine(rows, ids, vectors, scores).save(keep)
     return found
-
-
-def encode(texts: list[str], folder: Path, config: Config) -> np.ndarray:
-    """(len(texts), E) float32 vectors of a saved model, in fp32 as ``SentenceTransformer.encode`` gives."""
-    use_all_cores()
-    compute = choose(config.device, "fp32")
-    encoder = Encoder(pretrained.load(folder, str(compute.device)))
-    tokens = tokenise(texts, encoder.model.tokenizer, encoder.model.max_seq_length)
-    return embed(encoder, tokens, np.arange(len(texts)), compute)
 
 
 def use_all_cores() -> None:

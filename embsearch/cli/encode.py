@@ -25,9 +25,11 @@ def run(config: Config) -> int:
     if model.folder is None:
         raise ModelError("checkpoint=untuned: encode takes a saved model; name a folder, or one of the registry")
 
-    from embsearch.worker import encode
+    from embsearch.serve.encoder import TextEncoder
+    from embsearch.worker import use_all_cores
 
-    vectors = encode(texts, model.folder, config)
+    use_all_cores()
+    vectors = TextEncoder.open(model.folder, config.device)(texts).values
     if output is not None and output.suffix == ".npy":
         import numpy as np
 

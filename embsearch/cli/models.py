@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, EmbsearchError, ModelError, did_you_mean
 from embsearch.folder import StudyFolder
-from embsearch.serve.unaltered import check
+from embsearch.registry.origin import VERSION
+from embsearch.track.unaltered import check
 from embsearch.values import ModelVersion
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-REGISTERED = re.compile(r"(?:models:/)?([^/@]+)(?:@([^/@]+)|/(\d+))")
 UNTUNED = "untuned"
 
 
@@ -76,8 +75,8 @@ def named(config: Config, words: str) -> Chosen:
     folder = Path(words).expanduser()
     if (folder / "modules.json").exists():
         return Chosen(str(folder), folder, folder.resolve().name)
-    if (found := REGISTERED.fullmatch(words)) and not folder.exists():
-        return _registered(config, words, found[1], found[2], int(found[3]) if found[3] else None)
+    if (found := VERSION.fullmatch(words)) and not folder.exists():
+        return _registered(config, words, found[1], found[3], int(found[2]) if found[2] else None)
     raise ModelError(
         f"checkpoint={words}: no sentence-transformers model here (modules.json is missing); "
         "give a trial's model folder, champion, or NAME@ALIAS or NAME/VERSION of the registry"

@@ -10,11 +10,12 @@ from typing import Any
 from embsearch.registry import gates, leak, promotion_run
 from embsearch.registry.candidate import Candidate
 from embsearch.registry.evidence import reloaded
-from embsearch.registry.files import check_files, files, kept_manifest
+from embsearch.registry.files import files
 from embsearch.registry.gates import Gate, Rival, Scores
 from embsearch.registry.mlflow_registry import Registered
 from embsearch.track.digest import manifest
 from embsearch.track.mlflow_model import DATA
+from embsearch.track.unaltered import check, kept_manifest
 from embsearch.values import Interval
 
 
@@ -38,7 +39,7 @@ def examine(candidate: Candidate, champion: Registered | None, artifacts: Path) 
     if not (whole.passed and logged.passed):
         return Examination(tuple(gate for gate in (whole, logged) if not gate.passed))
     if champion is not None:
-        check_files(champion)
+        check(champion.folder, champion.version.digest)
     asked, config, judge = candidate.asked.promote, candidate.config, candidate.judge
     mine, untuned = judge(candidate.model), judge(None)
     rivals, theirs = [Rival("untuned encoder", untuned.scores)], untuned

@@ -10,7 +10,7 @@ from embsearch.errors import ModelError
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry import moves
 from embsearch.registry.candidate import registered_name
-from embsearch.registry.files import check_files
+from embsearch.track.unaltered import check
 from embsearch.values import ModelVersion
 
 
@@ -37,7 +37,7 @@ def rollback(config: Config) -> tuple[ModelVersion | None, ModelVersion]:
         if now is not None and number == now.version:
             raise ModelError(f"version={number}: is the champion of {name} already")
         target = registry.files_of(client, found[number], home / "cache" / "models")
-        check_files(target)
+        check(target.folder, target.version.digest)
         if config.promote.dry_run:
             return now, target.version
         reason = config.reason or "no reason given"

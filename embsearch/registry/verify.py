@@ -18,7 +18,7 @@ from embsearch.model import pretrained
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry import moves
 from embsearch.registry.evidence import Judge
-from embsearch.registry.files import check_files
+from embsearch.track.unaltered import check
 from embsearch.values import ModelVersion
 
 if TYPE_CHECKING:
@@ -68,19 +68,19 @@ def _of_model(client: MlflowClient, config: Config, name: str, every: list[Model
 def _aliased(client: MlflowClient, config: Config, version: ModelVersion, label: str) -> Found:
     try:
         found = registry.files_of(client, version, Path(config.home).expanduser().resolve() / "cache" / "models")
-        whole = check_files(found)
+        words = f"files as registered, sha256 {check(found.folder, version.digest)[:12]}"
         pretrained.load(found.folder)
     except UserError as error:
         return Found(label, False, str(error))
     then = found.tags.get(registry.AUC)
     if then is None:
-        return Found(label, True, f"{whole.words}; what it scored was not kept")
+        return Found(label, True, f"{words}; what it scored was not kept")
     try:
         now = _score(config, found.tags, found.folder)
     except UserError as error:
-        return Found(label, True, f"{whole.words}; not scored again: {error}")
+        return Found(label, True, f"{words}; not scored again: {error}")
     same = abs(now - float(then)) <= SAME
-    return Found(label, same, f"{whole.words}; test AUC {now:.4f}, {float(then):.4f} when it was promoted")
+    return Found(label, same, f"{words}; test AUC {now:.4f}, {float(then):.4f} when it was promoted")
 
 
 def _score(config: Config, tags: Any, folder: Path) -> float:

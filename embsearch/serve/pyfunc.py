@@ -17,7 +17,7 @@ from mlflow.pyfunc.model import PythonModel
 
 from embsearch.serve.encoder import TextEncoder, cosines
 from embsearch.serve.requests import BadRequest, Limits, Rows, table
-from embsearch.serve.unaltered import check
+from embsearch.track.unaltered import check
 
 
 class Texts(PythonModel):

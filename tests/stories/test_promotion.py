@@ -167,10 +167,10 @@ def test_verify_scores_again_and_finds_changed_files_and_moves_by_hand(shop, cap
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:
         assert shop.run("registry verify", "track=mlflow") == 3
-        assert "model.safetensors: not what MLflow recorded" in capsys.readouterr().out
+        assert "model.safetensors: its sha256 is" in capsys.readouterr().out
         client.set_registered_model_alias("s", "champion", str(other))
         assert shop.run("rollback", "track=mlflow", f"version={now.version}") == 2
-        assert "model.safetensors: not what MLflow recorded" in capsys.readouterr().err
+        assert "model.safetensors: its sha256 is" in capsys.readouterr().err
     finally:
         weights.write_bytes(content)
         client.set_registered_model_alias("s", "champion", str(now.version))

@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from embsearch.errors import ModelError
-from embsearch.serve.unaltered import check
 from embsearch.track.digest import digest, manifest
+from embsearch.track.unaltered import check
 
 
 @pytest.fixture

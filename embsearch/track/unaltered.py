@@ -1,0 +1,80 @@
+"""A model's files before they are read: the ones that were registered, and nothing that runs code on loading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from embsearch.errors import ModelError
+from embsearch.track.digest import digest, manifest
+
+# torch, pickle and numpy's object arrays run what the file says (CVE-2024-37052 and its kin)
+RUNS_CODE = (
+    ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".h5", ".keras", ".npy", ".npz", ".py",
+)  # fmt: skip
+MODULES = "sentence_transformers."  # whose classes modules.json may name
+
+
+def check(folder: Path, expected: str | None = None) -> str:
+    """The sha256 over all files of a model, each read now. ``expected`` is what it was registered with.
+
+    Raises ModelError naming every file that was changed, is missing or too many, could run code, or asks for some.
+    """
+    files = manifest(folder)
+    faults = runs_code(folder, files)
+    found = digest(files)
+    if expected and found != expected:
+        faults += _changed(folder, files, expected) or [
+            f"{folder}: sha256 over its files is {found}, the registered version has {expected}"
+        ]
+        faults[-1] += "; nothing was loaded: restore the files, or go to another version with 'embsearch rollback'"
+    if faults:
+        raise ModelError(faults)
+    return found
+
+
+def kept_manifest(artifacts: Path) -> dict[str, str]:
+    """The manifest that was logged with a model's artifacts; empty where there is none that can be read."""
+    try:
+        found = json.loads((artifacts / "manifest.json").read_text(encoding="utf-8"))["files"]
+        return {str(path): str(sha) for path, sha in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _changed(folder: Path, files: Mapping[str, str], expected: str) -> list[str]:
+    """File by file, where the manifest beside the model is still the one that was registered."""
+    registered = kept_manifest(folder.parent)
+    if digest(registered) != expected:
+        return []
+    faults = [f"{folder / name}: is missing" for name in sorted(registered.keys() - files.keys())]
+    faults += [f"{folder / name}: is not one of the registered files" for name in sorted(files.keys() - registered)]
+    return faults + [
+        f"{folder / name}: its sha256 is {files[name]}, registered was {registered[name]}"
+        for name in sorted(files.keys() & registered.keys())
+        if files[name] != registered[name]
+    ]
+
+
+def runs_code(folder: Path, files: Iterable[str]) -> list[str]:
+    """A fault for every such file of a model, named by its path in ``folder``, and for modules of others."""
+    faults = [
+        f"{folder / name}: a file that can run code when it is loaded; expected weights as safetensors; save the "
+        "model again with sentence-transformers 3 or newer"
+        for name in files
+        if Path(name).suffix.lower() in RUNS_CODE
+    ]
+    return faults + _foreign_modules(folder / "modules.json")
+
+
+def _foreign_modules(path: Path) -> list[str]:
+    try:
+        kinds = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f"{path}: cannot be read ({error}); expected sentence-transformers' list of modules"]
+    return [
+        f"{path}: module {kind} is not one of sentence-transformers' own; its code is not run here"
+        for kind in kinds
+        if not kind.startswith(MODULES)
+    ]
