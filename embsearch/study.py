@@ -166,7 +166,8 @@ class Study:
                     self._submit_baseline(launcher, slot)
                 elif (trial := self._next(over, slot)) is not None:
                     self._submit(launcher, slot, trial)
-            if not self.trials.in_state("running") and baseline is None:
+            nothing_runs = not self.trials.in_state("running") and baseline is None
+            if nothing_runs and (launcher.idle or self.stopping.asked):  # else the first slots are still to come
                 self._end_paused(over)
                 return over
             for slot, message in self.wait(launcher):
@@ -538,6 +539,9 @@ class Study:
     def wait(self, launcher: Launcher) -> list[tuple[int, Message]]:
         found = launcher.wait(1.0)
         self.say(self.stopping.line())
+        for _, message in found:
+            if message["kind"] == "note":
+                self.say(message["text"])
         return found
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import psutil
 
-from embsearch.cli import search
+from embsearch.cli import launchers
 from embsearch.cli.probes import Probes, memory_available
 from embsearch.config.command import same_study
 from embsearch.config.schema import Config
@@ -42,7 +42,7 @@ def run(config: Config) -> int:
     available = memory_available()
     with scratch(config) as folder:
         started = time.monotonic()
-        launcher = search.launcher(config)(folder)
+        launcher = launchers.launcher(config)(folder)
         command += time.monotonic() - started
         try:
             costs, machine = Probes(config, data, cache, folder, launcher).run(points, available, command)

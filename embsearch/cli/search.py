@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from embsearch.cli.launchers import launcher
 from embsearch.config.command import same_study
 from embsearch.config.schema import Config
-from embsearch.errors import ConfigError
 from embsearch.folder import StudyFolder
-from embsearch.launch.base import Launcher
 from embsearch.report.live import Watch
 from embsearch.report.result import show
 from embsearch.study import Study
@@ -72,38 +70,6 @@ def page(folder: StudyFolder) -> None:
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         print(f"the study page could not be written ({what}); 'embsearch report' tries again", file=sys.stderr)
-
-
-def launcher(config: Config, clock: Clock = time) -> Callable[[Path], Launcher]:
-    """How this config runs tasks: made when the study is ready to give some out."""
-
-    def make(folder: Path) -> Launcher:
-        if config.launcher.name == "inline":
-            from embsearch.launch.inline import Inline
-            from embsearch.worker import Worker
-
-            return Inline(Worker())
-        if config.launcher.name == "replay":
-            from embsearch.cli.curves import curves
-            from embsearch.launch.replay import Replay, VirtualClock
-
-            if not isinstance(clock, VirtualClock):
-                raise ConfigError("launcher=replay: trains nothing, so no model would come of it; it is for searches")
-            return Replay(curves(config), clock, config.launcher.workers or 1)
-        from embsearch.launch.local import Local, python_module, visible_gpus
-
-        gpus = [] if config.device == "cpu" else visible_gpus()
-        alone = config.device.startswith("cuda:")  # one GPU by its number, which only holds where all are visible
-        gpus = gpus[:1] if alone else gpus
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = config.launcher.workers or (len(gpus) * config.launcher.per_gpu if gpus else min(cores, 4))
-        threads = config.launcher.threads or max(1, cores // workers)
-        return Local(
-            python_module("embsearch.worker"), workers, threads, folder / "workers", None if alone else gpus or None,
-            config.launcher.segment_timeout,
-        )  # fmt: skip
-
-    return make
 
 
 def recorder(config: Config) -> Callable[[Path], Recorder]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from embsearch.cli import search
+from embsearch.cli import launchers, search
 from embsearch.cli.files import check_new_folder, keep_folder
 from embsearch.config.load import digest
 from embsearch.config.schema import Config
@@ -19,7 +19,7 @@ def run(config: Config) -> int:
     output = check_new_folder(config.output)
     config = single(config)
     watch = Watch()
-    study = Study(config, search.launcher(config), search.recorder(config), watch)
+    study = Study(config, launchers.launcher(config), search.recorder(config), watch)
     try:
         result = study.run()
     finally:

@@ -160,6 +160,9 @@ def _check(config: Config) -> None:
         (train.warmup_steps >= 0, f"train.warmup_steps={train.warmup_steps}: must be 0 or more"),
         (train.clip_norm >= 0, f"train.clip_norm={train.clip_norm}: must be 0 (off) or more"),
         (train.patience >= 0, f"train.patience={train.patience}: must be 0 (off) or more"),
+        (train.devices >= 1, f"train.devices={train.devices}: must be at least 1"),
+        (config.launcher.workers >= 0, f"launcher.workers={config.launcher.workers}: must be 0 (see conf) or more"),
+        (config.launcher.minutes >= 1, f"launcher.minutes={config.launcher.minutes}: must be at least 1"),
         (train.chunk_tokens >= 1, f"train.chunk_tokens={train.chunk_tokens}: must be at least 1"),
         (
             bool(at) and all(0 < a <= 1 for a in at) and list(at) == sorted(set(at)) and at[-1] == 1,

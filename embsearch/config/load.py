@@ -29,7 +29,7 @@ MAY_DIFFER = (
     "input", "output", "checkpoint", "trial", "version", "reason", "run", "tolerance",
     "format", "index", "text", "compare", "k",
     "open", "port", "verbose", "why",
-    "study.question", "study.folder", "study.on_drift", "study.max_bugs",
+    "study.question", "study.folder", "study.storage", "study.on_drift", "study.max_bugs",
 )  # fmt: skip
 
 

@@ -93,6 +93,7 @@ class TrainConfig:
     patience: int = 0  # evaluations without a better objective before the trial ends; 0: never
     seed: int = 0  # order of the rows, dropout, a new projection
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of matrix products; auto: bf16 where the device has it
+    devices: int = 1  # that one trial is trained on together; the batch is shared out, the mathematics is the same
     chunk_tokens: int = 8192  # tokens encoded at once
     cache_gradients: Literal["auto", "always", "never"] = "auto"  # less memory, a second forward pass
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -126,12 +127,26 @@ class SchedulerConfig:
 
 @dataclass(frozen=True)
 class LauncherConfig:
-    name: Literal["inline", "local", "replay"] = "local"  # this process, worker processes, or played from curves
-    workers: int = 0  # 0: one a GPU, or on CPU one a core up to 4
-    threads: int = 0  # CPU threads a worker; 0: cores divided by workers
+    name: Literal["inline", "local", "ray", "slurm", "replay"] = "local"  # where trials run; replay: from curves
+    workers: int = 0  # 0: one a GPU; local: on CPU one a core up to 4; ray: what fits now; slurm: must be given
+    threads: int = 0  # CPU threads a worker; 0: cores divided by workers; ray and slurm: 1
     per_gpu: int = 1  # workers that share one GPU
     segment_timeout: float = 3600.0  # seconds without any sign of life before a worker is killed
     grace: float = 20.0  # seconds that running segments get on SIGTERM to save a checkpoint
+    files: Literal["auto", "shared", "store"] = "auto"  # ray: by a folder all nodes see, or its object store
+    address: str | None = None  # ray: auto, HOST:PORT, ray://HOST:PORT; None: one found here, else a new one
+    resources: Mapping[str, float] = field(default_factory=dict)  # ray: custom resources a worker takes
+    labels: Mapping[str, str] = field(default_factory=dict)  # ray: of the nodes that may run a worker
+    spread: bool = True  # ray: over the nodes; no: fill one after another
+    partition: str | None = None  # slurm: where the workers' jobs are queued; None: the default one
+    account: str | None = None  # slurm: who is charged
+    qos: str | None = None  # slurm: quality of service
+    gres: str | None = None  # slurm: of one worker, as gpu:1
+    memory: str | None = None  # slurm: of one worker, as 16G
+    minutes: int = 240  # slurm: time limit of a worker's job; at its end the checkpoint is saved and the job requeued
+    requeues: int = 100  # slurm: how often a job that met its time limit goes on
+    sbatch: Mapping[str, str] = field(default_factory=dict)  # slurm: further options of sbatch, by their long names
+    setup: tuple[str, ...] = ()  # slurm: shell commands before a worker starts, as module load cuda
     curves: str | None = None  # replay: a finished study's folder, or a file of curves; None: synthetic ones
     noise: float = 0.005  # replay, synthetic: standard deviation of one measurement
     trial_seconds: float = 600.0  # replay, synthetic: seconds of a whole trial, on the virtual clock
@@ -167,6 +182,7 @@ class StudyConfig:
     task: str = "default"  # one MLflow experiment and one registered model a task
     question: str = ""  # shown in MLflow
     folder: str | None = None  # where the study's own files lie
+    storage: str | None = None  # Optuna's database: postgresql://user@host/database; None: sqlite in home
     defaults: tuple[Mapping[str, Any], ...] = ()  # points tried first, after the plain default
     on_drift: Literal["refuse", "extend", "new"] = "refuse"  # when config or data are not those it began with
     max_bugs: int = 3  # trials failed by a bug before the study stops

@@ -2,7 +2,8 @@
 
 A task is plain JSON, ``{"do": "segment" | "evaluate" | "probe", "config": {...}, ...}``; so is a message:
 
-    {"kind": "ready",     "compute": why, "cuda": bool}   the worker has data and base weights
+    {"kind": "ready"}                                      the slot's worker has begun to listen
+    {"kind": "note",      "text": line}                    for whoever watches, as that workers wait in a queue
     {"kind": "points",    "points": [[step, time, {metric: value}], ...]}
     {"kind": "measured",  "measurement": {...}}            ends a segment task
     {"kind": "evaluated", "metrics": {...}, ...}           ends an evaluate task
@@ -29,7 +30,7 @@ class Launcher(Protocol):
 
     @property
     def idle(self) -> list[int]:
-        """Slots that can take a task now."""
+        """Slots that can take a task now: where workers come from a queue, those whose worker is there."""
 
     def submit(self, slot: int, task: Task) -> None:
         """Start ``task`` in ``slot``, which must be idle."""

@@ -45,6 +45,7 @@ FIXED_ROOMS = (
 )
 FIXED = (
     "train.texts",
+    "train.devices",
     "home",
     "device",
     "seed",

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from embsearch.cli import search
+from embsearch.cli import launchers, search
 from embsearch.cli.curves import curves, from_json, recorded, to_json
 from embsearch.cli.main import main
 from embsearch.config.build import build, to_dict
@@ -44,7 +44,7 @@ def settings(tmp_path):
 def study_of(settings, **more):
     config = build(settings | more)
     clock = search.clock(config)
-    return Study(config, search.launcher(config, clock), lambda folder: NoRecorder(), clock=clock)
+    return Study(config, launchers.launcher(config, clock), lambda folder: NoRecorder(), clock=clock)
 
 
 def events(study, trial=None):
