@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test check lint types imports format reference browser chaos bench clean
+.PHONY: help setup study test check lint types imports format reference browser services chaos bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,7 +26,7 @@ study: setup  ## the study of studies/product_search, then its promotion
 	$(BIN)/embsearch search study=product_search
 	$(BIN)/embsearch promote study=product_search
 
-test: setup browser  ## all tests
+test: setup browser services  ## all tests
 	$(BIN)/python -m pytest
 
 check: lint types imports test  ## what CI runs: ruff, mypy, import-linter, tests
@@ -56,6 +56,20 @@ browser:
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
 	  else \
 	    echo "no Chromium: the browser tests will be skipped. For them: sudo apt-get install chromium"; \
+	  fi; }
+
+# The tests of launcher=slurm and study.storage run a real Slurm and a real PostgreSQL as children of their own; without
+# them they are skipped and say so. Debian's packages would also start them as services: that is not needed.
+services:
+	@missing=; for tool in slurmctld slurmd munged; do command -v $$tool >/dev/null || test -x /usr/sbin/$$tool || missing=1; done; \
+	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || missing=1; \
+	test -z "$$missing" || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing Debian's slurmctld, slurmd, munge and postgresql for the tests of clusters"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurmctld slurmd munge postgresql >/dev/null; \
+	  else \
+	    echo "no Slurm or no PostgreSQL: their tests will be skipped. For them:" \
+	      "sudo apt-get install slurmctld slurmd munge postgresql"; \
 	  fi; }
 
 chaos: setup  ## a study of 12 trials under 20 kills, beside an undisturbed one: a quarter of an hour

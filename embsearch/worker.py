@@ -243,12 +243,17 @@ def use_all_cores() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
+def begin() -> Worker:
+    """The worker of a process that does nothing else: torch on as many threads as its environment says."""
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_num_interop_threads(1)
+    return Worker()
+
+
 def main() -> None:
     """Serve tasks until standard input ends; on SIGTERM the task at hand saves a checkpoint and is the last."""
-    logging.disable(logging.WARNING)
-    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
-    torch.set_num_threads(threads)
-    torch.set_num_interop_threads(1)
+    worker = begin()
     messages = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print goes to the log, not between the messages
     lock = threading.Lock()
@@ -267,7 +272,6 @@ def main() -> None:
                 arrived.notify()
         os._exit(0)  # the coordinator is gone; the checkpoint is on disk
 
-    worker = Worker()
     worker.outbox = send
     idle = True
 

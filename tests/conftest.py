@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -103,6 +104,22 @@ def judgements_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("query", "title", "grade", "category"), *judgement_rows()])
     return path
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Slurm of two CPUs on this machine, from Debian's packages."""
+    sys.path.insert(0, str(Path(__file__).parent))  # slurm.py; pytest's importlib mode adds no folder
+    from slurm import MISSING, Cluster
+
+    if MISSING:
+        pytest.skip(f"no {', '.join(MISSING)} on this machine; Debian: apt-get install slurmctld slurmd munge")
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.environment.items():
+            patch.setenv(name, value)
+        yield cluster
+    cluster.close()
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

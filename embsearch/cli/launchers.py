@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from embsearch.config.schema import Config
+from embsearch.config.schema import Config, LauncherConfig
 from embsearch.errors import ConfigError
 from embsearch.launch.base import Launcher
 from embsearch.values import Clock
@@ -24,7 +24,9 @@ def launcher(config: Config, clock: Clock = time) -> Callable[[Path], Launcher]:
             f"launcher={config.launcher.name}: the package {package} is not installed. "
             f"pip install 'embsearch[{config.launcher.name}]'"
         )
-    make = {"inline": _inline, "local": _local, "replay": _replay}[config.launcher.name]
+    if config.launcher.name == "slurm":
+        _check_slurm(config.launcher)
+    make = {"inline": _inline, "local": _local, "replay": _replay, "slurm": _slurm}[config.launcher.name]
     return lambda folder: make(config, folder, clock)
 
 
@@ -48,6 +50,35 @@ def _local(config: Config, folder: Path, clock: Clock) -> Launcher:
         python_module("embsearch.worker"), workers, threads, folder / "workers", None if alone else gpus or None,
         config.launcher.segment_timeout,
     )  # fmt: skip
+
+
+def _slurm(config: Config, folder: Path, clock: Clock) -> Launcher:
+    from embsearch.launch.slurm import Slurm
+    from embsearch.launch.slurm_queue import Queue, job_name
+
+    ask, folder = config.launcher, folder / "workers" / "slurm"
+    asked = {"partition": ask.partition, "account": ask.account, "qos": ask.qos, "gres": ask.gres,
+             "mem": ask.memory, "time": ask.minutes}  # fmt: skip
+    name = job_name(folder)
+    queue = Queue(folder / "logs", name, ask.threads or 1, ask.requeues, asked, ask.sbatch, ask.setup)
+    return Slurm(folder, queue, ask.workers, timeout=ask.segment_timeout)
+
+
+def _check_slurm(ask: LauncherConfig) -> None:
+    from embsearch.launch.slurm_queue import MINUTES, OWN
+
+    faults = []
+    if ask.workers < 1:
+        faults.append("launcher.workers=0: with launcher=slurm it must be given: how many jobs, each with one worker")
+    if ask.minutes < MINUTES:
+        faults.append(
+            f"launcher.minutes={ask.minutes}: must be at least {MINUTES} with launcher=slurm, since Slurm announces "
+            "the time limit up to two and a half minutes before it"
+        )
+    for key in sorted(key for key in ask.sbatch if key.replace("_", "-") in OWN):
+        faults.append(f"launcher.sbatch.{key}: set by embsearch itself; take it out")
+    if faults:
+        raise ConfigError(faults)
 
 
 def _replay(config: Config, folder: Path, clock: Clock) -> Launcher:

@@ -10,6 +10,7 @@ from rich.console import Console
 from embsearch.config.schema import Config
 from embsearch.errors import StudyError, did_you_mean
 from embsearch.folder import StudyFolder, holder
+from embsearch.launch.mailbox import get
 from embsearch.report.live import clock, summary, trials_table
 from embsearch.report.record import Record
 from embsearch.report.result import result_table
@@ -35,6 +36,8 @@ def run(config: Config) -> int:
     print(f"study {config.study.name}: {study.running or 'not running'}")
     console.print(trials_table(study, most=100))
     print(summary(study))
+    if study.running:
+        _show_jobs(folder.path)
     for trial in study.trials.values():
         if trial.failures:
             after = trial.state if trial.outcome is not None else "goes on"
@@ -44,6 +47,16 @@ def run(config: Config) -> int:
     if study.result is not None:
         console.print(result_table(study.result["table"], study.objective))
     return 0
+
+
+def _show_jobs(study: Path) -> None:
+    """The Slurm jobs of a running study's workers."""
+    jobs = (get(study / "workers" / "slurm" / "jobs.json") or {}).get("slots", {})
+    for slot, entry in jobs.items():
+        state = entry["state"] or {"name": "submitted", "node": "", "reason": "None"}
+        where = f" on {state['node']}" if state["node"] else ""
+        why = f" ({state['reason']})" if state["name"] == "PENDING" else ""
+        print(f"worker {slot}: Slurm job {entry['job']} {state['name'].lower()}{where}{why}")
 
 
 def _why(study: Record, number: int) -> int:

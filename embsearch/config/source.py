@@ -48,6 +48,10 @@ def last_word(words: Sequence[str]) -> list[str]:
     return found
 
 
+# Mappings with names of the user's own: data.columns.anchor=... adds one.
+OPEN = {"data": ("columns",), "launcher": ("sbatch", "resources", "labels")}
+
+
 class ConfSource(ConfigSource):
     """A folder of config groups."""
 
@@ -80,8 +84,9 @@ class ConfSource(ConfigSource):
         if group == "space" and header["package"] is None:
             header["package"] = "_global_" if "space" in config else "space"
         _expand_space(config, group, header)
-        if group == "data" and isinstance(config.get("columns"), DictConfig):
-            config.columns._set_flag("struct", False)  # the user's own names: data.columns.anchor=... adds one
+        for key in OPEN.get(group, ()):
+            if isinstance(config.get(key), DictConfig):
+                config[key]._set_flag("struct", False)
         return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header=header)
 
     def _file(self, config_path: str) -> Path:

@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from embsearch.launch.base import ENDS, Message, Task
+from embsearch.launch.environment import worker_environment
 
 STALE = 30.0  # seconds that a stopped worker gets to end before it is killed
 
@@ -132,14 +133,10 @@ class Local:
         return self._logs / f"worker-{index}.log"
 
     def _start(self, index: int, generation: int) -> Slot:
-        environment = dict(os.environ)
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            environment[name] = str(self._threads)
-        environment |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+        sharers = -(-self._workers // len(self._gpus or [""]))  # alone on one GPU by its number: all of them share it
+        environment = os.environ | worker_environment(self._threads, sharers)
         if self._gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[index % len(self._gpus)]
-        sharers = -(-self._workers // len(self._gpus or [""]))  # alone on one GPU by its number: all of them share it
-        environment["EMBSEARCH_GPU_SHARERS"] = str(sharers)
         self._logs.mkdir(parents=True, exist_ok=True)
         with self._log(index).open("ab") as log:
             process = subprocess.Popen(

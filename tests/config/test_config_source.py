@@ -94,6 +94,12 @@ def test_columns_take_names_without_a_plus():
     assert compose(["data.columns.anchor='搜索词'"]).data.columns == {"anchor": "搜索词"}
 
 
+def test_options_of_a_cluster_take_names_without_a_plus():
+    found = compose(["launcher=slurm", "launcher.sbatch.constraint=a100", "launcher.resources.a100=1"]).launcher
+
+    assert (found.sbatch, found.resources) == ({"constraint": "a100"}, {"a100": 1.0})
+
+
 def test_other_programs_of_this_process_do_not_see_our_search_path():
     import hydra
 

@@ -21,6 +21,8 @@ from embsearch.launch.curves import Curve, Recorded
 from embsearch.launch.inline import Inline
 from embsearch.launch.local import Local, python_module
 from embsearch.launch.replay import Replay, VirtualClock
+from embsearch.launch.slurm import Slurm
+from embsearch.launch.slurm_queue import Queue
 from embsearch.values import Measurement
 from embsearch.worker import Worker
 
@@ -50,6 +52,23 @@ def local(tmp_path_factory):
     launcher.close()
 
 
+def slurm_of(cluster, folder):
+    """One worker that is a Slurm job, ready for its first task."""
+    cluster.empty()
+    launcher = Slurm(folder, Queue(folder / "logs", folder.name, 1, 1, {"time": 60}, {}, []), 1)
+    until = time.monotonic() + PATIENCE
+    while not launcher.idle and time.monotonic() < until:
+        launcher.wait(1.0)
+    return launcher
+
+
+@pytest.fixture(scope="module")
+def slurm(slurm_cluster, tmp_path_factory):
+    launcher = slurm_of(slurm_cluster, tmp_path_factory.mktemp("slurm"))
+    yield launcher
+    launcher.close()
+
+
 @pytest.fixture(scope="module")
 def replay(config, cache, tmp_path_factory):
     """The trial of these tests, recorded once and played from then on."""
@@ -65,13 +84,13 @@ def replay(config, cache, tmp_path_factory):
     return Replay(curves, VirtualClock())
 
 
-@pytest.fixture(scope="module", params=["inline", "local", "replay"])
+@pytest.fixture(scope="module", params=["inline", "local", "replay", "slurm"])
 def launcher(request):
     """A new launcher is one more case here."""
     return Inline(Worker()) if request.param == "inline" else request.getfixturevalue(request.param)
 
 
-@pytest.fixture(scope="module", params=["inline", "local"])
+@pytest.fixture(scope="module", params=["inline", "local", "slurm"])
 def trainer(request):
     """Those that train; a replay has nothing to time, and its measurements are as they were recorded."""
     return Inline(Worker()) if request.param == "inline" else request.getfixturevalue(request.param)
@@ -217,14 +236,15 @@ def test_waiting_for_nothing_gives_nothing(launcher):
     assert launcher.wait(0.05) == []
 
 
-@pytest.mark.parametrize("kind", ["inline", "local"])
-def test_a_segment_that_is_halted_goes_on_elsewhere_and_measures_the_same(
-    kind, config, cache, tmp_path, tmp_path_factory
-):
+@pytest.mark.parametrize("kind", ["inline", "local", "slurm"])
+def test_a_segment_that_is_halted_goes_on_elsewhere_and_measures_the_same(kind, config, cache, tmp_path, request):
     config = with_values(config, {"train.texts": 200_000, "evaluate.at": [1.0]})  # half a minute of training
     task = {"do": "segment", "config": to_dict(config), "cache": str(cache), "folder": str(tmp_path / "trial")}
     task["segment"] = {"trial": 0, "attempt": 0, "from_checkpoint": 0, "until": 1}
-    launcher = Inline(Worker()) if kind == "inline" else Local(python_module("embsearch.worker"), 1, 1, tmp_path)
+    if kind == "slurm":
+        launcher = slurm_of(request.getfixturevalue("slurm_cluster"), tmp_path / "slurm")
+    else:
+        launcher = Inline(Worker()) if kind == "inline" else Local(python_module("embsearch.worker"), 1, 1, tmp_path)
     launcher.submit(0, task)
     threading.Timer(12.0 if kind == "local" else 2.0, launcher.halt).start()
 

@@ -1,0 +1,154 @@
+"""What runs inside a Slurm job: a worker that takes its tasks from a folder, and gives way to pre-emption.
+
+submitit pickles a ``Job`` and calls it on the node. Slurm announces the time limit by SIGUSR2 (submitit asks for it
+with ``--signal=USR2@90``; ``SUBMITIT_PREEMPT_SIGNAL`` names another); submitit's handler then calls ``checkpoint``
+and requeues the job. Pre-emption, ``scontrol requeue`` and ``scancel`` begin with SIGTERM. Both end the task at hand
+with its checkpoint saved. Signal handlers run in the main thread, so the worker runs in another.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from embsearch.launch.base import Message
+from embsearch.launch.mailbox import append, get, put
+
+TASK_EVERY = 0.1  # seconds between looks for a task: what a segment waits at most
+LOOK_EVERY = 1.0  # seconds between looks at the coordinator, also while training
+SAVE = 60.0  # seconds that a checkpoint may take of the 90 between SIGUSR2 and the time limit
+
+
+class Job:
+    """A worker of ``slot`` in ``folder``, where its coordinator is. ``handler``: "module:function" that gives what is
+    called with a task, as worker.Worker is. ``patience``: seconds without a coordinator after which it ends."""
+
+    def __init__(self, folder: Path, slot: int, handler: str, patience: float) -> None:
+        self.folder, self.slot, self.handler, self.patience = folder, slot, handler, patience
+        self._desk: Desk | None = None
+
+    def __call__(self) -> None:
+        """Work until somebody says that it is over."""
+        self._desk = Desk(self.folder, self.slot, self.handler, self.patience)
+        self._desk.work()
+
+    def checkpoint(self) -> Any:
+        """Called by submitit on SIGUSR2: what the requeued job runs. By then the task at hand has been halted."""
+        from submitit.core.utils import DelayedSubmission
+
+        if self._desk is not None:
+            self._desk.leave("SIGUSR2: the time limit is near, or another job needs the place")
+        return DelayedSubmission(Job(self.folder, self.slot, self.handler, self.patience))
+
+
+class Desk:
+    """One process that works for a slot. Its token tells it from those before it in the same job."""
+
+    def __init__(self, folder: Path, slot: int, handler: str, patience: float) -> None:
+        self._coordinator, self._folder = folder / "coordinator.json", folder / str(slot)
+        self._name, self._patience = handler, patience
+        self._token = uuid.uuid4().hex
+        self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
+        self._wanted = ""  # the session of the coordinator that is there
+        self._session = ""  # and the one that is worked for
+        self._beat, self._beaten = -1, time.monotonic()
+        self._ending, self._handler, self._fault = "", None, None  # type: str, Any, BaseException | None
+        self._thread = threading.Thread(target=self._serve, name="worker", daemon=True)
+
+    def work(self) -> None:
+        """Serve until the end, looking out for the coordinator. Raises what the worker raised."""
+        signal.signal(signal.SIGTERM, lambda number, frame: self._end("SIGTERM: cancelled or pre-empted"))
+        (self._folder / f"{self._token}.jsonl").touch(exist_ok=False)
+        put(self._folder / "worker.json", {"token": self._token, "job": job_id(), "node": socket.gethostname()})
+        self._look()
+        self._thread.start()
+        while self._thread.is_alive():
+            self._thread.join(LOOK_EVERY)
+            self._look()
+        if self._fault is not None:
+            raise self._fault
+
+    def leave(self, why: str) -> None:
+        """End, and wait until the task at hand has."""
+        self._end(why)
+        if self._thread.is_alive():
+            self._thread.join(SAVE)
+
+    # ---- the main thread -------------------------------------------------------------------
+
+    def _look(self) -> None:
+        card = get(self._folder / "worker.json")
+        if card is not None and card["token"] != self._token:
+            # Slurm took this node for lost and started the job elsewhere: a checkpoint is no longer ours to write
+            print(f"another process works for {self._folder}; this one ends", flush=True)
+            os._exit(1)
+        found = get(self._coordinator)
+        if found is not None and (found["session"], found["beat"]) != (self._wanted, self._beat):
+            self._beat, self._beaten = found["beat"], time.monotonic()  # its clock may not be ours
+            with self._lock:
+                self._wanted = found["session"]
+                if self._handler is not None and self._wanted != self._session:
+                    self._handler.halting = True  # for a coordinator that is gone
+        if found is not None and found["over"]:
+            self._end("the coordinator asked for it")
+        elif time.monotonic() - self._beaten > self._patience:
+            self._end(f"no sign of a coordinator for {self._patience:g} s")
+
+    def _end(self, why: str) -> None:
+        with self._lock:
+            first, self._ending = not self._ending, self._ending or why
+            if self._handler is not None:
+                self._handler.halting = True
+        if first:
+            print(why, flush=True)
+
+    # ---- the worker's thread ---------------------------------------------------------------
+
+    def _serve(self) -> None:
+        try:
+            handler = resolve_name(self._name)()
+            handler.outbox = self._say
+            with self._lock:
+                self._handler = handler
+            self._tasks(handler)
+            self._say({"kind": "bye", "why": self._ending})
+        except BaseException as error:
+            self._fault = error
+
+    def _tasks(self, handler: Any) -> None:
+        done = 0
+        while not self._ending:
+            if self._new_session(handler):
+                self._say({"kind": "ready"})
+                done = 0
+            letter = get(self._folder / "task.json") or {}
+            mine = letter.get("to") == self._token and letter["session"] == self._session
+            if not mine or letter["number"] <= done:
+                time.sleep(TASK_EVERY)
+                continue
+            done = letter["number"]
+            for message in handler(letter["task"]):
+                self._say(message)
+
+    def _new_session(self, handler: Any) -> bool:
+        with self._lock:
+            if self._ending or self._wanted == self._session:
+                return False
+            self._session, handler.halting = self._wanted, False
+            return True
+
+    def _say(self, message: Message) -> None:
+        append(self._folder / f"{self._token}.jsonl", {"session": self._session, "message": message})
+
+
+def job_id() -> str:
+    """As squeue shows it: an element of an array is 12_3."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
