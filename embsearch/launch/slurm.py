@@ -248,7 +248,7 @@ class Slurm:
         for path in slot.folder.glob("*.jsonl"):
             if path.stem != card["token"]:
                 path.unlink(missing_ok=True)
-        slot.token, slot.ready = card["token"], False
+        slot.token, slot.ready, slot.since = card["token"], False, 0.0
         slot.letters = Letters(slot.folder / f"{slot.token}.jsonl")
         self._read(index, slot, found)
 

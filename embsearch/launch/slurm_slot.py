@@ -26,7 +26,7 @@ class Slot:
     looked: float = 0.0
     heard: float = 0.0
     ready: bool = False
-    since: float = 0.0  # when its process said so
+    since: float = 0.0  # when its process said so; 0: not yet
     served: bool = False  # some process of its job did
     task: Task | None = None
     hung: bool = False
@@ -43,9 +43,11 @@ def words(slots: Sequence[Slot], old: Collection[str]) -> str:
     queued = Counter(s.state.reason for s in slots if s.state and s.state.name == "PENDING" and not s.ready)
     run = sum(slot.ready for slot in slots)
     retired = sum(slot.retired for slot in slots)
-    left = len(slots) - run - queued.total() - retired
+    leave = sum(s.since > 0 and not (s.ready or s.retired or s.state.name == "PENDING") for s in slots if s.state)
+    left = len(slots) - run - queued.total() - retired - leave
     parts = [f"{run} of {len(slots)} workers run"]
     parts += [f"{left} {'start' if left > 1 else 'starts'}"] if left else []
+    parts += [f"{leave} {'stop' if leave > 1 else 'stops'}"] if leave else []
     for reason, n in queued.items():
         why = "" if reason == "None" else f" ({reason})"  # not yet looked at by the scheduler
         parts.append(f"{n} {'wait' if n > 1 else 'waits'}{why}")

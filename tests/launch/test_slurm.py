@@ -279,6 +279,7 @@ def test_where_workers_are_in_words():
     assert words([run, wait, wait, slot("PENDING", "Priority")], []) == (
         "Slurm: 1 of 4 workers run, 2 wait (Resources), 1 waits (Priority)"
     )
+    assert words([run, Slot(None, "2", state=run.state, since=9.0)], []) == "Slurm: 1 of 2 workers run, 1 stops"
     assert words([slot("PENDING")], []) == "Slurm: 0 of 1 workers run, 1 waits"
     assert words([run, start], []) == "Slurm: 1 of 2 workers run, 1 starts"
     assert words([run, Slot(None, retired=True)], []) == "Slurm: 1 of 2 workers run, 1 met launcher.requeues"
