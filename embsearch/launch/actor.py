@@ -27,15 +27,18 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 class Actor:
     """``handler``: module:class of what answers tasks, as worker.Worker; ``seal``: a file that only machines see
-    which share the study's folder; ``desk``: a word for this worker's own folder, where they do not."""
+    which share the study's folder. Where they do not: ``shelf`` and ``desk``, words for folders of all workers of a
+    study and of this one; ``every``, seconds between two checkpoints that go home."""
 
-    def __init__(self, handler: str, threads: int, sharers: int, seal: str, shelf: str, desk: str) -> None:
+    def __init__(
+        self, handler: str, threads: int, sharers: int, seal: str, shelf: str, desk: str, every: float
+    ) -> None:
         os.environ |= {name: str(threads) for name in THREADS}
         os.environ |= {"TOKENIZERS_PARALLELISM": "false", "EMBSEARCH_GPU_SHARERS": str(sharers)}
         self._threads, self._shared = threads, bool(seal) and Path(seal).exists()
         root = Path(tempfile.gettempdir()) / f"embsearch-{os.getuid()}" / shelf
         self._place = root / desk
-        self._desk = Desk(root / "shelf", self._place, _fetch)
+        self._desk = Desk(root / "shelf", self._place, _fetch, every)
         self._tasks: queue.SimpleQueue[tuple[Task, list[Parcel]]] = queue.SimpleQueue()
         self._said: list[Message] = []
         self._news = threading.Condition()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,15 +56,24 @@ def connect(address: str | None, cpus: int) -> str:
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         return f"Ray: started on this machine, {_size()}"
     try:
+        _knock(address)
         ray.init(address=address, **quiet)
-    except ConnectionError as error:
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:
         raise UserError(
-            f"launcher.address={address}: no Ray cluster answers there ({reason(error)}); start one with "
-            "'ray start --head', or leave the address out for a new one on this machine"
+            f"launcher.address={address}: no Ray cluster answers there ({reason(error)}); start one with 'ray start "
+            "--head', leave the address out for a new one on this machine, or, if it asks for a token, set "
+            "RAY_AUTH_MODE=token (from Ray 2.60 'ray start' asks for one where ~/.ray/auth_token is)"
         ) from error
     except (RuntimeError, ValueError, RayError) as error:  # another version of Ray or Python, no such address
         raise UserError(f"launcher.address={address}: {reason(error)}") from error
     return f"Ray: joined the cluster at {address}, {_size()}"
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at an address with a port: Ray itself tries for minutes. Raises OSError."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
 
 
 def disconnect() -> None:

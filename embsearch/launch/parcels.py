@@ -66,10 +66,11 @@ class Packer:
 
 
 class Desk:
-    """On the machine that works. ``shelf``: a folder for all workers there, ``desk``: one for this worker alone."""
+    """On the machine that works. ``shelf``: a folder for all workers there, ``desk``: one for this worker alone;
+    ``every``: seconds between two checkpoints that go home during a segment."""
 
-    def __init__(self, shelf: Path, desk: Path, get: Callable[[Any], Files] = lambda content: content) -> None:
-        self._shelf, self._desk, self._get = shelf, desk, get
+    def __init__(self, shelf: Path, desk: Path, get: Callable[[Any], Files], every: float = HOME_EVERY) -> None:
+        self._shelf, self._desk, self._get, self._every = shelf, desk, get, every
         self._open = ""  # the folder at home that ``run`` stands for
         self._seen: dict[str, tuple[int, int]] = {}  # files that home has: size and time
         self._keep, self._sent = "", 0.0
@@ -139,7 +140,7 @@ class Desk:
 
     def due(self) -> bool:
         """Whether it is time that a new checkpoint comes home while its segment goes on."""
-        if not self._open or time.monotonic() - self._sent < HOME_EVERY:
+        if not self._open or time.monotonic() - self._sent < self._every:
             return False
         path = self.run / CHECKPOINT
         return path.exists() and self._seen.get(CHECKPOINT) != (path.stat().st_size, path.stat().st_mtime_ns)

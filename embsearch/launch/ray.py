@@ -21,7 +21,7 @@ from embsearch.errors import UserError
 from embsearch.launch.actor import Actor
 from embsearch.launch.base import ENDS, Message, Task
 from embsearch.launch.cluster import NAMESPACE, Room, disconnect, free, reason
-from embsearch.launch.parcels import Packer, bring
+from embsearch.launch.parcels import HOME_EVERY, Packer, bring
 
 LONG_POLL = 10.0  # seconds that an actor waits for news before it answers that there are none
 LOOK = 0.5  # seconds between two looks at whether to halt, or what waits
@@ -61,6 +61,7 @@ class Ray:
         timeout: float = 3600.0,
         note: str = "",
         leave: bool = True,
+        home_every: float = HOME_EVERY,
     ) -> None:
         self._handler, self._room, self._files, self._timeout = handler, room, files, timeout
         self._key = hashlib.sha256(str(folder).encode()).hexdigest()[:16]  # one coordinator a folder, by its lock
@@ -71,7 +72,7 @@ class Ray:
         self._seal.touch()
         self._packer = Packer(ray.put)
         self._halting = self._told = False
-        self._leave = leave
+        self._leave, self._home_every = leave, home_every
         self._notes: list[Message] = [{"kind": "note", "text": note}] if note else []
         self._said, self._looked, self._never_ready = "", time.monotonic(), 0
         self._end_older()
@@ -207,9 +208,9 @@ class Ray:
     def _start(self, index: int, generation: int) -> Slot:
         name = f"{self._key}/{index}/{time.time_ns()}"
         actor = ray.remote(Actor).options(name=name, namespace=NAMESPACE, max_concurrency=8, **self._room.options())
-        desk = name.replace("/", "-")
         room = self._room
-        made: Any = actor.remote(self._handler, room.threads, room.sharers, str(self._seal), self._key, desk)
+        words = (str(self._seal), self._key, name.replace("/", "-"))
+        made: Any = actor.remote(self._handler, room.threads, room.sharers, *words, self._home_every)
         return Slot(made, made.take.remote(LONG_POLL), time.monotonic(), generation)
 
     def _end_older(self) -> None:

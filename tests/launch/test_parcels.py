@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
-from embsearch.launch import parcels
 from embsearch.launch.parcels import CHECKPOINT, Desk, Packer, bring
 
 
@@ -31,7 +31,7 @@ def task(home):
 
 @pytest.fixture
 def desk(tmp_path):
-    return Desk(tmp_path / "there/shelf", tmp_path / "there/desk")
+    return Desk(tmp_path / "there/shelf", tmp_path / "there/desk", lambda content: content, every=0.2)
 
 
 def packer():
@@ -66,7 +66,7 @@ def test_a_model_that_changed_under_its_path_is_sent_again(home, task, desk):
     found = []
     for weights in ("one", "two"):
         (home / "trial/model/weights").write_text(weights)
-        found.append(open(desk.lay_out(task, pack.pack(task, ""))["model"] + "/weights").read())
+        found.append((Path(desk.lay_out(task, pack.pack(task, ""))["model"]) / "weights").read_text())
     assert found == ["one", "two"]
 
 
@@ -127,16 +127,15 @@ def test_another_trial_finds_an_empty_desk(home, task, desk):
     assert list(desk.run.iterdir()) == []
 
 
-def test_checkpoints_come_home_on_the_way_some_time_apart(task, desk, monkeypatch):
+def test_checkpoints_come_home_on_the_way_some_time_apart(task, desk):
     pack, _ = packer()
     desk.lay_out(task, pack.pack(task, ""))
     (desk.run / CHECKPOINT).write_text("step 20")
     assert not desk.due()
-    monkeypatch.setattr(parcels, "HOME_EVERY", 0.05)
-    time.sleep(0.06)
+    time.sleep(0.25)
     assert desk.due()
     assert desk.changed()
-    time.sleep(0.06)
+    time.sleep(0.25)
     assert not desk.due()  # nothing new
 
 
@@ -144,7 +143,6 @@ def test_a_file_that_an_evaluation_keeps_comes_home(home, task, desk):
     pack, _ = packer()
     asked = {"do": "evaluate", "cache": task["cache"], "keep": str(home / "tested/best.npz")}
     local = desk.lay_out(asked, pack.pack(asked, ""))
-    with open(local["keep"], "w") as file:
-        file.write("scores")
+    Path(local["keep"]).write_text("scores")
     bring(desk.changed())
     assert (home / "tested/best.npz").read_text() == "scores"

@@ -173,5 +173,5 @@ def test_two_studies_on_one_cluster_do_not_see_each_other(home, undisturbed):
 def test_an_address_where_no_cluster_is(home):
     said = ended(home.start("search", "launcher=ray", "launcher.address=127.0.0.1:1"), 2)
     assert "launcher.address=127.0.0.1:1: no Ray cluster answers there" in said
-    assert "start one with 'ray start --head'" in said
+    assert "start one with 'ray start --head', leave the address out" in said
     assert not home.study.exists()
