@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("ray", reason="pip install 'embsearch[ray]'")
 
 # every trial's values are its own, whoever trains it and when
-ALONE = ["sampler=qmc", "scheduler=none", "stop.trials=12", "train.texts=20000", "evaluate.at=[0.25,0.5,1.0]",
+ALONE = ["sampler=qmc", "scheduler=none", "stop.trials=12", "train.texts=8000", "evaluate.at=[0.25,0.5,1.0]",
          "train.batch_size=16", "~space.train.batch_size"]  # fmt: skip
 PATIENCE = 300
 
