@@ -85,6 +85,7 @@ class Study:
         self.readings: list[Reading] = []  # by evaluation; empty: all read all rows
         self.stopping = Stopping(config.launcher.grace)
         self._deaths: dict[str, list[str]] = {}  # of evaluations
+        self._in_slot: dict[int, Trial] = {}  # whose segment was given out there last
         self.bugs = 0
         self._earlier, self._started = 0.0, self._clock.monotonic()
         self.pending = 0  # events that the recorder's view lacks after the end
@@ -166,7 +167,7 @@ class Study:
                     self._submit_baseline(launcher, slot)
                 elif (trial := self._next(over, slot)) is not None:
                     self._submit(launcher, slot, trial)
-            nothing_runs = not self.trials.in_state("running") and baseline is None
+            nothing_runs = not self.trials.count("running") and baseline is None
             if nothing_runs and (launcher.idle or self.stopping.asked):  # else the first slots are still to come
                 self._end_paused(over)
                 return over
@@ -216,6 +217,7 @@ class Study:
         assert seed is not None, f"trial {trial.number} has been at evaluation {trial.until}"
         segment = Segment(trial.number, trial.attempt, trial.runs[seed].rung, trial.until, seed)
         trial.slot, trial.seed = slot, seed
+        self._in_slot[slot] = trial
         self.trials.move(trial, "running")
         self.log_trial(trial, "segment", segment=record(segment), slot=slot)
         launcher.submit(slot, {
@@ -225,9 +227,8 @@ class Study:
         })  # fmt: skip
 
     def _take(self, slot: int, message: Message) -> None:
-        trial = next((t for t in self.trials.in_state("running") if t.slot == slot), None)
-        kind = message["kind"]
-        if trial is None:
+        trial, kind = self._in_slot.get(slot), message["kind"]
+        if trial is None or trial.state != "running" or trial.slot != slot:
             return
         if kind == "points":
             self._points(trial, message["points"])

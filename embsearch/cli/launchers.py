@@ -26,7 +26,7 @@ def launcher(config: Config, clock: Clock = time) -> Callable[[Path], Launcher]:
         )
     if config.launcher.name == "slurm":
         _check_slurm(config.launcher)
-    make = {"inline": _inline, "local": _local, "replay": _replay, "slurm": _slurm}[config.launcher.name]
+    make = {"inline": _inline, "local": _local, "ray": _ray, "replay": _replay, "slurm": _slurm}[config.launcher.name]
     return lambda folder: make(config, folder, clock)
 
 
@@ -43,12 +43,29 @@ def _local(config: Config, folder: Path, clock: Clock) -> Launcher:
     gpus = [] if config.device == "cpu" else visible_gpus()
     alone = config.device.startswith("cuda:")  # one GPU by its number, which only holds where all are visible
     gpus = gpus[:1] if alone else gpus
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _cores()
     workers = config.launcher.workers or (len(gpus) * config.launcher.per_gpu if gpus else min(cores, 4))
     threads = config.launcher.threads or max(1, cores // workers)
     return Local(
         python_module("embsearch.worker"), workers, threads, folder / "workers", None if alone else gpus or None,
         config.launcher.segment_timeout,
+    )  # fmt: skip
+
+
+def _ray(config: Config, folder: Path, clock: Clock) -> Launcher:
+    from embsearch.launch import cluster
+    from embsearch.launch.ray import Ray
+
+    asked, threads = config.launcher, config.launcher.threads or 1
+    note = cluster.connect(asked.address, max(_cores(), asked.workers * threads))
+    named = config.device.startswith("cuda")  # also where the nodes that have them are still to come
+    gpus = (config.train.devices if config.train.devices > 1 else 1 / asked.per_gpu) if named or (
+        config.device == "auto" and cluster.has_gpus()
+    ) else 0.0  # fmt: skip
+    room = cluster.Room(threads, gpus, asked.per_gpu if gpus else 1, asked.resources, asked.labels, asked.spread)
+    return Ray(
+        "embsearch.worker:Worker", asked.workers or cluster.fits(room), room, folder / "workers", asked.files,
+        asked.segment_timeout, note,
     )  # fmt: skip
 
 
@@ -88,6 +105,11 @@ def _replay(config: Config, folder: Path, clock: Clock) -> Launcher:
     if not isinstance(clock, VirtualClock):
         raise ConfigError("launcher=replay: trains nothing, so no model would come of it; it is for searches")
     return Replay(curves(config), clock, config.launcher.workers or 1)
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _installed(package: str) -> bool:

@@ -24,6 +24,7 @@ from embsearch.search.plan import BATCH, Costs, Machine, Params, Speed
 from embsearch.study import check_objective
 from embsearch.values import Reading
 
+QUEUE = 600.0  # seconds that workers may wait for room on a cluster
 FEW, MORE = 200, 1000  # rows on which evaluations are timed; what all rows take is reckoned from them
 
 
@@ -33,7 +34,7 @@ class Probes:
     def __init__(self, config: Config, data: Dataset, cache: Path, folder: Path, launcher: Launcher) -> None:
         self.config, self.data, self.launcher = config, data, launcher
         self.cache, self.folder = str(cache), folder
-        self.slots = launcher.idle
+        self.slots = all_up(launcher)
         self.few, self.more = (_texts(data.valid, rows) for rows in (FEW, MORE))
 
     def run(self, points: Sequence[tuple[str, Params]], available: int, command: float) -> tuple[Costs, Machine]:
@@ -125,6 +126,21 @@ class Probes:
         for message in answers.values():
             _check(message, task)
         return list(answers.values())
+
+
+def all_up(launcher: Launcher) -> list[int]:
+    """Every slot, once its worker is there. Raises UserError where some wait too long."""
+    until = time.monotonic() + QUEUE
+    while len(launcher.idle) < launcher.workers:
+        for _, message in launcher.wait(1.0):
+            if message["kind"] == "note":
+                say(message["text"])
+        if time.monotonic() > until:
+            raise UserError(
+                f"launcher.workers={launcher.workers}: {len(launcher.idle)} came up in {QUEUE / 60:.0f} min; a plan "
+                "is made with all of them: ask for fewer, or wait until the cluster has room"
+            )
+    return launcher.idle
 
 
 def _check(message: Message, task: Task) -> None:

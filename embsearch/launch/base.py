@@ -29,6 +29,10 @@ class Launcher(Protocol):
     """Where tasks run."""
 
     @property
+    def workers(self) -> int:
+        """How many slots there are, or will be once all workers are there."""
+
+    @property
     def idle(self) -> list[int]:
         """Slots that can take a task now: where workers come from a queue, those whose worker is there."""
 

@@ -24,6 +24,10 @@ class Inline:
         self._running: Iterator[Message] | None = None
 
     @property
+    def workers(self) -> int:
+        return 1
+
+    @property
     def idle(self) -> list[int]:
         return [0] if self._running is None and not self._handler.halting else []
 

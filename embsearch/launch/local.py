@@ -56,6 +56,10 @@ class Local:
         self._slots = [self._start(i, 0) for i in range(workers)]
 
     @property
+    def workers(self) -> int:
+        return self._workers
+
+    @property
     def idle(self) -> list[int]:
         return [i for i, s in enumerate(self._slots) if s.task is None and not (s.leaving or self._halting)]
 

@@ -101,11 +101,11 @@ class Replay:
         self._play, self._clock = Player(curves), clock
         self._busy: set[int] = set()
         self._coming: list[tuple[float, int, int, Message]] = []  # when, in what order, slot, message
-        self._workers, self._sent = workers, 0
+        self.workers, self._sent = workers, 0
 
     @property
     def idle(self) -> list[int]:
-        return [slot for slot in range(self._workers) if slot not in self._busy]
+        return [slot for slot in range(self.workers) if slot not in self._busy]
 
     def submit(self, slot: int, task: Task) -> None:
         if slot not in self.idle:

@@ -121,6 +121,10 @@ class Board(Mapping[int, T], Generic[T]):
         found = [trial for state in states for trial in self._by_state.get(state, {}).values()]
         return sorted(found, key=lambda trial: trial.number)
 
+    def count(self, state: State) -> int:
+        """How many trials are in this state."""
+        return len(self._by_state.get(state, ()))
+
     def reached(self, rung: int) -> int:
         """How many trials were measured at a rung."""
         return len(self._reached.get(rung, ()))

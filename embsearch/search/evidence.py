@@ -23,7 +23,8 @@ BLAMED = ("diverged", "out_of_memory")  # failures that the parameters caused
 
 # TPE models the best 25 trials against the others, the older the less, and its time grows with their number: it is
 # shown so many at most, the best and the newest. See docs/decisions/0012-ten-thousand-trials.md.
-SHOWN, BEST = 500, 50
+# Of those that run, from whose places it keeps away, the newest RUNNING: a thousand would double its time.
+SHOWN, BEST, RUNNING = 500, 50, 250
 
 Kept = dict[int, tuple[tuple[Any, ...], FrozenTrial]]  # by number: a standing, and the trial made of it
 
@@ -99,7 +100,7 @@ def _most_telling(board: Board[Any]) -> list[Standing]:
     """All trials while they are few; else the best, the newest and those without a measurement, by number."""
     if len(board) <= SHOWN:
         return board.newest(SHOWN)
-    chosen = (*board.leaders(BEST), *board.in_state("running"), *board.newest(SHOWN - BEST))
+    chosen = (*board.leaders(BEST), *board.in_state("running")[-RUNNING:], *board.newest(SHOWN - BEST))
     return [trial for _, trial in sorted({t.number: t for t in chosen}.items())]
 
 

@@ -62,6 +62,16 @@ def test_a_search_that_is_shown_has_a_space_without_faults(words):
         parse(config.space, config)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_has_no_place_left_to_fill(page):
+    """A word in capitals that stands where figures or a sentence were meant to come."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.S)
+    left = re.findall(
+        r"^\W*[A-Z][A-Z_]{3,}\W*$|: [A-Z][A-Z_]{5,}\.?$|\b(?:TODO|TBD|FIXME|XXX)\b|\b\w+_RESULT\b", text, re.M
+    )
+    assert left == []
+
+
 def test_every_verb_is_shown_in_the_reference_with_a_command():
     shown = {(p.values[0].name, re.match(VERB, " ".join(p.values[1]))[0]) for p in commands()}
     assert [verb.name for verb in VERBS if ("cli.md", verb.name) not in shown] == []

@@ -84,13 +84,48 @@ def replay(config, cache, tmp_path_factory):
     return Replay(curves, VirtualClock())
 
 
-@pytest.fixture(scope="module", params=["inline", "local", "replay", "slurm"])
+@pytest.fixture(scope="module")
+def ray_cluster():
+    """Ray on this machine, for all launchers of these tests."""
+    from embsearch.launch import cluster
+
+    cluster.connect("local", 4)
+    yield cluster
+    cluster.disconnect()
+
+
+def on_ray(cluster, folder, files="auto"):
+    from embsearch.launch.ray import Ray
+
+    launcher = Ray("embsearch.worker:Worker", 1, cluster.Room(), folder, files, leave=False)
+    until = time.monotonic() + PATIENCE
+    while not launcher.idle and time.monotonic() < until:
+        launcher.wait(1.0)
+    return launcher
+
+
+@pytest.fixture(scope="module")
+def ray(ray_cluster, tmp_path_factory):
+    launcher = on_ray(ray_cluster, tmp_path_factory.mktemp("ray"))
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture(scope="module")
+def ray_store(ray_cluster, tmp_path_factory):
+    """Whose files go by Ray's object store, as where no folder is shared."""
+    launcher = on_ray(ray_cluster, tmp_path_factory.mktemp("ray_store"), "store")
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture(scope="module", params=["inline", "local", "replay", "ray", "ray_store", "slurm"])
 def launcher(request):
     """A new launcher is one more case here."""
     return Inline(Worker()) if request.param == "inline" else request.getfixturevalue(request.param)
 
 
-@pytest.fixture(scope="module", params=["inline", "local", "slurm"])
+@pytest.fixture(scope="module", params=["inline", "local", "ray", "ray_store", "slurm"])
 def trainer(request):
     """Those that train; a replay has nothing to time, and its measurements are as they were recorded."""
     return Inline(Worker()) if request.param == "inline" else request.getfixturevalue(request.param)
@@ -166,7 +201,7 @@ def test_a_slot_is_idle_until_it_has_a_task_and_again_when_the_task_ends(launche
     during = launcher.idle
     rest(launcher)
 
-    assert (before, during, launcher.idle) == ([0], [], [0])
+    assert (before, during, launcher.idle, launcher.workers) == ([0], [], [0], 1)
 
 
 def test_a_slot_that_works_takes_no_second_task(launcher, evaluate):
@@ -236,17 +271,22 @@ def test_waiting_for_nothing_gives_nothing(launcher):
     assert launcher.wait(0.05) == []
 
 
-@pytest.mark.parametrize("kind", ["inline", "local", "slurm"])
+@pytest.mark.parametrize("kind", ["inline", "local", "ray", "ray_store", "slurm"])
 def test_a_segment_that_is_halted_goes_on_elsewhere_and_measures_the_same(kind, config, cache, tmp_path, request):
     config = with_values(config, {"train.texts": 200_000, "evaluate.at": [1.0]})  # half a minute of training
     task = {"do": "segment", "config": to_dict(config), "cache": str(cache), "folder": str(tmp_path / "trial")}
     task["segment"] = {"trial": 0, "attempt": 0, "from_checkpoint": 0, "until": 1}
-    if kind == "slurm":
+    if kind == "inline":
+        launcher = Inline(Worker())
+    elif kind == "local":
+        launcher = Local(python_module("embsearch.worker"), 1, 1, tmp_path)
+    elif kind == "slurm":
         launcher = slurm_of(request.getfixturevalue("slurm_cluster"), tmp_path / "slurm")
     else:
-        launcher = Inline(Worker()) if kind == "inline" else Local(python_module("embsearch.worker"), 1, 1, tmp_path)
+        files = "store" if kind == "ray_store" else "auto"
+        launcher = on_ray(request.getfixturevalue("ray_cluster"), tmp_path / "workers", files)
     launcher.submit(0, task)
-    threading.Timer(12.0 if kind == "local" else 2.0, launcher.halt).start()
+    threading.Timer(12.0 if kind == "local" else 4.0, launcher.halt).start()
 
     *before, last = rest(launcher)
     idle = launcher.idle

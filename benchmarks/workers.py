@@ -1,0 +1,157 @@
+"""How many workers one coordinator can keep busy: its own work beside that of 1,000 simulated ones.
+
+    python benchmarks/workers.py                                # 1,000 workers, and how many take half a core
+    python benchmarks/workers.py --workers 1000 --segments 10000
+
+A study with the default sampler (TPE) and scheduler (promotion), real event logs and a real database, whose workers
+are played on a virtual clock (launcher=replay): every segment takes 30 virtual seconds, some up to a fifth less or
+more, and does nothing. The coordinator keeps up while its seconds, CPU and wall, are fewer than the virtual ones.
+Counted from the moment when every worker had its first segment, in windows, into benchmarks/results/workers.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import os
+import platform
+import pstats
+import random
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from embsearch.config.build import build
+from embsearch.config.schema import Config
+from embsearch.launch.curves import Curve, Synthetic
+from embsearch.launch.replay import Replay, VirtualClock
+from embsearch.study import Study
+from embsearch.track import recorders
+from embsearch.track.base import NoRecorder, Recorder
+
+HERE = Path(__file__).parent
+SEGMENT = 30.0  # virtual seconds
+SPACE = {
+    "train.lr": {"low": 3e-5, "high": 5e-4, "log": True},
+    "train.batch_size": {"choices": [32, 64, 128], "ordered": True},
+    "objective.name": {"choices": ["triplet", "infonce"]},
+    "objective.margin": {"low": 0.05, "high": 0.5, "when": {"objective.name": "triplet"}},
+    "objective.temperature": {"low": 0.01, "high": 0.1, "log": True, "when": {"objective.name": "infonce"}},
+}
+AT = (0.2, 0.4, 0.6, 0.8, 1.0)  # five segments of one length make a trial
+
+
+class Enough(Exception):
+    """So many segments were measured."""
+
+
+@dataclass(frozen=True)
+class Uneven(Synthetic):
+    """Trials that are a fifth slower or faster, so that workers do not end in step."""
+
+    def curve(self, trial: int, config: Mapping[str, Any]) -> Curve:
+        pace = random.Random(trial).uniform(0.8, 1.2)
+        curve = super().curve(trial, config)
+        return replace(curve, measurements=tuple(replace(m, seconds=pace * m.seconds) for m in curve.measurements))
+
+
+class Meter:
+    """Called whenever a study changes: CPU, wall and virtual seconds by segments measured."""
+
+    def __init__(self, clock: VirtualClock, workers: int, segments: int) -> None:
+        self.clock, self.workers, self.segments = clock, workers, segments
+        self.measured, self.marks = 0, [self._now()]
+
+    def _now(self) -> tuple[int, float, float, float]:
+        return getattr(self, "measured", 0), time.process_time(), time.perf_counter(), self.clock.monotonic()
+
+    def __call__(self, study: Study, line: str) -> None:
+        if " at rung " not in line:
+            return
+        self.measured += 1
+        if self.measured % self.workers == 0 or self.measured >= self.segments:
+            self.marks.append(self._now())
+        if self.measured >= self.segments:
+            raise Enough
+
+    def windows(self) -> list[dict[str, float]]:
+        """From one round of all workers to the next, the first left out: in it they get their first segments."""
+        found = []
+        for (n, cpu, wall, virtual), (m, cpu2, wall2, virtual2) in zip(self.marks[1:], self.marks[2:], strict=False):
+            passed = virtual2 - virtual
+            found.append({
+                "segments": m, "cores": round((cpu2 - cpu) / passed, 3), "wall": round((wall2 - wall) / passed, 3),
+                "cpu_ms_a_segment": round(1000 * (cpu2 - cpu) / (m - n), 2),
+                "wall_ms_a_segment": round(1000 * (wall2 - wall) / (m - n), 2),
+            })  # fmt: skip
+        return found
+
+
+def config_of(home: Path, mlflow: str) -> Config:
+    data = home / "rows.csv"
+    data.write_text("query,title,grade\n" + "".join(f"q{n},a {n},1\nq{n},b {n},0\n" for n in range(12)))
+    return build({
+        "home": str(home), "data": {"path": str(data)}, "study": {"name": "workers"}, "space": SPACE,
+        "stop": {"trials": 1_000_000}, "launcher": {"name": "replay"}, "evaluate": {"at": list(AT)},
+        "track": {"mlflow": bool(mlflow), "uri": mlflow or None}, "confirm": {"top_k": 0},
+    })  # fmt: skip
+
+
+def measure(workers: int, segments: int, mlflow: str = "") -> dict[str, Any]:
+    """The coordinator's own seconds a virtual second, for ``workers`` that are always busy."""
+    with tempfile.TemporaryDirectory() as folder:
+        config, clock = config_of(Path(folder), mlflow), VirtualClock()
+        meter = Meter(clock, workers, segments)
+
+        def recorder(study: Path) -> Recorder:
+            if not mlflow:
+                return NoRecorder()
+            made = recorders.make(config, study)
+            made.start()
+            return made
+
+        curves = Uneven(trial_seconds=SEGMENT * len(AT))
+        study = Study(config, lambda _: Replay(curves, clock, workers), recorder, meter, clock)
+        with suppress(Enough):
+            study.run()
+        windows = meter.windows()
+        last = windows[len(windows) // 2 :]
+        mean = {name: round(sum(w[name] for w in last) / len(last), 3) for name in last[0] if name != "segments"}
+        return {"workers": workers, "segments": segments, "trials": len(study.trials), **mean, "windows": windows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="*", default=[250, 1000, 2000])
+    parser.add_argument("--segments", type=int, default=10, help="rounds of all workers")
+    parser.add_argument("--mlflow", default="", metavar="URI", help="record to this MLflow too")
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "workers.json")
+    args = parser.parse_args()
+    found: dict[str, Any] = {
+        "optuna": optuna.__version__, "python": platform.python_version(), "cpus": os.cpu_count(),
+        "segment_s": SEGMENT, "mlflow": bool(args.mlflow), "by_workers": [],
+    }  # fmt: skip
+    profile = cProfile.Profile()
+    for workers in args.workers:
+        if args.profile:
+            profile.enable()
+        one = measure(workers, args.segments * workers, args.mlflow)
+        profile.disable()
+        print(f"{workers} workers: {one['cores']:.2f} of a core, {one['cpu_ms_a_segment']:.1f} ms CPU and "
+              f"{one['wall_ms_a_segment']:.1f} ms wall a segment, {one['trials']} trials", flush=True)  # fmt: skip
+        found["by_workers"].append(one)
+    if args.profile:
+        pstats.Stats(profile).sort_stats("tottime").print_stats(45)
+    args.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

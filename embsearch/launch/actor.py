@@ -1,0 +1,122 @@
+"""A worker inside a Ray actor, on whatever machine Ray has room for it.
+
+The handler works in a thread of its own, so that the actor can always be asked for news (``take``) or told to
+halt. Nothing here imports torch: Ray pickles the class by its name and imports this file on the other machine.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pkgutil
+import queue
+import shutil
+import socket
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+import embsearch
+from embsearch.launch.base import ENDS, Message, Task
+from embsearch.launch.parcels import Desk, Parcel
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Actor:
+    """``handler``: module:class of what answers tasks, as worker.Worker; ``seal``: a file that only machines see
+    which share the study's folder. Where they do not: ``shelf`` and ``desk``, words for folders of all workers of a
+    study and of this one; ``every``, seconds between two checkpoints that go home."""
+
+    def __init__(
+        self, handler: str, threads: int, sharers: int, seal: str, shelf: str, desk: str, every: float
+    ) -> None:
+        os.environ |= {name: str(threads) for name in THREADS}
+        os.environ |= {"TOKENIZERS_PARALLELISM": "false", "EMBSEARCH_GPU_SHARERS": str(sharers)}
+        self._threads, self._shared = threads, bool(seal) and Path(seal).exists()
+        root = Path(tempfile.gettempdir()) / f"embsearch-{os.getuid()}" / shelf
+        self._place = root / desk
+        self._desk = Desk(root / "shelf", self._place, _fetch, every)
+        self._tasks: queue.SimpleQueue[tuple[Task, list[Parcel]]] = queue.SimpleQueue()
+        self._said: list[Message] = []
+        self._news = threading.Condition()
+        self._handler: Any = None
+        self._halting, self._broken = False, ""
+        threading.Thread(target=self._work, args=(handler,), daemon=True).start()
+
+    # ---- what the coordinator calls ------------------------------------------------------------
+
+    def begin(self, task: Task, parcels: list[Parcel]) -> None:
+        """Start a task; without parcels its paths are this machine's too."""
+        self._tasks.put((task, parcels))
+
+    def take(self, seconds: float) -> list[Message]:
+        """What was said since, waiting for the first word. Raises RuntimeError where the worker could not start."""
+        with self._news:
+            self._news.wait_for(lambda: self._said or self._broken, seconds)
+            said, self._said = self._said, []
+        if self._broken and not said:
+            raise RuntimeError(self._broken)
+        return said
+
+    def halt(self) -> None:
+        """Save a checkpoint after this step, end the task, take no more."""
+        self._halting = True
+        if self._handler is not None:
+            self._handler.halting = True
+
+    def leave(self) -> None:
+        """Clear this worker's own folder away."""
+        shutil.rmtree(self._place, ignore_errors=True)
+
+    # ---- its thread ----------------------------------------------------------------------------
+
+    def _work(self, name: str) -> None:
+        try:
+            handler = pkgutil.resolve_name(name)()
+            _use_threads(self._threads)
+        except BaseException:  # SystemExit too: nobody else would tell
+            with self._news:
+                self._broken = f"on {socket.gethostname()}: {traceback.format_exc()}"
+                self._news.notify_all()
+            return
+        handler.outbox, handler.halting = self._on_the_way, self._halting
+        self._handler = handler
+        self._say({"kind": "ready", "host": socket.gethostname(), "version": embsearch.__version__,
+                   "shared": self._shared})  # fmt: skip
+        while True:
+            task, parcels = self._tasks.get()
+            try:
+                local = self._desk.lay_out(task, parcels) if parcels else task
+            except Exception as error:
+                full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+                text, trace = f"{socket.gethostname()}: {error}", traceback.format_exc()
+                failure = "disk_full" if full else "bug"
+                self._say({"kind": "failed", "failure": failure, "message": text, "traceback": trace})
+                continue
+            for message in handler(local):
+                ends = bool(parcels) and message["kind"] in ENDS
+                self._say(message | ({"files": self._desk.changed()} if ends else {}))
+
+    def _on_the_way(self, message: Message) -> None:
+        """Called by the handler's thread between two steps: no file is being written."""
+        self._say(message | ({"files": self._desk.changed()} if self._desk.due() else {}))
+
+    def _say(self, message: Message) -> None:
+        with self._news:
+            self._said.append(message)
+            self._news.notify_all()
+
+
+def _use_threads(threads: int) -> None:
+    """By name: the launch room has nothing to do with torch, the handler it is given has."""
+    torch = pkgutil.resolve_name("torch")
+    torch.set_num_threads(threads)
+
+
+def _fetch(content: Any) -> Any:
+    import ray
+
+    return ray.get(content) if isinstance(content, ray.ObjectRef) else content

@@ -1,0 +1,117 @@
+"""A Ray cluster: joined, or started on this machine; what it has, and what a worker asks of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from embsearch.errors import UserError
+
+NAMESPACE = "embsearch"
+CLUSTER: Any = ray  # some of its functions have no types
+
+
+@dataclass(frozen=True)
+class Room:
+    """What one worker asks of Ray."""
+
+    threads: int = 1
+    gpus: float = 0.0
+    sharers: int = 1  # workers on its GPU
+    resources: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    spread: bool = True
+
+    def options(self) -> dict[str, Any]:
+        asked: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": self.gpus, "max_restarts": 0}
+        asked["scheduling_strategy"] = "SPREAD" if self.spread else "DEFAULT"
+        if self.resources:
+            asked["resources"] = dict(self.resources)
+        if self.labels:
+            asked["label_selector"] = dict(self.labels)
+        return asked
+
+    def __str__(self) -> str:
+        asked = {"CPU": self.threads, "GPU": self.gpus, **self.resources, **self.labels}
+        return ", ".join(f"{name} {value}" for name, value in asked.items() if value)
+
+
+def connect(address: str | None, cpus: int) -> str:
+    """Join the cluster at ``address`` (or RAY_ADDRESS), or start one on this machine with ``cpus``.
+
+    What was done, as a line. Raises UserError.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
+    if ray.is_initialized():
+        return f"Ray: this process is on a cluster already, {_size()}"
+    address = address or os.environ.get("RAY_ADDRESS")
+    if not address or address == "local":
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        return f"Ray: started on this machine, {_size()}"
+    try:
+        _knock(address)
+        ray.init(address=address, **quiet)
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:
+        raise UserError(
+            f"launcher.address={address}: no Ray cluster answers there ({reason(error)}); start one with 'ray start "
+            "--head', leave the address out for a new one on this machine, or, if it asks for a token, set "
+            "RAY_AUTH_MODE=token (from Ray 2.60 'ray start' asks for one where ~/.ray/auth_token is)"
+        ) from error
+    except (RuntimeError, ValueError, RayError) as error:  # another version of Ray or Python, no such address
+        raise UserError(f"launcher.address={address}: {reason(error)}") from error
+    return f"Ray: joined the cluster at {address}, {_size()}"
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at an address with a port: Ray itself tries for minutes. Raises OSError."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+
+
+def disconnect() -> None:
+    """Leave the cluster; one that was started here ends."""
+    ray.shutdown()
+
+
+def fits(room: Room) -> int:
+    """How many workers the cluster has room for, by what its nodes have in all; at least one."""
+
+    def on(node: Mapping[str, float]) -> int:
+        asked = {"CPU": room.threads, "GPU": room.gpus, **room.resources}
+        return int(min(node.get(name, 0.0) / value for name, value in asked.items() if value))
+
+    return max(1, sum(on(node["Resources"]) for node in CLUSTER.nodes() if node["Alive"]))
+
+
+def has_gpus() -> bool:
+    """Whether any node of the cluster has one now."""
+    return bool(CLUSTER.cluster_resources().get("GPU", 0))
+
+
+def free(room: Room) -> str:
+    """What of the things that a worker asks for is free now, in a few words."""
+    found = {k: v for k, v in CLUSTER.available_resources().items() if k in ("CPU", "GPU", *room.resources)}
+    return ", ".join(f"{name} {value:g}" for name, value in sorted(found.items())) or "nothing"
+
+
+def _size() -> str:
+    resources = CLUSTER.cluster_resources()
+    nodes = sum(bool(node["Alive"]) for node in CLUSTER.nodes())
+    gpus = f", {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
+    return f"{nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):g} CPUs{gpus}"
+
+
+def reason(error: BaseException) -> str:
+    """What Ray's long texts begin or end with: the cause of a task's error, else the first lines."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if hasattr(error, "cause") and error.cause is not None:  # raised in the actor: its traceback ends with the cause
+        return f"could not start: {lines[-1]}" if lines else type(error).__name__
+    return "; ".join(lines[:2]) or type(error).__name__

@@ -1,0 +1,151 @@
+"""Workers that are Ray actors: deaths, silence, workers that cannot start, checkpoints that come home on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray", reason="pip install 'embsearch[ray]'")
+
+from embsearch.errors import UserError
+from embsearch.launch import cluster
+from embsearch.launch.base import ENDS
+from embsearch.launch.cluster import Room
+from embsearch.launch.parcels import CHECKPOINT
+from embsearch.launch.ray import Ray
+
+PATIENCE = 60
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        cluster.connect("local", 2)
+        yield
+        cluster.disconnect()
+
+
+@pytest.fixture
+def make(tmp_path):
+    made = []
+
+    def start(handler="Echo", workers=1, **options):
+        made.append(Ray(f"ray_handlers:{handler}", workers, Room(), tmp_path / "workers", leave=False, **options))
+        return made[-1]
+
+    yield start
+    for launcher in made:
+        launcher.close()
+
+
+def up(launcher, workers=1):
+    until = time.monotonic() + PATIENCE
+    while len(launcher.idle) < workers:
+        launcher.wait(1.0)
+        assert time.monotonic() < until
+    return launcher
+
+
+def answer(launcher, task, slot=0):
+    launcher.submit(slot, task)
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        for at, message in launcher.wait(1.0):
+            if at == slot and message["kind"] in ENDS:
+                return message
+    raise AssertionError("no answer")
+
+
+def test_a_worker_that_dies_in_a_task_is_told_and_replaced(make):
+    launcher = up(make())
+    died = answer(launcher, {"do": "die"})
+    assert (died["kind"], died["failure"], died["idle"]) == ("died", "killed", False)
+    assert died["message"].startswith("worker 0 on ")
+    assert answer(up(launcher), {"do": "work"})["kind"] == "evaluated"
+
+
+def test_a_worker_that_dies_without_a_task_is_replaced(make):
+    launcher = up(make())
+    first = answer(launcher, {"do": "work"})["metrics"]["pid"]
+    os.kill(first, signal.SIGKILL)
+    until = time.monotonic() + PATIENCE
+    while not (found := [m for _, m in launcher.wait(1.0) if m["kind"] == "died"]):
+        assert time.monotonic() < until
+    assert found[0]["idle"]
+    assert answer(up(launcher), {"do": "work"})["metrics"]["pid"] != first
+
+
+def test_a_worker_that_is_silent_too_long_is_killed(make):
+    launcher = up(make(timeout=2.0))
+    died = answer(launcher, {"do": "hang"})
+    assert (died["kind"], died["failure"]) == ("died", "hung")
+    assert "gave no sign of life for 2 s and was killed" in died["message"]
+    assert answer(up(launcher), {"do": "work"})["kind"] == "evaluated"
+
+
+def test_a_death_in_one_slot_leaves_the_task_in_the_other(make):
+    launcher = up(make(workers=2), 2)
+    launcher.submit(0, {"do": "die"})
+    launcher.submit(1, {"do": "work"})
+    found, until = {}, time.monotonic() + PATIENCE
+    while len(found) < 2 and time.monotonic() < until:
+        found |= {slot: message["kind"] for slot, message in launcher.wait(1.0) if message["kind"] in ENDS}
+    assert found == {0: "died", 1: "evaluated"}
+
+
+def test_an_actor_is_used_again_and_has_its_threads(make):
+    launcher = up(make())
+    found = [answer(launcher, {"do": "work"})["metrics"] for _ in range(3)]
+    assert found == [{"pid": found[0]["pid"], "threads": "1"}] * 3
+
+
+def test_workers_that_cannot_start_end_the_study_with_the_reason(make):
+    launcher = make("Broken")
+    with pytest.raises(UserError, match=r"3 workers in a row ended before they were ready.*No module named 'torch'"):
+        up(launcher)
+
+
+def test_a_worker_that_waits_for_room_is_said_and_takes_no_task(make, monkeypatch):
+    monkeypatch.setattr("embsearch.launch.ray.PENDING", 1.0)
+    launcher = up(make(workers=3), 2)
+    notes, until = [], time.monotonic() + PATIENCE
+    while not notes and time.monotonic() < until:
+        notes = [message["text"] for _, message in launcher.wait(1.0) if message["kind"] == "note"]
+    assert notes[-1] == "Ray: 2 of 3 workers are up, each takes CPU 1; free: nothing"
+    assert (launcher.idle, launcher.workers) == ([0, 1], 3)
+
+
+def test_a_second_launcher_of_a_folder_ends_the_workers_of_the_first(make):
+    first = up(make())
+    up(make())
+    assert [m["kind"] for _, m in first.wait(5.0)] == ["died"]
+
+
+@pytest.mark.parametrize(("every", "least"), [(0.3, 5), (60.0, 0)])
+def test_a_trial_goes_on_from_the_last_checkpoint_that_came_home(make, tmp_path, every, least):
+    launcher = up(make(files="store", home_every=every))
+    task = {"do": "segment", "folder": str(tmp_path / "trial"), "until": 20}
+    (tmp_path / "trial").mkdir()
+    home, seen = tmp_path / "trial" / CHECKPOINT, []
+    launcher.submit(0, task | {"die_at": 15})
+    until = time.monotonic() + PATIENCE
+    while not (seen and seen[-1]["kind"] == "died"):
+        seen += [message for _, message in launcher.wait(1.0)]
+        assert time.monotonic() < until
+    at = int(home.read_text()) if home.exists() else 0
+    launcher = up(launcher)
+    launcher.submit(0, task)
+    again = []
+    while not (again and again[-1]["kind"] in ENDS):
+        again += [message for _, message in launcher.wait(1.0)]
+        assert time.monotonic() < until
+
+    steps = [step for message in again if message["kind"] == "points" for step, _, _ in message["points"]]
+    assert least <= at < 15
+    assert steps == list(range(at + 1, 21))
+    assert home.read_text() == "20"
