@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # postgres.py; pytest's importlib mode adds no folder
 
 # A title names the colour in another word than the query does, and the thing in the same one: an
 # untrained encoder sees half of the match, a trained one all of it.
@@ -103,6 +106,22 @@ def judgements_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("query", "title", "grade", "category"), *judgement_rows()])
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Any]:
+    """A PostgreSQL of this session's own; the test is skipped where it is not installed."""
+    from postgres import postgres
+
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def pg(postgres_server: Any) -> Iterator[Any]:
+    """The same (tests/postgres.py), running; a test may kill it."""
+    yield postgres_server
+    postgres_server.be_there()
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
