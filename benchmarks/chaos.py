@@ -45,6 +45,7 @@ from embsearch.track.mlflow_store import fail_fast
 HERE = Path(__file__).parent
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+STATES = {"complete": "COMPLETE", "pruned": "PRUNED"}  # of failures, their kind decides
 RATIO, TO_NEXT_STEP = 1.6, 10.0  # promised: wall time to undisturbed; seconds from a kill, beside imports
 
 
@@ -254,9 +255,9 @@ def to_next_step(one: Kill, steps: dict[int, list[int]], following: Kill | None)
 # What must hold
 
 
-def faults(calm: Search, search: Search, kills: list[Kill], url: str) -> list[str]:
+def faults(calm: Search, search: Search, kills: list[Kill], url: str, storage: str | None = None) -> list[str]:
     """What is wrong with a disturbed study, seen from the one that was not."""
-    return [*of_the_logs(calm, search, kills), *of_optuna(search), *of_mlflow(search, url)]
+    return [*of_the_logs(calm, search, kills), *of_optuna(search, storage), *of_mlflow(search, url)]
 
 
 def of_the_logs(calm: Search, search: Search, kills: list[Kill]) -> Iterator[str]:
@@ -313,9 +314,14 @@ def begun_elsewhere(events: list[dict[str, Any]]) -> Iterator[bool]:
             yield event["segment"]["from_checkpoint"] != rung
 
 
-def of_optuna(search: Search) -> Iterator[str]:
+def of_optuna(search: Search, storage: str | None = None) -> Iterator[str]:
+    """``storage``: the address of a PostgreSQL that others may use as well, with its password."""
     database = f"sqlite:///{search.home / 'optuna.db'}"
-    (name,) = optuna.get_all_study_names(database)
+    mine = ""
+    if storage is not None:
+        database = storage.replace("postgresql:", "postgresql+psycopg:", 1)
+        mine = "@" + (search.home / "id").read_text()
+    (name,) = [name for name in optuna.get_all_study_names(database) if name.endswith(mine)]
     there = {t.number: t for t in optuna.load_study(study_name=name, storage=database).trials}
     trials = search.trials()
     if sorted(there) != list(range(len(trials))):
@@ -323,7 +329,9 @@ def of_optuna(search: Search) -> Iterator[str]:
     for number, events in enumerate(trials.values()):
         (ending,) = of(events, "ended")
         found = there[number]
-        if not found.state.is_finished() or (ending["state"] == "complete" and found.value != ending["value"]):
+        if ending["state"] in STATES and found.state.name != STATES[ending["state"]]:
+            yield f"Optuna has trial {number} as {found.state.name}, the log as {ending['state']}"
+        elif not found.state.is_finished() or (ending["state"] == "complete" and found.value != ending["value"]):
             yield f"Optuna has trial {number} as {found.state.name} {found.value}, the log {ended(events)}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import socket
 import time
@@ -45,6 +46,16 @@ class StudyFolder:
         self.digest = digest(config)
         self.log = EventLog(self.path / "events.jsonl", clock)
         self._trial_logs: dict[int, EventLog] = {}
+
+    @property
+    def home_id(self) -> str:
+        """A name of the home that no other has: what tells its studies from others' in a database or an MLflow
+        that they share. Made once; it moves with the home."""
+        path = self.home / "id"
+        with disk.file_lock(path):  # of processes that start together one writes it
+            if not path.read_text(encoding="utf-8"):
+                path.write_text(secrets.token_hex(5), encoding="utf-8")
+            return path.read_text(encoding="utf-8").strip()
 
     @contextmanager
     def hold(self) -> Iterator[None]:

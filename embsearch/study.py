@@ -26,7 +26,7 @@ from embsearch.history import RETRIES, Trial, is_final, read_trials
 from embsearch.launch.base import Launcher, Message
 from embsearch.objectives.preflight import preflight_space
 from embsearch.report.live import reads
-from embsearch.search import budget, sampler, scheduler
+from embsearch.search import budget, database, sampler, scheduler
 from embsearch.search.board import Board
 from embsearch.search.confirm import choose
 from embsearch.search.space import parse
@@ -103,15 +103,18 @@ class Study:
                     self._page(self.folder)
                 self.pending = self._recorder.close(timeout=60.0)
                 return Result(**found)
+            store = database.of(self.config.study.storage, self.folder.home, self.folder.home_id)
+            store.check()
             self._earlier, self._started = self.folder.seconds_spent(), self._clock.monotonic()
             data = self._data()
             self.folder.check_data(data.fingerprint)
             self.folder.lock_config()
             self.log("opened", name=self.config.study.name, task=self.config.study.task,
-                      question=self.config.study.question, data=data.fingerprint, config=self.folder.digest,
+                      question=self.config.study.question, home_id=self.folder.home_id,
+                      data=data.fingerprint, config=self.folder.digest,
                       rows=data.report, environment=environment())  # fmt: skip
             self.optuna = OptunaView(
-                self.folder.home / "optuna.db", self.config, self.space, new=not self.folder.begun
+                store, self.config, self.space, new=not self.folder.begun, wait=self._wait_for_database
             )
             with self.optuna.errors():
                 self._restore()
@@ -536,6 +539,16 @@ class Study:
     def say(self, line: str) -> None:
         """A line for whoever watches."""
         self._watch(self, line)
+
+    def _wait_for_database(self, line: str, seconds: float) -> None:
+        """Optuna's database is away. Workers go on, and what they say is kept; who is asked to stop does not wait."""
+        self.say(line)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            time.sleep(min(0.2, seconds))
+            self.say(self.stopping.line())
+            if self.stopping.asked and (self.stopping.late or not self.stopping.halting):
+                raise Interrupted(STOPPED)
 
     def wait(self, launcher: Launcher) -> list[tuple[int, Message]]:
         found = launcher.wait(1.0)

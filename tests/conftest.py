@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # postgres.py; pytest's importlib mode adds no folder
+
 # A title names the colour in another word than the query does, and the thing in the same one: an
 # untrained encoder sees half of the match, a trained one all of it.
 COLOURS = {"red": "crimson", "blue": "navy", "green": "olive", "white": "ivory", "black": "jet", "黄": "金"}
@@ -120,6 +122,22 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             patch.setenv(name, value)
         yield cluster
     cluster.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Any]:
+    """A PostgreSQL of this session's own; the test is skipped where it is not installed."""
+    from postgres import postgres
+
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def pg(postgres_server: Any) -> Iterator[Any]:
+    """The same (tests/postgres.py), running; a test may kill it."""
+    yield postgres_server
+    postgres_server.be_there()
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -10,18 +10,20 @@ between it and the terminal, the log or the traceback.
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from embsearch import __version__
 from embsearch.cli.verbs import by_study, split_verb, with_text
+from embsearch.config import secrets
 from embsearch.errors import ConfigError, EmbsearchError, UserError
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class CompositionError(ConfigError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        return _run([secrets.without_in_override(word) for word in (sys.argv[1:] if argv is None else argv)])
     except EmbsearchError as error:
         return _told(error)
     except KeyboardInterrupt:
@@ -67,13 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if type(error).__name__ not in ("MlflowException", "RestException"):  # its import takes seconds
             return _bug()
-        print(f"embsearch: MLflow: {str(error).splitlines()[0]}; see track.uri and home", file=sys.stderr)
+        said = secrets.masked(str(error).splitlines()[0])
+        print(f"embsearch: MLflow: {said}; see track.uri and home", file=sys.stderr)
         return UserError.exit_code
 
 
 def _bug() -> int:
     """Called where an exception is being handled."""
-    traceback.print_exc()
+    print(secrets.masked(traceback.format_exc()), end="", file=sys.stderr)
     print("embsearch: this is a bug in embsearch; the lines above say where", file=sys.stderr)
     return 1
 
@@ -127,7 +130,7 @@ def _compose(words: list[str], config_dirs: Sequence[str]) -> Config | None:
 
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        with searching(config_dirs), _stage([_quoted(word) for word in last_word(words)]):
+        with searching(config_dirs), _stage([_quoted(word) for word in last_word(words)]), _masked():
             hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(task)()
     except SystemExit as stop:  # 1: Hydra has said on stderr what is wrong with the command line
         raise SystemExit(2 if stop.code == 1 else stop.code) from None
@@ -152,6 +155,18 @@ def _message(error: Exception) -> str:
     if isinstance(error.__cause__, OmegaConfBaseException):
         lines.append(str(error.__cause__).rstrip())
     return "\n".join(line for line in (*lines, suggestion(error)) if line)
+
+
+@contextmanager
+def _masked() -> Iterator[None]:
+    """What Hydra prints (``--cfg job --resolve``, an error) may quote a config file's or a variable's password."""
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            yield
+    finally:
+        sys.stdout.write(secrets.masked(out.getvalue()))
+        sys.stderr.write(secrets.masked(err.getvalue()))
 
 
 @contextmanager
@@ -228,9 +243,10 @@ def _refuse_multirun(words: Sequence[str]) -> None:
 
 
 def _quoted(word: str) -> str:
-    """Hydra's grammar takes letters beyond ASCII only in quotes: data.path=点击.csv gets them here."""
+    """Hydra's grammar takes letters beyond ASCII, and an address with parameters, only in quotes:
+    data.path=点击.csv and study.storage=postgresql://host/db?sslmode=require get them here."""
     match = re.fullmatch(r"(\+{0,2}[\w./@]+)=([^'\"\[{$].*)", word, re.DOTALL)
-    if match is None or match[2].isascii():
+    if match is None or (match[2].isascii() and "://" not in match[2]):
         return word
     text = match[2].replace("\\", "\\\\") if match[2].endswith("\\") else match[2]
     escaped = text.replace("'", "\\'")
@@ -239,10 +255,10 @@ def _quoted(word: str) -> str:
 
 def _told(error: EmbsearchError) -> int:
     if isinstance(error, CompositionError):
-        print(error, file=sys.stderr)
+        print(secrets.masked(str(error)), file=sys.stderr)
     else:
         for fault in error.faults if isinstance(error, UserError) else [str(error)]:
-            print(f"embsearch: {fault}", file=sys.stderr)
+            print(f"embsearch: {secrets.masked(fault)}", file=sys.stderr)
     return error.exit_code
 
 

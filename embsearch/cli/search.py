@@ -14,16 +14,19 @@ from embsearch.folder import StudyFolder
 from embsearch.report.live import Watch
 from embsearch.report.result import show
 from embsearch.study import Study
-from embsearch.track import recorders
+from embsearch.track import mlflow_check, recorders
 from embsearch.track.base import Recorder
 from embsearch.values import Clock
 
 
 def run(config: Config) -> int:
     """Run the study to its end and show what it found."""
-    watch = Watch()
     time_of = clock(config)
-    study = Study(config, launcher(config, time_of), recorder(config), watch, time_of, page)
+    made = launcher(config, time_of), recorder(config)
+    if notice := mlflow_check.check(config):
+        print(notice)
+    watch = Watch()
+    study = Study(config, *made, watch, time_of, page)
     try:
         result = study.run()
     finally:

@@ -6,18 +6,20 @@ import json
 import signal
 import time
 import webbrowser
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import quote
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import psutil
 
 from embsearch.config.schema import Config
 from embsearch.track.events import read_events
 from embsearch.track.mirror import study_uid
-from embsearch.track.mlflow_store import experiment_name
+from embsearch.track.mlflow_check import login
+from embsearch.track.mlflow_store import experiment_name, give_credentials
 from embsearch.track.mlflow_view import TAG, deep_link, view_id
 from embsearch.track.server import serve, stop
 
@@ -66,8 +68,13 @@ def study_address(config: Config, url: str) -> str | None:
     view = view_id(study_uid(opened))
     begun = replace(config, study=replace(config.study, task=opened["task"]))  # the command may name the study alone
     name = quote(experiment_name(begun), safe="")
+    request = Request(f"{url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}")
+    give_credentials(url)
+    user, password = login()
+    if user and password:
+        request.add_header("Authorization", "Basic " + b64encode(f"{user}:{password}".encode()).decode())
     try:
-        with urlopen(f"{url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}", timeout=10) as answer:
+        with urlopen(request, timeout=10) as answer:
             experiment = json.load(answer)["experiment"]
     except (URLError, OSError, ValueError, KeyError):
         return None

@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from embsearch.config import secrets
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, did_you_mean
 
@@ -16,9 +17,12 @@ T = TypeVar("T")
 
 
 def build(values: Mapping[str, Any]) -> Config:
-    """The config of ``values``. Raises ConfigError naming every wrong key and value."""
+    """The config of ``values``, without the passwords in its addresses (config/secrets.py).
+
+    Raises ConfigError naming every wrong key and value.
+    """
     faults: list[str] = []
-    config = _build(Config, values, "", faults)
+    config = _build(Config, secrets.taken_out(values), "", faults)
     if faults:
         raise ConfigError(faults)
     _check(config)

@@ -1,4 +1,4 @@
-"""The file behind OptunaView: opened, found damaged and set aside, its errors in our words.
+"""The database behind OptunaView: a file in the home, or a PostgreSQL that many share (search/postgresql.py).
 
 It is a view of the event logs, so that nothing is lost with it: what cannot be read is made again, and a power
 cut may take its last transactions.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from embsearch.errors import StudyError
+from embsearch.disk import file_lock
+from embsearch.errors import ConfigError, StudyError
 
 PATIENCE = 60.0  # seconds to wait for another process that writes
 REMEDIES = {
@@ -25,36 +27,96 @@ REMEDIES = {
     "locked": "wait until no other process writes to it",
 }
 
+Wait = Callable[[str, float], None]  # says a line, if there is one, and lets so many seconds pass
 
-def open_storage(path: Path) -> optuna.storages.BaseStorage:
-    """Optuna's storage in the SQLite file ``path``, made where it is not there."""
-    with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
-        database.execute("PRAGMA journal_mode=WAL")
-    return optuna.storages.get_storage(
-        optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": lambda: _connect(path)})
-    )
+
+class Database(Protocol):
+    """Where Optuna keeps its studies."""
+
+    notice: str  # what was found and mended when it was opened
+
+    def check(self) -> None:
+        """Raises StudyError where it cannot be used. Called before anything of a study is written."""
+
+    def open(self, wait: Wait) -> optuna.storages.BaseStorage:
+        """Optuna's storage, its tables made where they are not there; ``wait`` is for one that goes away later."""
+
+    def name_of(self, study: str) -> str:
+        """What a study of this home is called there."""
+
+    def notes(self) -> Mapping[str, str]:
+        """What others who look there should know of a study."""
+
+    def explained(self) -> AbstractContextManager[None]:
+        """While the context runs, what the database raises is a StudyError."""
+
+
+def of(storage: str | None, home: Path, home_id: str) -> Database:
+    """The database of ``study.storage``. Raises ConfigError for an address that is none, or a missing package."""
+    if storage is None:
+        return SqliteFile(home / "optuna.db")
+    scheme = storage.partition(":")[0]
+    if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise ConfigError(
+            f"study.storage={storage}: expected postgresql://user@host:5432/database, or null for a file in the home"
+        )
+    from embsearch.search.postgresql import Postgresql
+
+    return Postgresql(storage, home, home_id)
+
+
+class SqliteFile:
+    """A file of this home alone."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.notice = ""
+
+    def check(self) -> None:
+        """What is wrong with a file is found, and mended, when it is opened."""
+
+    def open(self, wait: Wait) -> optuna.storages.BaseStorage:
+        path = self._path
+        with file_lock(path.with_suffix(".lock")):  # two that make the schema break it
+            if damaged(path):
+                aside = set_aside(path).name
+                self.notice = f"{path} is damaged: kept as {aside}, made again from the event logs"
+            with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
+                database.execute("PRAGMA journal_mode=WAL")
+            return optuna.storages.get_storage(
+                optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": lambda: _connect(path)})
+            )
+
+    def name_of(self, study: str) -> str:
+        return study
+
+    def notes(self) -> Mapping[str, str]:
+        return {}
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+            reason = str(cause(error))
+            do = next((do for word, do in REMEDIES.items() if word in reason), "delete the file if it comes again")
+            raise StudyError(
+                f"{self._path}: {reason}; {do} and run the same command again. It is a view of the event logs, "
+                "which have everything"
+            ) from error
+
+
+def cause(error: BaseException) -> BaseException:
+    """Under Optuna's error is SQLAlchemy's, and under that the database's own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)
     connection.execute("PRAGMA synchronous=NORMAL")  # what a power cut takes is told again from the logs
     return connection
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """What the database raises, as a StudyError: nothing but the view is lost."""
-    try:
-        yield
-    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # Optuna's error, SQLAlchemy's, SQLite's
-            cause = cause.__cause__
-        do = next((do for word, do in REMEDIES.items() if word in str(cause)), "delete the file if it comes again")
-        raise StudyError(
-            f"{path}: {cause}; {do} and run the same command again. It is a view of the event logs, "
-            "which have everything"
-        ) from error
 
 
 def damaged(path: Path) -> bool:

@@ -7,11 +7,11 @@ whenever it is asked for all of them, and under promotion most trials are unfini
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -19,9 +19,9 @@ from optuna.distributions import check_distribution_compatibility
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from embsearch.config.schema import Config
-from embsearch.disk import file_lock
 from embsearch.errors import StudyError
-from embsearch.search import budget, database, evidence
+from embsearch.search import budget, evidence
+from embsearch.search.database import Database, Wait
 from embsearch.search.sampler import make as make_sampler
 from embsearch.search.scheduler import Scheduler, Trials
 from embsearch.search.space import Space
@@ -39,29 +39,35 @@ class Row:
     state: TrialState
 
 
-class OptunaView:
-    """One study in ``home/optuna.db``; optuna-dashboard opens it unchanged.
+def sleep(line: str, seconds: float) -> None:
+    """How a view waits that nobody watches."""
+    time.sleep(seconds)
 
-    ``new`` says that our study begins: what Optuna knows of an earlier one of that name goes.
+
+class OptunaView:
+    """One study in Optuna's database; optuna-dashboard opens it unchanged.
+
+    ``new`` says that our study begins: what Optuna knows of an earlier one of that name goes. ``wait`` passes the
+    time while a database is away.
     """
 
-    def __init__(self, path: Path, config: Config, space: Space, new: bool = False) -> None:
+    def __init__(
+        self, database: Database, config: Config, space: Space, new: bool = False, wait: Wait = sleep
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        self._path, self._config, self._space = path, config, space
-        self.notice = ""
-        with self.errors(), file_lock(path.with_suffix(".lock")):  # two that make the schema break it
-            if database.damaged(path):
-                aside = database.set_aside(path).name
-                self.notice = f"{path} is damaged: kept as {aside}, made again from the event logs"
-            self._storage = database.open_storage(path)
+        self._database, self._config, self._space = database, config, space
+        with self.errors():
+            self._storage = database.open(wait)
+            self.notice = database.notice
             self._open(anew=new)
         self._check_kinds()
 
     def _open(self, anew: bool) -> None:
-        name = self._config.study.name
-        if anew and name in optuna.get_all_study_names(self._storage):
-            optuna.delete_study(study_name=name, storage=self._storage)
+        name = self._database.name_of(self._config.study.name)
+        if anew:
+            with suppress(KeyError):  # there is none
+                self._storage.delete_study(self._storage.get_study_id_from_name(name))
         self.study = optuna.create_study(
             study_name=name,
             storage=self._storage,
@@ -69,13 +75,15 @@ class OptunaView:
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner(),  # Optuna's own default would be a median pruner
         )
+        for key, value in self._database.notes().items():
+            self.study.set_user_attr(key, value)
         self._id = self._storage.get_study_id_from_name(name)
         self._rows = [Row(t._trial_id, t.state) for t in self.study.get_trials(deepcopy=False)]
         self._kept: evidence.Kept = {}
 
     def errors(self) -> AbstractContextManager[None]:
         """While the context runs, what the database raises is a StudyError."""
-        return database.explained(self._path)
+        return self._database.explained()
 
     def _check_kinds(self) -> None:
         """Optuna keeps one kind of range and one list of choices a parameter. Raises StudyError."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from embsearch.config import secrets
 from embsearch.track.mirror import LogTail, StudyMirror, TrialMirror, trial_folders
 
 EVERY = 2.0  # seconds between two looks at the logs
@@ -124,4 +125,4 @@ class Follower(ABC):
 
 
 def one_line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+    return secrets.masked(" ".join(str(error).split()) or type(error).__name__)[:300]

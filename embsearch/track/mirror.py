@@ -313,9 +313,11 @@ def validation(key: str) -> str:
 
 
 def study_uid(opened: Event) -> str:
-    """The name that tells a study from a later one of the same name: ``product@20261124-083009.214``."""
+    """The name that tells a study from a later one of the same name, and from that of another home that began in
+    the same millisecond: ``product@20261124-083009.214-3f9a2c10be``."""
     moment = datetime.fromtimestamp(opened["time"] / 1000, UTC)
-    return f"{opened['name']}@{moment:%Y%m%d-%H%M%S}.{moment.microsecond // 1000:03d}"
+    home = f"-{opened['home_id']}" if "home_id" in opened else ""  # older studies have none
+    return f"{opened['name']}@{moment:%Y%m%d-%H%M%S}.{moment.microsecond // 1000:03d}{home}"
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embsearch.config import secrets
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 
@@ -49,7 +50,18 @@ def connect(config: Config) -> MlflowClient:
     from mlflow import MlflowClient
 
     be_quiet()
+    if uri.startswith("http"):
+        give_credentials(uri)
+    else:
+        uri = secrets.with_password(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def give_credentials(uri: str) -> None:
+    """What stood in ``track.uri=http://user:password@host`` goes where MLflow looks for it."""
+    for part, name in (("user", "MLFLOW_TRACKING_USERNAME"), ("password", "MLFLOW_TRACKING_PASSWORD")):
+        if part in secrets.credentials(uri):
+            os.environ[name] = secrets.credentials(uri)[part]
 
 
 def find_experiment(client: MlflowClient, config: Config, create: bool = True) -> str | None:

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from embsearch.config.schema import Config, EvaluateConfig, SamplerConfig
 from embsearch.search import evidence
+from embsearch.search.database import SqliteFile
 from embsearch.search.promotion import Promotion
 from embsearch.search.scheduler import Standing, make
 from embsearch.search.space import parse
@@ -98,7 +99,7 @@ def test_a_search_whose_trials_all_wait_still_learns(sampler, tmp_path):
             home=str(tmp_path), space=RAW, sampler=SamplerConfig(sampler, startup_trials=6, seed=seed),
             evaluate=EvaluateConfig(at=AT),
         )  # fmt: skip
-        view = OptunaView(Path(tmp_path) / f"{sampler}{seed}.db", config, parse(RAW, config))
+        view = OptunaView(SqliteFile(Path(tmp_path) / f"{sampler}{seed}.db"), config, parse(RAW, config))
         there, distances = {}, []
         for number in range(20):
             suggestion, _ = view.ask(number, there, make(config))

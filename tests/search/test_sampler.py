@@ -16,6 +16,7 @@ import pytest
 
 from embsearch.config.schema import Config, SamplerConfig, StudyConfig
 from embsearch.errors import ConfigError, StudyError
+from embsearch.search.database import SqliteFile
 from embsearch.search.scheduler import Standing, make
 from embsearch.search.space import parse
 from embsearch.search.storage import OptunaView
@@ -39,7 +40,7 @@ def config(home, sampler="tpe", raw=None, **more):
 
 
 def view(config):
-    return OptunaView(Path(config.home) / "optuna.db", config, parse(config.space, config))
+    return OptunaView(SqliteFile(Path(config.home) / "optuna.db"), config, parse(config.space, config))
 
 
 def score(params):
@@ -294,7 +295,7 @@ def test_a_database_that_another_process_keeps_locked_is_not_damaged(tmp_path, m
 def test_a_study_that_begins_anew_forgets_what_optuna_knew_of_its_name(tmp_path):
     mine = config(tmp_path)
     history(view(mine), 0, 2)
-    fresh = OptunaView(tmp_path / "optuna.db", mine, parse(mine.space, mine), new=True)
+    fresh = OptunaView(SqliteFile(tmp_path / "optuna.db"), mine, parse(mine.space, mine), new=True)
     assert fresh.study.trials == []
 
 

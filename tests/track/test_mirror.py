@@ -103,7 +103,9 @@ def test_paths_have_the_names_that_the_search_gives_their_axes() -> None:
 
 
 def test_a_study_of_the_same_name_opened_later_is_another_one() -> None:
-    assert study_uid({"name": "shop", "time": 1_764_000_000_214}) == "shop@20251124-160000.214"
+    opened = {"name": "shop", "time": 1_764_000_000_214}
+    assert study_uid(opened) == "shop@20251124-160000.214"
+    assert study_uid(opened | {"home_id": "3f9a2c10be"}) == "shop@20251124-160000.214-3f9a2c10be"
 
 
 def test_the_studys_curve_counts_each_trial_once(tmp_path: Path) -> None:
