@@ -11,6 +11,7 @@
       TrialError                    1   one trial cannot go on; carries its failure class
         OutOfMemory
         Diverged
+        Lost                            a process that trains it too is gone
 
 A message names the place, the value, what was expected and what to do.
 """
@@ -81,6 +82,15 @@ class Diverged(TrialError):
     """The loss is not finite or exploded; raised before the optimizer applies the step."""
 
     failure = "diverged"
+
+
+class Lost(TrialError):
+    """Of several processes that train a trial together (``train.devices``) one is gone. ``failure`` is why, where it
+    could still say so."""
+
+    def __init__(self, message: str, failure: str = "killed") -> None:
+        super().__init__(message)
+        self.failure = failure
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """What ``embsearch plan`` asks a worker to measure: the trial's own loop, on the real data, for seconds.
 
 Every function is one probe task. All slots run the same one at the same time, because workers that
-share a machine slow each other.
+share a machine slow each other. Where several processes train together, each of them runs it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from embsearch.data.tokenise import Tokens
 from embsearch.model.device import Compute
 from embsearch.model.encoder import Encoder
 from embsearch.objectives.build import build as build_objective
+from embsearch.train.group import ALONE, Alone
 from embsearch.train.step import Stepper
 from embsearch.trial import trial
 
@@ -33,13 +33,10 @@ LEAST, MOST, SECONDS = 2, 40, 5.0
 BATCHES = 50  # among which the one with the most tokens is looked for
 
 
-class _Enough(Exception):
-    """Steps have been timed; the trial may go."""
-
-
 def speed(
-    config: Config, data: Dataset, tokens: Tokens, encoder: Encoder, compute: Compute, folder: Path
-) -> dict[str, Any]:
+    config: Config, data: Dataset, tokens: Tokens, encoder: Encoder, compute: Compute, folder: Path,
+    group: Alone = ALONE,
+) -> dict[str, Any]:  # fmt: skip
     """Seconds a step, the first one left out, and what a trial takes before it (with that first one)."""
     laps: list[float] = []
     last = time.monotonic()
@@ -48,46 +45,52 @@ def speed(
         nonlocal last
         laps.append(time.monotonic() - last)
         last = time.monotonic()
+
+    def enough() -> bool:
         timed = laps[1:]
-        if len(timed) >= LEAST and (sum(timed) > SECONDS or len(timed) >= MOST):
-            raise _Enough
+        return len(timed) >= LEAST and (sum(timed) > SECONDS or len(timed) >= MOST)
 
     whole = replace(config, evaluate=replace(config.evaluate, at=(1.0,)))
-    with suppress(_Enough):
-        next(trial(whole, data, tokens, encoder, compute, folder, report))
+    next(trial(whole, data, tokens, encoder, compute, folder, report, enough, group=group), None)
     steps = laps[1:] or laps
     step = sum(steps) / len(steps)
     return {"step": step, "steps": len(steps), "begin": max(0.0, laps[0] - step)}
 
 
 def edge(
-    config: Config, data: Dataset, tokens: Tokens, encoder: Encoder, compute: Compute, folder: Path
-) -> dict[str, Any]:
+    config: Config, data: Dataset, tokens: Tokens, encoder: Encoder, compute: Compute, folder: Path,
+    group: Alone = ALONE,
+) -> dict[str, Any]:  # fmt: skip
     """A trial of one step: what evaluating and saving it takes, what its files weigh, what going on from
     them takes; and, while its optimizer is there, the memory of the batch with the most tokens."""
     ends: list[float] = []
     one = replace(config, train=replace(config.train, texts=1), evaluate=replace(config.evaluate, at=(1.0,)))
-    run = trial(one, data, tokens, encoder, compute, folder, lambda *point: ends.append(time.monotonic()))
+    run = trial(
+        one, data, tokens, encoder, compute, folder, lambda *point: ends.append(time.monotonic()), group=group
+    )
     next(run)
     measure = time.monotonic() - ends[-1]
-    memory = _memory(config, data, tokens, encoder, compute)
+    memory = _memory(config, data, tokens, encoder, compute, group)
     del run  # and with it the optimizer
     started = time.monotonic()
-    next(trial(one, data, tokens, encoder, compute, folder))
+    next(trial(one, data, tokens, encoder, compute, folder, group=group))
     resume = time.monotonic() - started
     return {"measure": measure, "resume": resume, "checkpoint": _bytes(folder / "checkpoint.safetensors"),
             "model": _bytes(folder / "model"), **memory}  # fmt: skip
 
 
-def _memory(config: Config, data: Dataset, tokens: Tokens, encoder: Encoder, compute: Compute) -> dict[str, Any]:
-    """One step of the longest batch: its chunks, and the most memory this worker has ever held."""
+def _memory(
+    config: Config, data: Dataset, tokens: Tokens, encoder: Encoder, compute: Compute, group: Alone
+) -> dict[str, Any]:
+    """One step of the longest batch: its chunks, and the most memory this worker has ever held, and
+    its crew with it, which holds about the same in each process."""
     augment = Augmenter(config.train.augment, data, tokens, encoder.model.tokenizer, config.train.seed)
-    stepper = Stepper(encoder, augment.tokens, build_objective(config.objective), compute, config.train)
+    stepper = Stepper(encoder, augment.tokens, build_objective(config.objective), compute, config.train, group)
     batch = augment(_longest(config, data, tokens), 0)
     stepper(batch)
     encoder.zero_grad(set_to_none=True)
-    plan, padded, cached = stepper.plan(batch)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    plan, padded, cached = stepper.plan(stepper.own(batch))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) * group.size
     gpu = {}
     if compute.device.type == "cuda":
         gpu = {

@@ -525,7 +525,7 @@ class Study:
 
     def goes_out_again(self, what: str, message: Message) -> bool:
         """Whether ``what`` only lost its worker, or its checkpoint, and not too often."""
-        if message["kind"] != "died" and message.get("failure") != "checkpoint":
+        if message.get("failure") not in RETRIES:
             return False
         deaths = self._deaths.setdefault(what, [])
         deaths.append(message["failure"])

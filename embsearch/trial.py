@@ -4,6 +4,9 @@ A trial is a generator. At every evaluation it saves its model when it is the be
 saves a checkpoint, and yields a Measurement. Whoever drives it decides whether to call
 ``next``; nothing else controls a trial, except that a process which must end soon may ask it to save a
 checkpoint where it is. ``embsearch train`` drives one to its end, a worker drives many, segment by segment.
+
+Several processes may train one trial together (``train.devices``): each runs this function, with its place in the
+``group``. The first one leads; what it alone does is marked by ``leads`` and ``of_first``.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
 from embsearch.objectives.build import build as build_objective
 from embsearch.train import checkpoint
+from embsearch.train.group import ALONE, Alone
 from embsearch.train.optimizer import adamw, learning_rate
 from embsearch.train.step import Stepper
 from embsearch.values import Measurement
@@ -56,13 +61,14 @@ def trial(
     report: Report = lambda step, at, metrics: None,
     halt: Callable[[], bool] = lambda: False,
     queries: Sequence[int] = (),
+    group: Alone = ALONE,
 ) -> Iterator[Measurement]:
     """Fine-tune ``encoder``, given with its base weights, in ``folder``; from its checkpoint where there is one.
 
     ``queries``: of how many validation queries each evaluation reads the rows; without it all read all.
     Ends without a measurement, its checkpoint saved, once ``halt``, asked after every step, says so.
     Raises Diverged before the optimizer applies a step whose loss is not finite or exploded,
-    OutOfMemory when not even one text fits, OSError when the disk is full.
+    OutOfMemory when not even one text fits, OSError when the disk is full, Lost when a process of ``group`` is gone.
     """
     train = config.train
     torch.manual_seed(train.seed)
@@ -71,7 +77,7 @@ def trial(
     augment = Augmenter(train.augment, data, tokens, encoder.model.tokenizer, train.seed)
     objective = build_objective(config.objective)
     optimizer = adamw(encoder, train)
-    step_gradients = Stepper(encoder, augment.tokens, objective, compute, train)
+    step_gradients = Stepper(encoder, augment.tokens, objective, compute, train, group)
     steps = steps_of(train.texts, data.train, train.batch_size)
     stops = [max(1, round(steps * share)) for share in config.evaluate.at]
 
@@ -85,7 +91,9 @@ def trial(
         step, rung, seen, seconds = at["step"], at["rung"], at["seen"], at["seconds"]
         best, since_best, mean_loss = (*at["best"],), at["since_best"], at["mean_loss"]
         best_step, measured, points = at["best_step"], at["measured"], at["points"]
-    tidy(folder, best_step)
+    group.check(step, encoder)  # nobody writes before all have read
+    if group.leads:
+        tidy(folder, best_step)
     for point in points:
         report(*point)
     if measured is not None:
@@ -99,6 +107,8 @@ def trial(
 
     def keep() -> None:
         nonlocal kept, cost
+        if not group.leads:
+            return
         begun = time.monotonic()
         checkpoint.save(resume, encoder, optimizer, {
             "step": step, "rung": rung, "seen": seen, "seconds": begun - started, "best": best,
@@ -112,9 +122,10 @@ def trial(
     for batch in batches(data.train, graph, train.batch_size, train.seed, start=step):
         lap = time.monotonic()
         rate = learning_rate(step, steps, train)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = rate
         batch = augment(batch, step)
+        group.reseed(train.seed, step)
         loss = step_gradients(batch)
         if not math.isfinite(loss) or (step > 10 and loss > EXPLODED * max(mean_loss, 0.1)):
             raise Diverged(
@@ -134,7 +145,7 @@ def trial(
         }])  # fmt: skip
         report(*points[-1])
         if step not in stops:
-            halted = halt()
+            halted = group.of_first(halt)
             if halted or time.monotonic() - kept > max(CHECKPOINT_EVERY, cost / CHECKPOINT_SHARE):
                 keep()
             if halted:
@@ -143,14 +154,14 @@ def trial(
 
         rung += stops.count(step)
         valid = sample(rows, queries[rung - 1]) if queries else rows
-        ids, vectors = vectors_of(encoder, tokens, valid, compute)
-        if not np.isfinite(vectors).all():
-            raise Diverged(f"vectors not finite after step {step} (loss {loss:.4g}, learning rate {rate:.3g})")
-        metrics = score(valid, similarity(valid, ids, vectors))
+        group.check(step, encoder)
+        when = f"step {step} (loss {loss:.4g}, learning rate {rate:.3g})"
+        metrics = group.of_first(partial(measure, encoder, tokens, valid, compute, when))
         found = len(valid), metrics[config.evaluate.objective]
         if found > best:
             best, best_step, since_best = found, step, 0
-            save_model(encoder, folder / f".model.{step}")
+            if group.leads:
+                save_model(encoder, folder / f".model.{step}")
         else:
             since_best += 1
         why = ""
@@ -164,7 +175,7 @@ def trial(
         )
         measured = vars(measurement)
         keep()
-        if since_best == 0:
+        if since_best == 0 and group.leads:
             pretrained.put(folder / f".model.{step}", folder / "model")
         yield measurement
         if why:
@@ -172,6 +183,14 @@ def trial(
         points = []
         kept = time.monotonic()  # the trial may have slept while others trained
         started = kept - seconds
+
+
+def measure(encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute, when: str) -> dict[str, float]:
+    """What ``score`` says of the encoder after ``when``. Raises Diverged."""
+    ids, vectors = vectors_of(encoder, tokens, rows, compute)
+    if not np.isfinite(vectors).all():
+        raise Diverged(f"vectors not finite after {when}")
+    return score(rows, similarity(rows, ids, vectors))
 
 
 def vectors_of(encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute) -> tuple[np.ndarray, np.ndarray]:

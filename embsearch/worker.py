@@ -27,15 +27,15 @@ from embsearch.config.build import build
 from embsearch.config.schema import Config, ModelConfig
 from embsearch.data.dataset import Dataset, Judged, subset
 from embsearch.data.tokenise import Tokens, cached
-from embsearch.errors import EmbsearchError, UserError
 from embsearch.evaluate.bootstrap import auc_interval
 from embsearch.evaluate.early import readings
 from embsearch.evaluate.examine import examine
 from embsearch.evaluate.score import by_segment, score, score_pool, similarity
 from embsearch.launch.base import Message, Task
 from embsearch.model import pretrained
-from embsearch.model.device import Compute, choose, is_out_of_memory
-from embsearch.model.encoder import Encoder
+from embsearch.model.device import Compute, choose, failure_of
+from embsearch.model.encoder import Encoder, pack
+from embsearch.team import Crew, Member
 from embsearch.track.environment import here
 from embsearch.trial import trial, vectors_of
 from embsearch.values import Measurement, Scalar, record
@@ -46,58 +46,45 @@ POINTS_EVERY = 1.0  # seconds between messages about the loss
 class Worker:
     """Handles tasks one after another; what the next one may need again is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, crew: Crew | Member | None = None) -> None:
         self._data: dict[str, Dataset] = {}
         self._base: tuple[ModelConfig, int, Encoder, dict[str, torch.Tensor], Tokens] | None = None
         self._warm: tuple[tuple[int, ...], Iterator[Measurement], list[Any]] | None = None
         self._machine: dict[str, Scalar] = {}  # that the warm trial is computed on
+        self.crew = crew or Crew()  # processes that train with this one, where train.devices says so
         self.halting = False  # set from outside: save a checkpoint after this step and end the task
 
     def __call__(self, task: Task) -> Iterator[Message]:
         """The messages of one task; the last one ends it. Never raises."""
         try:
             yield from getattr(self, f"_{task['do']}")(task)
-        except OSError as error:
+        except BaseException as error:
             self._warm = None
-            failure = "disk_full" if error.errno in (28, 122) else "bug"
-            yield {
-                "kind": "failed",
-                "failure": failure,
-                "message": str(error),
-                "traceback": traceback.format_exc(),
-            }
-        except EmbsearchError as error:
-            self._warm = None
-            failure = getattr(error, "failure", "data" if isinstance(error, UserError) else "bug")
-            yield {
-                "kind": "failed",
-                "failure": failure,
-                "message": str(error),
-                "traceback": traceback.format_exc(),
-            }
-        except Exception as error:
-            self._warm = None
-            # memory for weights or optimizer states: nothing there could be made smaller
-            failure = "out_of_memory" if is_out_of_memory(error) else "bug"
-            text = f"{type(error).__name__}: {error}"
-            yield {"kind": "failed", "failure": failure, "message": text, "traceback": traceback.format_exc()}
+            self.crew.close()  # somewhere in the middle of a step
+            if not isinstance(error, Exception):
+                raise
+            failure, message = failure_of(error)
+            trace = "".join(traceback.format_exception(error))
+            yield {"kind": "failed", "failure": failure, "message": message, "traceback": trace}
+        finally:
+            self.crew.rest()
 
     def _segment(self, task: Task) -> Iterator[Message]:
         """Train one trial to its next evaluation that is at or after ``until``."""
         segment = task["segment"]
         number = segment["trial"]
         which = (number, segment["attempt"], segment.get("seed", 0))
-        if self._warm is not None and self._warm[0] == (*which, segment["from_checkpoint"]):
+        warm = self._warm is not None and self._warm[0] == (*which, segment["from_checkpoint"])
+        if self.crew.goes_on(task, warm) and self._warm is not None:
             _, run, points = self._warm
         else:
             self._warm = None
-            queries = task.get("queries", [])
-            run, points = self._begin(build(task["config"]), Path(task["folder"]), task["cache"], queries)
+            run, points = self._begin(task)
         while True:
             measured = next(run, None)
             yield {"kind": "points", "points": points.copy()}
             points.clear()
-            if measured is None and self.halting:
+            if measured is None and (self.halting or not self.crew.leads):
                 self._warm = None
                 yield {"kind": "halted"}
                 return
@@ -108,13 +95,13 @@ class Worker:
         self._warm = ((*which, measured.rung), run, points)
         yield {"kind": "measured", "measurement": record(replace(measured, machine=self._machine))}
 
-    def _begin(
-        self, config: Config, folder: Path, cache: str, queries: list[int]
-    ) -> tuple[Iterator[Measurement], list[Any]]:
+    def _begin(self, task: Task) -> tuple[Iterator[Measurement], list[Any]]:
+        config = build(task["config"])
         compute = choose(config.device, config.train.precision)
         self._machine = here() | compute.words()
-        data = self.dataset(cache)
-        encoder, tokens = self._encoder(config, data, Path(cache), compute)
+        group = self.crew.muster(task, config.train.devices, compute.device)
+        data = self.dataset(task["cache"])
+        encoder, tokens = self._encoder(config, data, Path(task["cache"]), compute)
         points: list[Any] = []
         outbox = self.outbox
 
@@ -126,7 +113,8 @@ class Worker:
                 points.clear()
 
         halt = lambda: self.halting  # noqa: E731
-        return trial(config, data, tokens, encoder, compute, folder, report, halt, queries), points
+        folder, queries = Path(task["folder"]), task.get("queries", [])
+        return trial(config, data, tokens, encoder, compute, folder, report, halt, queries, group), points
 
     _packing = ""  # how texts of the base encoder are encoded, and why
     outbox: Any = None  # set by the process: sends a message while a task runs
@@ -176,10 +164,16 @@ class Worker:
         """Measure what ``plan`` wants to know of this machine: a function of probe.py."""
         config = build(task["config"])
         compute = choose(config.device, config.train.precision)
+        group = self.crew.muster(task, config.train.devices, compute.device)
         data = self.dataset(task["cache"])
         encoder, tokens = self._encoder(config, data, Path(task["cache"]), compute)
-        found = getattr(probe, task["what"])(config, data, tokens, encoder, compute, Path(task["folder"]))
+        found = getattr(probe, task["what"])(config, data, tokens, encoder, compute, Path(task["folder"]), group)
         yield {"kind": "probed", **found}
+
+    def close(self) -> None:
+        """Train no more; the processes that trained along end."""
+        self._warm = None
+        self.crew.close()
 
     def dataset(self, cache: str) -> Dataset:
         """The prepared data in ``cache``, kept for the next task."""
@@ -211,13 +205,6 @@ class Worker:
         return encoder, tokens
 
 
-def pack(encoder: Encoder, compute: Compute) -> str:
-    """Encode without padding where this device and precision can. What was decided, and why."""
-    if compute.device.type == "cuda" and compute.autocast is None:
-        return "texts padded: varlen_attn computes in 16 bits only"
-    return encoder.pack(flash=compute.device.type == "cuda")
-
-
 def evaluate(
     encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute, config: Config, full: bool, keep: Path | None
 ) -> dict[str, Any]:
@@ -243,17 +230,22 @@ def use_all_cores() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def begin() -> Worker:
-    """The worker of a process that does nothing else: torch on as many threads as its environment says."""
+def begin(*member: str) -> Worker:
+    """The worker of a process that does nothing else: torch on as many threads as its environment says.
+
+    ``member``: words of ``team.Process``, for one of another worker's crew, which decides for it.
+    """
     logging.disable(logging.WARNING)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_num_interop_threads(1)
-    return Worker()
+    return Worker(Member(*member)) if member else Worker()
 
 
 def main() -> None:
-    """Serve tasks until standard input ends; on SIGTERM the task at hand saves a checkpoint and is the last."""
-    worker = begin()
+    """Serve tasks until standard input ends; on SIGTERM the task at hand saves a checkpoint and is the last.
+
+    With words, as team.Process gives them: a member of another worker's crew, which decides for it.
+    """
     messages = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print goes to the log, not between the messages
     lock = threading.Lock()
@@ -272,16 +264,18 @@ def main() -> None:
                 arrived.notify()
         os._exit(0)  # the coordinator is gone; the checkpoint is on disk
 
-    worker.outbox = send
+    leads = len(sys.argv) == 1
     idle = True
 
     def halt(number: int, frame: Any) -> None:
-        worker.halting = True
         if idle:
             os._exit(0)
+        worker.halting = True
 
-    signal.signal(signal.SIGTERM, halt)
+    signal.signal(signal.SIGTERM, halt if leads else signal.SIG_IGN)
     threading.Thread(target=read, daemon=True).start()
+    worker = begin(*sys.argv[1:])
+    worker.outbox = send if leads else None
     send({"kind": "ready"})
     while not worker.halting:
         with arrived:
@@ -290,6 +284,8 @@ def main() -> None:
         idle = False
         for message in worker(task):
             send(message)
+            if message["kind"] == "failed" and not leads:
+                os._exit(1)  # the others hear of it at once
         idle = True
     os._exit(0)  # the reader holds standard input
 

@@ -38,16 +38,29 @@ def _inline(config: Config, folder: Path, clock: Clock) -> Launcher:
 
 
 def _local(config: Config, folder: Path, clock: Clock) -> Launcher:
-    from embsearch.launch.local import Local, python_module, visible_gpus
+    from embsearch.launch.local import Local, python_module, sets_of, visible_gpus
 
+    devices = config.train.devices
     gpus = [] if config.device == "cpu" else visible_gpus()
     alone = config.device.startswith("cuda:")  # one GPU by its number, which only holds where all are visible
-    gpus = gpus[:1] if alone else gpus
+    if alone and devices > 1:
+        raise ConfigError(
+            f"device={config.device}: names one GPU, and train.devices={devices} wants {devices}; use device=cuda, "
+            "and CUDA_VISIBLE_DEVICES to say which"
+        )
+    if gpus and len(gpus) < devices:
+        raise ConfigError(
+            f"train.devices={devices}: this machine has {len(gpus)} GPU{'s' * (len(gpus) > 1)} "
+            f"({', '.join(gpus)}); use train.devices={len(gpus)} or fewer"
+        )
+    sets = gpus[:1] if alone else sets_of(gpus, devices)
     cores = _cores()
-    workers = config.launcher.workers or (len(gpus) * config.launcher.per_gpu if gpus else min(cores, 4))
+    workers = config.launcher.workers or (
+        len(sets) * config.launcher.per_gpu if sets else max(1, min(cores, 4) // devices)
+    )
     threads = config.launcher.threads or max(1, cores // workers)
     return Local(
-        python_module("embsearch.worker"), workers, threads, folder / "workers", None if alone else gpus or None,
+        python_module("embsearch.worker"), workers, threads, folder / "workers", None if alone else sets or None,
         config.launcher.segment_timeout,
     )  # fmt: skip
 
@@ -96,6 +109,11 @@ def _check_slurm(ask: LauncherConfig) -> None:
         faults.append(f"launcher.sbatch.{key}: set by embsearch itself; take it out")
     if faults:
         raise ConfigError(faults)
+
+
+def gpus_of_worker(config: Config) -> float:
+    """How many GPUs a worker wants; less than 1 where several share one."""
+    return config.train.devices / config.launcher.per_gpu
 
 
 def _replay(config: Config, folder: Path, clock: Clock) -> Launcher:

@@ -15,6 +15,8 @@ class Handler(Protocol):
 
     def __call__(self, task: Task) -> Iterator[Message]: ...
 
+    def close(self) -> None: ...
+
 
 class Inline:
     """One slot. ``wait`` does the work and returns at each message that others may want to see."""
@@ -49,3 +51,4 @@ class Inline:
 
     def close(self) -> None:
         self._running = None
+        self._handler.close()

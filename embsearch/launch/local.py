@@ -1,4 +1,4 @@
-"""One warm worker process a slot, on this machine; several slots may share a GPU.
+"""One warm worker process a slot, on this machine; several slots may share a GPU, or each have several.
 
 Tasks and messages are lines of JSON over the worker's pipes. A worker ends when its standard
 input does, so none outlives a coordinator that was killed. What it prints goes to worker.log.
@@ -39,7 +39,7 @@ class Slot:
 
 
 class Local:
-    """``workers`` processes of ``command``; worker i sees only GPU ``gpus[i]`` where given."""
+    """``workers`` processes of ``command``; worker i sees only GPU ``gpus[i]`` where given, or GPUs: ``2,3``."""
 
     def __init__(
         self,
@@ -182,6 +182,13 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return out.stdout.split()
+
+
+def sets_of(gpus: list[str], devices: int) -> list[str]:
+    """The GPUs in sets of ``devices``, each as CUDA_VISIBLE_DEVICES names it: what one worker sees that trains a
+    trial on so many. GPUs that make no whole set are left out."""
+    whole = len(gpus) // devices * devices
+    return [",".join(gpus[at : at + devices]) for at in range(0, whole, devices)]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

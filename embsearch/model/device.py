@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from embsearch.errors import ConfigError
+from embsearch.errors import ConfigError, EmbsearchError, UserError
 from embsearch.values import Scalar
 
 
@@ -38,6 +38,16 @@ class Compute:
 def is_out_of_memory(error: BaseException) -> bool:
     """Also of the CPU's allocator, which raises a plain RuntimeError."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def failure_of(error: Exception) -> tuple[str, str]:
+    """The failure class of what ended a task, and its message. Memory for weights or optimizer states is one too:
+    nothing there could be made smaller."""
+    if isinstance(error, OSError):
+        return ("disk_full" if error.errno in (28, 122) else "bug"), str(error)
+    if isinstance(error, EmbsearchError):
+        return getattr(error, "failure", "data" if isinstance(error, UserError) else "bug"), str(error)
+    return ("out_of_memory" if is_out_of_memory(error) else "bug"), f"{type(error).__name__}: {error}"
 
 
 def choose(device: str, precision: str) -> Compute:

@@ -19,6 +19,7 @@ from embsearch.data.tokenise import Tokens
 from embsearch.model import bert, packing
 from embsearch.model.attention import WRITTEN_OUT, dtype_of
 from embsearch.model.below import LIMIT, Below
+from embsearch.model.device import Compute
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -154,3 +155,10 @@ class Encoder(nn.Module):
         assert base is not None, "pretrained.build checked that this is a text transformer"
         found: nn.Module = base.get_input_embeddings()
         return found
+
+
+def pack(encoder: Encoder, compute: Compute) -> str:
+    """Encode without padding where this device and precision can. What was decided, and why."""
+    if compute.device.type == "cuda" and compute.autocast is None:
+        return "texts padded: varlen_attn computes in 16 bits only"
+    return encoder.pack(flash=compute.device.type == "cuda")

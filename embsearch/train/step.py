@@ -5,12 +5,18 @@ holds more padded tokens than fit at once, gradients are cached (Gao et al. 2021
 a pass without graph for the embeddings, the loss's gradient with respect to them, then chunk
 by chunk a pass with graph from the same random state. An out-of-memory error halves the
 chunk and repeats the step; it changes neither the step's mathematics nor its random draws.
+
+Where several processes train together (group.py), each encodes its share of the texts; all compute the same loss of
+all vectors, send its gradient back through their own texts, and add up the gradients of the parameters.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +29,9 @@ from embsearch.errors import OutOfMemory
 from embsearch.model.device import Compute, is_out_of_memory
 from embsearch.model.embed import chunks, encode
 from embsearch.model.encoder import Encoder
+from embsearch.train.group import ALONE, Alone, Group
 
+T = TypeVar("T")
 Loss = Callable[[Tensor, Batch], Tensor]
 # Measured on MiniLM-L6, 32 product triplets, 2 cores: 3 length buckets cut padded tokens by 2.4;
 # more buckets cost more launches than padding saved.
@@ -33,14 +41,28 @@ BUCKETS = 3
 GRAPH_BYTES, GRAPH_SHARE = 2 * 2**30, 0.4
 
 
+FINE, AGAIN, NEVER = range(3)  # how one process got on: by itself, with smaller chunks, not at all
+
+
+@dataclass
+class Passed:
+    """Texts after the forward pass: the chunks' vectors, and the random state that each chunk began with where
+    gradients are cached (then the vectors have no graph)."""
+
+    plan: list[np.ndarray]
+    parts: list[Tensor]
+    states: list[Tensor]
+
+
 class Stepper:
     """Computes gradients of batches; remembers the chunk size that fits this device."""
 
     def __init__(
-        self, encoder: Encoder, tokens: Tokens, objective: Loss, compute: Compute, config: TrainConfig
-    ) -> None:
+        self, encoder: Encoder, tokens: Tokens, objective: Loss, compute: Compute, config: TrainConfig,
+        group: Alone = ALONE,
+    ) -> None:  # fmt: skip
         self.encoder, self.tokens, self.objective, self.compute = encoder, tokens, objective, compute
-        self.config = config
+        self.config, self.group = config, group
         self.budget = config.chunk_tokens
         self.room = GRAPH_BYTES
         if compute.device.type == "cuda":
@@ -50,22 +72,17 @@ class Stepper:
     def __call__(self, batch: Batch) -> float:
         """The loss of ``batch``; its gradients are left in the encoder's parameters.
 
-        Raises OutOfMemory when a chunk of one text does not fit.
+        Raises OutOfMemory when a chunk of one text does not fit, Lost when another process of the group is gone.
         """
         state = torch.get_rng_state()
         cuda_state = torch.cuda.get_rng_state() if self.compute.device.type == "cuda" else None
         while True:
-            try:
-                return self._gradients(batch)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                longest = int(self.tokens.lengths[batch.text_D].max())
-                if self.budget <= longest:
-                    raise OutOfMemory(
-                        f"one text of {longest} tokens does not fit on {self.compute.device}: {error}"
-                    ) from error
-                self.budget = max(longest, self.budget // 2)
+            if isinstance(self.group, Group):
+                loss = self._together(self.group, batch)
+            else:
+                loss, _ = self._tried(batch, partial(self._gradients, batch))
+            if loss is not None:
+                return loss
             # outside the handler, so that no traceback keeps the failed step's tensors
             self.encoder.zero_grad(set_to_none=True)
             gc.collect()
@@ -73,6 +90,23 @@ class Stepper:
             if cuda_state is not None:
                 torch.cuda.empty_cache()
                 torch.cuda.set_rng_state(cuda_state)
+
+    def _shrink(self, batch: Batch, error: BaseException) -> None:
+        """Smaller chunks from now on. Raises OutOfMemory where there are none."""
+        longest = int(self.tokens.lengths[batch.text_D].max())
+        if self.budget <= longest:
+            raise OutOfMemory(
+                f"one text of {longest} tokens does not fit on {self.compute.device}: {error}"
+            ) from error
+        self.budget = max(longest, self.budget // 2)
+
+    def own(self, batch: Batch) -> Batch:
+        """``batch`` with those of its texts that this process encodes."""
+        if not isinstance(self.group, Group):
+            return batch
+        return replace(
+            batch, text_D=batch.text_D[self.group.shares(self.tokens.lengths[batch.text_D])[self.group.rank]]
+        )
 
     def plan(self, batch: Batch) -> tuple[list[np.ndarray], int, bool]:
         """The chunks that ``batch`` is encoded in, their tokens (with what padding there is), whether
@@ -107,24 +141,102 @@ class Stepper:
         return loss.item()
 
     def _cached(self, batch: Batch, plan: list[np.ndarray]) -> float:
-        states, parts = [], []
-        with torch.no_grad(), self.compute.context():
-            for take in plan:
-                states.append(_random_state(self.compute.device))
-                parts.append(self._encode(batch, take))
-        embeddings = _reorder(torch.cat(parts), plan).requires_grad_()
+        passed = self._forward(batch, plan, cached=True)
+        embeddings = _reorder(torch.cat(passed.parts), plan).requires_grad_()
         loss = self._loss(embeddings, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         assert embeddings.grad is not None
+        self._backward(batch, passed, embeddings.grad)
+        return loss.item()
+
+    def _forward(self, batch: Batch, plan: list[np.ndarray], cached: bool) -> Passed:
+        passed = Passed(plan, [], [])
+        with torch.set_grad_enabled(not cached), self.compute.context():
+            for take in plan:
+                if cached:
+                    passed.states.append(_random_state(self.compute.device))
+                passed.parts.append(self._encode(batch, take))
+        return passed
+
+    def _backward(self, batch: Batch, passed: Passed, gradient_DE: Tensor) -> None:
+        """Send the gradient of the embeddings back, chunk by chunk."""
         after = _random_state(self.compute.device)
-        for take, state in zip(plan, states, strict=True):
-            _set_random_state(self.compute.device, state)
-            with self.compute.context():
-                part = self._encode(batch, take)
-            gradient = embeddings.grad[torch.from_numpy(take).to(part.device)].to(part.dtype)
+        for number, take in enumerate(passed.plan):
+            part = passed.parts.pop(0)  # nobody else holds the chunk's graph
+            if passed.states:
+                _set_random_state(self.compute.device, passed.states[number])
+                with self.compute.context():
+                    part = self._encode(batch, take)
+            gradient = gradient_DE[torch.from_numpy(take).to(part.device)].to(part.dtype)
             part.backward(gradient)  # type: ignore[no-untyped-call]
         _set_random_state(self.compute.device, after)
-        return loss.item()
+
+    def _together(self, group: Group, batch: Batch) -> float | None:
+        """The loss, with the group's gradients; None where the step must be repeated, because one of the processes
+        goes on in smaller chunks. All learn how each got on before they exchange anything, so that none waits."""
+        shares = group.shares(self.tokens.lengths[batch.text_D])
+        mine = replace(batch, text_D=batch.text_D[shares[group.rank]])
+        passed, how = self._tried_by_each(mine, partial(self._pass, mine))
+        width = passed.parts[0].shape[1] if passed and passed.parts else 0
+        said = group.gather([how, width])
+        if not self._fine(said[:, 0]):
+            return None
+        assert passed is not None
+        own_BE = torch.empty(0, int(said[:, 1].max()), device=self.compute.device)
+        if passed.parts:
+            own_BE = _reorder(torch.cat([part.detach() for part in passed.parts]), passed.plan).float()
+        embeddings_DE = group.vectors(own_BE, shares).requires_grad_()
+        share = torch.from_numpy(shares[group.rank]).to(embeddings_DE.device)
+
+        def work() -> float:
+            loss = self._loss(embeddings_DE, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            assert embeddings_DE.grad is not None
+            self._backward(mine, passed, embeddings_DE.grad[share])
+            return loss.item()
+
+        loss, how = self._tried_by_each(mine, work)
+        learn = [p for p in self.encoder.parameters() if p.requires_grad]
+        said = group.gather([how, loss or 0.0, *(p.grad is not None for p in learn)])
+        if not self._fine(said[:, 0]):
+            return None
+        has_P = said[:, 2:].max(axis=0)
+        group.add_gradients([p for p, has in zip(learn, has_P, strict=True) if has])
+        return float(said[0, 1])
+
+    def _pass(self, mine: Batch) -> Passed:
+        if not len(mine.text_D):  # fewer texts than processes
+            return Passed([], [], [])
+        plan, _, cached = self.plan(mine)
+        return self._forward(mine, plan, cached)
+
+    def _tried(self, batch: Batch, work: Callable[[], T]) -> tuple[T | None, int]:
+        """What ``work`` gives, and FINE; AGAIN where memory did not suffice. Raises OutOfMemory where it cannot."""
+        try:
+            return work(), FINE
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._shrink(batch, error)
+            return None, AGAIN
+
+    def _tried_by_each(self, mine: Batch, work: Callable[[], T]) -> tuple[T | None, int]:
+        """The same with NEVER for OutOfMemory, which the others must learn of first."""
+        try:
+            return self._tried(mine, work)
+        except OutOfMemory as error:
+            self._why = str(error)
+            return None, NEVER
+
+    def _fine(self, said_N: np.ndarray) -> bool:
+        """Whether every process has done its part. Raises OutOfMemory where one cannot."""
+        if NEVER in said_N:
+            stuck = int((said_N == NEVER).argmax())
+            why = self._why if stuck == self.group.rank else "its log says more"
+            raise OutOfMemory(f"device {stuck} of {self.group.size}: {why}")
+        return not said_N.any()
+
+    _why = ""
 
     def _encode(self, batch: Batch, take: np.ndarray) -> Tensor:
         return encode(self.encoder, self.tokens, batch.text_D[take])

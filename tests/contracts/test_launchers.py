@@ -14,8 +14,10 @@ import psutil
 import pytest
 from safetensors import safe_open
 
+from embsearch.cli import launchers
 from embsearch.config.build import build, to_dict, with_values
 from embsearch.data.load import prepare_dataset
+from embsearch.errors import ConfigError
 from embsearch.launch.base import ENDS
 from embsearch.launch.curves import Curve, Recorded
 from embsearch.launch.inline import Inline
@@ -319,6 +321,10 @@ for line in sys.stdin:
 """
 
 
+NAMES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "EMBSEARCH_GPU_SHARERS")
+SEES = ECHO.replace('"metrics": task', f'"metrics": [os.environ[name] for name in {NAMES}]')
+
+
 @pytest.fixture
 def echo(tmp_path):
     """Two slots of a worker that answers at once, hangs or dies, as its task says; given 1 s to answer."""
@@ -432,14 +438,45 @@ def test_what_a_library_prints_between_the_messages_is_no_message(echo):
 
 
 def test_a_worker_sees_its_gpu_its_threads_and_how_many_share_the_gpu(tmp_path):
-    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "EMBSEARCH_GPU_SHARERS")
-    code = ECHO.replace('"metrics": task', f'"metrics": [os.environ[name] for name in {names}]')
-    launcher = Local(stand_in(code), 3, 5, tmp_path, gpus=["4", "6"])
+    launcher = Local(stand_in(SEES), 3, 5, tmp_path, gpus=["4", "6"])
 
     found = [answers(launcher, {"do": "work"}, slot)[-1]["metrics"] for slot in range(3)]
     launcher.close()
 
     assert found == [["4", "5", "2"], ["6", "5", "2"], ["4", "5", "2"]]
+
+
+def test_a_worker_that_trains_on_several_gpus_sees_a_set_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,4,6,7")
+    monkeypatch.setattr("embsearch.launch.local.python_module", lambda module: stand_in(SEES))
+    config = with_values(build({"device": "cuda"}), {"train.devices": 2, "launcher.threads": 6})
+
+    found = {}
+    for per_gpu in (1, 2):
+        launcher = launchers.launcher(with_values(config, {"launcher.per_gpu": per_gpu}))(tmp_path)
+        found[per_gpu] = [answers(launcher, {"do": "work"}, slot)[-1]["metrics"] for slot in launcher.idle]
+        launcher.close()
+
+    assert found[1] == [["0,2", "6", "1"], ["4,6", "6", "1"]]
+    assert found[2] == [["0,2", "6", "2"], ["4,6", "6", "2"]] * 2
+    assert (launchers.gpus_of_worker(config), launchers.gpus_of_worker(build({}))) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        (
+            {"train.devices": 4},
+            r"train\.devices=4: this machine has 3 GPUs \(0, 1, 2\); use train\.devices=3 or fewer",
+        ),
+        ({"train.devices": 2, "device": "cuda:1"}, r"device=cuda:1: names one GPU, and train\.devices=2 wants 2"),
+    ],
+)
+def test_more_gpus_a_trial_than_there_are_is_said_before_anything_starts(monkeypatch, tmp_path, values, fault):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+
+    with pytest.raises(ConfigError, match=fault):
+        launchers.launcher(with_values(build({}), values))(tmp_path)
 
 
 def gone(pids, seconds=20):
