@@ -66,25 +66,24 @@ def _local(config: Config, folder: Path, clock: Clock) -> Launcher:
 
 
 def _ray(config: Config, folder: Path, clock: Clock) -> Launcher:
-    from embsearch.launch import cluster
-    from embsearch.launch.ray import Ray
+    from embsearch.launch.ray import cluster
+    from embsearch.launch.ray.launcher import Ray
 
     asked, threads = config.launcher, config.launcher.threads or 1
     note = cluster.connect(asked.address, max(_cores(), asked.workers * threads))
     named = config.device.startswith("cuda")  # also where the nodes that have them are still to come
-    gpus = (config.train.devices if config.train.devices > 1 else 1 / asked.per_gpu) if named or (
-        config.device == "auto" and cluster.has_gpus()
-    ) else 0.0  # fmt: skip
-    room = cluster.Room(threads, gpus, asked.per_gpu if gpus else 1, asked.resources, asked.labels, asked.spread)
+    gpus = float(config.train.devices) if named or (config.device == "auto" and cluster.has_gpus()) else 0.0
+    sharers = asked.per_gpu if gpus == 1 else 1
+    room = cluster.Room(threads, gpus / sharers, sharers, asked.resources, asked.labels, asked.spread)
     return Ray(
-        "embsearch.worker:Worker", asked.workers or cluster.fits(room), room, folder / "workers", asked.files,
+        "embsearch.worker:begin", asked.workers or cluster.fits(room), room, folder / "workers", asked.files,
         asked.segment_timeout, note,
     )  # fmt: skip
 
 
 def _slurm(config: Config, folder: Path, clock: Clock) -> Launcher:
-    from embsearch.launch.slurm import Slurm
-    from embsearch.launch.slurm_queue import Queue, job_name
+    from embsearch.launch.slurm.launcher import Slurm
+    from embsearch.launch.slurm.queue import Queue, job_name
 
     ask, folder = config.launcher, folder / "workers" / "slurm"
     asked = {"partition": ask.partition, "account": ask.account, "qos": ask.qos, "gres": ask.gres,
@@ -95,7 +94,7 @@ def _slurm(config: Config, folder: Path, clock: Clock) -> Launcher:
 
 
 def _check_slurm(ask: LauncherConfig) -> None:
-    from embsearch.launch.slurm_queue import MINUTES, OWN
+    from embsearch.launch.slurm.queue import MINUTES, OWN
 
     faults = []
     if ask.workers < 1:
@@ -109,11 +108,6 @@ def _check_slurm(ask: LauncherConfig) -> None:
         faults.append(f"launcher.sbatch.{key}: set by embsearch itself; take it out")
     if faults:
         raise ConfigError(faults)
-
-
-def gpus_of_worker(config: Config) -> float:
-    """How many GPUs a worker wants; less than 1 where several share one."""
-    return config.train.devices / config.launcher.per_gpu
 
 
 def _replay(config: Config, folder: Path, clock: Clock) -> Launcher:

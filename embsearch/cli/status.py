@@ -10,7 +10,7 @@ from rich.console import Console
 from embsearch.config.schema import Config
 from embsearch.errors import StudyError, did_you_mean
 from embsearch.folder import StudyFolder, holder
-from embsearch.launch.mailbox import get
+from embsearch.launch.slurm.mailbox import get
 from embsearch.report.live import clock, summary, trials_table
 from embsearch.report.record import Record
 from embsearch.report.result import result_table

@@ -23,8 +23,8 @@ from embsearch.launch.curves import Curve, Recorded
 from embsearch.launch.inline import Inline
 from embsearch.launch.local import Local, python_module
 from embsearch.launch.replay import Replay, VirtualClock
-from embsearch.launch.slurm import Slurm
-from embsearch.launch.slurm_queue import Queue
+from embsearch.launch.slurm.launcher import Slurm
+from embsearch.launch.slurm.queue import Queue
 from embsearch.values import Measurement
 from embsearch.worker import Worker
 
@@ -89,7 +89,7 @@ def replay(config, cache, tmp_path_factory):
 @pytest.fixture(scope="module")
 def ray_cluster():
     """Ray on this machine, for all launchers of these tests."""
-    from embsearch.launch import cluster
+    from embsearch.launch.ray import cluster
 
     cluster.connect("local", 4)
     yield cluster
@@ -97,9 +97,9 @@ def ray_cluster():
 
 
 def on_ray(cluster, folder, files="auto"):
-    from embsearch.launch.ray import Ray
+    from embsearch.launch.ray.launcher import Ray
 
-    launcher = Ray("embsearch.worker:Worker", 1, cluster.Room(), folder, files, leave=False)
+    launcher = Ray("embsearch.worker:begin", 1, cluster.Room(), folder, files, leave=False)
     until = time.monotonic() + PATIENCE
     while not launcher.idle and time.monotonic() < until:
         launcher.wait(1.0)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from embsearch.launch.mailbox import Letters, append, get, put
+from embsearch.launch.slurm.mailbox import Letters, append, get, put
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_nothing_is_written_where_nobody_made_the_file(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from embsearch.launch.mailbox import append
+from embsearch.launch.slurm.mailbox import append
 for n in range(2000): append(Path(sys.argv[1]), {"n": n, "text": "x" * (n % 700)})
 """
 

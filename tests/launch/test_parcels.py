@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from embsearch.launch.parcels import CHECKPOINT, Desk, Packer, bring
+from embsearch.launch.ray.parcels import CHECKPOINT, Desk, Packer, bring
 
 
 @pytest.fixture

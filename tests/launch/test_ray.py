@@ -12,11 +12,11 @@ import pytest
 pytest.importorskip("ray", reason="pip install 'embsearch[ray]'")
 
 from embsearch.errors import UserError
-from embsearch.launch import cluster
 from embsearch.launch.base import ENDS
-from embsearch.launch.cluster import Room
-from embsearch.launch.parcels import CHECKPOINT
-from embsearch.launch.ray import Ray
+from embsearch.launch.ray import cluster
+from embsearch.launch.ray.cluster import Room
+from embsearch.launch.ray.launcher import Ray
+from embsearch.launch.ray.parcels import CHECKPOINT
 
 PATIENCE = 60
 
@@ -111,7 +111,7 @@ def test_workers_that_cannot_start_end_the_study_with_the_reason(make):
 
 
 def test_a_worker_that_waits_for_room_is_said_and_takes_no_task(make, monkeypatch):
-    monkeypatch.setattr("embsearch.launch.ray.PENDING", 1.0)
+    monkeypatch.setattr("embsearch.launch.ray.launcher.PENDING", 1.0)
     launcher = up(make(workers=3), 2)
     notes, until = [], time.monotonic() + PATIENCE
     while not notes and time.monotonic() < until:

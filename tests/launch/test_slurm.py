@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from embsearch.errors import ConfigError, UserError
-from embsearch.launch.mailbox import get, put
-from embsearch.launch.slurm import Slurm
-from embsearch.launch.slurm_job import Job
-from embsearch.launch.slurm_queue import Queue, State, outside_a_job
-from embsearch.launch.slurm_slot import Slot, words
+from embsearch.launch.slurm.job import Job
+from embsearch.launch.slurm.launcher import Slurm
+from embsearch.launch.slurm.mailbox import get, put
+from embsearch.launch.slurm.queue import Queue, State, outside_a_job
+from embsearch.launch.slurm.slot import Slot, words
 
 PATIENCE = 60
 CPUS = 2  # of the cluster
@@ -368,9 +368,9 @@ def test_closing_while_slurm_is_away_does_not_hang_and_jobs_end_by_themselves(ma
 OWNER = """
 import json, sys, time
 from pathlib import Path
-from embsearch.launch.slurm import Slurm
-from embsearch.launch.slurm_job import Job
-from embsearch.launch.slurm_queue import Queue
+from embsearch.launch.slurm.launcher import Slurm
+from embsearch.launch.slurm.job import Job
+from embsearch.launch.slurm.queue import Queue
 folder, workers, alone = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 queue = Queue(folder / "logs", sys.argv[4], 1, 3, {"time": 60}, {}, ())
 launcher = Slurm(folder, queue, workers, "stand_in:Worker", alone=alone, squeue_every=0.5)

@@ -9,8 +9,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from embsearch.launch.mailbox import put
-from embsearch.launch.slurm_queue import NotAnswering, Queue, State
+from embsearch.launch.slurm.mailbox import put
+from embsearch.launch.slurm.queue import NotAnswering, Queue, State
 
 LOOK_EVERY = 0.1  # seconds between looks at what there is to do
 BEAT_EVERY = 10.0  # seconds between two signs of life

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from embsearch.errors import UserError
 from embsearch.launch.environment import worker_environment
-from embsearch.launch.slurm_job import Job
+from embsearch.launch.slurm.job import Job
 
 # Of squeue's states those that no process is left of; all others (SUSPENDED, COMPLETING, REQUEUE_HOLD ...) may go on.
 OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",

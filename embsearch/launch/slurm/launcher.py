@@ -15,11 +15,11 @@ from pathlib import Path
 
 from embsearch.errors import UserError
 from embsearch.launch.base import ENDS, Message, Task
-from embsearch.launch.mailbox import Letters, get, put
-from embsearch.launch.slurm_job import Job
-from embsearch.launch.slurm_queue import OVER, NotAnswering, Queue, State
-from embsearch.launch.slurm_slot import Slot, words
-from embsearch.launch.slurm_tender import LOOK_EVERY, Tender
+from embsearch.launch.slurm.job import Job
+from embsearch.launch.slurm.mailbox import Letters, get, put
+from embsearch.launch.slurm.queue import OVER, NotAnswering, Queue, State
+from embsearch.launch.slurm.slot import Slot, words
+from embsearch.launch.slurm.tender import LOOK_EVERY, Tender
 
 CARD_EVERY = 1.0  # seconds between looks at who works for a slot
 SQUEUE_EVERY = 5.0  # seconds between questions to Slurm's controller, which all users share

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embsearch.launch.base import Task
-from embsearch.launch.mailbox import Letters
-from embsearch.launch.slurm_queue import State
+from embsearch.launch.slurm.mailbox import Letters
+from embsearch.launch.slurm.queue import State
 
 
 @dataclass

@@ -20,22 +20,20 @@ from typing import Any
 
 import embsearch
 from embsearch.launch.base import ENDS, Message, Task
-from embsearch.launch.parcels import Desk, Parcel
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+from embsearch.launch.environment import worker_environment
+from embsearch.launch.ray.parcels import Desk, Parcel
 
 
 class Actor:
-    """``handler``: module:class of what answers tasks, as worker.Worker; ``seal``: a file that only machines see
-    which share the study's folder. Where they do not: ``shelf`` and ``desk``, words for folders of all workers of a
-    study and of this one; ``every``, seconds between two checkpoints that go home."""
+    """``handler``: module:function that makes what answers tasks, as worker.begin; ``seal``: a file that only
+    machines see which share the study's folder. Where they do not: ``shelf`` and ``desk``, words for folders of all
+    workers of a study and of this one; ``every``, seconds between two checkpoints that go home."""
 
     def __init__(
         self, handler: str, threads: int, sharers: int, seal: str, shelf: str, desk: str, every: float
     ) -> None:
-        os.environ |= {name: str(threads) for name in THREADS}
-        os.environ |= {"TOKENIZERS_PARALLELISM": "false", "EMBSEARCH_GPU_SHARERS": str(sharers)}
-        self._threads, self._shared = threads, bool(seal) and Path(seal).exists()
+        os.environ |= worker_environment(threads, sharers)
+        self._shared = Path(seal).exists()
         root = Path(tempfile.gettempdir()) / f"embsearch-{os.getuid()}" / shelf
         self._place = root / desk
         self._desk = Desk(root / "shelf", self._place, _fetch, every)
@@ -76,7 +74,6 @@ class Actor:
     def _work(self, name: str) -> None:
         try:
             handler = pkgutil.resolve_name(name)()
-            _use_threads(self._threads)
         except BaseException:  # SystemExit too: nobody else would tell
             with self._news:
                 self._broken = f"on {socket.gethostname()}: {traceback.format_exc()}"
@@ -108,12 +105,6 @@ class Actor:
         with self._news:
             self._said.append(message)
             self._news.notify_all()
-
-
-def _use_threads(threads: int) -> None:
-    """By name: the launch room has nothing to do with torch, the handler it is given has."""
-    torch = pkgutil.resolve_name("torch")
-    torch.set_num_threads(threads)
 
 
 def _fetch(content: Any) -> Any:

@@ -19,7 +19,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from embsearch.launch.base import Message
-from embsearch.launch.mailbox import append, get, put
+from embsearch.launch.slurm.mailbox import append, get, put
 
 TASK_EVERY = 0.1  # seconds between looks for a task: what a segment waits at most
 LOOK_EVERY = 1.0  # seconds between looks at the coordinator, also while training

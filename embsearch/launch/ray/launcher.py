@@ -2,7 +2,7 @@
 
 Each slot is one long-lived actor that trains many trials. A slot is idle once its actor has come up: on a cluster
 that grows, or is full, actors wait and the study goes on with those it has. Where all machines see the study's
-folder, checkpoints lie there; else files travel through Ray's object store (launch/parcels.py).
+folder, checkpoints lie there; else files travel through Ray's object store (launch/ray/parcels.py).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import ray
 from ray.exceptions import RayError
 
 from embsearch.errors import UserError
-from embsearch.launch.actor import Actor
 from embsearch.launch.base import ENDS, Message, Task
-from embsearch.launch.cluster import NAMESPACE, Room, disconnect, free, reason
-from embsearch.launch.parcels import HOME_EVERY, Packer, bring
+from embsearch.launch.ray.actor import Actor
+from embsearch.launch.ray.cluster import NAMESPACE, Room, disconnect, free, reason
+from embsearch.launch.ray.parcels import HOME_EVERY, Packer, bring
 
 LONG_POLL = 10.0  # seconds that an actor waits for news before it answers that there are none
 LOOK = 0.5  # seconds between two looks at whether to halt, or what waits
@@ -46,8 +46,9 @@ class Slot:
 class Ray:
     """``workers`` actors, each in its ``room``, on the cluster that this process has joined (``connect``).
 
-    ``handler``: module:class of what answers tasks. ``folder``: for files of this launcher; one coordinator at a time
-    has it. ``files``: auto, shared or store, as ``launcher.files``. ``note``: a first line for whoever watches.
+    ``handler``: module:function that makes what answers tasks. ``folder``: for files of this launcher; one
+    coordinator at a time has it. ``files``: auto, shared or store, as ``launcher.files``. ``note``: a first line for
+    whoever watches.
     ``leave``: leave the cluster on closing. Raises UserError where workers of an earlier run stay.
     """
 
