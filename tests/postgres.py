@@ -36,7 +36,7 @@ def programs() -> Path | None:
 class Postgres:
     """One server. ``address`` names a database of it, with the password."""
 
-    user = "tester"
+    user, password = "tester", PASSWORD
 
     def __init__(self, bin: Path, folder: Path, fsync: bool) -> None:
         self._bin, self._data, self._fsync = bin, folder / "data", fsync
