@@ -5,8 +5,8 @@
 
 MiniLM on the data of studies/product_search; sampler=qmc, scheduler=none, so that every run trains the same trials,
 whoever is quicker. Throughput is texts a second from the untuned encoder's measurement, when the first worker
-is warm, to the last trial's end; in turns, so that the machine's moods meet all alike. The CPU seconds are those of
-the processes that the command started, from its start. Written to benchmarks/results/launchers.json.
+is warm, to the last trial's end; in turns, so that the machine's moods meet all alike. Written to
+benchmarks/results/launchers.json.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -44,19 +43,16 @@ def measure(args: argparse.Namespace, launcher: str) -> dict[str, Any]:
         home = Path(folder)
         command = [sys.executable, "-m", "embsearch.cli.main", "search", *words_of(args, launcher, home)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr[-3000:])
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         (study,) = (home / "studies").iterdir()
         logs = [read_events(trial / "events.jsonl") for trial in trial_folders(study)]
         (baseline,) = (e for e in read_events(study / "events.jsonl") if e["kind"] == "baseline")
         ends = [e for log in logs for e in log if e["kind"] == "ended"]
         texts = sum(max(e["texts_seen"] for e in log if e["kind"] == "measured") for log in logs)
         seconds = (max(e["time"] for e in ends) - baseline["time"]) / 1000
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return {"launcher": launcher, "texts": texts, "seconds": round(seconds, 2), "cpu_s": round(cpu, 1),
+        return {"launcher": launcher, "texts": texts, "seconds": round(seconds, 2),
                 "texts_a_second": round(texts / seconds, 2), "values": [e["value"] for e in ends]}  # fmt: skip
 
 

@@ -5,7 +5,8 @@
 
 A study with the default sampler (TPE) and scheduler (promotion), real event logs and a real database, whose workers
 are played on a virtual clock (launcher=replay): every segment takes 30 virtual seconds, some up to a fifth less or
-more, and does nothing. The coordinator keeps up while its seconds, CPU and wall, are fewer than the virtual ones.
+more, and does nothing but tell its points on the way, as often as real workers do. The coordinator keeps up
+while its seconds, CPU and wall, are fewer than the virtual ones.
 Counted from the moment when every worker had its first segment, in windows, into benchmarks/results/workers.json.
 """
 
@@ -20,7 +21,7 @@ import pstats
 import random
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,8 +31,9 @@ import optuna
 
 from embsearch.config.build import build
 from embsearch.config.schema import Config
+from embsearch.launch.base import Message, Task
 from embsearch.launch.curves import Curve, Synthetic
-from embsearch.launch.replay import Replay, VirtualClock
+from embsearch.launch.replay import Player, Replay, VirtualClock
 from embsearch.study import Study
 from embsearch.track import recorders
 from embsearch.track.base import NoRecorder, Recorder
@@ -59,7 +61,23 @@ class Uneven(Synthetic):
     def curve(self, trial: int, config: Mapping[str, Any]) -> Curve:
         pace = random.Random(trial).uniform(0.8, 1.2)
         curve = super().curve(trial, config)
-        return replace(curve, measurements=tuple(replace(m, seconds=pace * m.seconds) for m in curve.measurements))
+        measured = tuple(replace(m, seconds=pace * m.seconds) for m in curve.measurements)
+        points = tuple((step, curve.points[0][1]) for step in range(1, measured[-1].step + 1))
+        return replace(curve, measurements=measured, points=points)
+
+
+class Talker(Player):
+    """Tells its points on the way, as often as a real worker does."""
+
+    def _segment(self, task: Task) -> Iterator[tuple[float, Message]]:
+        for seconds, message in super()._segment(task):
+            if message["kind"] == "points" and (points := message["points"]):
+                parts = max(1, int(seconds / task["points_every"]))
+                for part in range(parts):
+                    told = points[part * len(points) // parts : (part + 1) * len(points) // parts]
+                    yield seconds * (part + 1) / parts, {"kind": "points", "points": told}
+            else:
+                yield seconds, message
 
 
 class Meter:
@@ -118,7 +136,13 @@ def measure(workers: int, segments: int, mlflow: str = "") -> dict[str, Any]:
             return made
 
         curves = Uneven(trial_seconds=SEGMENT * len(AT))
-        study = Study(config, lambda _: Replay(curves, clock, workers), recorder, meter, clock)
+
+        def launcher(_: Path) -> Replay:
+            made = Replay(curves, clock, workers)
+            made._play = Talker(curves)
+            return made
+
+        study = Study(config, launcher, recorder, meter, clock)
         with suppress(Enough):
             study.run()
         windows = meter.windows()

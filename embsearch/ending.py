@@ -16,7 +16,7 @@ from embsearch.config.build import to_dict
 from embsearch.data.dataset import Dataset
 from embsearch.errors import EmbsearchError, UserError
 from embsearch.history import Run, Trial
-from embsearch.launch.base import Launcher, Message, Task
+from embsearch.launch.base import Launcher, Message, Task, points_every
 from embsearch.registry import looks
 from embsearch.search.confirm import Confirmed, affordable, too_small
 from embsearch.stopping import STOPPED, Interrupted
@@ -95,6 +95,7 @@ class Ending:
             "do": "segment", "segment": record(segment), "config": to_dict(study.config_of(trial, seed)),
             "folder": str(study.folder.run(trial.number, seed)), "cache": str(study.cache),
             "queries": [reading.queries for reading in study.readings],
+            "points_every": points_every(self.launcher.workers),
         }  # fmt: skip
 
     def _took_segment(self, key: tuple[int, int], message: Message) -> Task | None:

@@ -74,7 +74,7 @@ class StudyFolder:
                 yield
             finally:
                 if not self.begun:
-                    shutil.rmtree(self.path)
+                    shutil.rmtree(self.path, ignore_errors=True)  # NFS keeps a name of what is open
 
     @contextmanager
     def _lock(self) -> Iterator[TextIO]:

@@ -23,7 +23,7 @@ from embsearch.ending import Ending
 from embsearch.errors import EmbsearchError, UserError, did_you_mean
 from embsearch.folder import StudyFolder
 from embsearch.history import RETRIES, Trial, is_final, read_trials
-from embsearch.launch.base import Launcher, Message
+from embsearch.launch.base import Launcher, Message, points_every
 from embsearch.objectives.preflight import preflight_space
 from embsearch.report.live import reads
 from embsearch.search import budget, database, sampler, scheduler
@@ -86,6 +86,8 @@ class Study:
         self.stopping = Stopping(config.launcher.grace)
         self._deaths: dict[str, list[str]] = {}  # of evaluations
         self._in_slot: dict[int, Trial] = {}  # whose segment was given out there last
+        self._launcher: Launcher | None = None
+        self._kept: list[tuple[int, Message]] = []  # that came while the database was away
         self.bugs = 0
         self._earlier, self._started = 0.0, self._clock.monotonic()
         self.pending = 0  # events that the recorder's view lacks after the end
@@ -128,6 +130,7 @@ class Study:
         return result
 
     def _to_the_end(self, launcher: Launcher) -> Result:
+        self._launcher = launcher
         try:
             with self.stopping.heard(launcher.halt), self.optuna.errors():
                 why = self._search(launcher)
@@ -135,6 +138,7 @@ class Study:
                     raise Interrupted(STOPPED)
                 return self._finish(launcher, why)
         finally:
+            self._launcher = None
             launcher.close()
 
     def _close_recorder(self) -> None:
@@ -226,7 +230,7 @@ class Study:
         launcher.submit(slot, {
             "do": "segment", "segment": record(segment), "config": to_dict(self.config_of(trial, seed)),
             "folder": str(self.folder.run(trial.number, seed)), "cache": str(self.cache),
-            "queries": [reading.queries for reading in self.readings],
+            "queries": [reading.queries for reading in self.readings], "points_every": points_every(launcher.workers),
         })  # fmt: skip
 
     def _take(self, slot: int, message: Message) -> None:
@@ -544,14 +548,17 @@ class Study:
         """Optuna's database is away. Workers go on, and what they say is kept; who is asked to stop does not wait."""
         self.say(line)
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            time.sleep(min(0.2, seconds))
+        while (left := until - time.monotonic()) > 0:
+            looked = time.monotonic()
+            if self._launcher is not None:  # it may have to tell its workers to halt, and bring files home
+                self._kept += self._launcher.wait(min(0.2, left))
+            time.sleep(max(0.0, min(0.2, left) - (time.monotonic() - looked)))
             self.say(self.stopping.line())
             if self.stopping.asked and (self.stopping.late or not self.stopping.halting):
                 raise Interrupted(STOPPED)
 
     def wait(self, launcher: Launcher) -> list[tuple[int, Message]]:
-        found = launcher.wait(1.0)
+        found, self._kept = self._kept or launcher.wait(1.0), []
         self.say(self.stopping.line())
         for _, message in found:
             if message["kind"] == "note":

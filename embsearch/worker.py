@@ -40,7 +40,7 @@ from embsearch.track.environment import here
 from embsearch.trial import trial, vectors_of
 from embsearch.values import Measurement, Scalar, record
 
-POINTS_EVERY = 1.0  # seconds between messages about the loss
+POINTS_EVERY = 1.0  # seconds between messages about the loss, where the task does not say
 
 
 class Worker:
@@ -107,18 +107,19 @@ class Worker:
 
         def report(step: int, at: int, metrics: dict[str, float]) -> None:
             points.append([step, at, metrics])
-            if outbox is not None and time.monotonic() - self._sent > POINTS_EVERY:
+            if outbox is not None and time.monotonic() - self._sent > self._every:
                 self._sent = time.monotonic()
                 outbox({"kind": "points", "points": points.copy()})
                 points.clear()
 
         halt = lambda: self.halting  # noqa: E731
         folder, queries = Path(task["folder"]), task.get("queries", [])
+        self._every = task.get("points_every", POINTS_EVERY)
         return trial(config, data, tokens, encoder, compute, folder, report, halt, queries, group), points
 
     _packing = ""  # how texts of the base encoder are encoded, and why
     outbox: Any = None  # set by the process: sends a message while a task runs
-    _sent = 0.0
+    _sent, _every = 0.0, POINTS_EVERY  # seconds between messages about points
 
     def _evaluate(self, task: Task) -> Iterator[Message]:
         config = build(task["config"])

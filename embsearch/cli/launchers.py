@@ -10,6 +10,7 @@ from pathlib import Path
 
 from embsearch.config.schema import Config, LauncherConfig
 from embsearch.errors import ConfigError
+from embsearch.folder import StudyFolder
 from embsearch.launch.base import Launcher
 from embsearch.values import Clock
 
@@ -23,6 +24,11 @@ def launcher(config: Config, clock: Clock = time) -> Callable[[Path], Launcher]:
         raise ConfigError(
             f"launcher={config.launcher.name}: the package {package} is not installed. "
             f"pip install 'embsearch[{config.launcher.name}]'"
+        )
+    if package and config.device.startswith("cuda:"):
+        raise ConfigError(
+            f"device={config.device}: names one GPU of this machine; with launcher={config.launcher.name} use "
+            "device=cuda, and each worker gets its own"
         )
     if config.launcher.name == "slurm":
         _check_slurm(config.launcher)
@@ -76,8 +82,8 @@ def _ray(config: Config, folder: Path, clock: Clock) -> Launcher:
     sharers = asked.per_gpu if gpus == 1 else 1
     room = cluster.Room(threads, gpus / sharers, sharers, asked.resources, asked.labels, asked.spread)
     return Ray(
-        "embsearch.worker:begin", asked.workers or cluster.fits(room), room, folder / "workers", asked.files,
-        asked.segment_timeout, note,
+        "embsearch.worker:begin", asked.workers or cluster.fits(room), room, folder / "workers",
+        StudyFolder(config).home_id, asked.files, asked.segment_timeout, note,
     )  # fmt: skip
 
 

@@ -59,6 +59,8 @@ class Probes:
             readings=self._readings(few),
         )
         sizes_of = ("texts", "distinct", "tokens", "chunks", "cached", "halved", "peak", "checkpoint", "model")
+        if self.config.launcher.name in ("ray", "slurm"):
+            available = 0  # of this machine: nothing is known of the others'
         machine = Machine(
             compute=compute, workers=len(self.slots), batch=largest.train.batch_size, available=available,
             free=shutil.disk_usage(self.folder).free, gpu=edge.get("gpu", 0), gpu_total=edge.get("gpu_total", 0),

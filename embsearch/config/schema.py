@@ -134,7 +134,7 @@ class LauncherConfig:
     segment_timeout: float = 3600.0  # seconds without any sign of life before a worker is killed
     grace: float = 20.0  # seconds that running segments get on SIGTERM to save a checkpoint
     files: Literal["auto", "shared", "store"] = "auto"  # ray: by a folder all nodes see, or its object store
-    address: str | None = None  # ray: auto, HOST:PORT, ray://HOST:PORT; None: one found here, else a new one
+    address: str | None = None  # ray: auto, HOST:PORT, ray://HOST:PORT; None: RAY_ADDRESS, else a new one here
     resources: Mapping[str, float] = field(default_factory=dict)  # ray: custom resources a worker takes
     labels: Mapping[str, str] = field(default_factory=dict)  # ray: of the nodes that may run a worker
     spread: bool = True  # ray: over the nodes; no: fill one after another

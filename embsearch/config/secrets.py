@@ -21,6 +21,8 @@ _words: set[str] = set()  # passwords as they were typed, and as they are
 _ADDRESS = re.compile(r"([A-Za-z][\w+.\-]*://)([^\s'\"]*)")
 _HOST = r"(?:\[[^\]]*\]|[\w.%-]*)(?::\d+)?"
 _NO_USER = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/[^@?/]*)?\?[^=@]+=")  # host/db?name=...: a later @ is the value's
+_WHOLE = re.compile(r"[A-Za-z][\w+.\-]*://")
+_WHOLE_PARAMETER = re.compile(r"([?&])((?:ssl)?password)=([^&]*)&?")
 _PARAMETER = re.compile(r"([?&])((?:ssl)?password)=([^&#\s'\"]*)&?")
 
 
@@ -29,14 +31,14 @@ def without(text: str) -> str:
     return _ADDRESS.sub(lambda found: _without(found[1], found[2]), text)
 
 
-def _without(scheme: str, rest: str) -> str:
+def _without(scheme: str, rest: str, parameters: re.Pattern[str] | None = None) -> str:
     mine: dict[str, str] = {}
 
     def parameter(found: re.Match[str]) -> str:
         mine[found[2]] = _remembered(found[3])
         return found[1]
 
-    rest = _PARAMETER.sub(parameter, rest).rstrip("?&")
+    rest = (parameters or _PARAMETER).sub(parameter, rest).rstrip("?&")
     if (parts := _userinfo(rest)) is not None:
         user, password, host = parts
         mine["password"] = _remembered(password)
@@ -52,7 +54,12 @@ def _without(scheme: str, rest: str) -> str:
 def _userinfo(rest: str) -> tuple[str, str, str] | None:
     """User, password and what follows; None where there is no password. One that should have been quoted (with
     a / or an @ in it) is found all the same."""
-    userinfo, at, host = rest.rpartition("@")
+    head, mark, query = rest.partition("?")
+    if "@" in head and re.match(r"\w+=", query):  # a later one belongs to a parameter
+        userinfo, at, host = head.rpartition("@")
+        host += mark + query
+    else:
+        userinfo, at, host = rest.rpartition("@")
     user, colon, password = userinfo.partition(":")
     if not (at and colon) or (re.search(r"[/?#]", userinfo) and _NO_USER.match(userinfo)):
         return None
@@ -66,7 +73,20 @@ def _remembered(password: str) -> str:
 
 def without_in_override(word: str) -> str:
     """The same for a word of the command line; free text, as of ``embsearch query``, is left alone."""
-    return without(word) if "=" in word.partition("://")[0] else word
+    name, equals, value = word.partition("=")
+    if not equals or "://" in name:
+        return word
+    quote_mark = value[0] if len(value) > 1 and value[0] in "'\"" and value[-1] == value[0] else ""
+    bare = value[1:-1] if quote_mark else value
+    if name.lstrip("+") in SETTINGS and _WHOLE.match(bare):
+        return f"{name}={quote_mark}{_without_whole(bare)}{quote_mark}"
+    return without(word)
+
+
+def _without_whole(address: str) -> str:
+    """The same for a text that is one address and nothing else: whatever stands in it belongs to it."""
+    scheme, _, rest = address.partition("://")
+    return _without(f"{scheme}://", rest, _WHOLE_PARAMETER)
 
 
 def taken_out(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -75,7 +95,7 @@ def taken_out(values: Mapping[str, Any]) -> Mapping[str, Any]:
         room, _, leaf = path.partition(".")
         inside = values.get(room)
         if isinstance(inside, Mapping) and isinstance(inside.get(leaf), str):
-            bare = without(inside[leaf])
+            bare = _without_whole(inside[leaf]) if _WHOLE.match(inside[leaf]) else without(inside[leaf])
             if bare != inside[leaf]:
                 values = {**values, room: {**inside, leaf: bare}}
     return values

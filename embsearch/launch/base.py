@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 Task = dict[str, Any]
 Message = dict[str, Any]
+SPEAKERS = 100  # workers that may each tell their points every second: each time a line is brought to the disk
 ENDS = ("measured", "evaluated", "probed", "halted", "failed", "died")
 
 
@@ -48,3 +49,8 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """Stop every worker now. Unfinished tasks are lost; their checkpoints are not."""
+
+
+def points_every(workers: int) -> float:
+    """Seconds between two messages of one of so many workers about its points."""
+    return max(1.0, workers / SPEAKERS)

@@ -119,11 +119,15 @@ def _limits(config: Config, plan: Plan) -> Iterator[str]:
 
 def _memory(machine: Machine) -> str:
     count = machine.workers
-    words = f"{size(machine.peak)} a worker, {size(machine.peak * count)} of {size(machine.available)} available"
+    words = f"{size(machine.peak)} a worker"
+    if machine.available:
+        words += f", {size(machine.peak * count)} of {size(machine.available)} available"
     if machine.gpu:
         shared = f"{size(machine.gpu * machine.per_gpu)} of {size(machine.gpu_total)}"
         words += f"; GPU {size(machine.gpu)} a worker, {shared}"
     advice = "DOES NOT FIT; fewer workers, or smaller chunks (train.chunk_tokens)"
+    if not machine.available and machine.fits:
+        return f"{words}, on each node as often as it has workers"
     return f"{words}: {'fits' if machine.fits else advice}"
 
 

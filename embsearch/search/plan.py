@@ -87,7 +87,7 @@ class Costs:
 @dataclass(frozen=True)
 class Machine:
     """What else the probe found. Sizes in bytes; ``free``: of the disk, ``available``: of memory before
-    the workers started."""
+    the workers started, 0 where they run on other machines."""
 
     compute: str
     workers: int
@@ -109,7 +109,8 @@ class Machine:
 
     @property
     def fits(self) -> bool:
-        return self.peak * self.workers <= self.available and self.gpu * self.per_gpu <= self.gpu_total
+        memory = not self.available or self.peak * self.workers <= self.available
+        return memory and self.gpu * self.per_gpu <= self.gpu_total
 
 
 @dataclass(frozen=True)

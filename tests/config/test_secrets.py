@@ -105,3 +105,22 @@ def test_a_bug_s_traceback_has_none(capfd, monkeypatch):
 
 def connect(login):
     return login
+
+
+@pytest.mark.parametrize(
+    ("address", "bare", "password"),
+    [
+        ("postgresql://me:it's@host/db", "postgresql://me@host/db", "it's"),
+        ("postgresql://me:se cr@host/db", "postgresql://me@host/db", "se cr"),
+        ("postgresql://h/db?password=a#b", "postgresql://h/db", "a#b"),
+        ("postgresql://h/db?password=a'b&sslmode=require", "postgresql://h/db?sslmode=require", "a'b"),
+        ("postgresql://me:one@h/db?application_name=a@b", "postgresql://me@h/db?application_name=a@b", "one"),
+    ],
+)
+def test_whatever_stands_in_a_whole_address_belongs_to_it(address, bare, password):
+    """As libpq reads it; in free text a quote or a space ends an address."""
+    assert secrets.taken_out({"study": {"storage": address}}) == {"study": {"storage": bare}}
+    assert secrets.credentials(bare)["password"] == password
+    quote = '"' if "'" in address else "'"
+    for word in (f"study.storage={address}", f"+study.storage={quote}{address}{quote}"):
+        assert secrets.without_in_override(word) == word.replace(address, bare)

@@ -103,6 +103,18 @@ def test_a_model_comes_home_whole_and_in_place_of_the_old_one(home, task, desk):
         assert there == {name: text + "x" for name, text in files.items()}
 
 
+def test_a_study_that_is_called_model_keeps_its_files(tmp_path, desk):
+    """Only a trial's own model is a folder that is replaced, whatever the folders above are called."""
+    trial = tmp_path / "model/studies/model/trials/t0000"
+    trial.mkdir(parents=True)
+    (trial / "events.jsonl").write_text("the truth")
+    desk.lay_out({"do": "segment", "folder": str(trial)}, packer()[0].pack({"folder": str(trial)}, ""))
+    (desk.run / CHECKPOINT).write_text("step 1")
+    bring(desk.changed())
+    assert (trial / "events.jsonl").read_text() == "the truth"
+    assert (trial / CHECKPOINT).read_text() == "step 1"
+
+
 def test_a_worker_that_has_the_newest_files_gets_none(home, task, desk):
     pack, _ = packer()
     desk.lay_out(task, pack.pack(task, ""))

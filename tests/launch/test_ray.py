@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -149,3 +150,56 @@ def test_a_trial_goes_on_from_the_last_checkpoint_that_came_home(make, tmp_path,
     assert least <= at < 15
     assert steps == list(range(at + 1, 21))
     assert home.read_text() == "20"
+
+
+def test_a_worker_that_was_given_up_stops_to_write(make, tmp_path):
+    """Its lease goes, as where a node is taken for lost that still runs."""
+    launcher = up(make())
+    task = {"do": "segment", "folder": str(tmp_path / "trial"), "until": 600}
+    (tmp_path / "trial").mkdir()
+    launcher.submit(0, task)
+    until = time.monotonic() + PATIENCE
+    while not any(message["kind"] == "points" for _, message in launcher.wait(1.0)):
+        assert time.monotonic() < until
+    (lease,) = (tmp_path / "workers").glob("lease-*")
+    lease.unlink()
+    while not (found := [m for _, m in launcher.wait(1.0) if m["kind"] == "died"]):
+        assert time.monotonic() < until
+    at = (tmp_path / "trial" / CHECKPOINT).read_text()
+    time.sleep(0.5)
+    assert (found[0]["failure"], (tmp_path / "trial" / CHECKPOINT).read_text()) == ("killed", at)
+
+
+def test_a_trial_that_went_on_elsewhere_is_sent_again_to_who_had_it_before(make, tmp_path):
+    launcher = up(make(workers=2, files="store"), 2)
+    task = {"do": "segment", "folder": str(tmp_path / "trial")}
+    (tmp_path / "trial").mkdir()
+    for slot, steps in ((0, 3), (1, 6), (0, 7)):
+        launcher.submit(slot, task | {"until": steps})
+        told, until = [], time.monotonic() + PATIENCE
+        while not (told and told[-1]["kind"] in ENDS):
+            told += [message for at, message in launcher.wait(1.0) if at == slot]
+            assert time.monotonic() < until
+    assert [step for m in told if m["kind"] == "points" for step, _, _ in m["points"]] == [7]
+
+
+def test_folders_of_workers_that_are_no_more_are_cleared_away(make, tmp_path, monkeypatch):
+    root = Path(tempfile.gettempdir()) / f"embsearch-{os.getuid()}"
+    launcher = up(make(files="store"))
+    place = root / launcher._key
+    task = {"do": "segment", "folder": str(tmp_path / "trial"), "until": 2}
+    (tmp_path / "trial").mkdir()
+    launcher.submit(0, task | {"die_at": 1})
+    until = time.monotonic() + PATIENCE
+    while not any(message["kind"] == "died" for _, message in launcher.wait(1.0)):
+        assert time.monotonic() < until
+    up(launcher)
+    assert len(list(place.glob("*/lock"))) == 1
+    launcher.close()
+    assert not place.exists()
+
+
+def test_the_room_of_a_cluster_is_that_of_nodes_with_the_labels():
+    assert cluster.fits(Room()) == 2
+    assert cluster.fits(Room(threads=2)) == 1
+    assert cluster.fits(Room(labels={"zone": "nowhere"})) == 1  # at least one, which may still come

@@ -7,6 +7,7 @@ halt. Nothing here imports torch: Ray pickles the class by its name and imports 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pkgutil
 import queue
@@ -15,6 +16,7 @@ import socket
 import tempfile
 import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +28,22 @@ from embsearch.launch.ray.parcels import Desk, Parcel
 
 class Actor:
     """``handler``: module:function that makes what answers tasks, as worker.begin; ``seal``: a file that only
-    machines see which share the study's folder. Where they do not: ``shelf`` and ``desk``, words for folders of all
+    machines see which share the study's folder; ``lease``: one that goes when this worker was given up, who must not
+    write there any more. Where they do not: ``shelf`` and ``desk``, words for folders of all
     workers of a study and of this one; ``every``, seconds between two checkpoints that go home."""
 
     def __init__(
-        self, handler: str, threads: int, sharers: int, seal: str, shelf: str, desk: str, every: float
+        self, handler: str, threads: int, sharers: int, seal: str, lease: str, shelf: str, desk: str, every: float
     ) -> None:
         os.environ |= worker_environment(threads, sharers)
         self._shared = Path(seal).exists()
-        root = Path(tempfile.gettempdir()) / f"embsearch-{os.getuid()}" / shelf
-        self._place = root / desk
-        self._desk = Desk(root / "shelf", self._place, _fetch, every)
+        self._root = Path(tempfile.gettempdir()) / f"embsearch-{os.getuid()}" / shelf
+        self._place, self._lease = self._root / desk, Path(lease)
+        self._place.mkdir(parents=True, exist_ok=True)
+        self._held = (self._place / "lock").open("w")
+        fcntl.flock(self._held, fcntl.LOCK_EX)  # until this process is no more
+        self._clear_others()
+        self._desk = Desk(self._root / "shelf", self._place, _fetch, every)
         self._tasks: queue.SimpleQueue[tuple[Task, list[Parcel]]] = queue.SimpleQueue()
         self._said: list[Message] = []
         self._news = threading.Condition()
@@ -66,8 +73,22 @@ class Actor:
             self._handler.halting = True
 
     def leave(self) -> None:
-        """Clear this worker's own folder away."""
+        """Clear this worker's own folder away, and with the last one here everything."""
         shutil.rmtree(self._place, ignore_errors=True)
+        if not self._clear_others():
+            shutil.rmtree(self._root, ignore_errors=True)
+
+    def _clear_others(self) -> int:
+        """Folders of workers that are no more go; how many are in use."""
+        used = 0
+        for lock in self._root.glob("*/lock"):
+            with suppress(OSError), lock.open("w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(lock.parent, ignore_errors=True)
+                except BlockingIOError:
+                    used += 1
+        return used
 
     # ---- its thread ----------------------------------------------------------------------------
 
@@ -99,7 +120,10 @@ class Actor:
 
     def _on_the_way(self, message: Message) -> None:
         """Called by the handler's thread between two steps: no file is being written."""
-        self._say(message | ({"files": self._desk.changed()} if self._desk.due() else {}))
+        if self._shared and not self._lease.exists():
+            os._exit(1)  # taken for lost, as behind a network that was away: another worker has the trial
+        waiting = any("files" in said for said in self._said)  # a coordinator that is busy needs the newest alone
+        self._say(message | ({"files": self._desk.changed()} if self._desk.due() and not waiting else {}))
 
     def _say(self, message: Message) -> None:
         with self._news:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,18 @@ def connect(address: str | None, cpus: int) -> str:
     return f"Ray: joined the cluster at {address}, {_size()}"
 
 
+@contextmanager
+def connected() -> Iterator[None]:
+    """While the context runs, a cluster that is no longer there is a UserError: Ray's client raises others."""
+    try:
+        yield
+    except ConnectionError as error:
+        raise UserError(
+            f"launcher=ray: the connection to the cluster is lost ({reason(error)}); the same command goes on with "
+            "this study"
+        ) from error
+
+
 def _knock(address: str) -> None:
     """Whether anybody listens at an address with a port: Ray itself tries for minutes. Raises OSError."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -88,7 +101,8 @@ def fits(room: Room) -> int:
         asked = {"CPU": room.threads, "GPU": room.gpus, **room.resources}
         return int(min(node.get(name, 0.0) / value for name, value in asked.items() if value))
 
-    return max(1, sum(on(node["Resources"]) for node in CLUSTER.nodes() if node["Alive"]))
+    nodes = [n for n in CLUSTER.nodes() if n["Alive"] and room.labels.items() <= (n.get("Labels") or {}).items()]
+    return max(1, sum(on(node["Resources"]) for node in nodes))
 
 
 def has_gpus() -> bool:

@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from embsearch.errors import UserError
 from embsearch.launch.base import ENDS, Message, Task
 from embsearch.launch.ray.actor import Actor
-from embsearch.launch.ray.cluster import NAMESPACE, Room, disconnect, free, reason
+from embsearch.launch.ray.cluster import NAMESPACE, Room, connected, disconnect, free, reason
 from embsearch.launch.ray.parcels import HOME_EVERY, Packer, bring
 
 LONG_POLL = 10.0  # seconds that an actor waits for news before it answers that there are none
@@ -34,9 +34,10 @@ class Slot:
     """An actor, when it was last heard of, and the task it has."""
 
     actor: Any
-    asking: Any  # the news it was asked for; None: it has halted and ended
+    lease: Path
+    asking: Any  # the news it was asked for; None: it has halted and ended, or waits to be tried again
     heard: float
-    generation: int = 0
+    failures: int = 0  # of its actors, one after another, that ended before they were ready
     host: str = ""  # empty until it is ready
     shared: bool = True
     task: Task | None = None
@@ -47,9 +48,9 @@ class Ray:
     """``workers`` actors, each in its ``room``, on the cluster that this process has joined (``connect``).
 
     ``handler``: module:function that makes what answers tasks. ``folder``: for files of this launcher; one
-    coordinator at a time has it. ``files``: auto, shared or store, as ``launcher.files``. ``note``: a first line for
-    whoever watches.
-    ``leave``: leave the cluster on closing. Raises UserError where workers of an earlier run stay.
+    coordinator at a time has it. ``home_id``: tells it from a folder of that name on another machine. ``files``:
+    auto, shared or store, as ``launcher.files``. ``note``: a first line for whoever watches. ``leave``: leave the
+    cluster on closing. Raises UserError where workers of an earlier run stay.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Ray:
         workers: int,
         room: Room,
         folder: Path,
+        home_id: str = "",
         files: str = "auto",
         timeout: float = 3600.0,
         note: str = "",
@@ -65,19 +67,19 @@ class Ray:
         home_every: float = HOME_EVERY,
     ) -> None:
         self._handler, self._room, self._files, self._timeout = handler, room, files, timeout
-        self._key = hashlib.sha256(str(folder).encode()).hexdigest()[:16]  # one coordinator a folder, by its lock
+        self._key = hashlib.sha256(f"{home_id} {folder}".encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
-        for older in folder.glob("seal-*"):
+        for older in (*folder.glob("seal-*"), *folder.glob("lease-*")):
             older.unlink(missing_ok=True)
-        self._seal = folder / f"seal-{time.time_ns()}"
+        self._folder, self._seal = folder, folder / f"seal-{time.time_ns()}"
         self._seal.touch()
         self._packer = Packer(ray.put)
         self._halting = self._told = False
         self._leave, self._home_every = leave, home_every
         self._notes: list[Message] = [{"kind": "note", "text": note}] if note else []
-        self._said, self._looked, self._never_ready = "", time.monotonic(), 0
+        self._said, self._looked = "", time.monotonic()
         self._end_older()
-        self._slots = [self._start(index, 0) for index in range(workers)]
+        self._slots = [self._start(index) for index in range(workers)]
 
     @property
     def workers(self) -> int:
@@ -92,11 +94,18 @@ class Ray:
         if not worker.host or worker.task is not None:
             raise RuntimeError(f"slot {slot} is not idle")
         parcels = [] if worker.shared else self._packer.pack(task, worker.holds)
+        for other in self._slots:  # what they have of that trial will be old
+            if other.holds == task.get("folder", ""):
+                other.holds = ""
         worker.task, worker.heard, worker.holds = task, time.monotonic(), ""
-        with suppress(RayError):  # a dead worker: the news it was asked for will say so
+        with suppress(RayError), connected():  # a dead worker: the news it was asked for will say so
             worker.actor.begin.remote(task, parcels)
 
     def wait(self, timeout: float) -> list[tuple[int, Message]]:
+        with connected():
+            return self._wait(timeout)
+
+    def _wait(self, timeout: float) -> list[tuple[int, Message]]:
         found: list[tuple[int, Message]] = []
         until = time.monotonic() + timeout
         while not found and (left := until - time.monotonic()) > 0:
@@ -109,6 +118,7 @@ class Ray:
             for news in _ready(list(asked), min(left, LOOK)):
                 self._take(found, asked[news])
             self._end_hung(found)
+            self._start_again()
             self._note_waiting()
             found += [(-1, note) for note in self._notes]
             self._notes.clear()
@@ -119,10 +129,11 @@ class Ray:
 
     def close(self) -> None:
         for slot in self._slots:
-            with suppress(RayError):
+            with suppress(RayError, ConnectionError):
                 if slot.host and slot.task is None:
                     ray.wait([slot.actor.leave.remote()], timeout=1.0)
                 ray.kill(slot.actor)
+            slot.lease.unlink(missing_ok=True)
         self._seal.unlink(missing_ok=True)
         if self._leave:
             disconnect()
@@ -162,7 +173,7 @@ class Ray:
                 f"launcher.files=shared: {message['host']} does not see {self._seal.parent}; set home to a folder "
                 "that all nodes see under the same path, or launcher.files=store"
             )
-        slot.host, self._never_ready = message["host"], 0
+        slot.host, slot.failures = message["host"], 0
         return {"kind": "ready"}
 
     def _end_hung(self, found: list[tuple[int, Message]]) -> None:
@@ -173,22 +184,27 @@ class Ray:
 
     def _replace(self, index: int, failure: str, how: str) -> Message:
         slot = self._slots[index]
+        slot.lease.unlink(missing_ok=True)
         with suppress(RayError):
             ray.kill(slot.actor)
-        if not slot.host:
-            self._never_ready += 1
-            if self._never_ready >= NEVER_READY:
-                raise UserError(
-                    f"launcher=ray: {NEVER_READY} workers in a row ended before they were ready; the last: {how}\n"
-                    "every node needs this version of embsearch[ray], and room for a worker's memory"
-                )
         idle, where = slot.task is None, f" on {slot.host}" if slot.host else ""
-        slot.task = None
-        if not self._halting:
-            self._slots[index] = self._start(index, slot.generation + 1)
-        else:
-            slot.host, slot.asking = "", None
+        failures = 0 if slot.host else slot.failures + 1
+        slot.task, slot.host, slot.asking = None, "", None
+        if failures >= NEVER_READY and not any(other.host for other in self._slots):
+            raise UserError(
+                f"launcher=ray: {NEVER_READY} workers in a row ended before they were ready; the last: {how}\n"
+                "every node needs this version of embsearch[ray], and room for a worker's memory"
+            )
+        slot.failures, slot.heard = failures, time.monotonic()
+        self._start_again()
         return {"kind": "died", "failure": failure, "message": f"worker {index}{where} {how}", "idle": idle}
+
+    def _start_again(self) -> None:
+        """An actor for every slot that has none; where several could not start, a minute later."""
+        for index, slot in enumerate(self._slots):
+            pause = 60.0 if slot.failures >= NEVER_READY else 0.0
+            if slot.asking is None and not self._halting and time.monotonic() - slot.heard >= pause:
+                self._slots[index] = self._start(index, slot.failures)
 
     def _note_waiting(self) -> None:
         """Say, when it has changed, how many workers wait for room on the cluster."""
@@ -206,13 +222,16 @@ class Ray:
 
     # ---- actors --------------------------------------------------------------------------------
 
-    def _start(self, index: int, generation: int) -> Slot:
+    def _start(self, index: int, failures: int = 0) -> Slot:
         name = f"{self._key}/{index}/{time.time_ns()}"
         actor = ray.remote(Actor).options(name=name, namespace=NAMESPACE, max_concurrency=8, **self._room.options())
         room = self._room
-        words = (str(self._seal), self._key, name.replace("/", "-"))
+        desk = name.replace("/", "-")
+        lease = self._folder / f"lease-{desk}"
+        lease.touch()
+        words = (str(self._seal), str(lease), self._key, desk)
         made: Any = actor.remote(self._handler, room.threads, room.sharers, *words, self._home_every)
-        return Slot(made, made.take.remote(LONG_POLL), time.monotonic(), generation)
+        return Slot(made, lease, made.take.remote(LONG_POLL), time.monotonic(), failures)
 
     def _end_older(self) -> None:
         """Actors of a coordinator of this folder that was killed: Ray ends them with it, and two must never train one

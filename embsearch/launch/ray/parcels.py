@@ -22,7 +22,7 @@ from embsearch.launch.base import Task
 
 HOME_EVERY = 30.0  # seconds between two checkpoints that come home during a segment: 130 MB for MiniLM
 CHECKPOINT = "checkpoint.safetensors"
-Files = Mapping[str, bytes]  # by the path inside a folder, or "" for a file by itself
+Files = Mapping[str, bytes]  # by the path inside a folder; "" for a file by itself
 
 
 @dataclass(frozen=True)
@@ -126,16 +126,17 @@ class Desk:
                 found[inside.as_posix()] = (stat.st_size, stat.st_mtime_ns)
         return found
 
-    def changed(self) -> dict[str, bytes]:
-        """Files that home lacks, by their path there. A trial's model goes home as a whole."""
+    def changed(self) -> dict[str, dict[str, bytes]]:
+        """Files that home lacks, by their folder there and their path in it. A model goes home as a whole."""
         state = self._state() if self._open else {}
         new = {name for name, at in state.items() if self._seen.get(name) != at}
         folders = {name.split("/")[0] for name in new if "/" in name}
         new |= {name for name in state if name.split("/")[0] in folders}
         self._seen, self._sent = state, time.monotonic()
-        found = {str(Path(self._open) / name): (self.run / name).read_bytes() for name in sorted(new)}
+        found = {self._open: {name: (self.run / name).read_bytes() for name in sorted(new)}} if new else {}
         if self._keep and (self._desk / "keep").exists():
-            found[self._keep] = (self._desk / "keep").read_bytes()
+            keep = Path(self._keep)
+            found[str(keep.parent)] = {keep.name: (self._desk / "keep").read_bytes()}
         return found
 
     def due(self) -> bool:
@@ -146,30 +147,26 @@ class Desk:
         return path.exists() and self._seen.get(CHECKPOINT) != (path.stat().st_size, path.stat().st_mtime_ns)
 
 
-def bring(files: Files) -> None:
-    """Put files that came home in their places: models before the checkpoints that know of them, each whole."""
-    folders: dict[Path, dict[str, bytes]] = {}
-    single: dict[Path, bytes] = {}
-    for name, content in files.items():
-        path = Path(name)
-        model = next((parent for parent in path.parents if parent.name == "model"), None)
-        if model is None:
-            single[path] = content
-        else:
-            folders.setdefault(model, {})[path.relative_to(model).as_posix()] = content
-    for folder, inside in folders.items():
-        draft, old = folder.with_name(".model.home"), folder.with_name(".model.old")
-        for left in (draft, old):
-            shutil.rmtree(left, ignore_errors=True)
-        write(inside, draft)
-        if folder.exists():
-            os.rename(folder, old)  # a rename cannot replace a folder that holds files
-        disk.put(draft, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    for path, content in single.items():
-        disk.make_folder(path.parent)
-        with disk.whole(path) as draft:
-            draft.write_bytes(content)
+def bring(home: Mapping[str, Files]) -> None:
+    """Put files that came home in their folders: models before the checkpoints that know of them, each whole."""
+    for name, files in home.items():
+        folder = Path(name)
+        disk.make_folder(folder)
+        model = {path.removeprefix("model/"): files[path] for path in files if path.startswith("model/")}
+        if model:
+            draft, old = folder / ".model.home", folder / ".model.old"
+            for left in (draft, old):
+                shutil.rmtree(left, ignore_errors=True)
+            write(model, draft)
+            if (folder / "model").exists():
+                os.rename(folder / "model", old)  # a rename cannot replace a folder that holds files
+            disk.put(draft, folder / "model")
+            shutil.rmtree(old, ignore_errors=True)
+        for path, content in files.items():
+            if not path.startswith("model/"):
+                disk.make_folder((folder / path).parent)
+                with disk.whole(folder / path) as whole:
+                    whole.write_bytes(content)
 
 
 def read(path: Path) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from embsearch.launch.base import Message
+from embsearch.launch.base import ENDS, Message
 from embsearch.launch.slurm.mailbox import append, get, put
 
 TASK_EVERY = 0.1  # seconds between looks for a task: what a segment waits at most
@@ -58,6 +58,7 @@ class Desk:
         self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
         self._wanted = ""  # the session of the coordinator that is there
         self._session = ""  # and the one that is worked for
+        self._busy: tuple[str, int] | None = None  # session and number of the task at hand
         self._beat, self._beaten = -1, time.monotonic()
         self._ending, self._handler, self._fault = "", None, None  # type: str, Any, BaseException | None
         self._thread = threading.Thread(target=self._serve, name="worker", daemon=True)
@@ -88,6 +89,10 @@ class Desk:
         if card is not None and card["token"] != self._token:
             # Slurm took this node for lost and started the job elsewhere: a checkpoint is no longer ours to write
             print(f"another process works for {self._folder}; this one ends", flush=True)
+            os._exit(1)
+        letter = get(self._folder / "task.json")
+        if self._busy and letter is not None and self._busy != (letter.get("session"), letter.get("number")):
+            print("the task at hand was given up here and goes out elsewhere; this process ends", flush=True)
             os._exit(1)
         found = get(self._coordinator)
         if found is not None and (found["session"], found["beat"]) != (self._wanted, self._beat):
@@ -134,7 +139,10 @@ class Desk:
                 time.sleep(TASK_EVERY)
                 continue
             done = letter["number"]
+            self._busy = letter["session"], done
             for message in handler(letter["task"]):
+                if message["kind"] in ENDS:
+                    self._busy = None  # before it is said: the next one may come at once
                 self._say(message)
 
     def _new_session(self, handler: Any) -> bool:

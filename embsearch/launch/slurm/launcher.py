@@ -82,7 +82,7 @@ class Slurm:
 
     def submit(self, slot: int, task: Task) -> None:
         at = self._slots[slot]
-        if slot not in self.idle:
+        if not at.ready or at.task is not None:  # also when it has just been asked to halt: it will say so
             raise RuntimeError(f"slot {slot} is not idle")
         self._number += 1
         at.task, at.heard = task, time.monotonic()
@@ -278,6 +278,7 @@ class Slurm:
         """The end of the task at hand, where there is one, by the end of its process."""
         if slot.task is not None:
             slot.task = None
+            put(slot.folder / "task.json", {})  # should its process live, behind a network that is away: it ends
             how = f"gave no sign of life for {self._timeout:g} s: {how}" if slot.hung else how
             failure = "hung" if slot.hung else "killed"
             found.append((index, {"kind": "died", "failure": failure, "message": f"worker {index}: {how}"}))

@@ -25,7 +25,8 @@ PATIENCE = 30.0  # seconds for squeue: its own limit for an answer (MessageTimeo
 CANCEL = 10.0  # seconds for scancel at the end: jobs whose coordinator is gone end by themselves, only later
 SIGNAL = 90  # seconds before the time limit that Slurm says so; it may be a minute earlier
 MINUTES = 4  # of a time limit at least, so that a job is not told at its start
-OWN = ("array", "error", "job-name", "no-requeue", "open-mode", "output", "requeue", "signal", "wrap")
+OWN = ("array", "cpus-per-task", "error", "job-name", "no-requeue", "nodes", "ntasks", "ntasks-per-node", "open-mode",
+       "output", "requeue", "signal", "time", "wrap")  # fmt: skip
 
 
 class State(NamedTuple):
