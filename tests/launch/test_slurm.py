@@ -250,6 +250,22 @@ def test_a_process_whose_slot_another_one_works_for_ends_at_once(make):
 # ---- the queue ---------------------------------------------------------------------------------
 
 
+def test_a_process_whose_task_was_given_up_ends_at_once(make):
+    """As where Slurm took its node for lost, and the network there was only away."""
+    launcher = make()
+    ready(launcher)
+    pid = answer(launcher, SHORT)["pid"]
+    launcher.submit(0, LONG)
+    time.sleep(1.5)
+    assert psutil.pid_exists(pid)
+    put(launcher._slots[0].folder / "task.json", {})  # what the launcher does when it tells of a death
+    end = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert answer(launcher)["kind"] == "died"
+
+
 def test_workers_that_wait_for_a_place_are_told_once_and_the_others_work(make):
     launcher = make(workers=3)
     said = ready(launcher, [0, 1]) + [m for _ in range(3) for m in launcher.wait(1.0)]
