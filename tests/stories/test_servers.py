@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from home import signals_at_default
 from postgres import PASSWORD, quoted
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # not a package
@@ -96,7 +97,8 @@ def test_who_is_asked_to_stop_does_not_wait_for_the_database(asked, tmp_path, pg
         "study.name=s", "stop.trials=60", "launcher.grace=1",
     ]  # fmt: skip
     search = Search(words, tmp_path / "home")
-    search.start()
+    with signals_at_default():
+        search.start()
     try:
         wait_for(lambda: len(search.trials()) > 5, search)
         pg.kill()
