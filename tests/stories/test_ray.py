@@ -17,6 +17,7 @@ pytest.importorskip("ray", reason="pip install 'embsearch[ray]'")
 # every trial's values are its own, whoever trains it and when
 ALONE = ["sampler=qmc", "scheduler=none", "stop.trials=12", "train.texts=8000", "evaluate.at=[0.25,0.5,1.0]",
          "train.batch_size=16", "~space.train.batch_size"]  # fmt: skip
+SIX = [*ALONE, "stop.trials=6"]
 PATIENCE = 300
 
 
@@ -27,8 +28,8 @@ def ended(process, code=0):
     return out + err
 
 
-def bests(home):
-    return {n: e["value"] for n in range(len(home.trials)) for e in home.events("ended", n)}
+def bests(home, most=12):
+    return {n: e["value"] for n in range(min(most, len(home.trials))) for e in home.events("ended", n)}
 
 
 def whole(home, trials):
@@ -103,21 +104,21 @@ def until_trials_train(home, process, least):
 def test_a_coordinator_that_is_killed_leaves_no_actor_behind_and_its_study_goes_on(home, undisturbed):
     with cluster_of(2) as (cluster, _):
         words = ["launcher=ray", f"launcher.address={cluster.address}", "launcher.workers=2"]
-        first = home.start("search", *ALONE, *words)
-        until_trials_train(home, first, 3)
+        first = home.start("search", *SIX, *words)
+        until_trials_train(home, first, 2)
         first.kill()
         first.communicate()
-        ended(home.start("search", *ALONE, *words))
+        ended(home.start("search", *SIX, *words))
 
-    whole(home, 12)
-    assert bests(home) == bests(undisturbed)
-    assert [home.events("failed", n) for n in range(12)] == [[]] * 12
+    whole(home, 6)
+    assert bests(home) == bests(undisturbed, 6)
+    assert [home.events("failed", n) for n in range(6)] == [[]] * 6
 
 
 def test_sigterm_saves_checkpoints_and_what_was_started_here_ends(home, undisturbed):
     words = ["launcher=ray", "launcher.workers=2"]
-    first = home.start("search", *ALONE, *words)
-    until_trials_train(home, first, 3)
+    first = home.start("search", *SIX, *words)
+    until_trials_train(home, first, 2)
     family = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGTERM)
     assert ended(first, 130).endswith("embsearch: stopped; the same command goes on with this study\n")
@@ -125,9 +126,9 @@ def test_sigterm_saves_checkpoints_and_what_was_started_here_ends(home, undistur
     assert alive == []
     assert list(home.study.glob("trials/*/checkpoint.safetensors"))
 
-    ended(home.start("search", *ALONE, *words))
-    whole(home, 12)
-    assert bests(home) == bests(undisturbed)
+    ended(home.start("search", *SIX, *words))
+    whole(home, 6)
+    assert bests(home) == bests(undisturbed, 6)
 
 
 def test_a_cluster_behind_rays_client(home, calm):
@@ -158,7 +159,7 @@ def test_workers_that_find_no_room_wait_and_the_study_goes_on_without_them(home)
 def test_two_studies_on_one_cluster_do_not_see_each_other(home, undisturbed):
     other = home.at(home.folder.with_name("other"))
     with cluster_of(2) as (cluster, _):
-        words = [*ALONE, "launcher=ray", f"launcher.address={cluster.address}", "launcher.workers=1"]
+        words = [*SIX, "launcher=ray", f"launcher.address={cluster.address}", "launcher.workers=1"]
         both = [one.start("search", *words) for one in (home, other)]
         threads = [threading.Thread(target=ended, args=(process,)) for process in both]
         for thread in threads:
@@ -166,8 +167,8 @@ def test_two_studies_on_one_cluster_do_not_see_each_other(home, undisturbed):
         for thread in threads:
             thread.join()
     for one in (home, other):
-        whole(one, 12)
-        assert bests(one) == bests(undisturbed)
+        whole(one, 6)
+        assert bests(one) == bests(undisturbed, 6)
 
 
 def test_an_address_where_no_cluster_is(home):
