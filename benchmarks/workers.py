@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from coordinator import SPACE
 
 from embsearch.config.build import build
 from embsearch.config.schema import Config
@@ -40,13 +41,6 @@ from embsearch.track.base import NoRecorder, Recorder
 
 HERE = Path(__file__).parent
 SEGMENT = 30.0  # virtual seconds
-SPACE = {
-    "train.lr": {"low": 3e-5, "high": 5e-4, "log": True},
-    "train.batch_size": {"choices": [32, 64, 128], "ordered": True},
-    "objective.name": {"choices": ["triplet", "infonce"]},
-    "objective.margin": {"low": 0.05, "high": 0.5, "when": {"objective.name": "triplet"}},
-    "objective.temperature": {"low": 0.01, "high": 0.1, "log": True, "when": {"objective.name": "infonce"}},
-}
 AT = (0.2, 0.4, 0.6, 0.8, 1.0)  # five segments of one length make a trial
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 from embsearch.config.schema import Config, LauncherConfig
 from embsearch.errors import ConfigError
 from embsearch.folder import StudyFolder
 from embsearch.launch.base import Launcher
+from embsearch.track.recorders import installed
 from embsearch.values import Clock
 
 PACKAGES = {"ray": "ray", "slurm": "submitit"}  # by the launcher that needs one; extras are named as launchers are
@@ -20,7 +20,7 @@ PACKAGES = {"ray": "ray", "slurm": "submitit"}  # by the launcher that needs one
 def launcher(config: Config, clock: Clock = time) -> Callable[[Path], Launcher]:
     """How this config runs tasks, given the study's folder. Raises ConfigError where a package is missing for it."""
     package = PACKAGES.get(config.launcher.name)
-    if package and not _installed(package):
+    if package and not installed(package):
         raise ConfigError(
             f"launcher={config.launcher.name}: the package {package} is not installed. "
             f"pip install 'embsearch[{config.launcher.name}]'"
@@ -128,12 +128,3 @@ def _replay(config: Config, folder: Path, clock: Clock) -> Launcher:
 def _cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _installed(package: str) -> bool:
-    """Not by its module: a folder of that name in the working directory can be imported too."""
-    try:
-        metadata.distribution(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

@@ -14,7 +14,7 @@ EXTRAS = ("tensorboard", "wandb")  # settings of track, packages and extras of o
 
 def check(config: Config) -> None:
     """Raises ConfigError for every recorder whose package is not installed, with the command that installs it."""
-    missing = [name for name in EXTRAS if getattr(config.track, name) and not _installed(name)]
+    missing = [name for name in EXTRAS if getattr(config.track, name) and not installed(name)]
     if missing:
         raise ConfigError(
             [
@@ -44,8 +44,8 @@ def make(config: Config, study_folder: Path, live: bool = True) -> Recorders:
     return Recorders(*made)
 
 
-def _installed(package: str) -> bool:
-    """Not by its module: a folder ``wandb`` in the working directory can be imported too."""
+def installed(package: str) -> bool:
+    """Whether a package is there; not by its module: a folder ``wandb`` here can be imported too."""
     try:
         metadata.distribution(package)
     except metadata.PackageNotFoundError:
