@@ -44,6 +44,7 @@ def shell(tmp_path, monkeypatch, tiny_bert, judgements_csv):
     scripts = str(Path(sys.executable).parent)
     path = os.pathsep.join([scripts, str(programs() or ""), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("RAY_AUTH_MODE", None)  # which ray.init in another test's process leaves in its environment
     small = (
         f" home={tmp_path}/home model.path={tiny_bert} data.path={judgements_csv} device=cpu train.precision=fp32"
         " train.texts=1500 train.warmup_steps=2 stop.trials=3 confirm.top_k=0 evaluate.draws=50 launcher.threads=1"
