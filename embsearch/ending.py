@@ -16,7 +16,7 @@ from embsearch.config.build import to_dict
 from embsearch.data.dataset import Dataset
 from embsearch.errors import EmbsearchError, UserError
 from embsearch.history import Run, Trial
-from embsearch.launch.base import Launcher, Message, Task, points_every
+from embsearch.launch.base import Launcher, Message, Task
 from embsearch.registry import looks
 from embsearch.search.confirm import Confirmed, affordable, too_small
 from embsearch.stopping import STOPPED, Interrupted
@@ -90,13 +90,7 @@ class Ending:
 
     def _next_segment(self, trial: Trial, seed: int) -> Task:
         study, at = self.study, trial.nth(seed).rung
-        segment = Segment(trial.number, trial.attempt, at, at + 1, seed)
-        return {
-            "do": "segment", "segment": record(segment), "config": to_dict(study.config_of(trial, seed)),
-            "folder": str(study.folder.run(trial.number, seed)), "cache": str(study.cache),
-            "queries": [reading.queries for reading in study.readings],
-            "points_every": points_every(self.launcher.workers),
-        }  # fmt: skip
+        return study.segment_task(self.launcher, trial, Segment(trial.number, trial.attempt, at, at + 1, seed))
 
     def _took_segment(self, key: tuple[int, int], message: Message) -> Task | None:
         """Log what a fresh seed measured; its next segment, None where it has come to its end."""

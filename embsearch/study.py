@@ -23,7 +23,7 @@ from embsearch.ending import Ending
 from embsearch.errors import EmbsearchError, UserError, did_you_mean
 from embsearch.folder import StudyFolder
 from embsearch.history import RETRIES, Trial, is_final, read_trials
-from embsearch.launch.base import Launcher, Message, points_every
+from embsearch.launch.base import Launcher, Message, Task, points_every
 from embsearch.objectives.preflight import preflight_space
 from embsearch.report.live import reads
 from embsearch.search import budget, database, sampler, scheduler
@@ -227,11 +227,15 @@ class Study:
         self._in_slot[slot] = trial
         self.trials.move(trial, "running")
         self.log_trial(trial, "segment", segment=record(segment), slot=slot)
-        launcher.submit(slot, {
-            "do": "segment", "segment": record(segment), "config": to_dict(self.config_of(trial, seed)),
-            "folder": str(self.folder.run(trial.number, seed)), "cache": str(self.cache),
+        launcher.submit(slot, self.segment_task(launcher, trial, segment))
+
+    def segment_task(self, launcher: Launcher, trial: Trial, segment: Segment) -> Task:
+        """What a worker needs to know to train a segment."""
+        return {
+            "do": "segment", "segment": record(segment), "config": to_dict(self.config_of(trial, segment.seed)),
+            "folder": str(self.folder.run(trial.number, segment.seed)), "cache": str(self.cache),
             "queries": [reading.queries for reading in self.readings], "points_every": points_every(launcher.workers),
-        })  # fmt: skip
+        }  # fmt: skip
 
     def _take(self, slot: int, message: Message) -> None:
         trial, kind = self._in_slot.get(slot), message["kind"]

@@ -24,6 +24,7 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from embsearch.errors import ConfigError, Lost
+from embsearch.launch.environment import worker_environment
 from embsearch.train.group import ALONE, Alone, Group
 
 HOST = "127.0.0.1"
@@ -138,10 +139,7 @@ class Process:
         self.rank, self.size, *_ = place
         self.failed: dict[str, Any] | None = None
         self._tail: deque[str] = deque(maxlen=TAIL)
-        environment = dict(os.environ)
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            environment[name] = str(threads)
-        environment |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | worker_environment(threads, int(os.environ.get("EMBSEARCH_GPU_SHARERS", "1")))
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         self._process = subprocess.Popen(

@@ -13,6 +13,7 @@ import time
 import psutil
 import pytest
 import torch
+from processes import gone
 from safetensors import safe_open
 
 from embsearch.config.build import build, to_dict, with_values
@@ -87,17 +88,6 @@ def sha256(folder):
 
 def pids(worker):
     return [member.pid for member in worker.crew._members]
-
-
-def gone(pids, seconds=20):
-    """Whether every process ends in time (a zombie has)."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        alive = [p for p in pids if psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE]
-        if not alive:
-            return True
-        time.sleep(0.1)
-    return False
 
 
 @pytest.fixture(scope="module")

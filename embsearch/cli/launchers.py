@@ -83,7 +83,7 @@ def _ray(config: Config, folder: Path, clock: Clock) -> Launcher:
     room = cluster.Room(threads, gpus / sharers, sharers, asked.resources, asked.labels, asked.spread)
     return Ray(
         "embsearch.worker:begin", asked.workers or cluster.fits(room), room, folder / "workers",
-        StudyFolder(config).home_id, asked.files, asked.segment_timeout, note,
+        home_id=StudyFolder(config).home_id, files=asked.files, timeout=asked.segment_timeout, note=note,
     )  # fmt: skip
 
 

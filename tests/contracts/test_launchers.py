@@ -12,6 +12,7 @@ import time
 
 import psutil
 import pytest
+from processes import gone
 from safetensors import safe_open
 
 from embsearch.cli import launchers
@@ -54,14 +55,18 @@ def local(tmp_path_factory):
     launcher.close()
 
 
-def slurm_of(cluster, folder):
-    """One worker that is a Slurm job, ready for its first task."""
-    cluster.empty()
-    launcher = Slurm(folder, Queue(folder / "logs", folder.name, 1, 1, {"time": 60}, {}, []), 1)
+def once_up(launcher):
+    """The launcher, its one worker there."""
     until = time.monotonic() + PATIENCE
     while not launcher.idle and time.monotonic() < until:
         launcher.wait(1.0)
     return launcher
+
+
+def slurm_of(cluster, folder):
+    """One worker that is a Slurm job, ready for its first task."""
+    cluster.empty()
+    return once_up(Slurm(folder, Queue(folder / "logs", folder.name, 1, 1, {"time": 60}, {}, []), 1))
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +104,8 @@ def ray_cluster():
 def on_ray(cluster, folder, files="auto"):
     from embsearch.launch.ray.launcher import Ray
 
-    launcher = Ray("embsearch.worker:begin", 1, cluster.Room(), folder, files, leave=False)
-    until = time.monotonic() + PATIENCE
-    while not launcher.idle and time.monotonic() < until:
-        launcher.wait(1.0)
+    launcher = once_up(Ray("embsearch.worker:begin", 1, cluster.Room(), folder, files=files, leave=False))
+    assert launcher._slots[0].shared == (files != "store")
     return launcher
 
 
@@ -476,17 +479,6 @@ def test_more_gpus_a_trial_than_there_are_is_said_before_anything_starts(monkeyp
 
     with pytest.raises(ConfigError, match=fault):
         launchers.launcher(with_values(build({}), values))(tmp_path)
-
-
-def gone(pids, seconds=20):
-    """Whether every process ends in time (a zombie has)."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        alive = [p for p in pids if psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE]
-        if not alive:
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def test_closing_ends_every_worker_also_one_that_works(echo):

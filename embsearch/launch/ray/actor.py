@@ -29,8 +29,8 @@ from embsearch.launch.ray.parcels import Desk, Parcel
 class Actor:
     """``handler``: module:function that makes what answers tasks, as worker.begin; ``seal``: a file that only
     machines see which share the study's folder; ``lease``: one that goes when this worker was given up, who must not
-    write there any more. Where they do not: ``shelf`` and ``desk``, words for folders of all
-    workers of a study and of this one; ``every``, seconds between two checkpoints that go home."""
+    write there any more. Where they do not: ``shelf`` and ``desk``, words for folders of all workers of a study and
+    of this one; ``every``, seconds between two checkpoints that go home."""
 
     def __init__(
         self, handler: str, threads: int, sharers: int, seal: str, lease: str, shelf: str, desk: str, every: float
@@ -39,9 +39,7 @@ class Actor:
         self._shared = Path(seal).exists()
         self._root = Path(tempfile.gettempdir()) / f"embsearch-{os.getuid()}" / shelf
         self._place, self._lease = self._root / desk, Path(lease)
-        self._place.mkdir(parents=True, exist_ok=True)
-        self._held = (self._place / "lock").open("w")
-        fcntl.flock(self._held, fcntl.LOCK_EX)  # until this process is no more
+        self._held = self._hold()
         self._clear_others()
         self._desk = Desk(self._root / "shelf", self._place, _fetch, every)
         self._tasks: queue.SimpleQueue[tuple[Task, list[Parcel]]] = queue.SimpleQueue()
@@ -77,6 +75,16 @@ class Actor:
         shutil.rmtree(self._place, ignore_errors=True)
         if not self._clear_others():
             shutil.rmtree(self._root, ignore_errors=True)
+
+    def _hold(self) -> Any:
+        """The lock of this worker's own folder, until this process is no more."""
+        while True:
+            self._place.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # one that starts just now took it for left over
+                file = (self._place / "lock").open("w")
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(file.fileno()), (self._place / "lock").stat()):
+                    return file
 
     def _clear_others(self) -> int:
         """Folders of workers that are no more go; how many are in use."""

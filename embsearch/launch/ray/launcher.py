@@ -59,6 +59,7 @@ class Ray:
         workers: int,
         room: Room,
         folder: Path,
+        *,
         home_id: str = "",
         files: str = "auto",
         timeout: float = 3600.0,
