@@ -53,7 +53,7 @@ class Side:
         """Wall and CPU seconds, and the loss."""
         wall, cpu = time.perf_counter(), time.process_time()
         self.group.reseed(0, number)
-        loss = self.stepper(batch)
+        loss = self.stepper(batch).item()
         torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -5,9 +5,10 @@
 
 Random weights of MiniLM-L6's and BERT-base's shape, generated texts with the lengths of product search (quartiles
 12, 16, 21 tokens), triplets whose queries recur as clicks do, every triplet active. Ours is the product's own step
-(train/step.py); theirs is written here as sentence-transformers 6.2's trainer does it: the three columns padded to
-the longest text and encoded in one forward pass under autocast, AdamW fused, gradients clipped. They take
-turns; a ratio is the median of the ratios of one round.
+(train/step.py): on a GPU texts without padding, recorded as CUDA graphs; beside it the same without either. Theirs is
+written here as sentence-transformers 6.2's trainer does it: the three columns padded to the longest text and encoded
+in one forward pass under autocast, AdamW fused, gradients clipped; with --compiled also compiled, as its option
+torch_compile does. They take turns; a ratio is the median of the ratios of one round.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ from embsearch.data.tokenise import Tokens
 from embsearch.model.device import Compute, choose
 from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
-from embsearch.model.packing import NAME, Packing
+from embsearch.model.graphs import Graphs
+from embsearch.model.packing import NAME, SAME, Packing
 from embsearch.objectives.triplet import Triplet
-from embsearch.train.optimizer import adamw
+from embsearch.train.optimizer import adamw, clip
 from embsearch.train.step import Stepper
 
 MARGIN = 2.0  # no triplet ever leads by it
@@ -97,11 +99,12 @@ class Model(nn.Module):
         mask_BT1 = features["attention_mask"][..., None].to(hidden_BTE.dtype)
         return {"sentence_embedding": (hidden_BTE * mask_BT1).sum(1) / mask_BT1.sum(1)}
 
-    def packed(self, input_ids: Tensor, position_ids: Tensor, packing: Packing, cu_seq_lens_q: Tensor) -> Tensor:
+    def packed(
+        self, input_ids: Tensor, position_ids: Tensor, packing: Packing, cu_seq_lens_q: Tensor, seq_idx: Tensor
+    ) -> Tensor:
         found = self.transformers_model(input_ids=input_ids, position_ids=position_ids, packing=packing)
-        hidden_TE, lengths_B = found.last_hidden_state[0], cu_seq_lens_q.diff()
-        text_T = torch.repeat_interleave(lengths_B)
-        sums_BE = hidden_TE.new_zeros(len(lengths_B), hidden_TE.shape[1]).index_add_(0, text_T, hidden_TE)
+        hidden_TE, lengths_B = found.last_hidden_state[0].float(), cu_seq_lens_q.diff()
+        sums_BE = hidden_TE.new_zeros(len(lengths_B), hidden_TE.shape[1]).index_add(0, seq_idx[0], hidden_TE)
         return sums_BE / lengths_B[:, None]
 
 
@@ -111,38 +114,45 @@ class Ours:
         self.config, self.compute = TrainConfig(**train), compute
         self.optimizer: torch.optim.AdamW | None = None
 
-    def gradients(self, texts: Texts, batch: Batch, columns: np.ndarray) -> float:
+    def gradients(self, texts: Texts, batch: Batch, columns: np.ndarray) -> Tensor:
         return Stepper(self.encoder, texts.tokens, Triplet(MARGIN), self.compute, self.config)(batch)
 
     def step(self, texts: Texts, batch: Batch, columns: np.ndarray) -> None:
         self.optimizer = self.optimizer or adamw(self.encoder, self.config)
-        self.gradients(texts, batch, columns)
-        torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
+        loss = self.gradients(texts, batch, columns)
+        norm = clip(self.encoder, 1.0)
+        torch.stack([loss, norm]).tolist()  # both sides look at them in every step
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
 
 class Packed(Ours):
-    """Ours without padding: attention by varlen_attn, which has no dropout."""
+    """Texts without padding, ``recorded`` once a size has recurred."""
 
-    def __init__(self, shape: str, compute: Compute) -> None:
-        super().__init__(shape, compute, dropout=0.0)
+    def __init__(self, shape: str, compute: Compute, dropout: float = 0.1, recorded: bool = True) -> None:
+        super().__init__(shape, compute, dropout)
         self.encoder.model.transformers_model.set_attn_implementation(NAME)  # type: ignore[union-attr]
-        self.encoder.packs = self.encoder._flash = True
+        self.graphs = self.encoder._graphs = Graphs(self.encoder.model)
+        self.graphs.why_not = "" if recorded else "not to be"
+        self.encoder.packs = True
 
 
 class Theirs(Ours):
-    def gradients(self, texts: Texts, batch: Batch, columns: np.ndarray) -> float:
+    def __init__(self, shape: str, compute: Compute, dropout: float = 0.1, compiled: bool = False) -> None:
+        super().__init__(shape, compute, dropout)
+        self.encode = torch.compile(self.encoder) if compiled else self.encoder
+
+    def gradients(self, texts: Texts, batch: Batch, columns: np.ndarray) -> Tensor:
         ids, mask = (torch.from_numpy(a) for a in texts.tokens.padded(columns.ravel(), 0))
         device = self.compute.device
         if device.type == "cuda":
             ids, mask = (t.pin_memory().to(device, non_blocking=True) for t in (ids, mask))
         with self.compute.context():
-            vectors = self.encoder(ids, mask)
+            vectors = self.encode(ids, mask)
             anchor, positive, negative = nn.functional.normalize(vectors.float(), dim=-1).chunk(3)
             loss = (MARGIN - (anchor * positive).sum(-1) + (anchor * negative).sum(-1)).relu().mean()
         loss.backward()
-        return loss.item()
+        return loss.detach()
 
 
 def wait(device: torch.device) -> None:
@@ -181,7 +191,7 @@ def exactness(shape: str, device: torch.device) -> dict[str, float]:
 
     def found(side: Ours) -> tuple[float, Tensor]:
         loss = side.gradients(texts, batch, columns)
-        return loss, torch.cat([p.grad.flatten() for p in side.encoder.parameters() if p.grad is not None])
+        return loss.item(), torch.cat([p.grad.flatten() for p in side.encoder.parameters() if p.grad is not None])
 
     loss, gradient = found(Theirs(shape, compute, dropout=0.0))
     ways: dict[str, dict[str, Any]] = {
@@ -195,55 +205,58 @@ def exactness(shape: str, device: torch.device) -> dict[str, float]:
     return distances
 
 
-def steps(shape: str, size: int, compute: Compute, rounds: int, peak: float) -> dict[str, float]:
+def agreement(shape: str, compute: Compute) -> str | float:
+    """1 less the worst cosine of a text's vectors without padding and with it, in bf16 (rounding: about 1e-4); or why
+    texts are padded here."""
+    texts = Texts(32)
+    ids = texts.batch()[0].text_D
+    try:
+        one, two = (
+            torch.from_numpy(embed(side(shape, compute, 0.0).encoder, texts.tokens, ids, compute))
+            for side in (Ours, Packed)
+        )
+    except Exception as error:
+        return f"padded: the flash kernel: {type(error).__name__}: {str(error).splitlines()[0][:90]}"
+    distance = 1 - float(torch.cosine_similarity(one, two).min())
+    return distance if distance < 1 - SAME else f"padded: the flash kernel gives other vectors: {distance:.2g}"
+
+
+def steps(shape: str, size: int, compute: Compute, rounds: int, peak: float, packs: bool, compiled: bool) -> Any:
+    """Medians of a step's milliseconds by side, and of ratios to the whole step of ours."""
     texts, device = Texts(size), compute.device
-    sides: dict[str, Ours] = {"theirs": Theirs(shape, compute), "ours": Ours(shape, compute)}
+    sides: dict[str, Ours] = {"theirs": Theirs(shape, compute)}
+    if compiled:
+        sides["theirs, compiled"] = Theirs(shape, compute, compiled=True)
+    sides["ours, padded"] = Ours(shape, compute)
+    if packs:
+        sides["ours, not recorded"] = Packed(shape, compute, recorded=False)
+        sides["ours"] = Packed(shape, compute)
+    best = list(sides)[-1]
     laps: dict[str, list[float]] = {name: [] for name in sides}
-    held, work = dict.fromkeys(sides, 0.0), []
-    for number in range(rounds + 2):
+    held, work, warm = dict.fromkeys(sides, 0.0), [], 20 if packs else 2
+    for number in range(rounds + warm):
         batch, columns = texts.batch()
         for name, side in sides.items():
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
             lap = timed(partial(side.step, texts, batch, columns), device)
             if device.type == "cuda":
-                held[name] = max(held[name], torch.cuda.max_memory_allocated(device) / 2**20)
-            if number >= 2:
+                held[name] = max(held[name], (torch.cuda.max_memory_allocated(device) - before) / 2**20)
+            if number >= warm:
                 laps[name].append(lap)
-        if number >= 2:
+        if number >= warm:
             work.append(work_of(shape, texts.tokens.lengths[batch.text_D]))
-    ours, theirs = laps["ours"], laps["theirs"]
-    return {
-        "theirs ms": 1000 * statistics.median(theirs), "ours ms": 1000 * statistics.median(ours),
-        "ratio": statistics.median(a / b for a, b in zip(theirs, ours, strict=True)),
-        "ours, share of peak": statistics.median(w / t for w, t in zip(work, ours, strict=True)) / peak,
-        "theirs MiB": held["theirs"], "ours MiB": held["ours"],
-    }  # fmt: skip
-
-
-def without_padding(shape: str, size: int, compute: Compute, rounds: int) -> dict[str, Any]:
-    """Which path the product takes here, and what it gives: a step padded in buckets and without padding, both
-    without dropout, and how far their vectors point apart (1 less the worst cosine; bf16 rounds to about 1e-4)."""
-    texts, device = Texts(size), compute.device
-    sides: dict[str, Ours] = {"padded": Ours(shape, compute, dropout=0.0), "packed": Packed(shape, compute)}
-    try:
-        ids = texts.batch()[0].text_D
-        one, two = (torch.from_numpy(embed(side.encoder, texts.tokens, ids, compute)) for side in sides.values())
-        for side in sides.values():
-            side.step(texts, *texts.batch())
-    except Exception as error:
-        return {"path": f"padded: varlen_attn: {type(error).__name__}: {str(error).splitlines()[0][:90]}"}
-    laps: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        batch, columns = texts.batch()
-        for name, side in sides.items():
-            laps[name].append(timed(partial(side.step, texts, batch, columns), device))
-    distance = 1 - float(torch.cosine_similarity(one, two).min())
-    return {
-        "path": "varlen_attn" if distance < 1e-3 else "padded: varlen_attn gives other vectors", "distance": distance,
-        **{f"{name} ms": 1000 * statistics.median(found) for name, found in laps.items()},
-        "ratio": statistics.median(a / b for a, b in zip(laps["padded"], laps["packed"], strict=True)),
-    }  # fmt: skip
+    found: dict[str, Any] = {f"{name}, ms": 1000 * statistics.median(lap) for name, lap in laps.items()}
+    for name, lap in laps.items():
+        if name != best:
+            found[f"{name} / {best}"] = statistics.median(a / b for a, b in zip(lap, laps[best], strict=True))
+    found["share of peak"] = statistics.median(w / t for w, t in zip(work, laps[best], strict=True)) / peak
+    found |= {f"{name}, MiB of a step": held[name] for name in sides} if device.type == "cuda" else {}
+    if packs:
+        graphs = sides["ours"].graphs  # type: ignore[attr-defined]
+        found["sizes recorded"] = len(graphs._recorded) if not graphs.why_not else f"none: {graphs.why_not}"
+    return found
 
 
 def trials_at_once(count: int, shape: str, seconds: float, device: str) -> float:
@@ -263,8 +276,9 @@ def trials_at_once(count: int, shape: str, seconds: float, device: str) -> float
 
 
 def one_trial(shape: str, seconds: float, compute: Compute) -> None:
-    texts, side = Texts(32), Ours(shape, compute)
-    for _ in range(3):
+    texts = Texts(32)
+    side = Packed(shape, compute) if compute.device.type == "cuda" else Ours(shape, compute)
+    for _ in range(20 if compute.device.type == "cuda" else 3):
         side.step(texts, *texts.batch())
     print("ready", flush=True)
     sys.stdin.readline()
@@ -280,6 +294,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a tiny encoder, few steps")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", help="also write what was found, as JSON")
+    parser.add_argument("--compiled", action="store_true", help="also theirs compiled, a minute more for each size")
     parser.add_argument("--trial", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=10.0, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -293,30 +308,37 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     began = time.monotonic()
     peak = peak_flops(device, 512 if args.small else 8192 if device.type == "cuda" else 2048)
-    found: dict[str, Any] = {"torch": torch.__version__, "device": compute.why, "bf16 peak, TFLOPS": peak / 1e12}
+    found: dict[str, Any] = {}
+
+    def say(name: str, value: Any) -> None:
+        found[name] = value
+        for part, number in (value if isinstance(value, dict) else {"": value}).items():
+            words = number if isinstance(number, str) else f"{number:.4g}"
+            print(f"{f'{name}: {part}'.rstrip(': '):<72}{words}", flush=True)
+        if args.out:
+            with open(args.out, "w") as file:
+                json.dump(found, file, indent=1)
+
+    say("torch", torch.__version__)
+    say("device", compute.why)
+    say("bf16 peak, TFLOPS", peak / 1e12)
     if device.type == "cuda":
-        found["memory, GiB"] = torch.cuda.get_device_properties(device).total_memory / 2**30
+        say("memory, GiB", torch.cuda.get_device_properties(device).total_memory / 2**30)
     shapes = {"tiny": (8,)} if args.small else {"MiniLM-L6": (32, 128, 512), "BERT-base": (32, 128)}
     for shape, sizes in shapes.items():
-        found[f"{shape}, distance to the plain forward in fp32"] = exactness(shape, device)
+        say(f"{shape}, distance to the plain forward in fp32", exactness(shape, device))
+        apart = agreement(shape, compute)
+        say(f"{shape}, 1 - cosine without and with padding", apart)
         for size in sizes:
-            found[f"{shape}, batch {size}"] = steps(shape, size, compute, 3 if args.small else 30, peak)
-            found[f"{shape}, batch {size}, without padding"] = without_padding(
-                shape, size, compute, 3 if args.small else 30
+            made = steps(
+                shape, size, compute, 3 if args.small else 20, peak, not isinstance(apart, str), args.compiled
             )
+            say(f"{shape}, batch {size}", made)
     shape = next(iter(shapes))
     for count in (1, 2) if args.small else (1, 2, 4, 8):
-        found[f"{shape}, batch 32, {count} trials at once: steps a second"] = trials_at_once(
-            count, shape, 1.0 if args.small else 10.0, str(device)
-        )
-    found["seconds"] = time.monotonic() - began
-    for name, value in found.items():
-        shown = value if isinstance(value, dict) else {"": value}
-        for part, number in shown.items():
-            print(f"{f'{name}: {part}'.rstrip(': '):<72}{number if isinstance(number, str) else f'{number:.4g}'}")
-    if args.out:
-        with open(args.out, "w") as file:
-            json.dump(found, file, indent=1)
+        rate = trials_at_once(count, shape, 1.0 if args.small else 6.0, str(device))
+        say(f"{shape}, batch 32, {count} trials at once: steps a second", rate)
+    say("seconds", time.monotonic() - began)
 
 
 if __name__ == "__main__":

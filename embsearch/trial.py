@@ -36,7 +36,7 @@ from embsearch.model.encoder import Encoder
 from embsearch.objectives.build import build as build_objective
 from embsearch.train import checkpoint
 from embsearch.train.group import ALONE, Alone
-from embsearch.train.optimizer import adamw, learning_rate
+from embsearch.train.optimizer import adamw, clip, learning_rate
 from embsearch.train.step import Stepper
 from embsearch.values import Measurement
 
@@ -126,13 +126,13 @@ def trial(
             parameters["lr"] = rate
         batch = augment(batch, step)
         group.reseed(train.seed, step)
-        loss = step_gradients(batch)
+        late = [step_gradients(batch), clip(encoder, train.clip_norm or math.inf)]
+        loss, norm = torch.stack(late).tolist()  # both at once, as a GPU is still at work on them
         if not math.isfinite(loss) or (step > 10 and loss > EXPLODED * max(mean_loss, 0.1)):
             raise Diverged(
                 f"loss {loss:.4g} at step {step + 1} (running mean {mean_loss:.4g}, learning rate {rate:.3g})"
             )
         mean_loss = loss if math.isnan(mean_loss) else 0.9 * mean_loss + 0.1 * loss
-        norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), train.clip_norm or math.inf)
         if not math.isfinite(norm):
             raise Diverged(f"gradient norm {norm} at step {step + 1} (loss {loss:.4g}, learning rate {rate:.3g})")
         optimizer.step()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -16,6 +15,10 @@ from embsearch.errors import OutOfMemory
 from embsearch.model.attention import WRITTEN_OUT
 from embsearch.model.device import Compute, is_out_of_memory
 from embsearch.model.encoder import Encoder
+
+# Not cuDNN's, which torch takes first on a Hopper GPU: it makes a plan for every new shape, and batches of texts have
+# one each. A step took 136 ms by it, and 16 without.
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def chunks(lengths: np.ndarray, budget: int, pieces: int = 1) -> Iterator[np.ndarray]:
@@ -43,18 +46,20 @@ def chunks(lengths: np.ndarray, budget: int, pieces: int = 1) -> Iterator[np.nda
         start += count
 
 
-def encode(encoder: Encoder, tokens: Tokens, texts: np.ndarray) -> Tensor:
-    """(B, E) embeddings of one chunk, on the encoder's device; inputs are pinned and asynchronous on CUDA."""
+def encode(encoder: Encoder, tokens: Tokens, texts: np.ndarray, alone: bool = False) -> Tensor:
+    """(B, E) embeddings of one chunk, on the encoder's device; inputs are pinned and asynchronous on CUDA.
+    ``alone``: as of ``Encoder.packed``."""
     if encoder.packs:
         ids = np.concatenate([tokens.row(i) for i in texts])
-        return encoder.packed(encoder.rows(ids), tokens.lengths[texts], encoder.below(tokens, texts))
+        return encoder.packed(encoder.rows(ids), tokens.lengths[texts], encoder.below(tokens, texts), alone)
     ids, mask = tokens.padded(texts, encoder.pad)
     pair = torch.from_numpy(encoder.rows(ids)), torch.from_numpy(mask)
     device = encoder.device
     if device.type == "cuda":
         pair = tuple(t.pin_memory().to(device, non_blocking=True) for t in pair)  # type: ignore[assignment]
     written_out = device.type == "cpu" and encoder.training and ids.shape[1] <= WRITTEN_OUT
-    with sdpa_kernel(SDPBackend.MATH) if written_out else nullcontext():
+    kernels = [SDPBackend.MATH] if written_out else KERNELS
+    with sdpa_kernel(kernels):
         embeddings_BE: Tensor = encoder(*pair)
     return embeddings_BE
 

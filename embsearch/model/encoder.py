@@ -20,6 +20,7 @@ from embsearch.model import bert, packing
 from embsearch.model.attention import WRITTEN_OUT, dtype_of
 from embsearch.model.below import LIMIT, Below
 from embsearch.model.device import Compute
+from embsearch.model.graphs import Graphs
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -35,7 +36,7 @@ class Encoder(nn.Module):
         self._tokens: Tensor | None = None  # row of the cut table -> token id
         self._full: Tensor | None = None  # the whole table, as it was before the cut
         self.packs = False
-        self._flash = self._drops = False  # on a GPU: packed by its kernel; but not while training with dropout
+        self._graphs: Graphs | None = None  # on a GPU: packed by its kernel
         self._known: Tokens | None = None
         self._frozen = 0  # lowest layers whose states are kept
         self._below: dict[torch.dtype, Below | None] = {}
@@ -46,27 +47,32 @@ class Encoder(nn.Module):
         self.packs = self.packs or packing.prepare(self.model, flash)
         if not self.packs:
             return "texts padded: without padding this model gives other vectors, or its attention is its own"
-        self._flash, self._drops = flash, flash and packing.drops(self.model)
-        if self._drops:
-            self.packs = not self.training
-            return "texts without padding while measured; padded while trained, as varlen_attn has no dropout"
-        return f"texts without padding{', by varlen_attn' if flash else ''}"
+        self._graphs = Graphs(self.model) if flash else None
+        return f"texts without padding{', by the flash kernel' if flash else ''}"
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         embeddings_BE: Tensor = self.model({"input_ids": ids_BT, "attention_mask": mask_BT})["sentence_embedding"]
         return embeddings_BE
 
-    def packed(self, ids: np.ndarray, lengths: np.ndarray, below: Tensor | None = None) -> Tensor:
-        """(B, E) embeddings of texts whose ids lie end to end, equal ``lengths`` side by side."""
-        given = packing.features(self.model, ids, lengths, below, self._flash)
+    def packed(
+        self, ids: np.ndarray, lengths: np.ndarray, below: Tensor | None = None, alone: bool = False
+    ) -> Tensor:
+        """(B, E) embeddings of texts whose ids lie end to end, equal ``lengths`` side by side. ``alone``: the only
+        chunk of a training step, whose vectors, states and gradients nobody needs once the next one begins."""
+        if self._graphs is not None:
+            return self._graphs(ids, lengths, alone)
+        given = packing.features(self.model, ids, lengths, below)
         embeddings_BE: Tensor = self.model(given)["sentence_embedding"]
         return embeddings_BE
+
+    def gradient(self) -> Tensor | None:
+        """All gradients end to end in one tensor, which is what the parameters' are views of; None where they lie
+        apart."""
+        return None if self._graphs is None else self._graphs.gradient()
 
     def train(self, mode: bool = True) -> Encoder:
         """As of every module; what is frozen has no dropout, so that it gives a text the same vectors every time."""
         super().train(mode)
-        if self._drops:
-            self.packs = not mode
         for module in self.modules():
             if not any(p.requires_grad for p in module.parameters()) and any(True for _ in module.parameters()):
                 module.eval()
@@ -160,5 +166,5 @@ class Encoder(nn.Module):
 def pack(encoder: Encoder, compute: Compute) -> str:
     """Encode without padding where this device and precision can. What was decided, and why."""
     if compute.device.type == "cuda" and compute.autocast is None:
-        return "texts padded: varlen_attn computes in 16 bits only"
+        return "texts padded: the flash kernel computes in 16 bits only"
     return encoder.pack(flash=compute.device.type == "cuda")

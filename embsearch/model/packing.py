@@ -7,7 +7,7 @@ transformers' own attention interface, so the model's code stays as it is; BERT'
 computed by hand (bert.py).
 
 On a GPU a call per distinct length would wait for launches; there torch's flash kernel for texts of
-different lengths takes all of a chunk at once, in 16 bits. It has no dropout. Written, not run: no GPU was there.
+different lengths takes all of a chunk at once, in 16 bits.
 """
 
 from __future__ import annotations
@@ -30,15 +30,11 @@ from embsearch.model import attention as attend
 from embsearch.model import bert
 from embsearch.model import dropout as cheap
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # an older torch: trying it fails, so texts are padded
-    varlen_attn = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 NAME = "embsearch_packed"
+SAME = 0.999  # cosine of one text's vectors in bf16; one that saw its neighbours has 0.9
 PROBE = (160, 9, 9, 3)  # lengths; 160 is beyond the windows of local attention (ModernBERT: 128)
 
 
@@ -50,13 +46,10 @@ class Packing:
     runs: tuple[tuple[int, int], ...]
     borders: Tensor  # (texts + 1,) cumulative lengths, int32
     positions: Tensor  # (1, tokens), from 0 in every text
+    longest: int  # tokens of a text, at most
     below: Tensor | None = None  # (tokens, D) that enter the lowest layer that learns, where they are known
     flash: bool = False
     _places: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    @property
-    def longest(self) -> int:
-        return max(length for _, length in self.runs)
 
     def places(self, heads: int) -> tuple[Tensor, Tensor]:
         """For hand-written attention: the order of its rows, and the way back."""
@@ -73,7 +66,8 @@ class Packing:
         borders = np.concatenate([[0], np.cumsum(lengths)])
         positions = np.concatenate([np.arange(n) for n in lengths])
         runs = tuple((int(count), int(lengths[start])) for start, count in zip(starts, counts, strict=True))
-        return Packing(runs, torch.from_numpy(borders.astype(np.int32)), torch.from_numpy(positions)[None])
+        tensors = torch.from_numpy(borders.astype(np.int32)), torch.from_numpy(positions)[None]
+        return Packing(runs, *tensors, longest=int(lengths.max()))
 
 
 def attention(
@@ -110,22 +104,24 @@ def attention(
     return torch.cat(mixed, dim=1).transpose(0, 1)[None], None
 
 
-class NoDropout(RuntimeError):
-    """The GPU's kernel was asked for dropout, which it has not; never left out unsaid."""
-
-
 def _flash(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, dropout: float, causal: bool
 ) -> Tensor:
     """(tokens, heads, width) by torch's kernel, which takes 16 bits alone."""
-    if dropout:
-        raise NoDropout(f"attention dropout {dropout}: varlen_attn has none")
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     q, k, v = (t.squeeze(0).transpose(0, 1).to(dtype).contiguous() for t in (query, key, value))
-    borders, longest, window = packing.borders, packing.longest, (-1, 0 if causal else -1)
-    found = varlen_attn(q, k, v, borders, borders, longest, longest, scale=scale, window_size=window)
-    return cast(Tensor, found)
+    return varlen(q, k, v, packing.borders, packing.longest, scale, dropout, causal)
+
+
+def varlen(
+    q: Tensor, k: Tensor, v: Tensor, borders: Tensor, longest: int, scale: float, dropout: float, causal: bool
+) -> Tensor:
+    """The kernel behind torch.nn.attention.varlen.varlen_attn, which leaves no choice of dropout: (tokens, heads,
+    width) of texts that lie between ``borders``, none of more than ``longest`` tokens."""
+    around = borders, borders, longest, longest
+    mixed, *_ = torch.ops.aten._flash_attention_forward(q, k, v, *around, dropout, causal, False, scale=scale)
+    return cast(Tensor, mixed)
 
 
 def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, causal: bool, written_out: bool) -> Tensor:
@@ -155,19 +151,38 @@ def features(
     rows: np.ndarray,
     lengths: np.ndarray,
     below: Tensor | None = None,
-    flash: bool = False,
 ) -> dict[str, Any]:
     """The model's input: ``rows`` are the token rows of all texts end to end."""
     base: Any = model[0]
-    device, made = next(base.parameters()).device, Packing.of(lengths)
-    packing = replace(made, borders=made.borders.to(device), below=below, flash=flash)
+    device, packing = next(base.parameters()).device, replace(Packing.of(lengths), below=below)
     first, _ = positions(base.auto_model)
     return {
         "input_ids": torch.from_numpy(rows)[None].to(device),
         "position_ids": (packing.positions + first).to(device),
         "packing": packing,
-        "cu_seq_lens_q": packing.borders,
+        "cu_seq_lens_q": packing.borders.to(device),
     }
+
+
+def flat(chunk: Tensor, tokens: int, longest: int, first: int) -> dict[str, Any]:
+    """The model's input for the GPU's kernel, from what lies there: nothing is asked back. ``chunk`` (int32) has the
+    ids of ``tokens`` tokens and after them the borders of their texts; ``first`` is a text's first position."""
+    ids_T, borders = chunk[:tokens], chunk[tokens:]
+    at_T = torch.arange(len(ids_T), device=ids_T.device, dtype=torch.int32)
+    text_T = torch.searchsorted(borders[1:], at_T, right=True)
+    positions_1T = (at_T - borders[text_T] + first)[None].long()
+    return {
+        "input_ids": ids_T[None],
+        "position_ids": positions_1T,
+        "packing": Packing((), borders, positions_1T, longest, flash=True),
+        "cu_seq_lens_q": borders,
+        "seq_idx": text_T[None],
+    }
+
+
+def joined(ids: np.ndarray, lengths: np.ndarray) -> Tensor:
+    """``flat``'s chunk."""
+    return torch.from_numpy(np.concatenate([ids, [0], np.cumsum(lengths)]).astype(np.int32))
 
 
 def positions(base: nn.Module) -> tuple[int, int]:
@@ -186,7 +201,7 @@ def prepare(model: SentenceTransformer, flash: bool = False) -> bool:
     Decided by trying: a few random texts through both ways. Models whose attention does not go
     through the interface (relative positions), looks only near by, or whose pooler reads the
     first token of the sequence, are left as they were. With ``flash``, the GPU's kernel in bf16: every vector must
-    point where the padded one does (cosine 0.999; a text that saw its neighbours has 0.9).
+    point where the padded one does.
     """
     from sentence_transformers.sentence_transformer.modules import Pooling
 
@@ -211,7 +226,9 @@ def prepare(model: SentenceTransformer, flash: bool = False) -> bool:
                 bert.replace(base)
             if known is not None:
                 transformer.model_forward_params = known | {"packing", "position_ids"}
-            packed = model(features(model, np.concatenate(rows), lengths, flash=flash))
+            ids, (first, _) = np.concatenate(rows), positions(base)
+            given = flat(joined(ids, lengths).to(device), len(ids), PROBE[0], first)
+            packed = model(given if flash else features(model, ids, lengths))
         same = _alike(plain["sentence_embedding"].float(), packed["sentence_embedding"].float(), flash)
     except Exception:  # whatever a strange model trips over: it can be trained padded
         same = False
@@ -228,22 +245,8 @@ def prepare(model: SentenceTransformer, flash: bool = False) -> bool:
 
 def _alike(plain: Tensor, packed: Tensor, flash: bool) -> bool:
     if flash:
-        return bool((torch.cosine_similarity(plain, packed) > 0.999).all())
+        return bool((torch.cosine_similarity(plain, packed) > SAME).all())
     return torch.allclose(plain, packed, atol=1e-5)
-
-
-def drops(model: SentenceTransformer) -> bool:
-    """Whether a model that was prepared with ``flash`` asks for dropout on attention while it trains. By trying."""
-    rows, was = _probe(model), model.training
-    try:
-        with torch.random.fork_rng(), torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
-            model.train()
-            model(features(model, np.concatenate(rows), np.array([len(row) for row in rows]), flash=True))
-    except NoDropout:
-        return True
-    finally:
-        model.train(was)
-    return False
 
 
 def _probe(model: SentenceTransformer) -> list[np.ndarray]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from embsearch.config.schema import TrainConfig
+from embsearch.model.encoder import Encoder
 
 
 def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -22,6 +23,16 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     decayed = [p for p in trainable if p.ndim >= 2 and id(p) not in rows]
     groups = [{"params": decayed, "weight_decay": config.l2}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, fused=True)
+
+
+def clip(encoder: Encoder, longest: float) -> Tensor:
+    """The length of the gradient, which is at most ``longest`` afterwards; as torch's ``clip_grad_norm_``."""
+    gradient = encoder.gradient()
+    if gradient is None:
+        return torch.nn.utils.clip_grad_norm_(encoder.parameters(), longest)
+    norm: Tensor = torch.linalg.vector_norm(gradient)
+    gradient.mul_((longest / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:

@@ -34,7 +34,7 @@ from embsearch.train.group import ALONE, Alone, Group
 T = TypeVar("T")
 Loss = Callable[[Tensor, Batch], Tensor]
 # Measured on MiniLM-L6, 32 product triplets, 2 cores: 3 length buckets cut padded tokens by 2.4;
-# more buckets cost more launches than padding saved.
+# more buckets cost more launches than padding saved. A GPU waits for launches: 3 take 3 times as long as 1.
 BUCKETS = 3
 # Bytes of activations that may be kept at once; a batch that needs more has its gradients cached. So a worker
 # with MiniLM-L6 stays below 4 GB whatever its batch. On a GPU this share of its memory, divided by its workers.
@@ -69,8 +69,9 @@ class Stepper:
             memory = torch.cuda.get_device_properties(compute.device).total_memory
             self.room = int(GRAPH_SHARE * memory / compute.sharers)
 
-    def __call__(self, batch: Batch) -> float:
-        """The loss of ``batch``; its gradients are left in the encoder's parameters.
+    def __call__(self, batch: Batch) -> Tensor:
+        """The loss of ``batch`` as it lies on the device, which may still be at work on it; its gradients are left in
+        the encoder's parameters.
 
         Raises OutOfMemory when a chunk of one text does not fit, Lost when another process of the group is gone.
         """
@@ -82,7 +83,7 @@ class Stepper:
             else:
                 loss, _ = self._tried(batch, partial(self._gradients, batch))
             if loss is not None:
-                return loss
+                return loss.detach()
             # outside the handler, so that no traceback keeps the failed step's tensors
             self.encoder.zero_grad(set_to_none=True)
             gc.collect()
@@ -112,12 +113,16 @@ class Stepper:
         """The chunks that ``batch`` is encoded in, their tokens (with what padding there is), whether
         gradients are cached."""
         lengths = self.tokens.lengths[batch.text_D]
-        plan = list(chunks(lengths, self.budget, 0 if self.encoder.packs else BUCKETS))
-        held = sum(int(lengths[t].sum()) if self.encoder.packs else len(t) * int(lengths[t].max()) for t in plan)
+        gpu, packs = self.compute.device.type == "cuda", self.encoder.packs
+        plan = list(chunks(lengths, self.budget, 0 if packs else 1 if gpu else BUCKETS))
+        held = sum(int(lengths[t].sum()) if packs else len(t) * int(lengths[t].max()) for t in plan)
         cache = self.config.cache_gradients
         shrunk = self.budget < self.config.chunk_tokens
         large = shrunk or self.graph_bytes(lengths, held) > self.room
-        return plan, held, cache == "always" or (cache == "auto" and large)
+        cached = cache == "always" or (cache == "auto" and large)
+        if gpu and packs and not cached and not shrunk:  # all is kept anyway, and a single chunk can be recorded
+            plan = list(chunks(lengths, held, 0))
+        return plan, held, cached
 
     def graph_bytes(self, lengths: np.ndarray, held: int) -> float:
         """Activations of a step over texts of such lengths that fill ``held`` tokens: 34 D + 5 H L bytes a token and
@@ -130,24 +135,24 @@ class Stepper:
         a_token: float = layers * (34 * width + 5 * heads * row)
         return held * a_token * (1 if self.compute.autocast else 2)
 
-    def _gradients(self, batch: Batch) -> float:
+    def _gradients(self, batch: Batch) -> Tensor:
         plan, _, cached = self.plan(batch)
         if cached:
             return self._cached(batch, plan)
         with self.compute.context():
-            parts = [self._encode(batch, take) for take in plan]
+            parts = [self._encode(batch, take, alone=len(plan) == 1) for take in plan]
         loss = self._loss(_reorder(torch.cat(parts), plan), batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss.item()
+        return loss
 
-    def _cached(self, batch: Batch, plan: list[np.ndarray]) -> float:
+    def _cached(self, batch: Batch, plan: list[np.ndarray]) -> Tensor:
         passed = self._forward(batch, plan, cached=True)
         embeddings = _reorder(torch.cat(passed.parts), plan).requires_grad_()
         loss = self._loss(embeddings, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         assert embeddings.grad is not None
         self._backward(batch, passed, embeddings.grad)
-        return loss.item()
+        return loss
 
     def _forward(self, batch: Batch, plan: list[np.ndarray], cached: bool) -> Passed:
         passed = Passed(plan, [], [])
@@ -155,7 +160,7 @@ class Stepper:
             for take in plan:
                 if cached:
                     passed.states.append(_random_state(self.compute.device))
-                passed.parts.append(self._encode(batch, take))
+                passed.parts.append(self._encode(batch, take, alone=len(plan) == 1 and not cached))
         return passed
 
     def _backward(self, batch: Batch, passed: Passed, gradient_DE: Tensor) -> None:
@@ -171,7 +176,7 @@ class Stepper:
             part.backward(gradient)  # type: ignore[no-untyped-call]
         _set_random_state(self.compute.device, after)
 
-    def _together(self, group: Group, batch: Batch) -> float | None:
+    def _together(self, group: Group, batch: Batch) -> Tensor | None:
         """The loss, with the group's gradients; None where the step must be repeated, because one of the processes
         goes on in smaller chunks. All learn how each got on before they exchange anything, so that none waits."""
         shares = group.shares(self.tokens.lengths[batch.text_D])
@@ -202,7 +207,7 @@ class Stepper:
             return None
         has_P = said[:, 2:].max(axis=0)
         group.add_gradients([p for p, has in zip(learn, has_P, strict=True) if has])
-        return float(said[0, 1])
+        return torch.tensor(float(said[0, 1]), device=self.compute.device)
 
     def _pass(self, mine: Batch) -> Passed:
         if not len(mine.text_D):  # fewer texts than processes
@@ -238,8 +243,8 @@ class Stepper:
 
     _why = ""
 
-    def _encode(self, batch: Batch, take: np.ndarray) -> Tensor:
-        return encode(self.encoder, self.tokens, batch.text_D[take])
+    def _encode(self, batch: Batch, take: np.ndarray, alone: bool = False) -> Tensor:
+        return encode(self.encoder, self.tokens, batch.text_D[take], alone)
 
     def _loss(self, embeddings_DE: Tensor, batch: Batch) -> Tensor:
         return self.objective(embeddings_DE.float(), batch.to(embeddings_DE.device))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-
+import kernel
 import numpy as np
 import pytest
 import torch
@@ -70,65 +69,39 @@ def test_an_encoder_that_was_packed_is_saved_as_any_other(tmp_path):
     np.testing.assert_allclose(encoder.model.encode(["running shoes", "red lamp"]), vectors, rtol=0, atol=1e-6)
 
 
-# ---- the GPU's kernel, by a stand-in --------------------------------------------------------
+# ---- the GPU's kernel, by a stand-in; tests/model/test_gpu.py has the kernel itself -----------
 
 
-def stand_in(
-    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1),
-    enable_gqa=False, seqused_k=None, block_table=None, num_splits=None,
-):  # fmt: skip
-    """torch's varlen_attn, a text at a time, in any precision; (tokens, heads, width)."""
-    assert cu_seq_q.dtype == torch.int32
-    assert query.is_contiguous()
-    assert max_q == int(cu_seq_q.diff().max())
-    sizes = cu_seq_q.diff().tolist()
-    texts = zip(*(torch.split(t, sizes) for t in (query, key, value)), strict=True)
-    mixed = []
-    for q, k, v in texts:
-        scores = torch.einsum("qhw,khw->hqk", q, k) * scale
-        if window_size == (-1, 0):
-            scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -torch.inf)
-        mixed.append(torch.einsum("hqk,khw->qhw", scores.softmax(-1), v))
-    return torch.cat(mixed)
+def test_torchs_kernel_takes_what_it_is_given():
+    taken = [a.name for a in torch.ops.aten._flash_attention_forward.default._schema.arguments]
+    assert taken[:10] == [
+        "query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k", "dropout_p", "is_causal",
+        "return_debug_mask",
+    ]  # fmt: skip
+    assert "scale" in taken
 
 
-def test_the_stand_in_takes_what_torchs_kernel_takes():
-    names = lambda kernel: [(p.name, p.kind) for p in inspect.signature(kernel).parameters.values()]  # noqa: E731
-    assert names(stand_in) == names(packing.varlen_attn)
-
-
-def test_by_the_gpus_kernel_texts_have_the_vectors_and_gradients_of_padded_ones(monkeypatch):
-    monkeypatch.setattr(packing, "varlen_attn", stand_in)
-    expected, reference = learned(minilm(), packed=False)
-    encoder = minilm()
-    assert encoder.pack(flash=True) == "texts without padding, by varlen_attn"
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken"])
+def test_by_the_gpus_kernel_texts_have_the_vectors_and_gradients_of_padded_ones(monkeypatch, pooling):
+    monkeypatch.setattr(packing, "varlen", kernel.varlen)
+    expected, reference = learned(minilm(pooling=pooling), packed=False)
+    encoder = minilm(pooling=pooling)
+    assert encoder.pack(flash=True) == "texts without padding, by the flash kernel"
     found, gradient = learned(encoder, packed=True)
     assert (found - expected).abs().max() < 1e-6
     assert (gradient - reference).norm() < 1e-5 * reference.norm()
 
 
-@pytest.mark.parametrize("kernel", ["sees neighbours", "not there", "torch's own, which is for GPUs"])
-def test_where_the_gpus_kernel_is_wrong_or_not_there_texts_are_padded_and_that_is_said(monkeypatch, kernel):
-    def sees_neighbours(query, key, value, borders, *more, **settings):
-        return stand_in(query, key, value, borders[[0, -1]], borders, int(borders[-1]), 0, scale=settings["scale"])
+@pytest.mark.parametrize("which", ["sees neighbours", "torch's own, which is for GPUs"])
+def test_where_the_gpus_kernel_is_wrong_or_not_there_texts_are_padded_and_that_is_said(monkeypatch, which):
+    def sees_neighbours(q, k, v, borders, *more):
+        return kernel.varlen(q, k, v, borders[[0, -1]], int(borders[-1]), *more[1:])
 
-    made = {"sees neighbours": sees_neighbours, "not there": None}.get(kernel, packing.varlen_attn)
-    monkeypatch.setattr(packing, "varlen_attn", made)
+    if which == "sees neighbours":
+        monkeypatch.setattr(packing, "varlen", sees_neighbours)
     encoder = minilm()
     assert left_as_it_was(encoder, flash=True)
     assert encoder.pack(flash=True).startswith("texts padded: ")
-
-
-def test_the_gpus_kernel_has_no_dropout_so_with_it_texts_are_padded_while_trained(monkeypatch):
-    monkeypatch.setattr(packing, "varlen_attn", stand_in)
-    encoder = Encoder(pretrained.build(ModelConfig("minilm", dropout=0.1)))
-    before = torch.get_rng_state()
-    assert "padded while trained, as varlen_attn has no dropout" in encoder.pack(flash=True)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert [(mode, encoder.train(mode).packs) for mode in (True, False)] == [(True, False), (False, True)]
-    encoder.train()
-    with pytest.raises(packing.NoDropout, match=r"attention dropout 0\.1"):
-        encoder.packed(tokens_of(encoder).row(1), LENGTHS[1:2])
 
 
 def left_as_it_was(encoder, flash=False):

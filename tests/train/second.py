@@ -33,7 +33,7 @@ class Small(Encoder):
     limit = 10**9
     only_backward = False
 
-    def packed(self, ids, lengths, below=None):
+    def packed(self, ids, lengths, below=None, alone=False):
         if len(ids) > self.limit and (torch.is_grad_enabled() or not self.only_backward):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().packed(ids, lengths, below)
@@ -49,7 +49,7 @@ def compute(group, task):
     train = TrainConfig(chunk_tokens=task.get("chunk", 4096), cache_gradients=task.get("cache", "never"))
     stepper = Stepper(encoder, tokens_of(encoder), loss, choose("cpu", "fp32"), train, group)
     group.reseed(task.get("seed", 0), task.get("step", 0))
-    found = stepper(batch_of([tuple(row) for row in task.get("rows", ROWS)]))
+    found = stepper(batch_of([tuple(row) for row in task.get("rows", ROWS)])).item()
     return found, gradients(encoder), stepper
 
 

@@ -29,7 +29,7 @@ tokens = Tokens(np.random.default_rng(0).integers(1000, 9000, texts * length), n
 rows = torch.arange(texts).view(3, -1)
 batch = Batch(np.arange(texts), *rows, torch.ones(size), rows[1:].flatten(), torch.eye(1))
 stepper = Stepper(encoder.train(), tokens, Triplet(2.0), choose("cpu", "auto"), config)
-loss = stepper(batch)
+loss = stepper(batch).item()
 adamw(encoder, config).step()
 print(json.dumps({"cached": stepper.plan(batch)[2], "loss": loss,
                   "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))

@@ -1,0 +1,306 @@
+"""A GPU's part of a training step recorded once and replayed: CUDA graphs of packed chunks.
+
+A small encoder's step is some thousand short kernels that the host launches one by one, and the GPU waits for it.
+A graph is launched as one. It holds for one number of tokens and of texts, so a chunk is filled up, with texts that
+nobody looks at, to sizes that recur; a size that has recurred is recorded, forward and backward. Filled up and
+recorded change nothing but rounding: a text sees only itself, and the draws of dropout are the same.
+
+A replay overwrites the vectors, states and gradients of the one before, whatever its size. So a step may use graphs
+only where it is one chunk (train/step.py), and begins without gradients.
+
+Not torch's ``make_graphed_callables``: it casts every weight, and every gradient back, by a kernel of its own, keeps
+gradients for each size, and hands them over one by one. Here weights are cast together, and gradients lie end to end
+in one tensor for all sizes, so that clipping takes three kernels (docs/decisions/0028-cuda-graphs.md).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from embsearch.model import packing
+from embsearch.model.device import is_out_of_memory
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+RECUR = 4  # chunks of a size before it is recorded, which takes as long as some twenty steps
+MOST = 8  # sizes kept, each with gradients of its own; the one not used for longest makes room
+TOKENS, TEXTS, LONGEST = 256, 32, 128  # sizes are multiples of these or, where it is more, of a quarter of themselves
+FILLER = 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a chunk: ``longest`` is what no text exceeds."""
+
+    tokens: int
+    texts: int
+    longest: int
+
+    @staticmethod
+    def of(lengths: np.ndarray) -> Size:
+        return Size(int(lengths.sum()), len(lengths), int(lengths.max()))
+
+    def filled(self) -> Size:
+        """A size that recurs, with room for a token in each further text, and for about FILLER at most."""
+        longest = LONGEST * 2 ** max(0, int(np.ceil(np.log2(self.longest / LONGEST))))
+        step = _step(self.tokens, TOKENS)
+        texts = _up(self.texts + step // FILLER, _step(self.texts, TEXTS))
+        return Size(_up(self.tokens + texts - self.texts, step), texts, longest)
+
+
+def _step(number: int, least: int) -> int:
+    return int(max(least, 2 ** (number.bit_length() - 1) // 4))
+
+
+def _up(number: int, step: int) -> int:
+    return int(-(-number // step) * step)
+
+
+class Chunk(nn.Module):
+    """The encoder as a function of one tensor, the ids of a chunk's texts end to end and after them their borders."""
+
+    def __init__(self, model: SentenceTransformer, size: Size) -> None:
+        super().__init__()  # never by train() or eval(), which would reach what is frozen
+        self.model, self.size = model, size
+        base = model.transformers_model
+        assert base is not None, "pretrained.build checked that this is a text transformer"
+        self.first, _ = packing.positions(base)
+
+    def forward(self, chunk: Tensor) -> Tensor:
+        """(texts, E) from (tokens + texts + 1,) int32."""
+        given = packing.flat(chunk, self.size.tokens, self.size.longest, self.first)
+        embeddings_BE: Tensor = self.model(given)["sentence_embedding"]
+        return embeddings_BE
+
+
+class Graphs:
+    """Encodes chunks on a GPU, those of recurring sizes by graphs."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        self._model = model
+        self._seen: dict[Size, int] = {}
+        self._recorded: OrderedDict[Size, Recorded] = OrderedDict()
+        self.why_not = ""  # nothing is recorded any more
+
+    def __call__(self, ids: np.ndarray, lengths: np.ndarray, alone: bool) -> Tensor:
+        """(B, E) of texts whose ids lie end to end. ``alone``: the only chunk of a training step."""
+        texts = len(lengths)
+        learning = [p.grad is None for p in self._model.parameters() if p.requires_grad]
+        if not (alone and self._model.training and all(learning)):
+            plain: Tensor = self._plain(Size.of(lengths))(self._moved(ids, lengths))
+            return plain
+        size = Size.of(lengths).filled()
+        chunk = self._moved(*fill(ids, lengths, size))
+        device = chunk.device.type
+        # weights cast once and kept would belong to one graph
+        with torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device), False):
+            embeddings_BE: Tensor = self._step(size, chunk)(chunk)
+        return embeddings_BE[:texts]
+
+    def gradient(self) -> Tensor | None:
+        """All gradients end to end, where the last step's were left so."""
+        return self._weights.gradient if self._recorded and self._weights.handed_over() else None
+
+    def _step(self, size: Size, chunk: Tensor) -> Callable[[Tensor], Tensor]:
+        if size in self._recorded:
+            self._recorded.move_to_end(size)
+            return self._recorded[size]
+        self._seen[size] = self._seen.get(size, 0) + 1
+        if self._seen[size] <= RECUR or self.why_not:
+            return self._plain(size)
+        if len(self._recorded) >= MOST:
+            gone, _ = self._recorded.popitem(last=False)
+            self._seen[gone] = 0
+        try:
+            self._recorded[size] = record(self._plain(size), chunk, self._weights)
+        except RuntimeError as error:
+            self.why_not = "out of memory" if is_out_of_memory(error) else f"{str(error).splitlines()[0]}"
+            self._recorded.clear()
+            return self._plain(size)
+        return self._recorded[size]
+
+    def _plain(self, size: Size) -> Chunk:
+        return Chunk(self._model, size)
+
+    def _moved(self, ids: np.ndarray, lengths: np.ndarray) -> Tensor:
+        chunk, device = packing.joined(ids, lengths), next(self._model.parameters()).device
+        return chunk.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else chunk.to(device)
+
+    @cached_property
+    def _weights(self) -> Weights:
+        return Weights(Chunk(self._model, Size(0, 0, 0)), torch.get_autocast_dtype("cuda"))
+
+
+def fill(ids: np.ndarray, lengths: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and lengths with texts at the end that make them ``size``; their tokens are of id 0."""
+    tokens, texts = size.tokens - len(ids), size.texts - len(lengths)
+    more = np.full(texts, tokens // texts)
+    more[: tokens % texts] += 1
+    return np.concatenate([ids, np.zeros(tokens, dtype=ids.dtype)]), np.concatenate([lengths, more])
+
+
+class Weights:
+    """What all graphs of an encoder share: the weights as they are differentiated by, those of linear layers in
+    ``dtype``; where their gradients lie; and the memory of a step, as no two steps are at work at once.
+
+    Linear layers' come first wherever weights lie end to end, so that a few kernels cast all of them."""
+
+    def __init__(self, chunk: Chunk, dtype: torch.dtype) -> None:
+        linear = {id(p) for m in chunk.modules() if isinstance(m, nn.Linear) for p in m.parameters()}
+        learning = [(name, p) for name, p in chunk.named_parameters() if p.requires_grad]
+        learning.sort(key=lambda pair: id(pair[1]) not in linear)
+        self.parameters = [p for _, p in learning]
+        self._count = sum(id(p) in linear for p in self.parameters)
+        self._cast = torch.cat([p.detach().flatten() for p in self.parameters[: self._count]] or [torch.empty(0)])
+        self._cast = self._cast.to(self.parameters[0].device, dtype)
+        self._tensors = _views(self._cast, self.parameters[: self._count])
+        self._tensors += [p.detach() for p in self.parameters[self._count :]]
+        self.leaves = {name: t.requires_grad_() for (name, _), t in zip(learning, self._tensors, strict=True)}
+        self.gradient = torch.zeros(sum(p.numel() for p in self.parameters), device=self.parameters[0].device)
+        self.gradients = _views(self.gradient, self.parameters)
+        self._used: list[int] = []
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def cast(self) -> None:
+        """The weights as they are now."""
+        if self._count:
+            self._cast.copy_(torch.cat([p.detach().flatten() for p in self.parameters[: self._count]]))
+
+    def keep(self, found: Sequence[Tensor | None]) -> None:
+        """The gradients of a backward pass, None of what it did not touch."""
+        self._used = [number for number, one in enumerate(found) if one is not None]
+        flat = [
+            p.new_zeros(p.numel()) if g is None else g.flatten() for g, p in zip(found, self._tensors, strict=True)
+        ]
+        size = len(self._cast)
+        if self._count:
+            self.gradient[:size].copy_(torch.cat(flat[: self._count]))
+        if flat[self._count :]:
+            torch.cat(flat[self._count :], out=self.gradient[size:])
+
+    def hand_over(self) -> None:
+        for number in self._used:
+            self.parameters[number].grad = self.gradients[number]
+
+    def handed_over(self) -> bool:
+        """Whether the parameters have these gradients and no others."""
+        used = set(self._used)
+        return all(p.grad is (self.gradients[n] if n in used else None) for n, p in enumerate(self.parameters))
+
+
+def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    parts = torch.split(flat, [one.numel() for one in like])
+    return [part.view_as(one) for part, one in zip(parts, like, strict=True)]
+
+
+class Recorded:
+    """A chunk's forward and backward pass as two graphs."""
+
+    def __init__(self, chunk: Chunk, example: Tensor, weights: Weights) -> None:
+        self._chunk, self._weights, self._given = chunk, weights, example.clone()
+        self._tie = torch.zeros((), requires_grad=True)  # what makes autograd ask for a backward pass
+        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):  # what torch and its libraries set up at their first call
+            for _ in range(2):
+                found = self._forward()
+                self._gradient = torch.zeros_like(found)
+                self._backward(found)
+                del found
+        here.wait_stream(aside)
+        self.ahead, self.back = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.ahead, pool=weights.pool):
+            found = self._forward()
+        with torch.cuda.graph(self.back, pool=weights.pool):
+            self._backward(found)
+        self._embeddings = found.detach()
+
+    def _forward(self) -> Tensor:
+        self._weights.cast()
+        found: Tensor = torch.func.functional_call(self._chunk, self._weights.leaves, (self._given,))
+        return found
+
+    def _backward(self, embeddings: Tensor) -> None:
+        leaves = list(self._weights.leaves.values())
+        self._weights.keep(torch.autograd.grad(embeddings, leaves, self._gradient, allow_unused=True))
+
+    def __call__(self, chunk: Tensor) -> Tensor:
+        """(texts, E); its backward pass leaves the gradients in the parameters."""
+        found: Tensor = _Replay.apply(self._tie, chunk, self)  # type: ignore[no-untyped-call]
+        return found
+
+    def replay(self, chunk: Tensor) -> Tensor:
+        self._given.copy_(chunk)
+        self.ahead.replay()
+        return self._embeddings.detach()
+
+    def replay_back(self, gradient: Tensor) -> None:
+        self._gradient.copy_(gradient)
+        self.back.replay()
+        self._weights.hand_over()
+
+
+class _Replay(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tie: Tensor, chunk: Tensor, recorded: Recorded) -> Tensor:
+        ctx.recorded = recorded
+        return recorded.replay(chunk)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
+        ctx.recorded.replay_back(gradient)
+        return None, None, None
+
+
+def record(chunk: Chunk, example: Tensor, weights: Weights) -> Recorded:
+    """``chunk`` as graphs; what is drawn meanwhile is put back.
+
+    Raises RuntimeError where it reads from the GPU on the way (which is seen before the capture), where memory does
+    not suffice, where the capture fails for another reason, and where the replay gives other vectors. The caller can
+    go on without graphs then, and without those it has (``_guarded``).
+    """
+    with _guarded(example.device) as draws:
+        recorded = Recorded(chunk, example, weights)
+    with torch.random.fork_rng([example.device]), torch.no_grad():
+        torch.cuda.set_rng_state(draws, example.device)
+        found = recorded.replay(example)
+        torch.cuda.set_rng_state(draws, example.device)
+        expected = chunk(example)
+    if not bool((torch.cosine_similarity(found.float(), expected.float()) > packing.SAME).all()):
+        raise RuntimeError("a graph gives other vectors")
+    return recorded
+
+
+@contextmanager
+def _guarded(device: torch.device) -> Iterator[Tensor]:
+    """Around a capture: a read from the GPU raises RuntimeError before it can break the capture; afterwards the draws
+    go on from the state that is given. A capture that broke all the same leaves torch on its stream, and a generator
+    that believes to be captured for good: it gets another state, which graphs of before know nothing of."""
+    draws, stream = torch.cuda.get_rng_state(device), torch.cuda.current_stream(device)
+    mode = torch.cuda.get_sync_debug_mode()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the mode is a prototype; nodes of the warm-up are on another stream
+            torch.cuda.set_sync_debug_mode("error")
+            yield draws
+    except BaseException:
+        torch.cuda.set_stream(stream)
+        fresh = torch.Generator(stream.device).graphsafe_get_state()
+        torch.cuda.default_generators[stream.device_index].graphsafe_set_state(fresh)
+        raise
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+        torch.cuda.set_rng_state(draws, device)
