@@ -132,7 +132,7 @@ class Packed(Ours):
     def __init__(self, shape: str, compute: Compute, dropout: float = 0.1, recorded: bool = True) -> None:
         super().__init__(shape, compute, dropout)
         self.encoder.model.transformers_model.set_attn_implementation(NAME)  # type: ignore[union-attr]
-        self.graphs = self.encoder._graphs = Graphs(self.encoder.model)
+        self.graphs = self.encoder.graphs = Graphs(self.encoder.model)
         self.graphs.why_not = "" if recorded else "not to be"
         self.encoder.packs = True
 
@@ -195,7 +195,7 @@ def exactness(shape: str, device: torch.device) -> dict[str, float]:
 
     loss, gradient = found(Theirs(shape, compute, dropout=0.0))
     ways: dict[str, dict[str, Any]] = {
-        "buckets": {}, "small chunks": {"chunk_tokens": 256, "cache_gradients": "never"},
+        "one chunk": {}, "small chunks": {"chunk_tokens": 256, "cache_gradients": "never"},
         "cached gradients": {"chunk_tokens": 256, "cache_gradients": "always"},
     }  # fmt: skip
     distances = {}
@@ -255,7 +255,7 @@ def steps(shape: str, size: int, compute: Compute, rounds: int, peak: float, pac
     found |= {f"{name}, MiB of a step": held[name] for name in sides} if device.type == "cuda" else {}
     if packs:
         graphs = sides["ours"].graphs  # type: ignore[attr-defined]
-        found["sizes recorded"] = len(graphs._recorded) if not graphs.why_not else f"none: {graphs.why_not}"
+        found["sizes recorded"] = len(graphs.sizes) if not graphs.why_not else f"none: {graphs.why_not}"
     return found
 
 

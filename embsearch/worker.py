@@ -24,7 +24,7 @@ import torch
 
 from embsearch import probe
 from embsearch.config.build import build
-from embsearch.config.schema import Config, ModelConfig
+from embsearch.config.schema import Config
 from embsearch.data.dataset import Dataset, Judged, subset
 from embsearch.data.tokenise import Tokens, cached
 from embsearch.evaluate.bootstrap import auc_interval
@@ -48,7 +48,7 @@ class Worker:
 
     def __init__(self, crew: Crew | Member | None = None) -> None:
         self._data: dict[str, Dataset] = {}
-        self._base: tuple[ModelConfig, int, Encoder, dict[str, torch.Tensor], Tokens] | None = None
+        self._base: tuple[Any, Encoder, dict[str, torch.Tensor], Tokens] | None = None  # and what it was made for
         self._warm: tuple[tuple[int, ...], Iterator[Measurement], list[Any]] | None = None
         self._machine: dict[str, Scalar] = {}  # that the warm trial is computed on
         self.crew = crew or Crew()  # processes that train with this one, where train.devices says so
@@ -183,10 +183,11 @@ class Worker:
         return self._data[cache]
 
     def _encoder(self, config: Config, data: Dataset, cache: Path, compute: Compute) -> tuple[Encoder, Tokens]:
-        """An encoder at its base weights. Rebuilt only when the model's config is another."""
+        """An encoder at its base weights. Rebuilt only when the model's config is another, or what it computes in."""
         self._warm = None
         drawn = config.train.seed if config.model.projection else 0
-        if self._base is None or self._base[:2] != (config.model, drawn):
+        made_for = config.model, drawn, compute.device, compute.autocast
+        if self._base is None or self._base[0] != made_for:
             self._base = None
             encoder = Encoder(pretrained.build(config.model, drawn))
             tokens = cached(data, encoder.model.tokenizer, encoder.model.max_seq_length, cache / "tokens")
@@ -196,8 +197,8 @@ class Worker:
             if compute.device.type == "cpu":
                 encoder.remember(tokens)
             base = {n: p.detach().cpu().clone() for n, p in encoder.named_parameters() if p.requires_grad}
-            self._base = (config.model, drawn, encoder, base, tokens)
-        _, _, encoder, base, tokens = self._base
+            self._base = (made_for, encoder, base, tokens)
+        _, encoder, base, tokens = self._base
         with torch.no_grad():
             for name, parameter in encoder.named_parameters():
                 if name in base:

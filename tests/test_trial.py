@@ -402,6 +402,14 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_others(config, cache, tmp_p
     assert sha256(tmp_path / "one") == sha256(tmp_path / "same") != sha256(tmp_path / "other")
 
 
+def test_a_worker_keeps_its_encoder_for_trials_that_compute_alike(config, cache, data):
+    """On a GPU it is packed, and has graphs, for one precision."""
+    worker = Worker()
+    first, _ = worker._encoder(config, data, cache, CPU)
+    assert worker._encoder(config, data, cache, CPU)[0] is first
+    assert worker._encoder(config, data, cache, replace(CPU, autocast=torch.bfloat16))[0] is not first
+
+
 # ---- augmentation ------------------------------------------------------------------------------
 
 

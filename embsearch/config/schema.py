@@ -94,7 +94,7 @@ class TrainConfig:
     seed: int = 0  # order of the rows, dropout, a new projection
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of matrix products; auto: bf16 where the device has it
     devices: int = 1  # that one trial is trained on together; the batch is shared out, the mathematics is the same
-    chunk_tokens: int = 8192  # tokens encoded at once
+    chunk_tokens: int = 8192  # tokens encoded at once; on a GPU, while gradients are cached
     cache_gradients: Literal["auto", "always", "never"] = "auto"  # less memory, a second forward pass
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 

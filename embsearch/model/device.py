@@ -53,6 +53,8 @@ def failure_of(error: Exception) -> tuple[str, str]:
 def choose(device: str, precision: str) -> Compute:
     """The compute for config ``device`` and ``train.precision``. Raises ConfigError."""
     made = _choose(device, precision)
+    if made.device.index is not None:  # random states, streams and graphs are of torch's current GPU
+        torch.cuda.set_device(made.device)
     return replace(made, sharers=int(os.environ.get("EMBSEARCH_GPU_SHARERS", "1")))  # set by launch/local.py
 
 

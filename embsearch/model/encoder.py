@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         self._tokens: Tensor | None = None  # row of the cut table -> token id
         self._full: Tensor | None = None  # the whole table, as it was before the cut
         self.packs = False
-        self._graphs: Graphs | None = None  # on a GPU: packed by its kernel
+        self.graphs: Graphs | None = None  # on a GPU: packed by its kernel
         self._known: Tokens | None = None
         self._frozen = 0  # lowest layers whose states are kept
         self._below: dict[torch.dtype, Below | None] = {}
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         self.packs = self.packs or packing.prepare(self.model, flash)
         if not self.packs:
             return "texts padded: without padding this model gives other vectors, or its attention is its own"
-        self._graphs = Graphs(self.model) if flash else None
+        self.graphs = Graphs(self.model) if flash else None
         return f"texts without padding{', by the flash kernel' if flash else ''}"
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -59,8 +59,8 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """(B, E) embeddings of texts whose ids lie end to end, equal ``lengths`` side by side. ``alone``: the only
         chunk of a training step, whose vectors, states and gradients nobody needs once the next one begins."""
-        if self._graphs is not None:
-            return self._graphs(ids, lengths, alone)
+        if self.graphs is not None:
+            return self.graphs(ids, lengths, alone)
         given = packing.features(self.model, ids, lengths, below)
         embeddings_BE: Tensor = self.model(given)["sentence_embedding"]
         return embeddings_BE
@@ -68,7 +68,12 @@ class Encoder(nn.Module):
     def gradient(self) -> Tensor | None:
         """All gradients end to end in one tensor, which is what the parameters' are views of; None where they lie
         apart."""
-        return None if self._graphs is None else self._graphs.gradient()
+        return None if self.graphs is None else self.graphs.gradient()
+
+    def release(self) -> None:
+        """Give back the memory of recorded steps; sizes that recur are recorded anew."""
+        if self.graphs is not None:
+            self.graphs.release()
 
     def train(self, mode: bool = True) -> Encoder:
         """As of every module; what is frozen has no dropout, so that it gives a text the same vectors every time."""

@@ -2,25 +2,25 @@
 
 A small encoder's step is some thousand short kernels that the host launches one by one, and the GPU waits for it.
 A graph is launched as one. It holds for one number of tokens and of texts, so a chunk is filled up, with texts that
-nobody looks at, to sizes that recur; a size that has recurred is recorded, forward and backward. Filled up and
-recorded change nothing but rounding: a text sees only itself, and the draws of dropout are the same.
+nobody looks at, to sizes that recur; a size that has recurred is recorded, forward and backward. Filling up changes
+rounding and which masks dropout draws, as a text sees only itself; recording changes nothing.
 
 A replay overwrites the vectors, states and gradients of the one before, whatever its size. So a step may use graphs
 only where it is one chunk (train/step.py), and begins without gradients.
 
 Not torch's ``make_graphed_callables``: it casts every weight, and every gradient back, by a kernel of its own, keeps
 gradients for each size, and hands them over one by one. Here weights are cast together, and gradients lie end to end
-in one tensor for all sizes, so that clipping takes three kernels (docs/decisions/0028-cuda-graphs.md).
+in one tensor for all sizes, which is clipped as one (docs/decisions/0028-cuda-graphs.md).
 """
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,10 +34,11 @@ from embsearch.model.device import is_out_of_memory
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-RECUR = 4  # chunks of a size before it is recorded, which takes as long as some twenty steps
-MOST = 8  # sizes kept, each with gradients of its own; the one not used for longest makes room
+RECUR = 4  # chunks of a size before it is recorded, which takes 0.05 to 0.08 s: repaid within ten steps
+MOST = 8  # sizes kept; the one not used for longest makes room
 TOKENS, TEXTS, LONGEST = 256, 32, 128  # sizes are multiples of these or, where it is more, of a quarter of themselves
-FILLER = 8
+FILLER = 8  # tokens of a text that fills up, about
+APART = 0.02  # a graph's gradients from autograd's, relative; in bf16, in another order of sums, at most
 
 
 @dataclass(frozen=True)
@@ -92,44 +93,65 @@ class Graphs:
         self._model = model
         self._seen: dict[Size, int] = {}
         self._recorded: OrderedDict[Size, Recorded] = OrderedDict()
+        self._weights: Weights | None = None
         self.why_not = ""  # nothing is recorded any more
 
     def __call__(self, ids: np.ndarray, lengths: np.ndarray, alone: bool) -> Tensor:
         """(B, E) of texts whose ids lie end to end. ``alone``: the only chunk of a training step."""
         texts = len(lengths)
         learning = [p.grad is None for p in self._model.parameters() if p.requires_grad]
-        if not (alone and self._model.training and all(learning)):
+        if self.why_not or not (alone and self._model.training and all(learning)):
             plain: Tensor = self._plain(Size.of(lengths))(self._moved(ids, lengths))
             return plain
         size = Size.of(lengths).filled()
         chunk = self._moved(*fill(ids, lengths, size))
         device = chunk.device.type
-        # weights cast once and kept would belong to one graph
+        # autocast would keep what it cast while a graph was recorded for the steps after it
         with torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device), False):
             embeddings_BE: Tensor = self._step(size, chunk)(chunk)
         return embeddings_BE[:texts]
 
     def gradient(self) -> Tensor | None:
         """All gradients end to end, where the last step's were left so."""
-        return self._weights.gradient if self._recorded and self._weights.handed_over() else None
+        weights = self._weights
+        return weights.gradient if weights is not None and weights.handed_over() else None
+
+    @property
+    def sizes(self) -> list[Size]:
+        """Those recorded, the one used last at the end."""
+        return list(self._recorded)
 
     def _step(self, size: Size, chunk: Tensor) -> Callable[[Tensor], Tensor]:
         if size in self._recorded:
             self._recorded.move_to_end(size)
             return self._recorded[size]
         self._seen[size] = self._seen.get(size, 0) + 1
-        if self._seen[size] <= RECUR or self.why_not:
+        if self._seen[size] <= RECUR:
             return self._plain(size)
         if len(self._recorded) >= MOST:
             gone, _ = self._recorded.popitem(last=False)
             self._seen[gone] = 0
         try:
+            if self._weights is None:
+                self._weights = Weights(self._plain(size), torch.get_autocast_dtype(chunk.device.type))
             self._recorded[size] = record(self._plain(size), chunk, self._weights)
-        except RuntimeError as error:
-            self.why_not = "out of memory" if is_out_of_memory(error) else f"{str(error).splitlines()[0]}"
-            self._recorded.clear()
+        except BaseException as error:
+            self.release()  # what draws for them may be another now
+            if not isinstance(error, Exception):
+                raise
+            said = (
+                "out of memory" if is_out_of_memory(error) else (str(error).splitlines() or [type(error).__name__])[0]
+            )
+            self.why_not = said
+            print(f"training steps are not replayed as CUDA graphs: {said}", file=sys.stderr, flush=True)
             return self._plain(size)
         return self._recorded[size]
+
+    def release(self) -> None:
+        """Give back the memory of what was recorded."""
+        self._recorded.clear()
+        self._seen.clear()
+        self._weights = None
 
     def _plain(self, size: Size) -> Chunk:
         return Chunk(self._model, size)
@@ -137,10 +159,6 @@ class Graphs:
     def _moved(self, ids: np.ndarray, lengths: np.ndarray) -> Tensor:
         chunk, device = packing.joined(ids, lengths), next(self._model.parameters()).device
         return chunk.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else chunk.to(device)
-
-    @cached_property
-    def _weights(self) -> Weights:
-        return Weights(Chunk(self._model, Size(0, 0, 0)), torch.get_autocast_dtype("cuda"))
 
 
 def fill(ids: np.ndarray, lengths: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
@@ -190,6 +208,14 @@ class Weights:
         if flat[self._count :]:
             torch.cat(flat[self._count :], out=self.gradient[size:])
 
+    def agree(self, found: Tensor, expected: Tensor, gradient: Tensor) -> bool:
+        """Whether vectors, and the gradients kept, are those that autograd finds."""
+        parts = torch.autograd.grad(expected, self.parameters, gradient, allow_unused=True)
+        pairs = zip(parts, self.parameters, strict=True)
+        flat = torch.cat([(torch.zeros_like(p) if part is None else part).flatten() for part, p in pairs])
+        alike = torch.cosine_similarity(found.float(), expected.detach().float()).min() > packing.SAME
+        return bool(alike and (self.gradient - flat).norm() <= APART * flat.norm())
+
     def hand_over(self) -> None:
         for number in self._used:
             self.parameters[number].grad = self.gradients[number]
@@ -209,7 +235,7 @@ class Recorded:
     """A chunk's forward and backward pass as two graphs."""
 
     def __init__(self, chunk: Chunk, example: Tensor, weights: Weights) -> None:
-        self._chunk, self._weights, self._given = chunk, weights, example.clone()
+        self._chunk, self.weights, self._given = chunk, weights, example.clone()
         self._tie = torch.zeros((), requires_grad=True)  # what makes autograd ask for a backward pass
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(here)
@@ -228,13 +254,13 @@ class Recorded:
         self._embeddings = found.detach()
 
     def _forward(self) -> Tensor:
-        self._weights.cast()
-        found: Tensor = torch.func.functional_call(self._chunk, self._weights.leaves, (self._given,))
+        self.weights.cast()
+        found: Tensor = torch.func.functional_call(self._chunk, self.weights.leaves, (self._given,))
         return found
 
     def _backward(self, embeddings: Tensor) -> None:
-        leaves = list(self._weights.leaves.values())
-        self._weights.keep(torch.autograd.grad(embeddings, leaves, self._gradient, allow_unused=True))
+        leaves = list(self.weights.leaves.values())
+        self.weights.keep(torch.autograd.grad(embeddings, leaves, self._gradient, allow_unused=True))
 
     def __call__(self, chunk: Tensor) -> Tensor:
         """(texts, E); its backward pass leaves the gradients in the parameters."""
@@ -249,7 +275,6 @@ class Recorded:
     def replay_back(self, gradient: Tensor) -> None:
         self._gradient.copy_(gradient)
         self.back.replay()
-        self._weights.hand_over()
 
 
 class _Replay(torch.autograd.Function):
@@ -262,25 +287,29 @@ class _Replay(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
         ctx.recorded.replay_back(gradient)
+        ctx.recorded.weights.hand_over()
         return None, None, None
 
 
 def record(chunk: Chunk, example: Tensor, weights: Weights) -> Recorded:
-    """``chunk`` as graphs; what is drawn meanwhile is put back.
+    """``chunk`` as graphs; what is drawn meanwhile is put back. They are recorded with the tokens of ``example`` in
+    turned order, and tried on itself.
 
     Raises RuntimeError where it reads from the GPU on the way (which is seen before the capture), where memory does
-    not suffice, where the capture fails for another reason, and where the replay gives other vectors. The caller can
-    go on without graphs then, and without those it has (``_guarded``).
+    not suffice, where the capture fails for another reason, and where the replay gives other vectors or gradients.
+    The caller can go on without graphs then, and without those it has (``_guarded``).
     """
+    tokens = chunk.size.tokens
     with _guarded(example.device) as draws:
-        recorded = Recorded(chunk, example, weights)
-    with torch.random.fork_rng([example.device]), torch.no_grad():
+        recorded = Recorded(chunk, torch.cat([example[:tokens].flip(0), example[tokens:]]), weights)
+    with torch.random.fork_rng([example.device]):
         torch.cuda.set_rng_state(draws, example.device)
         found = recorded.replay(example)
+        gradient = torch.randn_like(found)
+        recorded.replay_back(gradient)
         torch.cuda.set_rng_state(draws, example.device)
-        expected = chunk(example)
-    if not bool((torch.cosine_similarity(found.float(), expected.float()) > packing.SAME).all()):
-        raise RuntimeError("a graph gives other vectors")
+        if not weights.agree(found, chunk(example), gradient):
+            raise RuntimeError("a graph gives other vectors or gradients")
     return recorded
 
 

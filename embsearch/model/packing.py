@@ -80,6 +80,8 @@ def attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
         return padded
+    if more.get("sliding_window"):
+        raise Windowed("attention that looks only near by")
     if key.shape[1] != query.shape[1]:  # grouped heads
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -102,6 +104,10 @@ def attention(
         q, k, v = (t.view(len(t), *run, -1) for t in (q, k, v))
         mixed.append(_dense(q, k, v, scale, dropout, causal and run[1] > 1, written_out).flatten(1, 2))
     return torch.cat(mixed, dim=1).transpose(0, 1)[None], None
+
+
+class Windowed(RuntimeError):
+    """A layer looks only near by, which packed attention does not know of: such a model is padded."""
 
 
 def _flash(
@@ -230,6 +236,8 @@ def prepare(model: SentenceTransformer, flash: bool = False) -> bool:
             given = flat(joined(ids, lengths).to(device), len(ids), PROBE[0], first)
             packed = model(given if flash else features(model, ids, lengths))
         same = _alike(plain["sentence_embedding"].float(), packed["sentence_embedding"].float(), flash)
+        if same and flash:
+            _try_backward(model, joined(ids, lengths).to(device), len(ids), first)
     except Exception:  # whatever a strange model trips over: it can be trained padded
         same = False
     finally:
@@ -241,6 +249,16 @@ def prepare(model: SentenceTransformer, flash: bool = False) -> bool:
         base.set_attn_implementation(before)
         transformer.model_forward_params = known
     return same
+
+
+def _try_backward(model: SentenceTransformer, chunk: Tensor, tokens: int, first: int) -> None:
+    """Raises what the kernel's backward pass raises, which takes fewer shapes than its forward pass."""
+    devices = [chunk.device] if chunk.is_cuda else []
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
+        found = model.train()(flat(chunk.clone(), tokens, PROBE[0], first))["sentence_embedding"]
+        learning = [p for p in model.parameters() if p.requires_grad]
+        if learning:
+            torch.autograd.grad(found.float().sum(), learning, allow_unused=True)
 
 
 def _alike(plain: Tensor, packed: Tensor, flash: bool) -> bool:

@@ -29,6 +29,7 @@ from embsearch.errors import OutOfMemory
 from embsearch.model.device import Compute, is_out_of_memory
 from embsearch.model.embed import chunks, encode
 from embsearch.model.encoder import Encoder
+from embsearch.model.graphs import MOST
 from embsearch.train.group import ALONE, Alone, Group
 
 T = TypeVar("T")
@@ -37,7 +38,8 @@ Loss = Callable[[Tensor, Batch], Tensor]
 # more buckets cost more launches than padding saved. A GPU waits for launches: 3 take 3 times as long as 1.
 BUCKETS = 3
 # Bytes of activations that may be kept at once; a batch that needs more has its gradients cached. So a worker
-# with MiniLM-L6 stays below 4 GB whatever its batch. On a GPU this share of its memory, divided by its workers.
+# with MiniLM-L6 stays below 4 GB whatever its batch. On a GPU this share of its memory, divided by its workers; as
+# much again for what is recorded.
 GRAPH_BYTES, GRAPH_SHARE = 2 * 2**30, 0.4
 
 
@@ -86,6 +88,7 @@ class Stepper:
                 return loss.detach()
             # outside the handler, so that no traceback keeps the failed step's tensors
             self.encoder.zero_grad(set_to_none=True)
+            self.encoder.release()
             gc.collect()
             torch.set_rng_state(state)
             if cuda_state is not None:
@@ -124,6 +127,12 @@ class Stepper:
             plan = list(chunks(lengths, held, 0))
         return plan, held, cached
 
+    def _recurs(self, batch: Batch, plan: list[np.ndarray]) -> bool:
+        """Whether a GPU may record a step of these chunks, or rather this chunk: all that it keeps recorded needs no
+        more than a step may that is not."""
+        lengths = self.tokens.lengths[batch.text_D]
+        return len(plan) == 1 and MOST * self.graph_bytes(lengths, int(lengths.sum())) <= self.room
+
     def graph_bytes(self, lengths: np.ndarray, held: int) -> float:
         """Activations of a step over texts of such lengths that fill ``held`` tokens: 34 D + 5 H L bytes a token and
         layer of width D with H heads in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198), twice that in fp32."""
@@ -140,7 +149,7 @@ class Stepper:
         if cached:
             return self._cached(batch, plan)
         with self.compute.context():
-            parts = [self._encode(batch, take, alone=len(plan) == 1) for take in plan]
+            parts = [self._encode(batch, take, self._recurs(batch, plan)) for take in plan]
         loss = self._loss(_reorder(torch.cat(parts), plan), batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
@@ -160,7 +169,7 @@ class Stepper:
             for take in plan:
                 if cached:
                     passed.states.append(_random_state(self.compute.device))
-                passed.parts.append(self._encode(batch, take, alone=len(plan) == 1 and not cached))
+                passed.parts.append(self._encode(batch, take, not cached and self._recurs(batch, plan)))
         return passed
 
     def _backward(self, batch: Batch, passed: Passed, gradient_DE: Tensor) -> None:

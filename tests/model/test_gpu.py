@@ -89,8 +89,8 @@ def test_a_recorded_step_is_the_plain_step_draw_for_draw(tiny_bert, dropout):
     made, compute = encoder(tiny_bert, dropout)
     for _ in range(graphs.RECUR + 1):
         gradients(made, compute)
-    assert made._graphs.why_not == ""
-    assert list(made._graphs._recorded)
+    assert made.graphs.why_not == ""
+    assert list(made.graphs.sizes)
     for seed, (loss, expected) in enumerate(plain):
         found_loss, found = gradients(made, compute, seed)
         assert found_loss == pytest.approx(loss, rel=1e-4)
@@ -114,7 +114,7 @@ def test_sizes_that_take_turns_do_not_disturb_each_other(tiny_bert):
         loss, found = gradients(made, compute, rows=rows)
         assert loss == pytest.approx(plain[rows][0], rel=1e-4)
         assert far(found, plain[rows][1]) < 1e-3
-    assert len(made._graphs._recorded) == 2
+    assert len(made.graphs.sizes) == 2
 
 
 def test_a_recorded_steps_gradients_are_clipped_as_torch_does_and_taken_by_the_optimizer(tiny_bert):
@@ -160,24 +160,39 @@ def breaks_a_capture(scale):
 @pytest.mark.parametrize("disturbed", [lambda scale: float(scale), breaks_a_capture])
 def test_an_encoder_that_cannot_be_recorded_goes_on_as_it_was(tiny_bert, disturbed):
     expected = [gradients(*encoder(tiny_bert, 0.1), seed)[0] for seed in range(2)]
-    made, compute = encoder(tiny_bert, 0.1)
+    unfilled, compute = encoder(tiny_bert, 0.1)
+    unfilled.graphs.why_not = "not to be"
+    after = [gradients(unfilled, compute, seed)[0] for seed in range(2)]
+    made, _ = encoder(tiny_bert, 0.1)
     layer = type(made.model[0].auto_model.encoder.layer[0].output)
     plain, stream = layer.forward, torch.cuda.current_stream()
     layer.forward = lambda self, *given: plain(self, *given) * disturbed(given[0].isfinite().all())
     try:
-        losses = [gradients(made, compute, seed % 2)[0] for seed in range(graphs.RECUR + 3)]
+        losses = [gradients(made, compute, seed % 2)[0] for seed in range(graphs.RECUR + 4)]
     finally:
         layer.forward = plain
-    assert made._graphs.why_not
-    assert not made._graphs._recorded
+    assert made.graphs.why_not
+    assert not made.graphs.sizes
     assert torch.cuda.current_stream() == stream
     for number, loss in enumerate(losses):
-        assert loss == pytest.approx(expected[number % 2], rel=1e-4)
+        wanted = expected if number <= graphs.RECUR else after
+        assert loss == pytest.approx(wanted[number % 2], rel=1e-4)
     others, _ = encoder(tiny_bert, 0.1)  # another encoder's graphs draw as ever
     for _ in range(graphs.RECUR + 1):
         gradients(others, compute)
-    assert others._graphs.why_not == ""
+    assert others.graphs.why_not == ""
     assert gradients(others, compute, 1)[0] == pytest.approx(expected[1], rel=1e-4)
+
+
+def test_a_graph_with_wrong_gradients_is_not_used(tiny_bert, monkeypatch):
+    keep = graphs.Weights.keep
+    monkeypatch.setattr(
+        graphs.Weights, "keep", lambda self, found: keep(self, [g if g is None else 2 * g for g in found])
+    )
+    made, compute = encoder(tiny_bert)
+    for _ in range(graphs.RECUR + 1):
+        gradients(made, compute)
+    assert made.graphs.why_not == "a graph gives other vectors or gradients"
 
 
 @pytest.mark.parametrize("train", [{"chunk_tokens": 256, "cache_gradients": "never"},

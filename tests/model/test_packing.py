@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import DebertaV2Config, DebertaV2Model
+from transformers import DebertaV2Config, DebertaV2Model, ModernBertConfig, ModernBertModel
 
 from embsearch.config.schema import ModelConfig
 from embsearch.data.tokenise import Tokens
@@ -102,6 +102,36 @@ def test_where_the_gpus_kernel_is_wrong_or_not_there_texts_are_padded_and_that_i
     encoder = minilm()
     assert left_as_it_was(encoder, flash=True)
     assert encoder.pack(flash=True).startswith("texts padded: ")
+
+
+def test_a_kernel_without_a_backward_pass_for_this_model_leaves_it_padded(monkeypatch):
+    class Forward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *given):
+            return kernel.varlen(*given)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise RuntimeError("head size 256 with dropout")
+
+    monkeypatch.setattr(packing, "varlen", Forward.apply)
+    encoder = minilm()
+    assert left_as_it_was(encoder, flash=True)
+
+
+def test_layers_that_look_only_near_by_leave_a_model_padded(monkeypatch, tiny_bert, tmp_path):
+    monkeypatch.setattr(packing, "varlen", kernel.varlen)
+    monkeypatch.setattr(packing, "SAME", -1.0)  # whatever its vectors are
+    shape = ModernBertConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        global_attn_every_n_layers=2, local_attention=8, pad_token_id=0, cls_token_id=2, sep_token_id=3,
+        bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    ModernBertModel(shape).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((tiny_bert / name).read_bytes())
+    encoder = Encoder(pretrained.build(ModelConfig(str(tmp_path), pooling="mean")))
+    assert left_as_it_was(encoder, flash=True)
 
 
 def left_as_it_was(encoder, flash=False):
