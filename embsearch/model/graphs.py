@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from embsearch.model import packing
-from embsearch.model.device import is_out_of_memory
+from embsearch.model.device import failure_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -72,12 +72,9 @@ def _up(number: int, step: int) -> int:
 class Chunk(nn.Module):
     """The encoder as a function of one tensor, the ids of a chunk's texts end to end and after them their borders."""
 
-    def __init__(self, model: SentenceTransformer, size: Size) -> None:
+    def __init__(self, model: SentenceTransformer, size: Size, first: int) -> None:
         super().__init__()  # never by train() or eval(), which would reach what is frozen
-        self.model, self.size = model, size
-        base = model.transformers_model
-        assert base is not None, "pretrained.build checked that this is a text transformer"
-        self.first, _ = packing.positions(base)
+        self.model, self.size, self.first = model, size, first
 
     def forward(self, chunk: Tensor) -> Tensor:
         """(texts, E) from (tokens + texts + 1,) int32."""
@@ -91,6 +88,8 @@ class Graphs:
 
     def __init__(self, model: SentenceTransformer) -> None:
         self._model = model
+        assert model.transformers_model is not None, "pretrained.build checked that this is a text transformer"
+        self._first, _ = packing.positions(model.transformers_model)
         self._seen: dict[Size, int] = {}
         self._recorded: OrderedDict[Size, Recorded] = OrderedDict()
         self._weights: Weights | None = None
@@ -139,11 +138,8 @@ class Graphs:
             self.release()  # what draws for them may be another now
             if not isinstance(error, Exception):
                 raise
-            said = (
-                "out of memory" if is_out_of_memory(error) else (str(error).splitlines() or [type(error).__name__])[0]
-            )
-            self.why_not = said
-            print(f"training steps are not replayed as CUDA graphs: {said}", file=sys.stderr, flush=True)
+            self.why_not = failure_of(error)[1].splitlines()[0]
+            print(f"training steps are not replayed as CUDA graphs: {self.why_not}", file=sys.stderr, flush=True)
             return self._plain(size)
         return self._recorded[size]
 
@@ -154,7 +150,7 @@ class Graphs:
         self._weights = None
 
     def _plain(self, size: Size) -> Chunk:
-        return Chunk(self._model, size)
+        return Chunk(self._model, size, self._first)
 
     def _moved(self, ids: np.ndarray, lengths: np.ndarray) -> Tensor:
         chunk, device = packing.joined(ids, lengths), next(self._model.parameters()).device
