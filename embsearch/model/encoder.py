@@ -44,9 +44,10 @@ class Encoder(nn.Module):
     def pack(self, flash: bool = False) -> str:
         """Encode chunks without padding from now on, where that gives this model's own vectors; with ``flash`` by the
         GPU's kernel. What was decided, and why."""
-        self.packs = self.packs or packing.prepare(self.model, flash)
-        if not self.packs:
-            return "texts padded: without padding this model gives other vectors, or its attention is its own"
+        why_not = "" if self.packs else packing.prepare(self.model, flash)
+        self.packs = not why_not
+        if why_not:
+            return f"texts padded: {why_not}"
         self.graphs = Graphs(self.model) if flash else None
         return f"texts without padding{', by the flash kernel' if flash else ''}"
 

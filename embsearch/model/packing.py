@@ -29,6 +29,7 @@ from transformers.masking_utils import sdpa_mask
 from embsearch.model import attention as attend
 from embsearch.model import bert
 from embsearch.model import dropout as cheap
+from embsearch.model.device import failure_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -201,8 +202,8 @@ def positions(base: nn.Module) -> tuple[int, int]:
     return 0, sys.maxsize
 
 
-def prepare(model: SentenceTransformer, flash: bool = False) -> bool:
-    """Switch the model to packed attention where that gives its own padded vectors; whether it does.
+def prepare(model: SentenceTransformer, flash: bool = False) -> str:
+    """Switch the model to packed attention where that gives its own padded vectors; or why it stays padded.
 
     Decided by trying: a few random texts through both ways. Models whose attention does not go
     through the interface (relative positions), looks only near by, or whose pooler reads the
@@ -213,13 +214,15 @@ def prepare(model: SentenceTransformer, flash: bool = False) -> bool:
 
     transformer: Any = model[0]
     base: Any = transformer.auto_model
-    if not any(isinstance(m, Pooling) for m in model) or not getattr(base, "is_backend_compatible", lambda: False)():
-        return False
+    if not any(isinstance(m, Pooling) for m in model):
+        return "its pooler reads the first token of a sequence"
+    if not getattr(base, "is_backend_compatible", lambda: False)():
+        return "its attention is its own"
     before, known, was = base.config._attn_implementation, transformer.model_forward_params, model.training
     model.eval()
     device = next(base.parameters()).device
     try:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if flash else nullcontext():
+        with torch.inference_mode(), _bf16(device) if flash else nullcontext():
             rows = _probe(model)
             lengths = np.array([len(row) for row in rows])
             padded = np.zeros((len(rows), lengths[0]), dtype=np.int64) + (model.tokenizer.pad_token_id or 0)
@@ -236,25 +239,30 @@ def prepare(model: SentenceTransformer, flash: bool = False) -> bool:
             given = flat(joined(ids, lengths).to(device), len(ids), PROBE[0], first)
             packed = model(given if flash else features(model, ids, lengths))
         same = _alike(plain["sentence_embedding"].float(), packed["sentence_embedding"].float(), flash)
+        why_not = "" if same else "without padding it gives other vectors"
         if same and flash:
             _try_backward(model, joined(ids, lengths).to(device), len(ids), first)
-    except Exception:  # whatever a strange model trips over: it can be trained padded
-        same = False
+    except Exception as error:  # whatever a strange model trips over: it can be trained padded
+        why_not = failure_of(error)[1].splitlines()[0]
     finally:
         model.train(was)
-    if same and not flash:
-        cheap.replace(base)
-    elif not same:
+    if why_not:
         bert.restore(base)
         base.set_attn_implementation(before)
         transformer.model_forward_params = known
-    return same
+    elif not flash:
+        cheap.replace(base)
+    return why_not
+
+
+def _bf16(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def _try_backward(model: SentenceTransformer, chunk: Tensor, tokens: int, first: int) -> None:
     """Raises what the kernel's backward pass raises, which takes fewer shapes than its forward pass."""
     devices = [chunk.device] if chunk.is_cuda else []
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
+    with torch.inference_mode(False), torch.enable_grad(), _bf16(chunk.device), torch.random.fork_rng(devices):
         found = model.train()(flat(chunk.clone(), tokens, PROBE[0], first))["sentence_embedding"]
         learning = [p for p in model.parameters() if p.requires_grad]
         if learning:

@@ -92,6 +92,21 @@ def test_by_the_gpus_kernel_texts_have_the_vectors_and_gradients_of_padded_ones(
     assert (gradient - reference).norm() < 1e-5 * reference.norm()
 
 
+def test_a_kernel_that_takes_16_bits_alone_is_tried_in_them_both_ways(monkeypatch):
+    """As torch's does; the stand-in takes any."""
+    tried = []
+
+    def varlen(q, *more):
+        if q.dtype != torch.bfloat16:
+            raise RuntimeError("FlashAttention only support fp16 and bf16 data type")
+        tried.append(q.requires_grad)
+        return kernel.varlen(q, *more)
+
+    monkeypatch.setattr(packing, "varlen", varlen)
+    assert minilm().pack(flash=True) == "texts without padding, by the flash kernel"
+    assert set(tried) == {False, True}
+
+
 @pytest.mark.parametrize("which", ["sees neighbours", "torch's own, which is for GPUs"])
 def test_where_the_gpus_kernel_is_wrong_or_not_there_texts_are_padded_and_that_is_said(monkeypatch, which):
     def sees_neighbours(q, k, v, borders, *more):
@@ -101,7 +116,8 @@ def test_where_the_gpus_kernel_is_wrong_or_not_there_texts_are_padded_and_that_i
         monkeypatch.setattr(packing, "varlen", sees_neighbours)
     encoder = minilm()
     assert left_as_it_was(encoder, flash=True)
-    assert encoder.pack(flash=True).startswith("texts padded: ")
+    why = "without padding it gives other vectors" if which == "sees neighbours" else "NotImplementedError: "
+    assert encoder.pack(flash=True).startswith(f"texts padded: {why}")
 
 
 def test_a_kernel_without_a_backward_pass_for_this_model_leaves_it_padded(monkeypatch):
@@ -117,6 +133,7 @@ def test_a_kernel_without_a_backward_pass_for_this_model_leaves_it_padded(monkey
     monkeypatch.setattr(packing, "varlen", Forward.apply)
     encoder = minilm()
     assert left_as_it_was(encoder, flash=True)
+    assert encoder.pack(flash=True) == "texts padded: RuntimeError: head size 256 with dropout"
 
 
 def test_layers_that_look_only_near_by_leave_a_model_padded(monkeypatch, tiny_bert, tmp_path):
