@@ -34,11 +34,11 @@ class Batch:
     known_BC: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on ``device``."""
+        """The same batch with its tensors on ``device``; a GPU's host does not wait for what it is at."""
         if device.type == "cpu":
             return self
         moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
+            name: getattr(self, name).pin_memory().to(device, non_blocking=True)
             for name in ("anchor_B", "positive_B", "negative_B", "weight_B", "title_C", "known_BC")
         }
         return replace(self, **moved)

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import OutOfMemory
 from embsearch.model.attention import WRITTEN_OUT
-from embsearch.model.device import Compute, is_out_of_memory
+from embsearch.model.device import Compute, is_out_of_memory, onto
 from embsearch.model.encoder import Encoder
 
 # Not cuDNN's, which torch takes first on a Hopper GPU: it makes a plan for every new shape, and batches of texts have
@@ -53,10 +53,8 @@ def encode(encoder: Encoder, tokens: Tokens, texts: np.ndarray, alone: bool = Fa
         ids = np.concatenate([tokens.row(i) for i in texts])
         return encoder.packed(encoder.rows(ids), tokens.lengths[texts], encoder.below(tokens, texts), alone)
     ids, mask = tokens.padded(texts, encoder.pad)
-    pair = torch.from_numpy(encoder.rows(ids)), torch.from_numpy(mask)
     device = encoder.device
-    if device.type == "cuda":
-        pair = tuple(t.pin_memory().to(device, non_blocking=True) for t in pair)  # type: ignore[assignment]
+    pair = (onto(device, torch.from_numpy(array)) for array in (encoder.rows(ids), mask))
     written_out = device.type == "cpu" and encoder.training and ids.shape[1] <= WRITTEN_OUT
     kernels = [SDPBackend.MATH] if written_out else KERNELS
     with sdpa_kernel(kernels):

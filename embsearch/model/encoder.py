@@ -49,7 +49,9 @@ class Encoder(nn.Module):
         if why_not:
             return f"texts padded: {why_not}"
         self.graphs = Graphs(self.model) if flash else None
-        return f"texts without padding{', by the flash kernel' if flash else ''}"
+        base = self.model.transformers_model
+        assert base is not None, "pretrained.build checked that this is a text transformer"
+        return f"texts without padding{', by ' + packing.kernels(base) if flash else ''}"
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         embeddings_BE: Tensor = self.model({"input_ids": ids_BT, "attention_mask": mask_BT})["sentence_embedding"]

@@ -29,40 +29,41 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from embsearch.model import packing
-from embsearch.model.device import failure_of
+from embsearch.model.device import failure_of, onto
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 RECUR = 4  # chunks of a size before it is recorded, which takes 0.05 to 0.08 s: repaid within ten steps
 MOST = 8  # sizes kept; the one not used for longest makes room
-TOKENS, TEXTS, LONGEST = 256, 32, 128  # sizes are multiples of these or, where it is more, of a quarter of themselves
+TOKENS, TEXTS, LONGEST = 256, 32, 128  # sizes are multiples of these or, where that is more, of a 16th of them
 FILLER = 8  # tokens of a text that fills up, about
 APART = 0.02  # a graph's gradients from autograd's, relative; in bf16, in another order of sums, at most
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of a chunk: ``longest`` is what no text exceeds."""
+    """Of a chunk: ``longest`` is what no text exceeds; ``short`` as ``packing.mostly_short`` says."""
 
     tokens: int
     texts: int
     longest: int
+    short: bool
 
     @staticmethod
     def of(lengths: np.ndarray) -> Size:
-        return Size(int(lengths.sum()), len(lengths), int(lengths.max()))
+        return Size(int(lengths.sum()), len(lengths), int(lengths.max()), packing.mostly_short(lengths))
 
     def filled(self) -> Size:
         """A size that recurs, with room for a token in each further text, and for about FILLER at most."""
         longest = LONGEST * 2 ** max(0, int(np.ceil(np.log2(self.longest / LONGEST))))
         step = _step(self.tokens, TOKENS)
         texts = _up(self.texts + step // FILLER, _step(self.texts, TEXTS))
-        return Size(_up(self.tokens + texts - self.texts, step), texts, longest)
+        return Size(_up(self.tokens + texts - self.texts, step), texts, longest, self.short)
 
 
 def _step(number: int, least: int) -> int:
-    return int(max(least, 2 ** (number.bit_length() - 1) // 4))
+    return int(max(least, 2 ** (number.bit_length() - 1) // 16))
 
 
 def _up(number: int, step: int) -> int:
@@ -78,7 +79,7 @@ class Chunk(nn.Module):
 
     def forward(self, chunk: Tensor) -> Tensor:
         """(texts, E) from (tokens + texts + 1,) int32."""
-        given = packing.flat(chunk, self.size.tokens, self.size.longest, self.first)
+        given = packing.flat(chunk, self.size.tokens, self.size.longest, self.size.short, self.first)
         embeddings_BE: Tensor = self.model(given)["sentence_embedding"]
         return embeddings_BE
 
@@ -98,8 +99,9 @@ class Graphs:
     def __call__(self, ids: np.ndarray, lengths: np.ndarray, alone: bool) -> Tensor:
         """(B, E) of texts whose ids lie end to end. ``alone``: the only chunk of a training step."""
         texts = len(lengths)
-        learning = [p.grad is None for p in self._model.parameters() if p.requires_grad]
-        if self.why_not or not (alone and self._model.training and all(learning)):
+        learning = self._weights.parameters if self._weights is not None else self._model.parameters()
+        cleared = all(p.grad is None for p in learning)
+        if self.why_not or not (alone and self._model.training and cleared):
             plain: Tensor = self._plain(Size.of(lengths))(self._moved(ids, lengths))
             return plain
         size = Size.of(lengths).filled()
@@ -153,8 +155,7 @@ class Graphs:
         return Chunk(self._model, size, self._first)
 
     def _moved(self, ids: np.ndarray, lengths: np.ndarray) -> Tensor:
-        chunk, device = packing.joined(ids, lengths), next(self._model.parameters()).device
-        return chunk.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else chunk.to(device)
+        return onto(next(self._model.parameters()).device, packing.joined(ids, lengths))
 
 
 def fill(ids: np.ndarray, lengths: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ transformers' own attention interface, so the model's code stays as it is; BERT'
 computed by hand (bert.py).
 
 On a GPU a call per distinct length would wait for launches; there torch's flash kernel for texts of
-different lengths takes all of a chunk at once, in 16 bits.
+different lengths takes all of a chunk at once, in 16 bits, or a kernel for short texts where most are (short.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -35,14 +36,16 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 NAME = "embsearch_packed"
+OTHERS = "without padding it gives other vectors"
 SAME = 0.999  # cosine of one text's vectors in bf16; one that saw its neighbours has 0.9
-PROBE = (160, 9, 9, 3)  # lengths; 160 is beyond the windows of local attention (ModernBERT: 128)
+PROBE = (160, 9, 9, 3)  # lengths; 160 is beyond the windows of local attention (ModernBERT: 128) and beyond LONG
+SHORT, LONG, FEW = 32, 128, 0.125  # tokens, tokens, share of texts: mostly_short
 
 
 @dataclass(frozen=True)
 class Packing:
     """Where texts lie in a packed chunk: ``runs`` are (texts, tokens a text) of one length; ``flash``: attention is
-    the GPU's kernel."""
+    by a GPU's kernels."""
 
     runs: tuple[tuple[int, int], ...]
     borders: Tensor  # (texts + 1,) cumulative lengths, int32
@@ -50,6 +53,7 @@ class Packing:
     longest: int  # tokens of a text, at most
     below: Tensor | None = None  # (tokens, D) that enter the lowest layer that learns, where they are known
     flash: bool = False
+    short: bool = False  # as ``mostly_short`` says
     _places: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def places(self, heads: int) -> tuple[Tensor, Tensor]:
@@ -118,7 +122,44 @@ def _flash(
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     q, k, v = (t.squeeze(0).transpose(0, 1).to(dtype).contiguous() for t in (query, key, value))
+    if packing.short and not no_short(q.shape[-1], q.device):
+        from embsearch.model import short
+
+        return short.attention(q, k, v, packing.borders, scale, dropout, causal)
     return varlen(q, k, v, packing.borders, packing.longest, scale, dropout, causal)
+
+
+def kernels(base: nn.Module) -> str:
+    """What a packed model's attention is computed by on a GPU."""
+    config: Any = base.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    why_not = no_short(width, next(base.parameters()).device)
+    return "the flash kernel" + (f" alone: {why_not}" if why_not else ", short ones by one for them")
+
+
+def mostly_short(lengths: np.ndarray) -> bool:
+    """Whether the kernel of short texts is faster than flash for texts of such ``lengths``. On an H100 one of up to
+    SHORT tokens takes it a quarter of flash's time, one of up to LONG four times, and one above it does not take."""
+    return bool(lengths.max() <= LONG and (lengths > SHORT).mean() <= FEW)
+
+
+@cache
+def no_short(width: int, device: torch.device) -> str:
+    """Why short texts go through the flash kernel too; empty where they do not. ``width``: of a head. Decided once in
+    a process, by trying."""
+    if device.type != "cuda":
+        return "it is for GPUs"
+    try:
+        from embsearch.model import short
+
+        if width not in short.WIDTHS:
+            return f"heads are {width} wide"
+        plain = torch.autocast(device.type, enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), plain, torch.random.fork_rng([device]):
+            short.check(width, device)
+    except Exception as error:  # no Triton, no compiler, too little shared memory
+        return failure_of(error)[1].splitlines()[0]
+    return ""
 
 
 def varlen(
@@ -171,8 +212,8 @@ def features(
     }
 
 
-def flat(chunk: Tensor, tokens: int, longest: int, first: int) -> dict[str, Any]:
-    """The model's input for the GPU's kernel, from what lies there: nothing is asked back. ``chunk`` (int32) has the
+def flat(chunk: Tensor, tokens: int, longest: int, short: bool, first: int) -> dict[str, Any]:
+    """The model's input for a GPU's kernels, from what lies there: nothing is asked back. ``chunk`` (int32) has the
     ids of ``tokens`` tokens and after them the borders of their texts; ``first`` is a text's first position."""
     ids_T, borders = chunk[:tokens], chunk[tokens:]
     at_T = torch.arange(len(ids_T), device=ids_T.device, dtype=torch.int32)
@@ -181,7 +222,7 @@ def flat(chunk: Tensor, tokens: int, longest: int, first: int) -> dict[str, Any]
     return {
         "input_ids": ids_T[None],
         "position_ids": positions_1T,
-        "packing": Packing((), borders, positions_1T, longest, flash=True),
+        "packing": Packing((), borders, positions_1T, longest, flash=True, short=short),
         "cu_seq_lens_q": borders,
         "seq_idx": text_T[None],
     }
@@ -207,8 +248,8 @@ def prepare(model: SentenceTransformer, flash: bool = False) -> str:
 
     Decided by trying: a few random texts through both ways. Models whose attention does not go
     through the interface (relative positions), looks only near by, or whose pooler reads the
-    first token of the sequence, are left as they were. With ``flash``, the GPU's kernel in bf16: every vector must
-    point where the padded one does.
+    first token of the sequence, are left as they were. With ``flash``, a GPU's kernels in bf16: every vector must
+    point where the padded one does, of all texts together and of the short ones alone.
     """
     from sentence_transformers.sentence_transformer.modules import Pooling
 
@@ -229,19 +270,17 @@ def prepare(model: SentenceTransformer, flash: bool = False) -> str:
             mask = np.arange(lengths[0]) < lengths[:, None]
             padded[mask] = np.concatenate(rows)
             pair = torch.from_numpy(padded).to(device), torch.from_numpy(mask).long().to(device)
-            plain = model({"input_ids": pair[0], "attention_mask": pair[1]})
+            plain_BE = model({"input_ids": pair[0], "attention_mask": pair[1]})["sentence_embedding"].float()
             base.set_attn_implementation(NAME)
             if not flash:
                 bert.replace(base)
             if known is not None:
                 transformer.model_forward_params = known | {"packing", "position_ids"}
-            ids, (first, _) = np.concatenate(rows), positions(base)
-            given = flat(joined(ids, lengths).to(device), len(ids), PROBE[0], first)
-            packed = model(given if flash else features(model, ids, lengths))
-        same = _alike(plain["sentence_embedding"].float(), packed["sentence_embedding"].float(), flash)
-        why_not = "" if same else "without padding it gives other vectors"
-        if same and flash:
-            _try_backward(model, joined(ids, lengths).to(device), len(ids), first)
+            if flash:
+                why_not = _try_flash(model, rows, plain_BE) or _try_flash(model, rows[1:], plain_BE[1:])
+            else:
+                packed = model(features(model, np.concatenate(rows), lengths))["sentence_embedding"]
+                why_not = "" if torch.allclose(plain_BE, packed.float(), atol=1e-5) else OTHERS
     except Exception as error:  # whatever a strange model trips over: it can be trained padded
         why_not = failure_of(error)[1].splitlines()[0]
     finally:
@@ -256,23 +295,32 @@ def prepare(model: SentenceTransformer, flash: bool = False) -> str:
 
 
 def _bf16(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16)
+    """Keeps no weights that were cast without gradients for a pass with them."""
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
-def _try_backward(model: SentenceTransformer, chunk: Tensor, tokens: int, first: int) -> None:
-    """Raises what the kernel's backward pass raises, which takes fewer shapes than its forward pass."""
+def _try_flash(model: SentenceTransformer, rows: list[np.ndarray], plain_BE: Tensor) -> str:
+    """Why a GPU's kernels will not do for texts whose padded vectors are ``plain_BE``. Raises what their backward
+    pass raises, which takes fewer shapes than their forward pass."""
+    lengths = np.array([len(row) for row in rows])
+    first, _ = positions(model[0].auto_model)  # type: ignore[arg-type]
+    chunk = joined(np.concatenate(rows), lengths).to(plain_BE.device)
+
+    def vectors() -> Tensor:
+        given = flat(chunk.clone(), int(lengths.sum()), int(lengths.max()), mostly_short(lengths), first)
+        found: Tensor = model(given)["sentence_embedding"].float()
+        return found
+
+    if not (torch.cosine_similarity(plain_BE, vectors()) > SAME).all():
+        return OTHERS
     devices = [chunk.device] if chunk.is_cuda else []
+    learning = [p for p in model.parameters() if p.requires_grad]
     with torch.inference_mode(False), torch.enable_grad(), _bf16(chunk.device), torch.random.fork_rng(devices):
-        found = model.train()(flat(chunk.clone(), tokens, PROBE[0], first))["sentence_embedding"]
-        learning = [p for p in model.parameters() if p.requires_grad]
+        model.train()
         if learning:
-            torch.autograd.grad(found.float().sum(), learning, allow_unused=True)
-
-
-def _alike(plain: Tensor, packed: Tensor, flash: bool) -> bool:
-    if flash:
-        return bool((torch.cosine_similarity(plain, packed) > SAME).all())
-    return torch.allclose(plain, packed, atol=1e-5)
+            torch.autograd.grad(vectors().sum(), learning, allow_unused=True)
+    model.eval()
+    return ""
 
 
 def _probe(model: SentenceTransformer) -> list[np.ndarray]:

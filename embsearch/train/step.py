@@ -26,7 +26,7 @@ from embsearch.config.schema import TrainConfig
 from embsearch.data.batch import Batch
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import OutOfMemory
-from embsearch.model.device import Compute, is_out_of_memory
+from embsearch.model.device import Compute, is_out_of_memory, onto
 from embsearch.model.embed import chunks, encode
 from embsearch.model.encoder import Encoder
 from embsearch.model.graphs import MOST
@@ -181,7 +181,7 @@ class Stepper:
                 _set_random_state(self.compute.device, passed.states[number])
                 with self.compute.context():
                     part = self._encode(batch, take)
-            gradient = gradient_DE[torch.from_numpy(take).to(part.device)].to(part.dtype)
+            gradient = gradient_DE[onto(part.device, torch.from_numpy(take))].to(part.dtype)
             part.backward(gradient)  # type: ignore[no-untyped-call]
         _set_random_state(self.compute.device, after)
 
@@ -200,7 +200,7 @@ class Stepper:
         if passed.parts:
             own_BE = _reorder(torch.cat([part.detach() for part in passed.parts]), passed.plan).float()
         embeddings_DE = group.vectors(own_BE, shares).requires_grad_()
-        share = torch.from_numpy(shares[group.rank]).to(embeddings_DE.device)
+        share = onto(embeddings_DE.device, torch.from_numpy(shares[group.rank]))
 
         def work() -> float:
             loss = self._loss(embeddings_DE, batch)
@@ -262,7 +262,7 @@ class Stepper:
 def _reorder(parts_DE: Tensor, plan: list[np.ndarray]) -> Tensor:
     """Embeddings in the batch's order from embeddings in the plan's."""
     back = np.argsort(np.concatenate(plan), kind="stable")
-    return parts_DE[torch.from_numpy(back).to(parts_DE.device)]
+    return parts_DE[onto(parts_DE.device, torch.from_numpy(back))]
 
 
 def _random_state(device: torch.device) -> Tensor:

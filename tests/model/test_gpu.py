@@ -38,7 +38,7 @@ def encoder(folder, dropout=0.0, precision="bf16", packed=True):
     compute = choose("cuda", precision)
     made = Encoder(pretrained.build(ModelConfig(str(folder), dropout=dropout))).to(compute.device)
     if packed:
-        assert pack(made, compute) == "texts without padding, by the flash kernel"
+        assert pack(made, compute) == "texts without padding, by the flash kernel, short ones by one for them"
     return made.train(), compute
 
 
@@ -81,6 +81,47 @@ def test_the_kernel_drops_the_share_it_was_asked_to_and_sends_gradients_back_by_
     mixed.backward(draw)
     expected = torch.einsum("qhk,qhw->khw", weights, draw.float())
     assert far(value.grad.float(), expected) < 0.02
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("width", [16, 32, 64, 128])
+def test_the_kernel_of_short_texts_has_the_flash_kernels_vectors_and_gradients(width, causal):
+    from embsearch.model import short
+
+    assert packing.no_short(width, torch.device("cuda")) == ""
+    counts = [1, 16, 17, 32, 33, 64, 100, 128]
+    borders = torch.tensor([0, *counts]).cumsum(0, dtype=torch.int32).cuda()
+    given = [torch.randn(sum(counts), 3, width, device="cuda", dtype=torch.bfloat16) for _ in range(4)]
+    gradient, inputs = given.pop(), [t.requires_grad_() for t in given]
+    mixed = packing.varlen(*inputs, borders, 128, width**-0.5, 0.0, causal)
+    expected = [mixed, *torch.autograd.grad(mixed, inputs, gradient)]
+    for _ in range(2):
+        mixed = short.attention(*inputs, borders, width**-0.5, 0.0, causal)
+        found = [mixed, *torch.autograd.grad(mixed, inputs, gradient)]
+        assert all(far(one.float(), other.float()) < 0.01 for one, other in zip(found, expected, strict=True))
+
+
+def test_the_kernel_of_short_texts_drops_the_share_it_was_asked_to_and_sends_gradients_back_by_the_same_draw():
+    from embsearch.model import short
+
+    count, width, share = 64, 64, 0.25
+    query, key = (torch.randn(count, 2, width, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    value = torch.eye(width, device="cuda", dtype=torch.bfloat16)[:, None].repeat(1, 2, 1).requires_grad_()
+    borders = torch.tensor([0, count], device="cuda", dtype=torch.int32)
+    torch.manual_seed(0)
+    mixed = short.attention(query, key, value, borders, width**-0.5, share, False)
+    again = short.attention(query, key, value, borders, width**-0.5, share, False)
+    torch.manual_seed(0)
+    assert torch.equal(short.attention(query, key, value, borders, width**-0.5, share, False), mixed)
+    whole = short.attention(query, key, value.detach(), borders, width**-0.5, 0.0, False).float()
+    weights = mixed.detach().float()
+    kept = weights > 0
+    assert not torch.equal(kept, again > 0)
+    assert abs(1 - kept.float().mean().item() - share) < 0.02
+    torch.testing.assert_close(weights[kept], whole[kept] / (1 - share), rtol=0.02, atol=1e-3)
+    draw = torch.randn_like(mixed)
+    (found,) = torch.autograd.grad(mixed, value, draw)
+    assert far(found.float(), torch.einsum("qhk,qhw->khw", weights, draw.float())) < 0.02
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

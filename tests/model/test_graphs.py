@@ -46,6 +46,9 @@ def test_batches_of_a_size_recur():
 class Apart:
     """Gradients that lie apart, as without graphs."""
 
+    def __init__(self, chunk, dtype):
+        self.parameters = list(chunk.parameters())
+
     def handed_over(self):
         return False
 
@@ -62,7 +65,7 @@ def recorded(monkeypatch):
 
     monkeypatch.setattr(packing, "varlen", kernel.varlen)
     monkeypatch.setattr(graphs, "record", record)
-    monkeypatch.setattr(graphs, "Weights", lambda *given: Apart())
+    monkeypatch.setattr(graphs, "Weights", Apart)
     return found
 
 
@@ -126,7 +129,7 @@ def test_what_is_measured_is_not_filled_up(tiny_bert, recorded):
     with torch.no_grad():
         for _ in range(graphs.RECUR + 3):
             made.packed(ids, lengths, alone=True)
-    assert set(sizes) == {graphs.Size(10, 2, 6)}
+    assert set(sizes) == {graphs.Size(10, 2, 6, True)}
     assert recorded == []
 
 

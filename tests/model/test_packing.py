@@ -17,6 +17,7 @@ from embsearch.model.embed import chunks, embed
 from embsearch.model.encoder import Encoder
 
 CPU = choose("cpu", "fp32")
+BY_FLASH = "texts without padding, by the flash kernel alone: it is for GPUs"
 LENGTHS = np.array([300, 40, 40, 7, 7, 7, 3, 257, 1])  # on both sides of where attention is written out
 
 
@@ -86,7 +87,7 @@ def test_by_the_gpus_kernel_texts_have_the_vectors_and_gradients_of_padded_ones(
     monkeypatch.setattr(packing, "varlen", kernel.varlen)
     expected, reference = learned(minilm(pooling=pooling), packed=False)
     encoder = minilm(pooling=pooling)
-    assert encoder.pack(flash=True) == "texts without padding, by the flash kernel"
+    assert encoder.pack(flash=True) == BY_FLASH
     found, gradient = learned(encoder, packed=True)
     assert (found - expected).abs().max() < 1e-6
     assert (gradient - reference).norm() < 1e-5 * reference.norm()
@@ -103,7 +104,7 @@ def test_a_kernel_that_takes_16_bits_alone_is_tried_in_them_both_ways(monkeypatc
         return kernel.varlen(q, *more)
 
     monkeypatch.setattr(packing, "varlen", varlen)
-    assert minilm().pack(flash=True) == "texts without padding, by the flash kernel"
+    assert minilm().pack(flash=True) == BY_FLASH
     assert set(tried) == {False, True}
 
 
