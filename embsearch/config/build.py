@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -31,8 +31,10 @@ def build(values: Mapping[str, Any]) -> Config:
 
 def to_dict(config: Any) -> Any:
     """The config as plain dicts and lists, as JSON and YAML write them."""
+    if config is None or isinstance(config, (str, int, float)):  # most of it, and every trial asks
+        return config
     if is_dataclass(config):
-        return {f.name: to_dict(getattr(config, f.name)) for f in fields(config)}
+        return {name: to_dict(getattr(config, name)) for name in _names(config.__class__)}
     if isinstance(config, Mapping):
         return {k: to_dict(v) for k, v in config.items()}
     if isinstance(config, (list, tuple)):
@@ -42,14 +44,21 @@ def to_dict(config: Any) -> Any:
 
 def with_values(config: Config, params: Mapping[str, Any]) -> Config:
     """A copy of ``config`` with the values at the given paths (``{"train.lr": 1e-4}``)."""
-    tree = to_dict(config)
+    touched = {path.split(".")[0] for path in params}
+    tree = {name: to_dict(getattr(config, name, {})) for name in touched}
     for path, value in params.items():
         *rooms, leaf = path.split(".")
         node = tree
         for room in rooms:
             node = node[room]
         node[leaf] = value
-    return build(tree)
+    faults: list[str] = []
+    made = _build(Config, secrets.taken_out(tree), "", faults)
+    if faults:
+        raise ConfigError(faults)
+    made = replace(config, **{name: getattr(made, name) for name in touched})
+    _check(made)
+    return made
 
 
 def paths(cls: type = Config, prefix: str = "") -> dict[str, Any]:
@@ -92,6 +101,11 @@ def _build(cls: type[T], values: Any, at: str, faults: list[str]) -> T:
             except (TypeError, ValueError) as error:
                 faults.append(f"{at}{name}={values[name]!r}: expected {error}")
     return cls(**made)
+
+
+@cache
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(cls))
 
 
 @cache  # Python evaluates them anew whenever it is asked, and every trial asks

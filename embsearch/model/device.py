@@ -56,6 +56,11 @@ def failure_of(error: Exception) -> tuple[str, str]:
     return ("out_of_memory" if is_out_of_memory(error) else "bug"), f"{type(error).__name__}: {error}"
 
 
+def reason(error: Exception) -> str:
+    """What failed in a line, never an empty one."""
+    return next(iter(failure_of(error)[1].splitlines()), "") or type(error).__name__
+
+
 def choose(device: str, precision: str) -> Compute:
     """The compute for config ``device`` and ``train.precision``. Raises ConfigError."""
     made = _choose(device, precision)

@@ -29,14 +29,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from embsearch.model import packing
-from embsearch.model.device import failure_of, onto
+from embsearch.model.device import onto, reason
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 RECUR = 4  # chunks of a size before it is recorded, which takes 0.05 to 0.08 s: repaid within ten steps
 MOST = 8  # sizes kept; the one not used for longest makes room
-TOKENS, TEXTS, LONGEST = 256, 32, 128  # sizes are multiples of these or, where that is more, of a 16th of them
+TOKENS, TEXTS, LONGEST = 256, 32, 128  # sizes are multiples of these, or more (Size.filled)
 FILLER = 8  # tokens of a text that fills up, about
 APART = 0.02  # a graph's gradients from autograd's, relative; in bf16, in another order of sums, at most
 
@@ -55,15 +55,18 @@ class Size:
         return Size(int(lengths.sum()), len(lengths), int(lengths.max()), packing.mostly_short(lengths))
 
     def filled(self) -> Size:
-        """A size that recurs, with room for a token in each further text, and for about FILLER at most."""
+        """A size that recurs, with room for a token in each further text, and for about FILLER at most. Tokens go up
+        in steps of what the sum of so many lengths varies by, a share of about 1 / sqrt(texts), a quarter at most."""
         longest = LONGEST * 2 ** max(0, int(np.ceil(np.log2(self.longest / LONGEST))))
-        step = _step(self.tokens, TOKENS)
-        texts = _up(self.texts + step // FILLER, _step(self.texts, TEXTS))
+        spread = 2 ** int(np.ceil(np.log2(self.tokens / self.texts**0.5)))
+        step = max(TOKENS, min(spread, _quarter(self.tokens)))
+        texts = _up(self.texts + step // FILLER, max(TEXTS, _quarter(self.texts)))
         return Size(_up(self.tokens + texts - self.texts, step), texts, longest, self.short)
 
 
-def _step(number: int, least: int) -> int:
-    return int(max(least, 2 ** (number.bit_length() - 1) // 16))
+def _quarter(number: int) -> int:
+    """Of the largest power of two that is not above ``number``."""
+    return int(2 ** (number.bit_length() - 1) // 4)
 
 
 def _up(number: int, step: int) -> int:
@@ -140,7 +143,7 @@ class Graphs:
             self.release()  # what draws for them may be another now
             if not isinstance(error, Exception):
                 raise
-            self.why_not = failure_of(error)[1].splitlines()[0]
+            self.why_not = reason(error)
             print(f"training steps are not replayed as CUDA graphs: {self.why_not}", file=sys.stderr, flush=True)
             return self._plain(size)
         return self._recorded[size]

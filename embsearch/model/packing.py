@@ -30,7 +30,7 @@ from transformers.masking_utils import sdpa_mask
 from embsearch.model import attention as attend
 from embsearch.model import bert
 from embsearch.model import dropout as cheap
-from embsearch.model.device import failure_of
+from embsearch.model.device import reason
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -122,7 +122,7 @@ def _flash(
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     q, k, v = (t.squeeze(0).transpose(0, 1).to(dtype).contiguous() for t in (query, key, value))
-    if packing.short and not no_short(q.shape[-1], q.device):
+    if packing.short and not no_short(q.shape[-1], causal, q.device):
         from embsearch.model import short
 
         return short.attention(q, k, v, packing.borders, scale, dropout, causal)
@@ -132,19 +132,21 @@ def _flash(
 def kernels(base: nn.Module) -> str:
     """What a packed model's attention is computed by on a GPU."""
     config: Any = base.config
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    why_not = no_short(width, next(base.parameters()).device)
+    heads = getattr(config, "num_attention_heads", 0)
+    width = getattr(config, "head_dim", None) or (getattr(config, "hidden_size", 0) // heads if heads else 0)
+    causal = any(getattr(module, "is_causal", False) for module in base.modules())
+    why_not = no_short(width, causal, next(base.parameters()).device)
     return "the flash kernel" + (f" alone: {why_not}" if why_not else ", short ones by one for them")
 
 
 def mostly_short(lengths: np.ndarray) -> bool:
     """Whether the kernel of short texts is faster than flash for texts of such ``lengths``. On an H100 one of up to
-    SHORT tokens takes it a quarter of flash's time, one of up to LONG four times, and one above it does not take."""
+    SHORT tokens takes it about a quarter of flash's time, one of up to LONG four times; none may be longer."""
     return bool(lengths.max() <= LONG and (lengths > SHORT).mean() <= FEW)
 
 
 @cache
-def no_short(width: int, device: torch.device) -> str:
+def no_short(width: int, causal: bool, device: torch.device) -> str:
     """Why short texts go through the flash kernel too; empty where they do not. ``width``: of a head. Decided once in
     a process, by trying."""
     if device.type != "cuda":
@@ -156,9 +158,9 @@ def no_short(width: int, device: torch.device) -> str:
             return f"heads are {width} wide"
         plain = torch.autocast(device.type, enabled=False)
         with torch.inference_mode(False), torch.enable_grad(), plain, torch.random.fork_rng([device]):
-            short.check(width, device)
+            short.check(width, causal, device)
     except Exception as error:  # no Triton, no compiler, too little shared memory
-        return failure_of(error)[1].splitlines()[0]
+        return reason(error)
     return ""
 
 
@@ -282,7 +284,7 @@ def prepare(model: SentenceTransformer, flash: bool = False) -> str:
                 packed = model(features(model, np.concatenate(rows), lengths))["sentence_embedding"]
                 why_not = "" if torch.allclose(plain_BE, packed.float(), atol=1e-5) else OTHERS
     except Exception as error:  # whatever a strange model trips over: it can be trained padded
-        why_not = failure_of(error)[1].splitlines()[0]
+        why_not = reason(error)
     finally:
         model.train(was)
     if why_not:

@@ -19,41 +19,45 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-LONGEST = 128
+from embsearch.model.packing import LONG
+
 WIDTHS = (16, 32, 64, 128)
 APART = 0.02  # relative, in bf16, from the formula in fp32
-TILES = {32: 1, LONGEST: 8}  # tokens: warps; each is a launch, whose programs leave other texts alone
+TILES = {32: 1, LONG: 8}  # tokens: warps; each is a launch, whose programs leave other texts alone
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, scale: float, dropout: float, causal: bool) -> Tensor:
-    """(T, H, W) in 16 bits, contiguous, W of WIDTHS; ``borders`` int32; no text above LONGEST. Draws its dropout
+    """(T, H, W) in 16 bits, contiguous, W of WIDTHS; ``borders`` int32; no text above LONG tokens. Draws its dropout
     from a number of torch's generator, so it may be recorded."""
+    assert q.shape == k.shape == v.shape
     seed = torch.randint(2**31 - 1, (1,), device=q.device) if dropout else borders
     mixed: Tensor = _Attention.apply(q, k, v, borders, seed, scale, dropout, causal)  # type: ignore[no-untyped-call]
     return mixed
 
 
-def check(width: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> None:
+def check(width: int, causal: bool, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> None:
     """Try the kernels on texts of all tiles, which compiles them: seconds, the first time on a machine. Raises
     RuntimeError where they give other vectors or gradients than the formula, and whatever the compiler raises."""
-    counts, draw = [3, 20, 50, LONGEST], torch.Generator().manual_seed(0)
+    counts, draw = [3, 20, 50, LONG], torch.Generator().manual_seed(0)
     shape = sum(counts), 2, width
     q, k, v, gradient = (torch.randn(shape, generator=draw).to(device, dtype) for _ in range(4))
     borders = torch.tensor([0, *counts], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
     given = [t.requires_grad_() for t in (q, k, v)]
-    mixed = attention(q, k, v, borders, width**-0.5, 1e-9, False)  # as with dropout, which then drops nothing
+    mixed = attention(q, k, v, borders, width**-0.5, 1e-9, causal)  # as with dropout, which then drops nothing
     found = [mixed, *torch.autograd.grad(mixed, given, gradient)]
     precise = [t.detach().float().requires_grad_() for t in given]
     parts = zip(*(torch.split(t, counts) for t in precise), strict=True)
-    whole = torch.cat([_plain(*part) for part in parts])
+    whole = torch.cat([_plain(q, k, v, causal) for q, k, v in parts])
     expected = [whole, *torch.autograd.grad(whole, precise, gradient.float())]
     for one, other in zip(found, expected, strict=True):
         if not (one.float() - other).norm() <= APART * other.norm():
             raise RuntimeError("the kernel of short texts gives other vectors or gradients")
 
 
-def _plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _plain(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     scores = torch.einsum("qhw,khw->hqk", q, k) * q.shape[-1] ** -0.5
+    if causal:
+        scores = scores.masked_fill(torch.ones_like(scores[0], dtype=torch.bool).triu(1), -torch.inf)
     return torch.einsum("hqk,khw->qhw", scores.softmax(-1), v)
 
 
@@ -81,15 +85,15 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], q: Tensor, borders: Tensor
     above = 0
     for tile, warps in TILES.items():
         kernel[(len(borders) - 1, heads)](
-            *tensors, borders, seed, scale, dropout, H=heads, W=width, ABOVE=above, TILE=tile, DROPS=dropout > 0,
-            CAUSAL=causal, num_warps=warps, num_stages=1,
+            *tensors, borders, seed, scale, dropout, heads, W=width, ABOVE=above, TILE=tile, MOST=LONG,
+            DROPS=dropout > 0, CAUSAL=causal, num_warps=warps, num_stages=1,
         )  # fmt: skip
         above = tile
 
 
 @triton.jit
-def _weights(q, k, rows, first, count, head, seed_at, scale, dropout, H: tl.constexpr, TILE: tl.constexpr,
-             DROPS: tl.constexpr, CAUSAL: tl.constexpr):  # fmt: skip
+def _weights(q, k, rows, first, count, head, seed_at, scale, dropout, heads, TILE: tl.constexpr,
+             MOST: tl.constexpr, DROPS: tl.constexpr, CAUSAL: tl.constexpr):  # fmt: skip
     """The weights of some of a text's tokens on all of them, and what dropout multiplies them by."""
     columns = tl.arange(0, TILE)[None, :]
     scores = tl.dot(q, tl.trans(k)) * scale
@@ -101,51 +105,56 @@ def _weights(q, k, rows, first, count, head, seed_at, scale, dropout, H: tl.cons
     weights = weights / tl.sum(weights, 1)[:, None]
     kept = tl.full(weights.shape, 1.0, tl.float32)
     if DROPS:  # each weight has its own place in the random stream; 7 rounds: Salmon et al. 2011, section 5.2
-        place = ((first + rows) * H + head) * 128 + columns
+        place = ((first + rows) * heads + head) * MOST + columns
         kept = tl.where(tl.rand(tl.load(seed_at), place, 7) >= dropout, 1 / (1 - dropout), 0.0)
     return weights, kept
 
 
-@triton.jit(do_not_specialize_on_alignment=["borders_at"])
-def _ahead(q_at, k_at, v_at, mixed_at, borders_at, seed_at, scale, dropout, H: tl.constexpr, W: tl.constexpr,
-           ABOVE: tl.constexpr, TILE: tl.constexpr, DROPS: tl.constexpr, CAUSAL: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["heads"], do_not_specialize_on_alignment=["borders_at", "seed_at"])
+def _ahead(q_at, k_at, v_at, mixed_at, borders_at, seed_at, scale, dropout, heads, W: tl.constexpr,
+           ABOVE: tl.constexpr, TILE: tl.constexpr, MOST: tl.constexpr, DROPS: tl.constexpr,
+           CAUSAL: tl.constexpr):  # fmt: skip
     text, head = tl.program_id(0), tl.program_id(1)
     first = tl.load(borders_at + text)
     count = tl.load(borders_at + text + 1) - first
     if (count > ABOVE) & (count <= TILE):
         within, width = tl.arange(0, TILE)[:, None], tl.arange(0, W)[None, :]
-        whole = ((first + within) * H + head) * W + width
+        whole = ((first + within) * heads + head) * W + width
         k = tl.load(k_at + whole, mask=within < count, other=0.0)
         v = tl.load(v_at + whole, mask=within < count, other=0.0)
         for begin in range(0, count, 32):
             rows = begin + tl.arange(0, 32)[:, None]
-            part = ((first + rows) * H + head) * W + width
+            part = ((first + rows) * heads + head) * W + width
             q = tl.load(q_at + part, mask=rows < count, other=0.0)
-            weights, kept = _weights(q, k, rows, first, count, head, seed_at, scale, dropout, H, TILE, DROPS, CAUSAL)
+            weights, kept = _weights(
+                q, k, rows, first, count, head, seed_at, scale, dropout, heads, TILE, MOST, DROPS, CAUSAL
+            )
             mixed = tl.dot((weights * kept).to(v.dtype), v)
             tl.store(mixed_at + part, mixed.to(v.dtype), mask=rows < count)
 
 
-@triton.jit(do_not_specialize_on_alignment=["borders_at"])
+@triton.jit(do_not_specialize=["heads"], do_not_specialize_on_alignment=["borders_at", "seed_at"])
 def _back(q_at, k_at, v_at, gradient_at, of_q_at, of_k_at, of_v_at, borders_at, seed_at, scale, dropout,
-          H: tl.constexpr, W: tl.constexpr, ABOVE: tl.constexpr, TILE: tl.constexpr, DROPS: tl.constexpr,
+          heads, W: tl.constexpr, ABOVE: tl.constexpr, TILE: tl.constexpr, MOST: tl.constexpr, DROPS: tl.constexpr,
           CAUSAL: tl.constexpr):  # fmt: skip
     text, head = tl.program_id(0), tl.program_id(1)
     first = tl.load(borders_at + text)
     count = tl.load(borders_at + text + 1) - first
     if (count > ABOVE) & (count <= TILE):
         within, width = tl.arange(0, TILE)[:, None], tl.arange(0, W)[None, :]
-        whole = ((first + within) * H + head) * W + width
+        whole = ((first + within) * heads + head) * W + width
         k = tl.load(k_at + whole, mask=within < count, other=0.0)
         v = tl.load(v_at + whole, mask=within < count, other=0.0)
         of_k = tl.zeros((TILE, W), tl.float32)
         of_v = tl.zeros((TILE, W), tl.float32)
         for begin in range(0, count, 32):
             rows = begin + tl.arange(0, 32)[:, None]
-            part = ((first + rows) * H + head) * W + width
+            part = ((first + rows) * heads + head) * W + width
             q = tl.load(q_at + part, mask=rows < count, other=0.0)
             gradient = tl.load(gradient_at + part, mask=rows < count, other=0.0)
-            weights, kept = _weights(q, k, rows, first, count, head, seed_at, scale, dropout, H, TILE, DROPS, CAUSAL)
+            weights, kept = _weights(
+                q, k, rows, first, count, head, seed_at, scale, dropout, heads, TILE, MOST, DROPS, CAUSAL
+            )
             of_v += tl.dot(tl.trans((weights * kept).to(v.dtype)), gradient)
             of_weights = tl.dot(gradient, tl.trans(v)) * kept
             of_scores = weights * (of_weights - tl.sum(weights * of_weights, 1)[:, None]) * scale

@@ -10,6 +10,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -119,7 +120,7 @@ class Board(Mapping[int, T], Generic[T]):
     def in_state(self, *states: State) -> list[T]:
         """The trials in one of these states, by number."""
         found = [trial for state in states for trial in self._by_state.get(state, {}).values()]
-        return sorted(found, key=lambda trial: trial.number)
+        return sorted(found, key=attrgetter("number"))
 
     def count(self, state: State) -> int:
         """How many trials are in this state."""

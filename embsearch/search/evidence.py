@@ -91,8 +91,8 @@ def _usable(
     for trial in shown:
         if trial.failed_by(("bug", "killed", "hung")):
             continue
-        known = [d for d in space.dimensions if trial.number not in inside and d.path in trial.params]
-        if all(d.contains(trial.params[d.path]) for d in known):
+        params = trial.params
+        if trial.number in inside or all(d.contains(params[d.path]) for d in space.dimensions if d.path in params):
             yield trial, {} if trial.failed_by(BLAMED) else scheduler.proved(trial, board)
 
 

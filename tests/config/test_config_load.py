@@ -2,7 +2,7 @@
 
 import pytest
 
-from embsearch.config.build import to_dict, with_values
+from embsearch.config.build import build, to_dict, with_values
 from embsearch.config.load import compose, diff, digest, flatten, identity
 from embsearch.errors import ConfigError
 
@@ -78,3 +78,21 @@ def test_a_difference_reads_as_one_line_a_setting():
     ]
     assert diff({"a": 1}, {"b": {"c": 2}}) == ["a: 1 -> (not there)", "b.c: (not there) -> 2"]
     assert diff(to_dict(config), to_dict(config)) == []
+
+
+def test_values_at_paths_leave_the_rest_as_it_was_and_are_checked_as_all_settings_are():
+    config = build({"train": {"lr": 1e-4}, "evaluate": {"at": [0.5, 1.0]}, "device": "cpu"})
+    found = with_values(config, {"train.batch_size": 64, "study.storage": "postgresql://me:secret@host/db"})
+    assert to_dict(found) == to_dict(config) | {
+        "train": to_dict(config.train) | {"batch_size": 64},
+        "study": to_dict(config.study) | {"storage": "postgresql://me@host/db"},
+    }
+    assert with_values(config, {"device": "cuda"}).device == "cuda"
+    for path, words in (
+        ("train.batch_sise", "train.batch_sise: no such setting. Did you mean 'train.batch_size'?"),
+        ("nope", "nope: no such setting."), ("nope.lr", "nope: no such setting."),
+        ("train.lr", "train.lr='fast': expected a number"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError) as found:
+            with_values(config, {path: "fast"})
+        assert words in str(found.value)

@@ -19,11 +19,19 @@ from embsearch.train.step import Stepper
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 ROWS = 24
+LONGEST = {"short": 32, "flash": 40}  # tokens of a text: by one kernel, and by the other
+kernel = "short"
+
+
+@pytest.fixture(autouse=True, params=LONGEST)
+def by(request, monkeypatch):
+    monkeypatch.setitem(globals(), "kernel", request.param)
+    assert packing.mostly_short(tokens().lengths) == (request.param == "short")
 
 
 def tokens() -> Tokens:
     draw = np.random.default_rng(0)
-    lengths = draw.integers(3, 40, 3 * ROWS)
+    lengths = draw.integers(3, 1 + LONGEST[kernel], 3 * ROWS)
     ids = draw.integers(5, 30, lengths.sum()).astype(np.int32)
     return Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]))
 
@@ -88,7 +96,7 @@ def test_the_kernel_drops_the_share_it_was_asked_to_and_sends_gradients_back_by_
 def test_the_kernel_of_short_texts_has_the_flash_kernels_vectors_and_gradients(width, causal):
     from embsearch.model import short
 
-    assert packing.no_short(width, torch.device("cuda")) == ""
+    assert packing.no_short(width, causal, torch.device("cuda")) == ""
     counts = [1, 16, 17, 32, 33, 64, 100, 128]
     borders = torch.tensor([0, *counts]).cumsum(0, dtype=torch.int32).cuda()
     given = [torch.randn(sum(counts), 3, width, device="cuda", dtype=torch.bfloat16) for _ in range(4)]
@@ -131,7 +139,7 @@ def test_a_recorded_step_is_the_plain_step_draw_for_draw(tiny_bert, dropout):
     for _ in range(graphs.RECUR + 1):
         gradients(made, compute)
     assert made.graphs.why_not == ""
-    assert list(made.graphs.sizes)
+    assert [size.short for size in made.graphs.sizes] == [kernel == "short"]
     for seed, (loss, expected) in enumerate(plain):
         found_loss, found = gradients(made, compute, seed)
         assert found_loss == pytest.approx(loss, rel=1e-4)
