@@ -122,7 +122,7 @@ def _flash(
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     q, k, v = (t.squeeze(0).transpose(0, 1).to(dtype).contiguous() for t in (query, key, value))
-    if packing.short and not no_short(q.shape[-1], causal, q.device):
+    if packing.short and v.shape == q.shape and not no_short(q.shape[-1], causal, q.device):
         from embsearch.model import short
 
         return short.attention(q, k, v, packing.borders, scale, dropout, causal)
