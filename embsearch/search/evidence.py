@@ -24,7 +24,7 @@ BLAMED = ("diverged", "out_of_memory")  # failures that the parameters caused
 # TPE models the best 25 trials against the others, the older the less, and its time grows with their number: it is
 # shown so many at most, the best and the newest. See docs/decisions/0012-ten-thousand-trials.md.
 # Of those that run, from whose places it keeps away, the newest RUNNING: a thousand would double its time.
-SHOWN, BEST, RUNNING = 500, 50, 250
+SHOWN, BEST, RUNNING = 300, 50, 250
 
 Kept = dict[int, tuple[tuple[Any, ...], FrozenTrial]]  # by number: a standing, and the trial made of it
 
