@@ -21,11 +21,17 @@ def build(values: Mapping[str, Any]) -> Config:
 
     Raises ConfigError naming every wrong key and value.
     """
+    config = _typed(values)
+    _check(config)
+    return config
+
+
+def _typed(values: Mapping[str, Any]) -> Config:
+    """As ``build``, but the settings are not held against each other."""
     faults: list[str] = []
     config = _build(Config, secrets.taken_out(values), "", faults)
     if faults:
         raise ConfigError(faults)
-    _check(config)
     return config
 
 
@@ -52,11 +58,8 @@ def with_values(config: Config, params: Mapping[str, Any]) -> Config:
         for room in rooms:
             node = node[room]
         node[leaf] = value
-    faults: list[str] = []
-    made = _build(Config, secrets.taken_out(tree), "", faults)
-    if faults:
-        raise ConfigError(faults)
-    made = replace(config, **{name: getattr(made, name) for name in touched})
+    typed = _typed(tree)
+    made = replace(config, **{name: getattr(typed, name) for name in touched})
     _check(made)
     return made
 

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from embsearch.data.dataset import Dataset, Ids, Triplets
+
+
+def onto(device: torch.device, tensor: Tensor) -> Tensor:
+    """``tensor`` on ``device``; a GPU's host does not wait for what it is at, as for memory that may be paged out."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,11 @@ class Batch:
     known_BC: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on ``device``; a GPU's host does not wait for what it is at."""
+        """The same batch with its tensors on ``device``."""
         if device.type == "cpu":
             return self
-        moved = {
-            name: getattr(self, name).pin_memory().to(device, non_blocking=True)
+        moved: dict[str, Any] = {
+            name: onto(device, getattr(self, name))
             for name in ("anchor_B", "positive_B", "negative_B", "weight_B", "title_C", "known_BC")
         }
         return replace(self, **moved)

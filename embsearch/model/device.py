@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from embsearch.errors import ConfigError, EmbsearchError, UserError
 from embsearch.values import Scalar
@@ -34,11 +33,6 @@ class Compute:
         return torch.autocast(
             self.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None
         )
-
-
-def onto(device: torch.device, tensor: Tensor) -> Tensor:
-    """``tensor`` on ``device``; a GPU's host does not wait for what it is at, as for memory that may be paged out."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from embsearch.data.batch import onto
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import OutOfMemory
 from embsearch.model.attention import WRITTEN_OUT
-from embsearch.model.device import Compute, is_out_of_memory, onto
+from embsearch.model.device import Compute, is_out_of_memory
 from embsearch.model.encoder import Encoder
 
 # Not cuDNN's, which torch takes first on a Hopper GPU: it makes a plan for every new shape, and batches of texts have

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from embsearch.data.batch import onto
 from embsearch.model import packing
-from embsearch.model.device import onto, reason
+from embsearch.model.device import reason
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

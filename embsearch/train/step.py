@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from embsearch.config.schema import TrainConfig
-from embsearch.data.batch import Batch
+from embsearch.data.batch import Batch, onto
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import OutOfMemory
-from embsearch.model.device import Compute, is_out_of_memory, onto
+from embsearch.model.device import Compute, is_out_of_memory
 from embsearch.model.embed import chunks, encode
 from embsearch.model.encoder import Encoder
 from embsearch.model.graphs import MOST
