@@ -264,7 +264,7 @@ def part_sizes(run: Run) -> dict[str, Any]:
     with run.sides({"sizes": {"does": "sizes", "set": [ALL]}}) as sides:
         for batch, length in points:
             quiet(run.args.patience / len(points))
-            took = sides["sizes"].turn(batch=batch, length=length, repeat=3 if batch * length < 4096 else 2)
+            took = sides["sizes"].turn(batch=batch, length=length, repeat=6 if batch * length < 4096 else 3)
             whole, without = min(lap[0] for lap in took["laps"]), min(lap[1] for lap in took["laps"])
             found.append({
                 "batch": batch, "length": length, "us_a_token": round(1e6 * whole / took["tokens"], 1),

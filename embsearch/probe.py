@@ -93,7 +93,7 @@ def _memory(
     batch = augment(_longest(config, data, tokens), 0)
     stepper(batch)
     encoder.zero_grad(set_to_none=True)
-    plan, padded, cached = stepper.plan(stepper.own(batch))
+    plan, padded, kept = stepper.plan(stepper.own(batch))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) * group.size
     gpu = {}
     if compute.device.type == "cuda":
@@ -102,7 +102,8 @@ def _memory(
             "gpu_total": torch.cuda.mem_get_info(compute.device)[1],
         }
     return {"texts": batch.texts_seen, "distinct": len(batch.text_D), "tokens": padded, "chunks": len(plan),
-            "cached": cached, "halved": stepper.budget < config.train.chunk_tokens, "peak": peak, **gpu}  # fmt: skip
+            "cached": kept < len(plan), "halved": stepper.budget < config.train.chunk_tokens, "peak": peak,
+            **gpu}  # fmt: skip
 
 
 def _longest(config: Config, data: Dataset, tokens: Tokens) -> Batch:

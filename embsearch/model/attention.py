@@ -4,14 +4,19 @@ The texts of a chunk stand in the order of their length, those of one length sid
 rows are put into an order in which every run's heads are one batch of matrices without a copy, and back; in
 between a run costs two products forward and four backward. Autograd records some 25 operations for each run.
 
+Long runs are cut so that the squares (L, L) of a piece stay in a core's cache from one operation to the next
+(docs/decisions/0030-attention-in-pieces.md).
+
 Shapes: H heads, W their width, T tokens of the chunk, n texts of L tokens in a run.
 Gradients of softmax attention: dV = P' dO; dP = dO V'; dS = P (dP - sum(dP P)); dQ = dS K; dK = dS' Q, with
-the dropout mask on P and dP.
+the dropout mask on P and dP. A weight that dropout drops is kept with a minus: P is what is kept without its sign,
+the mask its sign.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -21,14 +26,29 @@ from torch import Tensor
 from embsearch.model import dropout as cheap
 
 Runs = tuple[tuple[int, int], ...]  # (texts, tokens a text)
-# Tokens a text up to which attention is written out while training: the backward pass of torch's flash
-# kernel for CPUs takes 2 to 10 times longer below, and less above (MiniLM's shape, bf16, 1 thread).
-WRITTEN_OUT = 256
+# Tokens a text up to which attention is written out here while training. Without dropout torch's flash kernel for
+# CPUs is faster from 1,024 on, and takes less memory.
+WRITTEN_OUT = 512
+# And up to which torch's own plain way is faster than that kernel, for what does not come here.
+PLAIN = 256
+# Keys of rows whose softmax is computed in fp32 also where the products are in bf16: for rows shorter than two of its
+# vectors torch's kernel for bf16 takes up to ten times as long.
+EXACT = range(16, 64)
+PIECE = 1 << 21  # weights (L, L) of all heads that are computed at once, unless one text has more
 
 
 def dtype_of(given: Tensor) -> torch.dtype:
     """In which products are computed here: autocast's, or that of what is given."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else given.dtype
+
+
+def cut(runs: Runs, heads: int) -> Runs:
+    """The same texts in runs of at most PIECE weights, or of one text."""
+    pieces: list[tuple[int, int]] = []
+    for count, length in runs:
+        most = max(1, PIECE // (heads * length**2))
+        pieces += [(min(most, count - begin), length) for begin in range(0, count, most)]
+    return tuple(pieces)
 
 
 def order(runs: Runs, heads: int) -> Tensor:
@@ -58,56 +78,75 @@ def blocks(rows: Tensor, runs: Runs, heads: int) -> Iterator[Tensor]:
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, runs: Runs, heads: int, scale: float, dropout: float, causal: bool = False,
-    masks: tuple[Tensor | None, ...] | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """What is mixed of rows in attention's order (T * H, W), the weights after softmax, the dropout mask.
+    masks: tuple[Tensor | None, ...] | None = None, keep: bool = True,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """What is mixed of rows in attention's order (T * H, W); the weights after softmax, dropped ones negative.
 
-    ``masks``, one a run: (n * H, 1, L), -inf at keys that nobody may see, or None.
+    ``masks``, one a run: (n * H, 1, L), -inf at keys that nobody may see, or None. Without ``keep`` no weights.
     """
-    mixed = torch.empty_like(v)
-    weights = torch.empty(sum(n * heads * length**2 for n, length in runs), dtype=q.dtype)
-    kept = cheap.mask(len(weights), dropout, q.dtype) if cheap.threshold(dropout) else None
-    parts = zip(*(blocks(t, runs, heads) for t in (q, k, v, mixed)), _squares(weights, runs, heads), strict=True)
-    start = 0
-    for number, (one, two, three, out, weight) in enumerate(parts):
-        mask = None if masks is None else masks[number]
+    mixed, drops = torch.empty_like(v), cheap.threshold(dropout) > 0
+    weights = q.new_empty(sum(n * heads * length**2 for n, length in runs)) if keep else None
+    rows = (blocks(t, runs, heads) for t in (q, k, v, mixed))
+    squares = repeat(None) if weights is None else _squares(weights, runs, heads)
+    for one, two, three, out, mask, weight in zip(*rows, masks or repeat(None), squares, strict=False):
         if mask is None:
-            scores = torch.bmm(one, two.transpose(1, 2)).mul_(scale)
+            scores = _product(one, two.transpose(1, 2), scale)
         else:
             scores = torch.add(mask, torch.bmm(one, two.transpose(1, 2)), alpha=scale)
         if causal:
             length = scores.shape[-1]
             scores.masked_fill_(torch.ones(length, length, dtype=torch.bool).triu_(1), -torch.inf)
-        torch.softmax(scores, -1, out=weight)
-        used = weight
-        if kept is not None:
-            used = weight * kept[start : start + weight.numel()].view_as(weight)
-        torch.bmm(used, three, out=out)
-        start += weight.numel()
-    return mixed, weights, kept
+        weight = _softmax(scores, weight)
+        if drops:
+            torch.copysign(weight, cheap.signs(weight.numel(), dropout, weight.dtype).view_as(weight), out=weight)
+            _product(weight.relu(), three, cheap.grown(dropout), out)
+        else:
+            torch.bmm(weight, three, out=out)
+    return mixed, weights
 
 
 def backward(
-    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, kept: Tensor | None,
-    runs: Runs, heads: int, scale: float,
+    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, runs: Runs, heads: int, scale: float,
+    dropout: float,
 ) -> Tensor:  # fmt: skip
     """(3, T * H, W): the gradients of q, k and v."""
-    found = torch.empty(3, *q.shape, dtype=q.dtype)
+    found, grown = q.new_empty(3, *q.shape), cheap.grown(dropout)
     rows = (blocks(t, runs, heads) for t in (q, k, v, gradient, *found))
-    start = 0
-    for one, two, three, out, done, dtwo, dthree, weight in zip(*rows, _squares(weights, runs, heads), strict=True):
-        dweight = torch.bmm(out, three.transpose(1, 2))
-        used = weight
-        if kept is not None:
-            drawn = kept[start : start + weight.numel()].view_as(weight)
-            used = weight * drawn
-            dweight.mul_(drawn)
-        torch.bmm(used.transpose(1, 2), out, out=dthree)
-        dscores = torch._softmax_backward_data(dweight, weight, -1, weight.dtype).mul_(scale)
-        torch.bmm(dscores, two, out=done)
-        torch.bmm(dscores.transpose(1, 2), one, out=dtwo)
-        start += weight.numel()
+    for one, two, three, out, done, dtwo, dthree, signed in zip(*rows, _squares(weights, runs, heads), strict=True):
+        weight, used = signed, signed
+        dweight = _product(out, three.transpose(1, 2), grown)
+        if cheap.threshold(dropout):
+            weight, used = signed.abs(), signed.relu()
+            dweight = torch.ops.aten.threshold_backward(dweight, signed, 0)
+        _product(used.transpose(1, 2), out, grown, dthree)
+        dscores = _softmax_back(dweight, weight)
+        _product(dscores, two, scale, done)
+        _product(dscores.transpose(1, 2), one, scale, dtwo)
     return found
+
+
+def _product(one: Tensor, two: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
+    """(n, A, B): matrices (n, A, C) by (n, C, B) times ``factor``, in one pass."""
+    if out is None:
+        out = one.new_empty(*one.shape[:2], two.shape[2])
+    return torch.baddbmm(out, one, two, beta=0, alpha=factor, out=out)
+
+
+def _exact(x: Tensor) -> bool:
+    return x.dtype == torch.bfloat16 and x.shape[-1] in EXACT
+
+
+def _softmax(scores: Tensor, out: Tensor | None) -> Tensor:
+    if not _exact(scores):
+        return torch.softmax(scores, -1, out=out)
+    found = torch.softmax(scores.float(), -1)
+    return found.to(scores.dtype) if out is None else out.copy_(found)
+
+
+def _softmax_back(gradient: Tensor, weight: Tensor) -> Tensor:
+    if not _exact(weight):
+        return torch._softmax_backward_data(gradient, weight, -1, weight.dtype)
+    return torch._softmax_backward_data(gradient.float(), weight.float(), -1, torch.float32).to(weight.dtype)
 
 
 class Attention(torch.autograd.Function):
@@ -121,17 +160,18 @@ class Attention(torch.autograd.Function):
         there, back = places
         heads, width = query.shape[1:]
         q, k, v = (t.reshape(-1, width).index_select(0, there) for t in (query, key, value))
-        mixed, weights, kept = forward(q, k, v, runs, heads, scale, dropout, causal)
-        ctx.save_for_backward(q, k, v, weights, kept, there, back)
-        ctx.runs, ctx.heads, ctx.scale = runs, heads, scale
+        runs = cut(runs, heads)
+        mixed, weights = forward(q, k, v, runs, heads, scale, dropout, causal)
+        ctx.save_for_backward(q, k, v, weights, there, back)
+        ctx.runs, ctx.heads, ctx.scale, ctx.dropout = runs, heads, scale, dropout
         return mixed.index_select(0, back).view(query.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights, kept, there, back = ctx.saved_tensors
+        q, k, v, weights, there, back = ctx.saved_tensors
         shape = gradient.shape
         arrived = gradient.reshape(-1, shape[-1]).index_select(0, there)
-        found = backward(arrived, q, k, v, weights, kept, ctx.runs, ctx.heads, ctx.scale)
+        found = backward(arrived, q, k, v, weights, ctx.runs, ctx.heads, ctx.scale, ctx.dropout)
         grads = (t.index_select(0, back).view(shape) for t in found)
         return (*grads, None, None, None, None, None)
 

@@ -74,8 +74,7 @@ class Saved:
 
     x: Tensor  # (T, D)
     qkv: Tensor  # (3, T * H, W) in attention's order
-    weights: Tensor  # (sum of H * L^2) after softmax
-    kept: Tensor | None
+    weights: Tensor  # (sum of H * L^2) after softmax, dropped ones negative
     mixed: Tensor  # (T, D)
     mask: Tensor | None  # (T, D)
     sum: Tensor
@@ -91,8 +90,7 @@ class Saved:
     def pick(self, texts: Picked) -> None:
         """Keep the rows of some texts only."""
         self.qkv = self.qkv.index_select(1, texts.row)
-        self.weights = self.weights.index_select(0, texts.square)
-        self.kept = None if self.kept is None else self.kept.index_select(0, texts.square)
+        self.weights = torch.cat([self.weights[part] for part in texts.squares])
         for name in ("x", "mixed", "mask", "sum", "mean", "scale", "y", "up", "mask_2", "sum_2", "mean_2", "scale_2"):
             held = getattr(self, name)
             setattr(self, name, None if held is None else texts.places.filled(held, texts.token))
@@ -110,8 +108,8 @@ def forward(x: Tensor, w: Cast, shape: Shape, places: Places, keep: bool) -> tup
     width = x.shape[1] // shape.heads
     qkv = _linear(x, w.qkv, w.qkv_bias).view(-1, width).index_select(0, places.there_3).view(3, -1, width)
     masks = places.masks(x.dtype)
-    rows, weights, kept = attend.forward(
-        qkv[0], qkv[1], qkv[2], places.runs, shape.heads, width**-0.5, shape.attention_dropout, masks=masks
+    rows, weights = attend.forward(
+        qkv[0], qkv[1], qkv[2], places.runs, shape.heads, width**-0.5, shape.attention_dropout, masks=masks, keep=keep
     )
     mixed = places.returned(rows, places.back)
     total, mask = _add(x, _linear(mixed, w.out, w.out_bias), shape.dropout)
@@ -119,9 +117,9 @@ def forward(x: Tensor, w: Cast, shape: Shape, places: Places, keep: bool) -> tup
     up = _linear(y, w.up, w.up_bias)
     total_2, mask_2 = _add(y, _linear(gelu(up), w.down, w.down_bias), shape.dropout)
     z, mean_2, scale_2 = torch.native_layer_norm(total_2, x.shape[1:], w.last, w.last_bias, shape.epsilon)
-    if not keep:
+    if weights is None:
         return z, None
-    return z, Saved(x, qkv, weights, kept, mixed, mask, total, mean, scale, y, up, mask_2, total_2, mean_2, scale_2)
+    return z, Saved(x, qkv, weights, mixed, mask, total, mean, scale, y, up, mask_2, total_2, mean_2, scale_2)
 
 
 def backward(dz: Tensor, s: Saved, w: Cast, shape: Shape, places: Places) -> tuple[Tensor, list[Tensor]]:
@@ -135,7 +133,7 @@ def backward(dz: Tensor, s: Saved, w: Cast, shape: Shape, places: Places) -> tup
     dout = dsum if s.mask is None else dsum * s.mask
     drows = (dout @ w.out).view(-1, width).index_select(0, places.there)
     q, k, v = s.qkv
-    dqkv = attend.backward(drows, q, k, v, s.weights, s.kept, places.runs, shape.heads, width**-0.5)
+    dqkv = attend.backward(drows, q, k, v, s.weights, places.runs, shape.heads, width**-0.5, shape.attention_dropout)
     dqkv = places.returned(dqkv.view(-1, width), places.back_3)
     dx = (dqkv @ w.qkv).add_(dsum)
     of_qkv, of_bias = _weight(dqkv, s.x)

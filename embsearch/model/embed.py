@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from embsearch.data.batch import onto
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import OutOfMemory
-from embsearch.model.attention import WRITTEN_OUT
+from embsearch.model.attention import PLAIN
 from embsearch.model.device import Compute, is_out_of_memory
 from embsearch.model.encoder import Encoder
 
@@ -56,8 +56,8 @@ def encode(encoder: Encoder, tokens: Tokens, texts: np.ndarray, alone: bool = Fa
     ids, mask = tokens.padded(texts, encoder.pad)
     device = encoder.device
     pair = (onto(device, torch.from_numpy(array)) for array in (encoder.rows(ids), mask))
-    written_out = device.type == "cpu" and encoder.training and ids.shape[1] <= WRITTEN_OUT
-    kernels = [SDPBackend.MATH] if written_out else KERNELS
+    plain = device.type == "cpu" and encoder.training and ids.shape[1] <= PLAIN
+    kernels = [SDPBackend.MATH] if plain else KERNELS
     with sdpa_kernel(kernels):
         embeddings_BE: Tensor = encoder(*pair)
     return embeddings_BE

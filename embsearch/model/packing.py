@@ -105,9 +105,9 @@ def attention(
     queries, keys, values = (torch.split(t.squeeze(0), sizes, dim=1) for t in (query, key, value))
     mixed = []
     for run, q, k, v in zip(packing.runs, queries, keys, values, strict=True):
-        written_out = module.training and run[1] <= attend.WRITTEN_OUT
+        plain = module.training and run[1] <= attend.PLAIN
         q, k, v = (t.view(len(t), *run, -1) for t in (q, k, v))
-        mixed.append(_dense(q, k, v, scale, dropout, causal and run[1] > 1, written_out).flatten(1, 2))
+        mixed.append(_dense(q, k, v, scale, dropout, causal and run[1] > 1, plain).flatten(1, 2))
     return torch.cat(mixed, dim=1).transpose(0, 1)[None], None
 
 
@@ -174,9 +174,9 @@ def varlen(
     return cast(Tensor, mixed)
 
 
-def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, causal: bool, written_out: bool) -> Tensor:
+def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, causal: bool, plain: bool) -> Tensor:
     """Attention of (heads, texts, tokens, width)."""
-    if not written_out:
+    if not plain:
         return scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale, is_causal=causal)
     scores = (q @ k.transpose(-1, -2)) * scale
     if causal:

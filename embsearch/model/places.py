@@ -26,18 +26,19 @@ class Places:
     """Where the rows of packed texts lie for attention, as the layers of one chunk share it.
 
     There texts of near length are padded to one: a fourth of the products, a few per cent more work in them.
-    ``rows`` is the number of tokens and, up to a multiple of ROWS, of rows without meaning at the end, at least
-    one. Attention reads the last of them where a text has no token; their gradient is zero.
+    ``rows`` is the number of tokens and, up to a multiple of ROWS, of rows without meaning at the end. Attention
+    reads the last of them where a text has no token, so then there is one; their gradient is zero.
     """
 
     def __init__(self, texts: attend.Runs, heads: int) -> None:
         counts, lengths = (np.array(part) for part in zip(*texts, strict=True))
         self.each, self.heads = np.repeat(lengths, counts), heads
         self.tokens = int(self.each.sum())
-        self.rows = self.tokens // ROWS * ROWS + ROWS
         self.padded = -(-self.each // LENGTHS) * LENGTHS
+        spare = int(self.padded.sum() > self.tokens)
+        self.rows = -(-(self.tokens + spare) // ROWS) * ROWS
         found, at = np.unique(-self.padded, return_counts=True)
-        self.runs = tuple((int(n), -int(length)) for n, length in zip(at, found, strict=True))
+        self.runs = attend.cut(tuple((int(n), -int(length)) for n, length in zip(at, found, strict=True)), heads)
         begins, offsets = np.cumsum(self.each) - self.each, np.cumsum(self.padded) - self.padded
         place = np.arange(self.padded.sum()) - np.repeat(offsets, self.padded)  # in its text
         real = place < np.repeat(self.each, self.padded)
@@ -95,12 +96,13 @@ class Places:
             kept[-1] = True
         if self.each[kept].sum() > WORTH_PICKING * self.tokens:
             return None
-        token, row, square = (
-            torch.from_numpy(np.flatnonzero(np.repeat(kept, size)))
-            for size in (self.each, self.padded * self.heads, self.padded**2 * self.heads)
+        token, row = (
+            torch.from_numpy(np.flatnonzero(np.repeat(kept, size))) for size in (self.each, self.padded * self.heads)
         )
+        edges = np.flatnonzero(np.diff(kept, prepend=False, append=False))  # first text, one after the last, ...
+        squares = np.cumsum([0, *(self.padded**2 * self.heads)])[edges].reshape(-1, 2)
         runs = tuple((1, int(length)) for length in self.each[kept])
-        return Picked(Places(runs, self.heads), token, row, square)
+        return Picked(Places(runs, self.heads), token, row, [slice(*ends) for ends in squares.tolist()])
 
 
 @dataclass(frozen=True)
@@ -110,4 +112,4 @@ class Picked:
     places: Places
     token: Tensor
     row: Tensor  # in attention's order
-    square: Tensor
+    squares: list[slice]  # of the weights

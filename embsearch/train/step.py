@@ -1,7 +1,7 @@
 """One optimizer step's loss and gradients: each distinct text encoded once, in chunks.
 
-Equal to the plain three-column forward (dropout off) up to rounding: tested. When a batch
-holds more padded tokens than fit at once, gradients are cached (Gao et al. 2021, GradCache):
+Equal to the plain three-column forward (dropout off) up to rounding: tested. Chunks whose activations
+do not fit beside those before them have their gradients cached (Gao et al. 2021, GradCache):
 a pass without graph for the embeddings, the loss's gradient with respect to them, then chunk
 by chunk a pass with graph from the same random state. An out-of-memory error halves the
 chunk and repeats the step; it changes neither the step's mathematics nor its random draws.
@@ -26,6 +26,7 @@ from embsearch.config.schema import TrainConfig
 from embsearch.data.batch import Batch, onto
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import OutOfMemory
+from embsearch.model import bert
 from embsearch.model.device import Compute, is_out_of_memory
 from embsearch.model.embed import chunks, encode
 from embsearch.model.encoder import Encoder
@@ -37,10 +38,10 @@ Loss = Callable[[Tensor, Batch], Tensor]
 # Measured on MiniLM-L6, 32 product triplets, 2 cores: 3 length buckets cut padded tokens by 2.4;
 # more buckets cost more launches than padding saved. A GPU waits for launches: 3 take 3 times as long as 1.
 BUCKETS = 3
-# Bytes of activations that may be kept at once; a batch that needs more has its gradients cached. So a worker
+# Bytes of activations that may be kept at once; chunks beyond have their gradients cached. So a worker
 # with MiniLM-L6 stays below 4 GB whatever its batch. On a GPU this share of its memory, divided by its workers; as
 # much again for what is recorded.
-GRAPH_BYTES, GRAPH_SHARE = 2 * 2**30, 0.4
+GRAPH_BYTES, GRAPH_SHARE = 5 * 2**29, 0.4
 
 
 FINE, AGAIN, NEVER = range(3)  # how one process got on: by itself, with smaller chunks, not at all
@@ -48,12 +49,12 @@ FINE, AGAIN, NEVER = range(3)  # how one process got on: by itself, with smaller
 
 @dataclass
 class Passed:
-    """Texts after the forward pass: the chunks' vectors, and the random state that each chunk began with where
-    gradients are cached (then the vectors have no graph)."""
+    """Texts after the forward pass: the chunks' vectors, and the random state that a chunk began with where its
+    gradients are cached (then its vectors have no graph)."""
 
     plan: list[np.ndarray]
     parts: list[Tensor]
-    states: list[Tensor]
+    states: list[Tensor | None]
 
 
 class Stepper:
@@ -112,20 +113,24 @@ class Stepper:
             batch, text_D=batch.text_D[self.group.shares(self.tokens.lengths[batch.text_D])[self.group.rank]]
         )
 
-    def plan(self, batch: Batch) -> tuple[list[np.ndarray], int, bool]:
-        """The chunks that ``batch`` is encoded in, their tokens (with what padding there is), whether
-        gradients are cached."""
+    def plan(self, batch: Batch) -> tuple[list[np.ndarray], int, int]:
+        """The chunks that ``batch`` is encoded in, their tokens (with what padding there is), and how many of them,
+        from the first on, keep their activations; the gradients of the others are cached."""
         lengths = self.tokens.lengths[batch.text_D]
         gpu, packs = self.compute.device.type == "cuda", self.encoder.packs
         plan = list(chunks(lengths, self.budget, 0 if packs else 1 if gpu else BUCKETS))
-        held = sum(int(lengths[t].sum()) if packs else len(t) * int(lengths[t].max()) for t in plan)
-        cache = self.config.cache_gradients
-        shrunk = self.budget < self.config.chunk_tokens
-        large = shrunk or self.graph_bytes(lengths, held) > self.room
-        cached = cache == "always" or (cache == "auto" and large)
-        if gpu and packs and not cached and not shrunk:  # all is kept anyway, and a single chunk can be recorded
-            plan = list(chunks(lengths, held, 0))
-        return plan, held, cached
+        tokens = [int(lengths[t].sum()) if packs else len(t) * int(lengths[t].max()) for t in plan]
+        cache, shrunk = self.config.cache_gradients, self.budget < self.config.chunk_tokens
+        if cache == "always" or (cache == "auto" and shrunk):
+            return plan, sum(tokens), 0
+        if cache == "auto":
+            sizes = np.cumsum([self.graph_bytes(lengths[t], n) for t, n in zip(plan, tokens, strict=True)])
+            kept = int((sizes <= self.room).sum())
+            if kept < len(plan):
+                return plan, sum(tokens), kept
+        if gpu and packs and not shrunk:  # all is kept anyway, and a single chunk can be recorded
+            plan = list(chunks(lengths, sum(tokens), 0))
+        return plan, sum(tokens), len(plan)
 
     def _recurs(self, batch: Batch, plan: list[np.ndarray]) -> bool:
         """Whether a GPU may record a step of these chunks, or rather this chunk: all that it keeps recorded needs no
@@ -135,50 +140,52 @@ class Stepper:
 
     def graph_bytes(self, lengths: np.ndarray, held: int) -> float:
         """Activations of a step over texts of such lengths that fill ``held`` tokens: 34 D + 5 H L bytes a token and
-        layer of width D with H heads in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198), twice that in fp32."""
+        layer of width D with H heads in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198), 28 D + 2 H L where
+        layers compute by hand (bert.Saved); twice that in fp32."""
         base = self.encoder.model.transformers_model
         assert base is not None, "pretrained.build checked that this is a text transformer"
         names = ("num_hidden_layers", "hidden_size", "num_attention_heads")
         layers, width, heads = (getattr(base.config, name, 0) for name in names)
         row = float((lengths.astype(float) ** 2).sum() / lengths.sum())  # of attention, a token's mean
-        a_token: float = layers * (34 * width + 5 * heads * row)
+        by_hand = self.compute.device.type == "cpu" and bert.stack(base) is not None
+        a_token: float = layers * (28 * width + 2 * heads * row if by_hand else 34 * width + 5 * heads * row)
         return held * a_token * (1 if self.compute.autocast else 2)
 
     def _gradients(self, batch: Batch) -> Tensor:
-        plan, _, cached = self.plan(batch)
-        if cached:
-            return self._cached(batch, plan)
+        plan, _, kept = self.plan(batch)
+        if kept < len(plan):
+            return self._cached(batch, plan, kept)
         with self.compute.context():
             parts = [self._encode(batch, take, self._recurs(batch, plan)) for take in plan]
         loss = self._loss(_reorder(torch.cat(parts), plan), batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    def _cached(self, batch: Batch, plan: list[np.ndarray]) -> Tensor:
-        passed = self._forward(batch, plan, cached=True)
-        embeddings = _reorder(torch.cat(passed.parts), plan).requires_grad_()
+    def _cached(self, batch: Batch, plan: list[np.ndarray], kept: int) -> Tensor:
+        passed = self._forward(batch, plan, kept)
+        embeddings = _reorder(torch.cat([part.detach() for part in passed.parts]), plan).requires_grad_()
         loss = self._loss(embeddings, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         assert embeddings.grad is not None
         self._backward(batch, passed, embeddings.grad)
         return loss
 
-    def _forward(self, batch: Batch, plan: list[np.ndarray], cached: bool) -> Passed:
+    def _forward(self, batch: Batch, plan: list[np.ndarray], kept: int) -> Passed:
         passed = Passed(plan, [], [])
-        with torch.set_grad_enabled(not cached), self.compute.context():
-            for take in plan:
-                if cached:
-                    passed.states.append(_random_state(self.compute.device))
-                passed.parts.append(self._encode(batch, take, not cached and self._recurs(batch, plan)))
+        for number, take in enumerate(plan):
+            keep = number < kept
+            passed.states.append(None if keep else _random_state(self.compute.device))
+            with torch.set_grad_enabled(keep), self.compute.context():
+                passed.parts.append(self._encode(batch, take, keep and self._recurs(batch, plan)))
         return passed
 
     def _backward(self, batch: Batch, passed: Passed, gradient_DE: Tensor) -> None:
         """Send the gradient of the embeddings back, chunk by chunk."""
         after = _random_state(self.compute.device)
-        for number, take in enumerate(passed.plan):
+        for take, state in zip(passed.plan, passed.states, strict=True):
             part = passed.parts.pop(0)  # nobody else holds the chunk's graph
-            if passed.states:
-                _set_random_state(self.compute.device, passed.states[number])
+            if state is not None:
+                _set_random_state(self.compute.device, state)
                 with self.compute.context():
                     part = self._encode(batch, take)
             gradient = gradient_DE[onto(part.device, torch.from_numpy(take))].to(part.dtype)
@@ -221,8 +228,8 @@ class Stepper:
     def _pass(self, mine: Batch) -> Passed:
         if not len(mine.text_D):  # fewer texts than processes
             return Passed([], [], [])
-        plan, _, cached = self.plan(mine)
-        return self._forward(mine, plan, cached)
+        plan, _, kept = self.plan(mine)
+        return self._forward(mine, plan, kept)
 
     def _tried(self, batch: Batch, work: Callable[[], T]) -> tuple[T | None, int]:
         """What ``work`` gives, and FINE; AGAIN where memory did not suffice. Raises OutOfMemory where it cannot."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from embsearch.model import attention
 from embsearch.model import dropout as cheap
 from embsearch.model.attention import Attention, inverse, order
 
@@ -48,6 +49,31 @@ def test_values_and_gradients_are_those_of_autograd(rows, causal):
     gradients = torch.autograd.grad((found * weight).sum(), rows)
     for gradient, other in zip(gradients, torch.autograd.grad((expected * weight).sum(), rows), strict=True):
         torch.testing.assert_close(gradient, other)
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    assert attention.cut(RUNS, HEADS) == RUNS
+    monkeypatch.setattr(attention, "PIECE", 2 * HEADS)
+    assert attention.cut(RUNS, HEADS) == ((1, 5), (1, 5), (1, 4), (2, 1), (1, 1))
+
+
+def test_in_pieces_values_and_gradients_are_the_same(rows, in_pieces):
+    test_values_and_gradients_are_those_of_autograd(rows, causal=False)
+    test_with_dropout_the_gradient_is_that_of_the_same_draw(rows)
+
+
+@pytest.mark.parametrize("length", [attention.EXACT[0] - 1, attention.EXACT[0], attention.EXACT[-1] + 1])
+def test_in_bf16_the_softmax_of_short_rows_is_as_near_to_the_exact_one(length):
+    torch.manual_seed(0)
+    scores, gradient = torch.randn(2, 6, length, length)
+    weight = scores.softmax(-1)
+    expected = torch._softmax_backward_data(gradient, weight, -1, torch.float32)
+    found = attention._softmax(scores.bfloat16(), None)
+    torch.testing.assert_close(found.float(), weight, atol=0, rtol=0.02)
+    back = attention._softmax_back(gradient.bfloat16(), found)
+    assert found.dtype == back.dtype == torch.bfloat16
+    torch.testing.assert_close(back.float(), expected, atol=0.01, rtol=0.02)
 
 
 def test_with_dropout_the_gradient_is_that_of_the_same_draw(rows):

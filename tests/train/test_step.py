@@ -15,7 +15,7 @@ from embsearch.data.tokenise import tokenise
 from embsearch.errors import OutOfMemory
 from embsearch.model import pretrained
 from embsearch.model.device import choose
-from embsearch.model.embed import embed
+from embsearch.model.embed import embed, encode
 from embsearch.model.encoder import Encoder
 from embsearch.objectives.build import NAMES, build
 from embsearch.train.step import Stepper
@@ -126,6 +126,30 @@ def test_cached_gradients_equal_uncached_ones_with_the_same_dropout(noisy, objec
     assert distance(found, reference) < 1e-6
     assert torch.equal(torch.get_rng_state(), after)
     assert step(noisy, objective, seed=1, chunk_tokens=12)[0] != loss  # dropout was on
+
+
+@pytest.mark.parametrize("objective", NAMES)
+def test_only_what_does_not_fit_has_its_gradients_cached(noisy, objective, monkeypatch):
+    expected, reference = step(noisy, objective, chunk_tokens=12, cache_gradients="never")
+    after = torch.get_rng_state()
+    config = TrainConfig(chunk_tokens=12)
+    stepper = Stepper(noisy, tokens_of(noisy), build(ObjectiveConfig(objective)), CPU, config)
+    plan, held, kept = stepper.plan(batch_of(ROWS))
+    assert kept == len(plan) > 2
+    whole = stepper.graph_bytes(stepper.tokens.lengths[batch_of(ROWS).text_D], held)
+    monkeypatch.setattr("embsearch.train.step.GRAPH_BYTES", 0.6 * whole)
+    counted: list[bool] = []
+    monkeypatch.setattr(
+        "embsearch.train.step.encode", lambda *given: counted.append(torch.is_grad_enabled()) or encode(*given)
+    )
+
+    loss, found = step(noisy, objective, chunk_tokens=12)
+
+    assert len(plan) < len(counted) < 2 * len(plan)
+    assert 0 < counted[: len(plan)].count(True) < len(plan)
+    assert loss == expected
+    assert distance(found, reference) < 1e-6
+    assert torch.equal(torch.get_rng_state(), after)
 
 
 class Narrow(Encoder):
