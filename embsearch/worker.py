@@ -52,7 +52,6 @@ class Worker:
         self._warm: tuple[tuple[int, ...], Iterator[Measurement], list[Any]] | None = None
         self._machine: dict[str, Scalar] = {}  # that the warm trial is computed on
         self.crew = crew or Crew()  # processes that train with this one, where train.devices says so
-        memory.keep()
         self.halting = False  # set from outside: save a checkpoint after this step and end the task
 
     def __call__(self, task: Task) -> Iterator[Message]:
@@ -99,6 +98,7 @@ class Worker:
     def _begin(self, task: Task) -> tuple[Iterator[Measurement], list[Any]]:
         config = build(task["config"])
         memory.give_back()  # another trial's sizes are others
+        memory.keep()
         compute = choose(config.device, config.train.precision)
         self._machine = here() | compute.words()
         group = self.crew.muster(task, config.train.devices, compute.device)

@@ -4,7 +4,7 @@ The texts of a chunk stand in the order of their length, those of one length sid
 rows are put into an order in which every run's heads are one batch of matrices without a copy, and back; in
 between a run costs two products forward and four backward. Autograd records some 25 operations for each run.
 
-Long runs are cut so that the squares (L, L) of a piece stay in a core's cache from one operation to the next
+Long runs are cut so that the squares (L, L) of a piece are still in the cache when the next operation comes
 (docs/decisions/0030-attention-in-pieces.md).
 
 Shapes: H heads, W their width, T tokens of the chunk, n texts of L tokens in a run.
@@ -46,7 +46,7 @@ def cut(runs: Runs, heads: int) -> Runs:
     """The same texts in runs of at most PIECE weights, or of one text."""
     pieces: list[tuple[int, int]] = []
     for count, length in runs:
-        most = max(1, PIECE // (heads * length**2))
+        most = max(1, PIECE // max(1, heads * length**2))
         pieces += [(min(most, count - begin), length) for begin in range(0, count, most)]
     return tuple(pieces)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
@@ -23,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from embsearch.model import attention as attend
 from embsearch.model import dropout as cheap
-from embsearch.model.places import Picked, Places
+from embsearch.model.places import LENGTHS, Picked, Places
 
 STACKS = ("BertEncoder", "RobertaEncoder", "XLMRobertaEncoder", "CamembertEncoder")
 MODULES = (
@@ -94,6 +95,14 @@ class Saved:
         for name in ("x", "mixed", "mask", "sum", "mean", "scale", "y", "up", "mask_2", "sum_2", "mean_2", "scale_2"):
             held = getattr(self, name)
             setattr(self, name, None if held is None else texts.places.filled(held, texts.token))
+
+
+def saved_bytes(lengths: np.ndarray, shape: tuple[int, int, int], itemsize: int, masks: int) -> int:
+    """Of ``Saved`` over texts of such lengths, in a layer of ``shape`` (D, F, H) with so many masks a token."""
+    width, inner, heads = shape
+    padded = -(-lengths // LENGTHS) * LENGTHS
+    tokens, rows, squares = (int(n.sum()) for n in (lengths, padded, padded**2))
+    return itemsize * (tokens * ((5 + masks) * width + inner) + rows * 3 * width + squares * heads)
 
 
 def _add(x: Tensor, change: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
@@ -212,6 +221,17 @@ class ByHand:
     def lower(self: Any, hidden: Tensor, packing: Any, count: int) -> Tensor:
         """(T, D) after the lowest ``count`` layers, as the next one takes it."""
         return self._through(self.layer[:count], hidden, packing)  # type: ignore[no-any-return]
+
+    def held_bytes(self: Any, lengths: np.ndarray, itemsize: int) -> int | None:
+        """What a chunk of such texts keeps for its backward pass, casts of weights included; None where it would not
+        go through the functions above."""
+        if lengths.max() > attend.WRITTEN_OUT:
+            return None
+        config = self.config
+        masks = 2 if cheap.threshold(_shape(self.layer[-1]).dropout) else 0
+        shape = config.hidden_size, config.intermediate_size, config.num_attention_heads
+        weights = sum(p.numel() for p in self.parameters())
+        return len(self.layer) * saved_bytes(lengths, shape, itemsize, masks) + itemsize * int(weights)
 
     def _through(self: Any, modules: nn.ModuleList, x: Tensor, packing: Any) -> Tensor:
         if not len(modules):

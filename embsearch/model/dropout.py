@@ -25,19 +25,19 @@ def grown(probability: float) -> float:
 
 def _drawn(count: int) -> Tensor:
     """(count,) bytes, in whole numbers of eight from torch's own generator."""
-    return torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None).view(torch.int8)[:count]
+    return torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None).view(torch.uint8)[:count]
 
 
 def mask(count: int, probability: float, dtype: torch.dtype) -> Tensor:
     """(count,) zeros and ``grown``."""
     # ``out`` of that dtype: through booleans it takes five times as long
-    kept = torch.ge(_drawn(count), threshold(probability) - 128, out=torch.empty(count, dtype=dtype))
+    kept = torch.ge(_drawn(count), threshold(probability), out=torch.empty(count, dtype=dtype))
     return kept.mul_(grown(probability))
 
 
 def signs(count: int, probability: float, dtype: torch.dtype) -> Tensor:
     """(count,) numbers, below zero where dropout drops."""
-    return _drawn(count).to(dtype).add_(128 - threshold(probability))
+    return _drawn(count).to(dtype).sub_(threshold(probability))
 
 
 class _Dropped(torch.autograd.Function):

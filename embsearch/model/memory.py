@@ -9,19 +9,37 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # malloc.h: mallopt(3)
-# Bytes: free ones at the end of the heap that are kept (no more fit into an int), by which it grows, and of a block
-# from which on it stands alone and goes back when it is freed.
-KEPT, GROWN, ALONE = 2**31 - 1, 64 * 2**20, 2**30
+# Bytes: of free memory at the end of the heap that is kept (-1: all of it); by which the heap grows; of a block from
+# which on it stands alone and goes back when it is freed, and the most that older versions take for that.
+KEPT, GROWN, ALONE, ALONE_BEFORE, LARGE = -1, 64 * 2**20, 2**30, 32 * 2**20, 2**20
 
 
 def keep() -> bool:
     """Let freed memory stay with this process from now on; whether its C library, glibc, can."""
     mallopt = _glibc("mallopt")
-    settings = ((MMAP_THRESHOLD, ALONE), (TRIM_THRESHOLD, KEPT), (TOP_PAD, GROWN))
-    return mallopt is not None and all(mallopt(*setting) for setting in settings)
+    if mallopt is None:
+        return False
+    alone = mallopt(MMAP_THRESHOLD, ALONE) or mallopt(MMAP_THRESHOLD, ALONE_BEFORE)
+    return bool(alone and mallopt(TRIM_THRESHOLD, KEPT) and mallopt(TOP_PAD, GROWN))
+
+
+@contextmanager
+def tight() -> Iterator[None]:
+    """Large blocks stand alone in here, so that no room is lost between those of other sizes: for steps that need
+    nearly all that they may."""
+    give_back()
+    mallopt = _glibc("mallopt")
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, LARGE)
+    try:
+        yield
+    finally:
+        keep()
 
 
 def give_back() -> None:

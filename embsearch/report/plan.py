@@ -125,14 +125,15 @@ def _memory(machine: Machine) -> str:
     if machine.gpu:
         shared = f"{size(machine.gpu * machine.per_gpu)} of {size(machine.gpu_total)}"
         words += f"; GPU {size(machine.gpu)} a worker, {shared}"
-    advice = "DOES NOT FIT; fewer workers, or smaller chunks (train.chunk_tokens)"
+    advice = "DOES NOT FIT; fewer workers, or gradients cached (train.cache_gradients=always, train.chunk_tokens)"
     if not machine.available and machine.fits:
         return f"{words}, on each node as often as it has workers"
     return f"{words}: {'fits' if machine.fits else advice}"
 
 
 def _batch(machine: Machine) -> str:
-    cached = "gradients are cached, chunk by chunk" if machine.cached else "all kept at once, no gradient cache"
+    some = f"gradients of {'all' if machine.cached == machine.chunks else f'the last {machine.cached}'} are cached"
+    cached = some if machine.cached else "all kept at once, no gradient cache"
     halved = " (halved until they fitted)" if machine.halved else ""
     chunks = f"{machine.chunks} chunk{'s' * (machine.chunks > 1)}"
     return (

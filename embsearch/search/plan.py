@@ -96,7 +96,7 @@ class Machine:
     distinct: int
     tokens: int
     chunks: int
-    cached: bool
+    cached: int  # chunks whose gradients are
     halved: bool
     peak: int  # a worker's
     available: int

@@ -26,7 +26,7 @@ from embsearch.config.schema import TrainConfig
 from embsearch.data.batch import Batch, onto
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import OutOfMemory
-from embsearch.model import bert
+from embsearch.model import bert, memory
 from embsearch.model.device import Compute, is_out_of_memory
 from embsearch.model.embed import chunks, encode
 from embsearch.model.encoder import Encoder
@@ -41,7 +41,7 @@ BUCKETS = 3
 # Bytes of activations that may be kept at once; chunks beyond have their gradients cached. So a worker
 # with MiniLM-L6 stays below 4 GB whatever its batch. On a GPU this share of its memory, divided by its workers; as
 # much again for what is recorded.
-GRAPH_BYTES, GRAPH_SHARE = 5 * 2**29, 0.4
+GRAPH_BYTES, GRAPH_SHARE = 2 * 2**30, 0.4
 
 
 FINE, AGAIN, NEVER = range(3)  # how one process got on: by itself, with smaller chunks, not at all
@@ -117,20 +117,32 @@ class Stepper:
         """The chunks that ``batch`` is encoded in, their tokens (with what padding there is), and how many of them,
         from the first on, keep their activations; the gradients of the others are cached."""
         lengths = self.tokens.lengths[batch.text_D]
-        gpu, packs = self.compute.device.type == "cuda", self.encoder.packs
-        plan = list(chunks(lengths, self.budget, 0 if packs else 1 if gpu else BUCKETS))
-        tokens = [int(lengths[t].sum()) if packs else len(t) * int(lengths[t].max()) for t in plan]
-        cache, shrunk = self.config.cache_gradients, self.budget < self.config.chunk_tokens
+        gpu, cache, shrunk = self.compute.device.type == "cuda", self.config.cache_gradients, self.shrunk
+        plan, tokens = self._chunks(lengths, self.budget)
         if cache == "always" or (cache == "auto" and shrunk):
             return plan, sum(tokens), 0
-        if cache == "auto":
-            sizes = np.cumsum([self.graph_bytes(lengths[t], n) for t, n in zip(plan, tokens, strict=True)])
-            kept = int((sizes <= self.room).sum())
-            if kept < len(plan):
-                return plan, sum(tokens), kept
-        if gpu and packs and not shrunk:  # all is kept anyway, and a single chunk can be recorded
-            plan = list(chunks(lengths, sum(tokens), 0))
+        if cache == "auto" and self._fitting(lengths, plan, tokens) < len(plan):
+            plan, tokens = self._chunks(lengths, max(int(lengths.max()), self.budget // 2))  # more of them fit
+            return plan, sum(tokens), self._fitting(lengths, plan, tokens)
+        if gpu and self.encoder.packs and not shrunk:  # all is kept anyway, and a single chunk can be recorded
+            plan, tokens = self._chunks(lengths, sum(tokens))
         return plan, sum(tokens), len(plan)
+
+    @property
+    def shrunk(self) -> bool:
+        """Whether memory did not suffice for chunks as large as they may be."""
+        return self.budget < self.config.chunk_tokens
+
+    def _chunks(self, lengths: np.ndarray, budget: int) -> tuple[list[np.ndarray], list[int]]:
+        """Chunks of texts, and each one's tokens, padding included."""
+        gpu, packs = self.compute.device.type == "cuda", self.encoder.packs
+        plan = list(chunks(lengths, budget, 0 if packs else 1 if gpu else BUCKETS))
+        return plan, [int(lengths[t].sum()) if packs else len(t) * int(lengths[t].max()) for t in plan]
+
+    def _fitting(self, lengths: np.ndarray, plan: list[np.ndarray], tokens: list[int]) -> int:
+        """How many chunks, from the first on, may keep their activations."""
+        sizes = np.cumsum([self.graph_bytes(lengths[t], n) for t, n in zip(plan, tokens, strict=True)])
+        return int((sizes <= self.room).sum())
 
     def _recurs(self, batch: Batch, plan: list[np.ndarray]) -> bool:
         """Whether a GPU may record a step of these chunks, or rather this chunk: all that it keeps recorded needs no
@@ -139,16 +151,19 @@ class Stepper:
         return len(plan) == 1 and MOST * self.graph_bytes(lengths, int(lengths.sum())) <= self.room
 
     def graph_bytes(self, lengths: np.ndarray, held: int) -> float:
-        """Activations of a step over texts of such lengths that fill ``held`` tokens: 34 D + 5 H L bytes a token and
-        layer of width D with H heads in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198), 28 D + 2 H L where
-        layers compute by hand (bert.Saved); twice that in fp32."""
+        """What a step over texts of such lengths that fill ``held`` tokens keeps: 34 D + 5 H L bytes a token and
+        layer of width D with H heads in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198), twice that in fp32.
+        Layers that compute by hand know theirs."""
         base = self.encoder.model.transformers_model
         assert base is not None, "pretrained.build checked that this is a text transformer"
+        stack = bert.stack(base) if self.compute.device.type == "cpu" and self.encoder.packs else None
+        known = None if stack is None else stack.held_bytes(lengths, 2 if self.compute.autocast else 4)
+        if known is not None:
+            return float(known)
         names = ("num_hidden_layers", "hidden_size", "num_attention_heads")
         layers, width, heads = (getattr(base.config, name, 0) for name in names)
         row = float((lengths.astype(float) ** 2).sum() / lengths.sum())  # of attention, a token's mean
-        by_hand = self.compute.device.type == "cpu" and bert.stack(base) is not None
-        a_token: float = layers * (28 * width + 2 * heads * row if by_hand else 34 * width + 5 * heads * row)
+        a_token: float = layers * (34 * width + 5 * heads * row)
         return held * a_token * (1 if self.compute.autocast else 2)
 
     def _gradients(self, batch: Batch) -> Tensor:
@@ -162,6 +177,10 @@ class Stepper:
         return loss
 
     def _cached(self, batch: Batch, plan: list[np.ndarray], kept: int) -> Tensor:
+        with memory.tight():
+            return self._in_room(batch, plan, kept)
+
+    def _in_room(self, batch: Batch, plan: list[np.ndarray], kept: int) -> Tensor:
         passed = self._forward(batch, plan, kept)
         embeddings = _reorder(torch.cat([part.detach() for part in passed.parts]), plan).requires_grad_()
         loss = self._loss(embeddings, batch)
@@ -172,11 +191,12 @@ class Stepper:
 
     def _forward(self, batch: Batch, plan: list[np.ndarray], kept: int) -> Passed:
         passed = Passed(plan, [], [])
-        for number, take in enumerate(plan):
-            keep = number < kept
-            passed.states.append(None if keep else _random_state(self.compute.device))
-            with torch.set_grad_enabled(keep), self.compute.context():
-                passed.parts.append(self._encode(batch, take, keep and self._recurs(batch, plan)))
+        with self.compute.context():  # one for all, which casts the weights once
+            for number, take in enumerate(plan):
+                keep = number < kept
+                passed.states.append(None if keep else _random_state(self.compute.device))
+                with torch.set_grad_enabled(keep):
+                    passed.parts.append(self._encode(batch, take, keep and self._recurs(batch, plan)))
         return passed
 
     def _backward(self, batch: Batch, passed: Passed, gradient_DE: Tensor) -> None:

@@ -15,7 +15,7 @@ from embsearch.launch.inline import Inline
 
 EDGE = {
     "measure": 2.5, "resume": 0.5, "checkpoint": 300, "model": 100, "texts": 48, "distinct": 40, "tokens": 400,
-    "chunks": 1, "cached": False, "halved": False, "peak": 1000,
+    "chunks": 1, "cached": 0, "halved": False, "peak": 1000,
 }  # fmt: skip
 POINTS = [("train.batch_size", {"train.batch_size": 8}), ("train.batch_size", {"train.batch_size": 16})]
 

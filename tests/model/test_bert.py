@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -190,3 +192,22 @@ def test_in_bf16_gradients_are_those_of_autocast_up_to_its_rounding():
     mine, theirs = ((gradient - found[2]).norm() / found[2].norm() for gradient in found[:2])
     assert mine < 0.03
     assert mine < 3 * theirs
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("lengths", [[8, 8, 8], [3, 9, 20, 20]])
+def test_what_a_layer_keeps_is_reckoned_to_the_tensor(lengths, dropout):
+    encoder = by_hand()
+    shape = replace(bert._shape(encoder.layer[0]), dropout=dropout, attention_dropout=dropout)
+    width, inner, heads = 24, encoder.config.intermediate_size, shape.heads
+    lengths = np.array(lengths)
+    where = places.Places(tuple((1, int(n)) for n in lengths), heads)
+    cast = bert.Cast.of([p for name in bert.MODULES for p in bert._both(encoder.layer[0], name)], torch.float64)
+    x = where.filled(torch.randn(where.tokens, width, dtype=torch.float64))
+    _, saved = bert.forward(x, cast, shape, where, keep=True)
+    rows = {"x", "mixed", "mask", "sum", "y", "up", "mask_2", "sum_2"}
+    kept = 0
+    for name, held in vars(saved).items():
+        if name not in {"mean", "scale", "mean_2", "scale_2"} and held is not None:
+            kept += held[: where.tokens].nbytes if name in rows else held.nbytes
+    assert kept == bert.saved_bytes(lengths, (width, inner, heads), 8, masks=2 if dropout else 0)

@@ -12,7 +12,7 @@ from embsearch.search.plan import Costs, Draw, Machine, Plan, Speed
 
 MACHINE = Machine(
     compute="bf16: this CPU has bf16 matrix instructions (avx512_bf16 or amx)", workers=2, batch=128, texts=384,
-    distinct=376, tokens=7814, chunks=5, cached=False, halved=False, peak=2_539_057_152, available=24_578_609_152,
+    distinct=376, tokens=7814, chunks=5, cached=0, halved=False, peak=2_539_057_152, available=24_578_609_152,
     checkpoint=145_518_116, model=91_578_315, free=70_633_279_488,
 )  # fmt: skip
 COSTS = Costs(
@@ -75,7 +75,8 @@ def test_a_range_is_told_where_draws_differ():
         ({"available": 5_000_000_000}, "5.1 GB of 5.0 GB available: DOES NOT FIT"),
         ({"free": 1_000_000_000}, "1.0 GB free: DOES NOT FIT"),
         ({"gpu": 9_000_000_000, "gpu_total": 16_000_000_000, "per_gpu": 2}, "18.0 GB of 16.0 GB: DOES NOT FIT"),
-        ({"cached": True, "halved": True}, "5 chunks (halved until they fitted), gradients are cached"),
+        ({"cached": 5, "halved": True}, "5 chunks (halved until they fitted), gradients of all are cached"),
+        ({"cached": 2}, "5 chunks, gradients of the last 2 are cached"),
     ],
 )
 def test_what_does_not_fit_is_said_loudly(found, says):

@@ -130,14 +130,18 @@ def test_cached_gradients_equal_uncached_ones_with_the_same_dropout(noisy, objec
 
 @pytest.mark.parametrize("objective", NAMES)
 def test_only_what_does_not_fit_has_its_gradients_cached(noisy, objective, monkeypatch):
-    expected, reference = step(noisy, objective, chunk_tokens=12, cache_gradients="never")
+    config, longest = TrainConfig(chunk_tokens=12), int(tokens_of(noisy).lengths[batch_of(ROWS).text_D].max())
+    half = max(longest, config.chunk_tokens // 2)  # then chunks are smaller
+    expected, reference = step(noisy, objective, chunk_tokens=half, cache_gradients="never")
     after = torch.get_rng_state()
-    config = TrainConfig(chunk_tokens=12)
     stepper = Stepper(noisy, tokens_of(noisy), build(ObjectiveConfig(objective)), CPU, config)
     plan, held, kept = stepper.plan(batch_of(ROWS))
     assert kept == len(plan) > 2
     whole = stepper.graph_bytes(stepper.tokens.lengths[batch_of(ROWS).text_D], held)
     monkeypatch.setattr("embsearch.train.step.GRAPH_BYTES", 0.6 * whole)
+    smaller = Stepper(noisy, tokens_of(noisy), build(ObjectiveConfig(objective)), CPU, config)
+    again, _, few = smaller.plan(batch_of(ROWS))
+    assert 0 < few < len(again) >= len(plan)
     counted: list[bool] = []
     monkeypatch.setattr(
         "embsearch.train.step.encode", lambda *given: counted.append(torch.is_grad_enabled()) or encode(*given)
@@ -145,8 +149,7 @@ def test_only_what_does_not_fit_has_its_gradients_cached(noisy, objective, monke
 
     loss, found = step(noisy, objective, chunk_tokens=12)
 
-    assert len(plan) < len(counted) < 2 * len(plan)
-    assert 0 < counted[: len(plan)].count(True) < len(plan)
+    assert counted == [True] * few + [False] * (len(again) - few) + [True] * (len(again) - few)
     assert loss == expected
     assert distance(found, reference) < 1e-6
     assert torch.equal(torch.get_rng_state(), after)
