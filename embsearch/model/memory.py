@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # malloc.h: mallopt(3)
 # Bytes: of free memory at the end of the heap that is kept (-1: all of it); by which the heap grows; of a block from
 # which on it stands alone and goes back when it is freed, and the most that older versions take for that.
-KEPT, GROWN, ALONE, ALONE_BEFORE, LARGE = -1, 64 * 2**20, 2**30, 32 * 2**20, 2**20
+KEPT, GROWN, ALONE, ALONE_BEFORE = -1, 64 * 2**20, 2**30, 32 * 2**20
 
 
 def keep() -> bool:
@@ -26,20 +24,6 @@ def keep() -> bool:
         return False
     alone = mallopt(MMAP_THRESHOLD, ALONE) or mallopt(MMAP_THRESHOLD, ALONE_BEFORE)
     return bool(alone and mallopt(TRIM_THRESHOLD, KEPT) and mallopt(TOP_PAD, GROWN))
-
-
-@contextmanager
-def tight() -> Iterator[None]:
-    """Large blocks stand alone in here, so that no room is lost between those of other sizes: for steps that need
-    nearly all that they may."""
-    give_back()
-    mallopt = _glibc("mallopt")
-    if mallopt is not None:
-        mallopt(MMAP_THRESHOLD, LARGE)
-    try:
-        yield
-    finally:
-        keep()
 
 
 def give_back() -> None:

@@ -26,7 +26,7 @@ from embsearch.config.schema import TrainConfig
 from embsearch.data.batch import Batch, onto
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import OutOfMemory
-from embsearch.model import bert, memory
+from embsearch.model import bert
 from embsearch.model.device import Compute, is_out_of_memory
 from embsearch.model.embed import chunks, encode
 from embsearch.model.encoder import Encoder
@@ -40,8 +40,8 @@ Loss = Callable[[Tensor, Batch], Tensor]
 BUCKETS = 3
 # Bytes of activations that may be kept at once; chunks beyond have their gradients cached. So a worker
 # with MiniLM-L6 stays below 4 GB whatever its batch. On a GPU this share of its memory, divided by its workers; as
-# much again for what is recorded.
-GRAPH_BYTES, GRAPH_SHARE = 2 * 2**30, 0.4
+# much again for what is recorded. After steps of other lengths a process holds up to a GiB between its blocks.
+GRAPH_BYTES, GRAPH_SHARE = 3 * 2**29, 0.4
 
 
 FINE, AGAIN, NEVER = range(3)  # how one process got on: by itself, with smaller chunks, not at all
@@ -177,10 +177,6 @@ class Stepper:
         return loss
 
     def _cached(self, batch: Batch, plan: list[np.ndarray], kept: int) -> Tensor:
-        with memory.tight():
-            return self._in_room(batch, plan, kept)
-
-    def _in_room(self, batch: Batch, plan: list[np.ndarray], kept: int) -> Tensor:
         passed = self._forward(batch, plan, kept)
         embeddings = _reorder(torch.cat([part.detach() for part in passed.parts]), plan).requires_grad_()
         loss = self._loss(embeddings, batch)
