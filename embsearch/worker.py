@@ -98,7 +98,6 @@ class Worker:
     def _begin(self, task: Task) -> tuple[Iterator[Measurement], list[Any]]:
         config = build(task["config"])
         memory.give_back()  # another trial's sizes are others
-        memory.keep()
         compute = choose(config.device, config.train.precision)
         self._machine = here() | compute.words()
         group = self.crew.muster(task, config.train.devices, compute.device)
@@ -186,6 +185,7 @@ class Worker:
 
     def _encoder(self, config: Config, data: Dataset, cache: Path, compute: Compute) -> tuple[Encoder, Tokens]:
         """An encoder at its base weights. Rebuilt only when the model's config is another, or what it computes in."""
+        memory.keep()
         self._warm = None
         drawn = config.train.seed if config.model.projection else 0
         made_for = config.model, drawn, compute.device, compute.autocast
