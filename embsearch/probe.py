@@ -102,8 +102,7 @@ def _memory(
             "gpu_total": torch.cuda.mem_get_info(compute.device)[1],
         }
     return {"texts": batch.texts_seen, "distinct": len(batch.text_D), "tokens": padded, "chunks": len(plan),
-            "cached": len(plan) - kept, "halved": stepper.budget < config.train.chunk_tokens, "peak": peak,
-            **gpu}  # fmt: skip
+            "cached": len(plan) - kept, "halved": stepper.shrunk, "peak": peak, **gpu}  # fmt: skip
 
 
 def _longest(config: Config, data: Dataset, tokens: Tokens) -> Batch:

@@ -8,7 +8,6 @@ its time. So a worker keeps what a step frees, and gives it back when another tr
 from __future__ import annotations
 
 import ctypes
-import gc
 from typing import Any
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # malloc.h: mallopt(3)
@@ -28,7 +27,6 @@ def keep() -> bool:
 
 def give_back() -> None:
     """Return what is free to the system."""
-    gc.collect()
     trim = _glibc("malloc_trim")
     if trim is not None:
         trim(ctypes.c_size_t(0))

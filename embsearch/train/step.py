@@ -67,7 +67,7 @@ class Stepper:
         self.encoder, self.tokens, self.objective, self.compute = encoder, tokens, objective, compute
         self.config, self.group = config, group
         self.budget = config.chunk_tokens
-        self.room = GRAPH_BYTES
+        self.room, self.by_hand = GRAPH_BYTES, bert.stack(encoder.model)
         if compute.device.type == "cuda":
             memory = torch.cuda.get_device_properties(compute.device).total_memory
             self.room = int(GRAPH_SHARE * memory / compute.sharers)
@@ -147,8 +147,10 @@ class Stepper:
     def _recurs(self, batch: Batch, plan: list[np.ndarray]) -> bool:
         """Whether a GPU may record a step of these chunks, or rather this chunk: all that it keeps recorded needs no
         more than a step may that is not."""
+        if self.encoder.graphs is None or len(plan) > 1:
+            return False
         lengths = self.tokens.lengths[batch.text_D]
-        return len(plan) == 1 and MOST * self.graph_bytes(lengths, int(lengths.sum())) <= self.room
+        return MOST * self.graph_bytes(lengths, int(lengths.sum())) <= self.room
 
     def graph_bytes(self, lengths: np.ndarray, held: int) -> float:
         """What a step over texts of such lengths that fill ``held`` tokens keeps: 34 D + 5 H L bytes a token and
@@ -156,10 +158,10 @@ class Stepper:
         Layers that compute by hand know theirs."""
         base = self.encoder.model.transformers_model
         assert base is not None, "pretrained.build checked that this is a text transformer"
-        stack = bert.stack(base) if self.compute.device.type == "cpu" and self.encoder.packs else None
-        known = None if stack is None else stack.held_bytes(lengths, 2 if self.compute.autocast else 4)
-        if known is not None:
-            return float(known)
+        if self.by_hand is not None and self.encoder.packs:
+            known = self.by_hand.held_bytes(lengths, 2 if self.compute.autocast else 4)
+            if known is not None:
+                return float(known)
         names = ("num_hidden_layers", "hidden_size", "num_attention_heads")
         layers, width, heads = (getattr(base.config, name, 0) for name in names)
         row = float((lengths.astype(float) ** 2).sum() / lengths.sum())  # of attention, a token's mean
