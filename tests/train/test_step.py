@@ -237,9 +237,9 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(encoder):
         step(narrow)
 
 
-def test_workers_that_share_a_gpu_share_the_memory_for_activations(monkeypatch):
+def test_workers_that_share_a_gpu_share_the_memory_for_activations(encoder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=10_000))
     monkeypatch.setenv("EMBSEARCH_GPU_SHARERS", "4")
     compute = replace(choose("cpu", "fp32"), device=torch.device("cuda"))
     assert compute.sharers == 4
-    assert Stepper(None, None, None, compute, TrainConfig()).room == 1_000
+    assert Stepper(encoder, None, None, compute, TrainConfig()).room == 1_000
