@@ -257,19 +257,20 @@ def part_evaluate(run: Run) -> dict[str, Any]:
 
 
 def part_sizes(run: Run) -> dict[str, Any]:
-    """Milliseconds a real token from 8 to 256 tokens a text and batches of 16 to 512 triplets; and the same
-    without the optimizer, whose cost does not depend on the batch."""
+    """Microseconds a real token from 8 to 256 tokens a text and batches of 16 to 512 triplets; and the same
+    without the optimizer, whose cost does not depend on the batch. The least of three visits to each point, so
+    that a minute in which the machine is slow falls on no point alone."""
     points = [(32, 2**n) for n in range(3, 9)] + [(n, 32) for n in (16, 64, 128, 256, 512)]
-    found = []
+    laps: dict[tuple[int, int], list[list[float]]] = {point: [] for point in points}
     with run.sides({"sizes": {"does": "sizes", "set": [ALL]}}) as sides:
-        for batch, length in points:
-            quiet(run.args.patience / len(points))
-            took = sides["sizes"].turn(batch=batch, length=length, repeat=6 if batch * length < 4096 else 3)
-            whole, without = min(lap[0] for lap in took["laps"]), min(lap[1] for lap in took["laps"])
-            found.append({
-                "batch": batch, "length": length, "us_a_token": round(1e6 * whole / took["tokens"], 1),
-                "without_optimizer": round(1e6 * without / took["tokens"], 1),
-            })  # fmt: skip
+        for batch, length in points * 3:
+            quiet(run.args.patience / len(points) / 3)
+            took = sides["sizes"].turn(batch=batch, length=length, repeat=4 if batch * length < 4096 else 2)
+            laps[batch, length] += [[seconds / took["tokens"] for seconds in lap] for lap in took["laps"]]
+    found = []
+    for (batch, length), each in laps.items():
+        whole, without = (round(1e6 * min(parts), 1) for parts in zip(*each, strict=True))
+        found.append({"batch": batch, "length": length, "us_a_token": whole, "without_optimizer": without})
     spread = {
         key: round(max(p[key] for p in found) / min(p[key] for p in found), 2)
         for key in ("us_a_token", "without_optimizer")

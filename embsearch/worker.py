@@ -33,6 +33,7 @@ from embsearch.evaluate.examine import examine
 from embsearch.evaluate.score import by_segment, score, score_pool, similarity
 from embsearch.launch.base import Message, Task
 from embsearch.model import memory, pretrained
+from embsearch.model.arena import ARENA
 from embsearch.model.device import Compute, choose, failure_of
 from embsearch.model.encoder import Encoder, pack
 from embsearch.team import Crew, Member
@@ -98,6 +99,7 @@ class Worker:
     def _begin(self, task: Task) -> tuple[Iterator[Measurement], list[Any]]:
         config = build(task["config"])
         memory.give_back()  # another trial's sizes are others
+        ARENA.give_back()
         compute = choose(config.device, config.train.precision)
         self._machine = here() | compute.words()
         group = self.crew.muster(task, config.train.devices, compute.device)

@@ -15,7 +15,7 @@ the mask its sign.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any
 
@@ -78,14 +78,15 @@ def blocks(rows: Tensor, runs: Runs, heads: int) -> Iterator[Tensor]:
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, runs: Runs, heads: int, scale: float, dropout: float, causal: bool = False,
-    masks: tuple[Tensor | None, ...] | None = None, keep: bool = True,
+    masks: tuple[Tensor | None, ...] | None = None, keep: Callable[..., Tensor] | None = Tensor.new_empty,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """What is mixed of rows in attention's order (T * H, W); the weights after softmax, dropped ones negative.
 
-    ``masks``, one a run: (n * H, 1, L), -inf at keys that nobody may see, or None. Without ``keep`` no weights.
+    ``masks``, one a run: (n * H, 1, L), -inf at keys that nobody may see, or None. ``keep`` gives
+    the room for the weights: an empty tensor of the type of another and a shape; without it there are none.
     """
     mixed, drops = torch.empty_like(v), cheap.threshold(dropout) > 0
-    weights = q.new_empty(sum(n * heads * length**2 for n, length in runs)) if keep else None
+    weights = keep(q, sum(n * heads * length**2 for n, length in runs)) if keep else None
     rows = (blocks(t, runs, heads) for t in (q, k, v, mixed))
     squares = repeat(None) if weights is None else _squares(weights, runs, heads)
     for one, two, three, out, mask, weight in zip(*rows, masks or repeat(None), squares, strict=False):

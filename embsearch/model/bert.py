@@ -13,6 +13,8 @@ Shapes: T tokens of the chunk, H heads of width W, D = H * W, F the width inside
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +26,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from embsearch.model import attention as attend
 from embsearch.model import dropout as cheap
+from embsearch.model.arena import ARENA
 from embsearch.model.places import LENGTHS, Picked, Places
 
+New = Callable[..., Tensor]  # an empty tensor of the type of another and a shape
 STACKS = ("BertEncoder", "RobertaEncoder", "XLMRobertaEncoder", "CamembertEncoder")
 MODULES = (
     "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
@@ -71,9 +75,9 @@ class Cast:
 
 @dataclass
 class Saved:
-    """A layer's state for its backward pass, a row a token."""
+    """A layer's state for its backward pass, a row a token. What it put out is computed again: a norm costs less than
+    the memory."""
 
-    x: Tensor  # (T, D)
     qkv: Tensor  # (3, T * H, W) in attention's order
     weights: Tensor  # (sum of H * L^2) after softmax, dropped ones negative
     mixed: Tensor  # (T, D)
@@ -81,7 +85,6 @@ class Saved:
     sum: Tensor
     mean: Tensor
     scale: Tensor
-    y: Tensor
     up: Tensor  # (T, F) before GELU
     mask_2: Tensor | None
     sum_2: Tensor
@@ -92,9 +95,14 @@ class Saved:
         """Keep the rows of some texts only."""
         self.qkv = self.qkv.index_select(1, texts.row)
         self.weights = torch.cat([self.weights[part] for part in texts.squares])
-        for name in ("x", "mixed", "mask", "sum", "mean", "scale", "y", "up", "mask_2", "sum_2", "mean_2", "scale_2"):
+        for name in ("mixed", "mask", "sum", "mean", "scale", "up", "mask_2", "sum_2", "mean_2", "scale_2"):
             held = getattr(self, name)
             setattr(self, name, None if held is None else texts.places.filled(held, texts.token))
+
+    def output(self, w: Cast, shape: Shape, texts: Picked | None) -> Tensor:
+        """(T, D), what the layer put out, of some texts only."""
+        rows = self.sum_2 if texts is None else texts.places.filled(self.sum_2, texts.token)
+        return torch.native_layer_norm(rows, rows.shape[1:], w.last, w.last_bias, shape.epsilon)[0]
 
 
 def saved_bytes(lengths: np.ndarray, shape: tuple[int, int, int], itemsize: int, masks: int) -> int:
@@ -102,41 +110,45 @@ def saved_bytes(lengths: np.ndarray, shape: tuple[int, int, int], itemsize: int,
     width, inner, heads = shape
     padded = -(-lengths // LENGTHS) * LENGTHS
     tokens, rows, squares = (int(n.sum()) for n in (lengths, padded, padded**2))
-    return itemsize * (tokens * ((5 + masks) * width + inner) + rows * 3 * width + squares * heads)
+    return itemsize * (tokens * ((3 + masks) * width + inner) + rows * 3 * width + squares * heads)
 
 
-def _add(x: Tensor, change: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
+def _add(x: Tensor, change: Tensor, dropout: float, new: New) -> tuple[Tensor, Tensor | None]:
+    """Their sum in the place of ``change``."""
     if not cheap.threshold(dropout):
         return change.add_(x), None
-    mask = cheap.mask(change.numel(), dropout, change.dtype).view_as(change)
-    return torch.addcmul(x, change, mask), mask
+    mask = cheap.mask(new(change, *change.shape), dropout)
+    return torch.addcmul(x, change, mask, out=change), mask
 
 
-def forward(x: Tensor, w: Cast, shape: Shape, places: Places, keep: bool) -> tuple[Tensor, Saved | None]:
-    """(T, D) of one layer, and its state."""
-    width = x.shape[1] // shape.heads
-    qkv = _linear(x, w.qkv, w.qkv_bias).view(-1, width).index_select(0, places.there_3).view(3, -1, width)
+def forward(x: Tensor, w: Cast, shape: Shape, places: Places, keep: New | None) -> tuple[Tensor, Saved | None]:
+    """(T, D) of one layer, and its state, which lies in what ``keep`` gives."""
+    new, width = keep or Tensor.new_empty, x.shape[1] // shape.heads
+    qkv = new(x, len(places.there_3), width)
+    torch.index_select(_linear(x, w.qkv, w.qkv_bias).view(-1, width), 0, places.there_3, out=qkv)
+    qkv = qkv.view(3, -1, width)
     masks = places.masks(x.dtype)
     rows, weights = attend.forward(
         qkv[0], qkv[1], qkv[2], places.runs, shape.heads, width**-0.5, shape.attention_dropout, masks=masks, keep=keep
     )
-    mixed = places.returned(rows, places.back)
-    total, mask = _add(x, _linear(mixed, w.out, w.out_bias), shape.dropout)
+    mixed = places.returned(rows, places.back, new)
+    total, mask = _add(x, _linear(mixed, w.out, w.out_bias, new), shape.dropout, new)
     y, mean, scale = torch.native_layer_norm(total, x.shape[1:], w.norm, w.norm_bias, shape.epsilon)
-    up = _linear(y, w.up, w.up_bias)
-    total_2, mask_2 = _add(y, _linear(gelu(up), w.down, w.down_bias), shape.dropout)
+    up = _linear(y, w.up, w.up_bias, new)
+    total_2, mask_2 = _add(y, _linear(gelu(up), w.down, w.down_bias, new), shape.dropout, new)
     z, mean_2, scale_2 = torch.native_layer_norm(total_2, x.shape[1:], w.last, w.last_bias, shape.epsilon)
     if weights is None:
         return z, None
-    return z, Saved(x, qkv, weights, mixed, mask, total, mean, scale, y, up, mask_2, total_2, mean_2, scale_2)
+    return z, Saved(qkv, weights, mixed, mask, total, mean, scale, up, mask_2, total_2, mean_2, scale_2)
 
 
-def backward(dz: Tensor, s: Saved, w: Cast, shape: Shape, places: Places) -> tuple[Tensor, list[Tensor]]:
-    """The gradient of a layer's input, and those of its weights in the order of MODULES."""
+def backward(dz: Tensor, x: Tensor, s: Saved, w: Cast, shape: Shape, places: Places) -> tuple[Tensor, list[Tensor]]:
+    """The gradient of a layer's input ``x``, and those of its weights in the order of MODULES."""
     width = dz.shape[1] // shape.heads
     dsum_2, dlast, dlast_bias = _norm_back(dz, s.sum_2, s.mean_2, s.scale_2, w.last, w.last_bias)
     ddown = dsum_2 if s.mask_2 is None else dsum_2 * s.mask_2
     dup = torch.ops.aten.gelu_backward(ddown @ w.down, s.up)
+    of_up = _weight(dup, torch.native_layer_norm(s.sum, x.shape[1:], w.norm, w.norm_bias, shape.epsilon)[0])
     dy = (dup @ w.up).add_(dsum_2)
     dsum, dnorm, dnorm_bias = _norm_back(dy, s.sum, s.mean, s.scale, w.norm, w.norm_bias)
     dout = dsum if s.mask is None else dsum * s.mask
@@ -145,17 +157,17 @@ def backward(dz: Tensor, s: Saved, w: Cast, shape: Shape, places: Places) -> tup
     dqkv = attend.backward(drows, q, k, v, s.weights, places.runs, shape.heads, width**-0.5, shape.attention_dropout)
     dqkv = places.returned(dqkv.view(-1, width), places.back_3)
     dx = (dqkv @ w.qkv).add_(dsum)
-    of_qkv, of_bias = _weight(dqkv, s.x)
+    of_qkv, of_bias = _weight(dqkv, x)
     thirds = (part for pair in zip(of_qkv.chunk(3), of_bias.chunk(3), strict=True) for part in pair)
     return dx, [
-        *thirds, *_weight(dout, s.mixed), dnorm, dnorm_bias, *_weight(dup, s.y), *_weight(ddown, gelu(s.up)),
+        *thirds, *_weight(dout, s.mixed), dnorm, dnorm_bias, *of_up, *_weight(ddown, gelu(s.up)),
         dlast, dlast_bias,
     ]  # fmt: skip
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor, new: New = Tensor.new_empty) -> Tensor:
     """As torch's, which first spreads the bias over the result: a third slower for such shapes."""
-    return (x @ weight.t()).add_(bias)
+    return torch.mm(x, weight.t(), out=new(x, len(x), len(weight))).add_(bias)
 
 
 def _weight(gradient: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,9 +190,12 @@ class Stack(torch.autograd.Function):
         ctx: Any, x: Tensor, casts: list[Cast], shapes: list[Shape], places: Places, first: int, *parameters: Tensor
     ) -> Tensor:
         ctx.casts, ctx.shapes, ctx.places, ctx.first, ctx.saved = casts, shapes, places, first, []
+        ctx.lease = ARENA.lease()
         x = places.filled(x)
         for number, (cast, shape) in enumerate(zip(casts, shapes, strict=True)):
-            x, saved = forward(x, cast, shape, places, keep=number >= first)
+            if number == first:
+                ctx.x = x
+            x, saved = forward(x, cast, shape, places, ctx.lease if number >= first else None)
             ctx.saved += [saved] if saved else []
         return x[: places.tokens]
 
@@ -192,13 +207,18 @@ class Stack(torch.autograd.Function):
             places = picked.places
         gradient = places.filled(gradient, picked.token if picked else None)
         found: list[Tensor] = []
-        while ctx.saved:  # each layer's state is freed once it was used
+        while ctx.saved:
             saved = ctx.saved.pop()
             number = ctx.first + len(ctx.saved)
+            if ctx.saved:
+                x = ctx.saved[-1].output(ctx.casts[number - 1], ctx.shapes[number - 1], picked)
+            else:
+                x = ctx.x if picked is None else places.filled(ctx.x, picked.token)
             if picked is not None:
                 saved.pick(picked)
-            gradient, parts = backward(gradient, saved, ctx.casts[number], ctx.shapes[number], places)
+            gradient, parts = backward(gradient, x, saved, ctx.casts[number], ctx.shapes[number], places)
             found = [*parts, *found]
+        ctx.lease.end()
         gradient = gradient[: places.tokens]
         if picked is not None:
             gradient = gradient.new_zeros(tokens, gradient.shape[1]).index_copy_(0, picked.token, gradient)
@@ -207,6 +227,8 @@ class Stack(torch.autograd.Function):
 
 class ByHand:
     """Mixed into the class of a stack of BERT layers: packed texts go through the functions above."""
+
+    casts: dict[Any, Cast] | None = None  # by layer and dtype, while no weight changes
 
     def forward(self: Any, hidden_states: Tensor, *args: Any, packing: Any = None, **more: Any) -> Any:
         """What the class itself would give for (1, T, D)."""
@@ -223,23 +245,26 @@ class ByHand:
         return self._through(self.layer[:count], hidden, packing)  # type: ignore[no-any-return]
 
     def held_bytes(self: Any, lengths: np.ndarray, itemsize: int) -> int | None:
-        """What a chunk of such texts keeps for its backward pass, casts of weights included; None where it would not
-        go through the functions above."""
+        """What a chunk of such texts keeps for its backward pass; None where it would not go through the functions
+        above."""
         if lengths.max() > attend.WRITTEN_OUT:
             return None
         config = self.config
         masks = 2 if cheap.threshold(_shape(self.layer[-1]).dropout) else 0
         shape = config.hidden_size, config.intermediate_size, config.num_attention_heads
-        weights = sum(p.numel() for p in self.parameters())
-        return len(self.layer) * saved_bytes(lengths, shape, itemsize, masks) + itemsize * int(weights)
+        return len(self.layer) * saved_bytes(lengths, shape, itemsize, masks)
 
     def _through(self: Any, modules: nn.ModuleList, x: Tensor, packing: Any) -> Tensor:
         if not len(modules):
             return x
         dtype = attend.dtype_of(next(modules.parameters()))
         layers = [[p for name in MODULES for p in _both(module, name)] for module in modules]
-        # at every call: the fused optimizer changes weights without raising their version
-        casts = [Cast.of(layer, dtype) for layer in layers]
+        # at every call unless all is steady: the fused optimizer changes weights without raising their version
+        known: dict[Any, Cast] = {} if self.casts is None else self.casts
+        for module, layer in zip(modules, layers, strict=True):
+            if (module, dtype) not in known:
+                known[module, dtype] = Cast.of(layer, dtype)
+        casts = [known[module, dtype] for module in modules]
         learns = [x.requires_grad or any(p.requires_grad for p in layer) for layer in layers]
         first = learns.index(True) if torch.is_grad_enabled() and any(learns) else len(layers)
         shapes = [_shape(module) for module in modules]
@@ -260,6 +285,19 @@ def _shape(layer: Any) -> Shape:
 def stack(model: nn.Module) -> Any:
     """The stack of layers in ``model`` that computes by hand; None where there is none."""
     return next((module for module in model.modules() if isinstance(module, ByHand)), None)
+
+
+@contextmanager
+def steady(stack: Any) -> Iterator[None]:
+    """While no weight of ``stack`` (None: of no stack) changes: chunks share the casts of weights."""
+    if stack is None or stack.casts is not None:
+        yield
+        return
+    stack.casts = {}
+    try:
+        yield
+    finally:
+        stack.casts = None
 
 
 def frozen(stack: Any) -> int:

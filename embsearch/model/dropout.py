@@ -28,11 +28,11 @@ def _drawn(count: int) -> Tensor:
     return torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None).view(torch.uint8)[:count]
 
 
-def mask(count: int, probability: float, dtype: torch.dtype) -> Tensor:
-    """(count,) zeros and ``grown``."""
-    # ``out`` of that dtype: through booleans it takes five times as long
-    kept = torch.ge(_drawn(count), threshold(probability), out=torch.empty(count, dtype=dtype))
-    return kept.mul_(grown(probability))
+def mask(out: Tensor, probability: float) -> Tensor:
+    """``out`` with zeros and ``grown`` in it."""
+    # straight into its dtype: through booleans it takes five times as long
+    torch.ge(_drawn(out.numel()).view(out.shape), threshold(probability), out=out)
+    return out.mul_(grown(probability))
 
 
 def signs(count: int, probability: float, dtype: torch.dtype) -> Tensor:
@@ -43,7 +43,7 @@ def signs(count: int, probability: float, dtype: torch.dtype) -> Tensor:
 class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, probability: float) -> Tensor:
-        made = mask(x.numel(), probability, x.dtype).view_as(x)
+        made = mask(torch.empty_like(x, memory_format=torch.contiguous_format), probability)
         ctx.save_for_backward(made)
         return x * made
 

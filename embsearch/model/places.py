@@ -7,6 +7,7 @@ Shapes: T tokens of a chunk, H heads, L tokens of a text, W the width of a head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,10 +81,10 @@ class Places:
         found[self.tokens :].zero_()
         return found
 
-    def returned(self, x: Tensor, order: Tensor) -> Tensor:
-        """Rows in attention's order (.., W) as those of tokens (T, ..), zeros at the end."""
+    def returned(self, x: Tensor, order: Tensor, new: Callable[..., Tensor] = Tensor.new_empty) -> Tensor:
+        """Rows in attention's order (.., W) as those of tokens (T, ..), zeros at the end, in what ``new`` gives."""
         per_token = len(order) // self.tokens
-        found = x.new_empty(self.rows * per_token, x.shape[1])
+        found = new(x, self.rows * per_token, x.shape[1])
         torch.index_select(x, 0, order, out=found[: len(order)])
         found[len(order) :].zero_()
         return found.view(self.rows, -1)

@@ -26,7 +26,8 @@ from embsearch.config.schema import TrainConfig
 from embsearch.data.batch import Batch, onto
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import OutOfMemory
-from embsearch.model import bert
+from embsearch.model import bert, memory
+from embsearch.model.arena import ARENA
 from embsearch.model.device import Compute, is_out_of_memory
 from embsearch.model.embed import chunks, encode
 from embsearch.model.encoder import Encoder
@@ -38,10 +39,10 @@ Loss = Callable[[Tensor, Batch], Tensor]
 # Measured on MiniLM-L6, 32 product triplets, 2 cores: 3 length buckets cut padded tokens by 2.4;
 # more buckets cost more launches than padding saved. A GPU waits for launches: 3 take 3 times as long as 1.
 BUCKETS = 3
-# Bytes of activations that may be kept at once; chunks beyond have their gradients cached. So a worker
-# with MiniLM-L6 stays below 4 GB whatever its batch. On a GPU this share of its memory, divided by its workers; as
-# much again for what is recorded. After steps of other lengths a process holds up to a GiB between its blocks.
-GRAPH_BYTES, GRAPH_SHARE = 3 * 2**29, 0.4
+# Bytes of activations that may be kept at once; chunks beyond have their gradients cached. So a worker with MiniLM-L6
+# stays below 4 GB whatever its batch: libraries, weights and AdamW take 1, what a step frees in between 0.8. On a GPU
+# this share of its memory, divided by its workers; as much again for what is recorded.
+GRAPH_BYTES, GRAPH_SHARE = 15 * 2**27, 0.4
 
 
 FINE, AGAIN, NEVER = range(3)  # how one process got on: by itself, with smaller chunks, not at all
@@ -81,10 +82,11 @@ class Stepper:
         state = torch.get_rng_state()
         cuda_state = torch.cuda.get_rng_state() if self.compute.device.type == "cuda" else None
         while True:
-            if isinstance(self.group, Group):
-                loss = self._together(self.group, batch)
-            else:
-                loss, _ = self._tried(batch, partial(self._gradients, batch))
+            with bert.steady(self.by_hand):
+                if isinstance(self.group, Group):
+                    loss = self._together(self.group, batch)
+                else:
+                    loss, _ = self._tried(batch, partial(self._gradients, batch))
             if loss is not None:
                 return loss.detach()
             # outside the handler, so that no traceback keeps the failed step's tensors
@@ -174,18 +176,25 @@ class Stepper:
             return self._cached(batch, plan, kept)
         with self.compute.context():
             parts = [self._encode(batch, take, self._recurs(batch, plan)) for take in plan]
+        self._make_room()
         loss = self._loss(_reorder(torch.cat(parts), plan), batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     def _cached(self, batch: Batch, plan: list[np.ndarray], kept: int) -> Tensor:
         passed = self._forward(batch, plan, kept)
+        self._make_room()
         embeddings = _reorder(torch.cat([part.detach() for part in passed.parts]), plan).requires_grad_()
         loss = self._loss(embeddings, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         assert embeddings.grad is not None
         self._backward(batch, passed, embeddings.grad)
         return loss
+
+    def _make_room(self) -> None:
+        """A step that keeps much needs what others freed, which is of other sizes."""
+        if ARENA.used > self.room / 2:
+            memory.give_back()
 
     def _forward(self, batch: Batch, plan: list[np.ndarray], kept: int) -> Passed:
         passed = Passed(plan, [], [])

@@ -89,9 +89,9 @@ def test_with_dropout_the_gradient_is_that_of_the_same_draw():
 def backward_rows(monkeypatch):
     rows, before = [], bert.backward
 
-    def counted(dz, saved, weights, shape, where):
+    def counted(dz, x, saved, weights, shape, where):
         rows.append(where.tokens)
-        return before(dz, saved, weights, shape, where)
+        return before(dz, x, saved, weights, shape, where)
 
     monkeypatch.setattr(bert, "backward", counted)
     return rows
@@ -158,6 +158,23 @@ def test_changed_weights_are_noticed():
     torch.testing.assert_close(again, run_once)
 
 
+def test_chunks_of_a_step_share_the_casts_of_weights():
+    encoder = by_hand()
+    with bert.steady(encoder):
+        run(encoder)
+        first = dict(encoder.casts)
+        run(encoder)
+        assert len(first) == 3
+        assert all(encoder.casts[key] is cast for key, cast in first.items())
+    assert encoder.casts is None
+    with torch.no_grad():
+        encoder.layer[0].output.dense.weight.mul_(2)
+    other = stack()
+    other.load_state_dict(encoder.state_dict())
+    with bert.steady(encoder):
+        assert_same(run(encoder), run(other))
+
+
 def test_padded_input_and_long_texts_go_through_the_class_itself(monkeypatch):
     encoder, other = by_hand().eval(), stack().eval()
     monkeypatch.setattr(attention, "WRITTEN_OUT", 8)
@@ -204,8 +221,8 @@ def test_what_a_layer_keeps_is_reckoned_to_the_tensor(lengths, dropout):
     where = places.Places(tuple((1, int(n)) for n in lengths), heads)
     cast = bert.Cast.of([p for name in bert.MODULES for p in bert._both(encoder.layer[0], name)], torch.float64)
     x = where.filled(torch.randn(where.tokens, width, dtype=torch.float64))
-    _, saved = bert.forward(x, cast, shape, where, keep=True)
-    rows = {"x", "mixed", "mask", "sum", "y", "up", "mask_2", "sum_2"}
+    _, saved = bert.forward(x, cast, shape, where, keep=torch.Tensor.new_empty)
+    rows = {"mixed", "mask", "sum", "up", "mask_2", "sum_2"}
     kept = 0
     for name, held in vars(saved).items():
         if name not in {"mean", "scale", "mean_2", "scale_2"} and held is not None:
