@@ -33,7 +33,6 @@ from embsearch.evaluate.examine import examine
 from embsearch.evaluate.score import by_segment, score, score_pool, similarity
 from embsearch.launch.base import Message, Task
 from embsearch.model import memory, pretrained
-from embsearch.model.arena import ARENA
 from embsearch.model.device import Compute, choose, failure_of
 from embsearch.model.encoder import Encoder, pack
 from embsearch.team import Crew, Member
@@ -98,8 +97,6 @@ class Worker:
 
     def _begin(self, task: Task) -> tuple[Iterator[Measurement], list[Any]]:
         config = build(task["config"])
-        memory.give_back()  # another trial's sizes are others
-        ARENA.give_back()
         compute = choose(config.device, config.train.precision)
         self._machine = here() | compute.words()
         group = self.crew.muster(task, config.train.devices, compute.device)
@@ -153,6 +150,7 @@ class Worker:
         rows = subset(rows, most)
         started = time.monotonic()
         if model:
+            memory.give_back()
             with torch.random.fork_rng([]):  # building layers draws; the trial that is warm must not see it
                 encoder = Encoder(pretrained.load(model, str(compute.device)))
             pack(encoder, compute)
@@ -189,6 +187,7 @@ class Worker:
         """An encoder at its base weights. Rebuilt only when the model's config is another, or what it computes in."""
         memory.keep()
         self._warm = None
+        memory.give_back()  # another trial's sizes are others
         drawn = config.train.seed if config.model.projection else 0
         made_for = config.model, drawn, compute.device, compute.autocast
         if self._base is None or self._base[0] != made_for:

@@ -1,7 +1,7 @@
 """One stretch of memory for what layers keep for their backward pass.
 
 A step keeps hundreds of blocks until its backward pass, and every step's are of other sizes. On the heap they come to
-lie among freed blocks that none of them fits into: a worker that kept 2.5 GiB took 4.6 GB after five steps. Here each
+lie among freed blocks that none of them fits into: with 2.5 GiB kept a worker took 4.6 GB after five steps. Here each
 lies right behind the one before. Pages that no step has needed yet take no memory.
 (docs/decisions/0030-attention-in-pieces.md)
 """
@@ -11,39 +11,55 @@ from __future__ import annotations
 import mmap
 import threading
 from contextlib import suppress
+from functools import cached_property
 from math import prod
 
 import torch
 from torch import Tensor
 
-SIZE = 4 * 2**30  # addresses, not memory; blocks beyond it come from the heap
+SIZE = 9 * 2**28  # a fifth more than a step keeps (train/step.py); blocks beyond it come from the heap
 ALIGNED = 64  # bytes: a vector of AVX-512
 
 
 class Arena:
-    """Blocks from one mapping, given out in a row. Where the system has none to give they come from the heap."""
+    """Blocks from one mapping, given out in a row. Where the system has none to give they come from the heap.
+
+    ``top``: where the next block begins, in bytes.
+    """
 
     def __init__(self, size: int = SIZE) -> None:
-        self._lock = threading.Lock()
-        self._ends: list[int | None] = []  # of the leases in their order; None: over
-        self._map = _mapped(size)
-        self._bytes = None if self._map is None else torch.frombuffer(self._map, dtype=torch.uint8)
-        self.used = 0
+        self._lock = threading.RLock()  # a lease may end, collected as garbage, while this thread holds it
+        self._size, self._ends = size, list[int | None]()  # of the leases in their order; None: over
+        self.top = 0
+
+    @cached_property
+    def _map(self) -> mmap.mmap | None:
+        return _mapped(self._size)
+
+    @cached_property
+    def _bytes(self) -> Tensor | None:
+        return None if self._map is None else torch.frombuffer(self._map, dtype=torch.uint8)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether there is such a mapping; the first to ask makes it."""
+        return self._map is not None
 
     def lease(self) -> Lease:
         """What is taken through it lies here until it ends."""
         with self._lock:
-            self._ends.append(self.used)
-            return Lease(self, len(self._ends) - 1)
+            self._ends.append(self.top)
+            number = len(self._ends) - 1
+        return Lease(self, number)
 
     def take(self, lease: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A block, its content undefined, for the lease of that number."""
         size = prod(shape) * dtype.itemsize
         with self._lock:
-            begin = -(-self.used // ALIGNED) * ALIGNED
+            begin = -(-self.top // ALIGNED) * ALIGNED
             if self._bytes is None or begin + size > len(self._bytes):
                 return torch.empty(shape, dtype=dtype)
-            self.used = self._ends[lease] = begin + size
+            self.top = self._ends[lease] = begin + size
         return self._bytes[begin : begin + size].view(dtype).view(shape)
 
     def end(self, lease: int) -> None:
@@ -51,13 +67,14 @@ class Arena:
             self._ends[lease] = None
             while self._ends and self._ends[-1] is None:
                 self._ends.pop()
-            self.used = max((end for end in self._ends if end is not None), default=0)
+            self.top = max((end for end in self._ends if end is not None), default=0)
 
     def give_back(self) -> None:
         """Return pages that nothing lies in to the system."""
         with self._lock:
-            if self._map is not None and not self._ends and hasattr(mmap, "MADV_DONTNEED"):
-                self._map.madvise(mmap.MADV_DONTNEED)
+            made = self.__dict__.get("_map")
+            if made is not None and not self._ends and hasattr(mmap, "MADV_DONTNEED"):
+                made.madvise(mmap.MADV_DONTNEED)
 
 
 class Lease:
@@ -67,7 +84,9 @@ class Lease:
         self._arena, self._number = arena, number
 
     def __call__(self, like: Tensor, *shape: int) -> Tensor:
-        """A block of that shape, of the type of ``like``."""
+        """A block of that shape, of the type of ``like``. Raises RuntimeError once the lease is over."""
+        if self._number < 0:
+            raise RuntimeError("a block was asked of a lease that is over: its memory may be another's by now")
         if like.device.type != "cpu":
             return like.new_empty(shape)
         return self._arena.take(self._number, shape, like.dtype)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
@@ -123,7 +124,8 @@ def _add(x: Tensor, change: Tensor, dropout: float, new: New) -> tuple[Tensor, T
 
 def forward(x: Tensor, w: Cast, shape: Shape, places: Places, keep: New | None) -> tuple[Tensor, Saved | None]:
     """(T, D) of one layer, and its state, which lies in what ``keep`` gives."""
-    new, width = keep or Tensor.new_empty, x.shape[1] // shape.heads
+    width = x.shape[1] // shape.heads
+    new = Tensor.new_empty if keep is None else keep
     qkv = new(x, len(places.there_3), width)
     torch.index_select(_linear(x, w.qkv, w.qkv_bias).view(-1, width), 0, places.there_3, out=qkv)
     qkv = qkv.view(3, -1, width)
@@ -190,16 +192,17 @@ class Stack(torch.autograd.Function):
         ctx: Any, x: Tensor, casts: list[Cast], shapes: list[Shape], places: Places, first: int, *parameters: Tensor
     ) -> Tensor:
         ctx.casts, ctx.shapes, ctx.places, ctx.first, ctx.saved = casts, shapes, places, first, []
-        ctx.lease = ARENA.lease()
+        ctx.lease = ARENA.lease() if first < len(casts) else None
         x = places.filled(x)
         for number, (cast, shape) in enumerate(zip(casts, shapes, strict=True)):
             if number == first:
-                ctx.x = x
+                ctx.x = ctx.lease(x, *x.shape).copy_(x)
             x, saved = forward(x, cast, shape, places, ctx.lease if number >= first else None)
             ctx.saved += [saved] if saved else []
         return x[: places.tokens]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         places, tokens = ctx.places, len(gradient)
         picked = places.active(gradient)
@@ -218,6 +221,7 @@ class Stack(torch.autograd.Function):
                 saved.pick(picked)
             gradient, parts = backward(gradient, x, saved, ctx.casts[number], ctx.shapes[number], places)
             found = [*parts, *found]
+        ctx.x = None
         ctx.lease.end()
         gradient = gradient[: places.tokens]
         if picked is not None:
@@ -252,7 +256,8 @@ class ByHand:
         config = self.config
         masks = 2 if cheap.threshold(_shape(self.layer[-1]).dropout) else 0
         shape = config.hidden_size, config.intermediate_size, config.num_attention_heads
-        return len(self.layer) * saved_bytes(lengths, shape, itemsize, masks)
+        given: int = itemsize * config.hidden_size * int(lengths.sum())  # to the lowest layer
+        return given + len(self.layer) * saved_bytes(lengths, shape, itemsize, masks)
 
     def _through(self: Any, modules: nn.ModuleList, x: Tensor, packing: Any) -> Tensor:
         if not len(modules):

@@ -2,13 +2,16 @@
 
 glibc gives large freed blocks back to the system at once and the next step asks for them again, page by page, each of
 which the system fills with zeros: 23,500 page faults a step of MiniLM-L6 with 32 triplets of 32 tokens a text, 4 % of
-its time. So a worker keeps what a step frees, and gives it back when another trial begins.
+its time. So a worker keeps what a step frees. It gives it back when it begins something else, and in the middle of a
+step that needs most of what it may take.
 """
 
 from __future__ import annotations
 
 import ctypes
 from typing import Any
+
+from embsearch.model.arena import ARENA
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # malloc.h: mallopt(3)
 # Bytes: of free memory at the end of the heap that is kept (-1: all of it); by which the heap grows; of a block from
@@ -26,7 +29,8 @@ def keep() -> bool:
 
 
 def give_back() -> None:
-    """Return what is free to the system."""
+    """Return what is free to the system, the arena where nothing lies in it."""
+    ARENA.give_back()
     trim = _glibc("malloc_trim")
     if trim is not None:
         trim(ctypes.c_size_t(0))

@@ -42,7 +42,8 @@ BUCKETS = 3
 # Bytes of activations that may be kept at once; chunks beyond have their gradients cached. So a worker with MiniLM-L6
 # stays below 4 GB whatever its batch: libraries, weights and AdamW take 1, what a step frees in between 0.8. On a GPU
 # this share of its memory, divided by its workers; as much again for what is recorded.
-GRAPH_BYTES, GRAPH_SHARE = 15 * 2**27, 0.4
+GRAPH_BYTES, GRAPH_SHARE = 3 * 2**29, 0.4
+IN_A_ROW = 1.25  # so much more where it lies in one stretch of memory
 
 
 FINE, AGAIN, NEVER = range(3)  # how one process got on: by itself, with smaller chunks, not at all
@@ -70,8 +71,8 @@ class Stepper:
         self.budget = config.chunk_tokens
         self.room, self.by_hand = GRAPH_BYTES, bert.stack(encoder.model)
         if compute.device.type == "cuda":
-            memory = torch.cuda.get_device_properties(compute.device).total_memory
-            self.room = int(GRAPH_SHARE * memory / compute.sharers)
+            total = torch.cuda.get_device_properties(compute.device).total_memory
+            self.room = int(GRAPH_SHARE * total / compute.sharers)
 
     def __call__(self, batch: Batch) -> Tensor:
         """The loss of ``batch`` as it lies on the device, which may still be at work on it; its gradients are left in
@@ -93,6 +94,7 @@ class Stepper:
             self.encoder.zero_grad(set_to_none=True)
             self.encoder.release()
             gc.collect()
+            memory.give_back()
             torch.set_rng_state(state)
             if cuda_state is not None:
                 torch.cuda.empty_cache()
@@ -144,7 +146,12 @@ class Stepper:
     def _fitting(self, lengths: np.ndarray, plan: list[np.ndarray], tokens: list[int]) -> int:
         """How many chunks, from the first on, may keep their activations."""
         sizes = np.cumsum([self.graph_bytes(lengths[t], n) for t, n in zip(plan, tokens, strict=True)])
-        return int((sizes <= self.room).sum())
+        return int((sizes <= self._room(lengths)).sum())
+
+    def _room(self, lengths: np.ndarray) -> float:
+        """Bytes that a step over texts of such lengths may keep."""
+        by_hand = self.by_hand is not None and self.encoder.packs and self.by_hand.held_bytes(lengths, 1) is not None
+        return self.room * IN_A_ROW if by_hand and ARENA.mapped else self.room
 
     def _recurs(self, batch: Batch, plan: list[np.ndarray]) -> bool:
         """Whether a GPU may record a step of these chunks, or rather this chunk: all that it keeps recorded needs no
@@ -193,7 +200,7 @@ class Stepper:
 
     def _make_room(self) -> None:
         """A step that keeps much needs what others freed, which is of other sizes."""
-        if ARENA.used > self.room / 2:
+        if ARENA.top > self.room / 2:
             memory.give_back()
 
     def _forward(self, batch: Batch, plan: list[np.ndarray], kept: int) -> Passed:
@@ -237,6 +244,7 @@ class Stepper:
         share = onto(embeddings_DE.device, torch.from_numpy(shares[group.rank]))
 
         def work() -> float:
+            self._make_room()
             loss = self._loss(embeddings_DE, batch)
             loss.backward()  # type: ignore[no-untyped-call]
             assert embeddings_DE.grad is not None

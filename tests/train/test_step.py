@@ -13,7 +13,8 @@ from embsearch.config.schema import ModelConfig, ObjectiveConfig, TrainConfig
 from embsearch.data.batch import Batch
 from embsearch.data.tokenise import tokenise
 from embsearch.errors import OutOfMemory
-from embsearch.model import pretrained
+from embsearch.model import bert, pretrained
+from embsearch.model.arena import ARENA
 from embsearch.model.device import choose
 from embsearch.model.embed import embed, encode
 from embsearch.model.encoder import Encoder
@@ -143,9 +144,14 @@ def test_only_what_does_not_fit_has_its_gradients_cached(noisy, objective, monke
     again, _, few = smaller.plan(batch_of(ROWS))
     assert 0 < few < len(again) >= len(plan)
     counted: list[bool] = []
-    monkeypatch.setattr(
-        "embsearch.train.step.encode", lambda *given: counted.append(torch.is_grad_enabled()) or encode(*given)
-    )
+    steady: list[bool] = []
+
+    def counting(encoder, *given):
+        counted.append(torch.is_grad_enabled())
+        steady.append(smaller.by_hand is None or bert.stack(encoder.model).casts is not None)
+        return encode(encoder, *given)
+
+    monkeypatch.setattr("embsearch.train.step.encode", counting)
 
     loss, found = step(noisy, objective, chunk_tokens=12)
 
@@ -153,6 +159,8 @@ def test_only_what_does_not_fit_has_its_gradients_cached(noisy, objective, monke
     assert loss == expected
     assert distance(found, reference) < 1e-6
     assert torch.equal(torch.get_rng_state(), after)
+    assert all(steady)
+    assert ARENA.top == 0  # nothing is kept for a backward pass any more
 
 
 class Narrow(Encoder):
