@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from math import prod
@@ -17,6 +18,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+New = Callable[..., Tensor]  # an empty tensor of the type of another and a shape
 SIZE = 9 * 2**28  # a fifth more than a step keeps (train/step.py); blocks beyond it come from the heap
 ALIGNED = 64  # bytes: a vector of AVX-512
 

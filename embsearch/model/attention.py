@@ -15,7 +15,7 @@ the mask its sign.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import repeat
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from embsearch.model import dropout as cheap
+from embsearch.model.arena import New
 
 Runs = tuple[tuple[int, int], ...]  # (texts, tokens a text)
 # Tokens a text up to which attention is written out here while training. Without dropout torch's flash kernel for
@@ -78,7 +79,7 @@ def blocks(rows: Tensor, runs: Runs, heads: int) -> Iterator[Tensor]:
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, runs: Runs, heads: int, scale: float, dropout: float, causal: bool = False,
-    masks: tuple[Tensor | None, ...] | None = None, keep: Callable[..., Tensor] | None = Tensor.new_empty,
+    masks: tuple[Tensor | None, ...] | None = None, keep: New | None = Tensor.new_empty,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """What is mixed of rows in attention's order (T * H, W); the weights after softmax, dropped ones negative.
 

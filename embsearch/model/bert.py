@@ -13,7 +13,7 @@ Shapes: T tokens of the chunk, H heads of width W, D = H * W, F the width inside
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,10 +27,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from embsearch.model import attention as attend
 from embsearch.model import dropout as cheap
-from embsearch.model.arena import ARENA
+from embsearch.model.arena import ARENA, New
 from embsearch.model.places import LENGTHS, Picked, Places
 
-New = Callable[..., Tensor]  # an empty tensor of the type of another and a shape
 STACKS = ("BertEncoder", "RobertaEncoder", "XLMRobertaEncoder", "CamembertEncoder")
 MODULES = (
     "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",

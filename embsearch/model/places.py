@@ -7,7 +7,6 @@ Shapes: T tokens of a chunk, H heads, L tokens of a text, W the width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from embsearch.model import attention as attend
+from embsearch.model.arena import New
 
 ROWS = 64  # a chunk's rows are filled up to a multiple
 LENGTHS = 8  # and a text's tokens inside attention
@@ -81,7 +81,7 @@ class Places:
         found[self.tokens :].zero_()
         return found
 
-    def returned(self, x: Tensor, order: Tensor, new: Callable[..., Tensor] = Tensor.new_empty) -> Tensor:
+    def returned(self, x: Tensor, order: Tensor, new: New = Tensor.new_empty) -> Tensor:
         """Rows in attention's order (.., W) as those of tokens (T, ..), zeros at the end, in what ``new`` gives."""
         per_token = len(order) // self.tokens
         found = new(x, self.rows * per_token, x.shape[1])
