@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from embsearch.model import attention as attend
@@ -30,7 +31,8 @@ from embsearch.model import dropout as cheap
 from embsearch.model.arena import ARENA, New
 from embsearch.model.places import LENGTHS, Picked, Places
 
-STACKS = ("BertEncoder", "RobertaEncoder", "XLMRobertaEncoder", "CamembertEncoder")
+FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Camembert")
+STACKS, EMBEDDINGS = ([family + part for family in FAMILIES] for part in ("Encoder", "Embeddings"))
 MODULES = (
     "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
     "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm",
@@ -74,6 +76,24 @@ class Cast:
 
 
 @dataclass
+class Mask:
+    """Of a layer's dropout: itself, or the random state from which it is drawn again."""
+
+    made: Tensor | None = None  # (T, D)
+    state: Tensor | None = None
+    rows: int = 0  # that it is drawn again for
+    texts: Picked | None = None  # whose rows are wanted; None: all
+
+    def times(self, gradient: Tensor, dropout: float) -> Tensor:
+        made = self.made
+        if made is None:
+            assert self.state is not None, "_add keeps one of them"
+            source = torch.Generator().set_state(self.state)
+            made = cheap.mask(gradient.new_empty(self.rows, gradient.shape[1]), dropout, source)
+        return gradient * (made if self.texts is None else self.texts.places.filled(made, self.texts.token))
+
+
+@dataclass
 class Saved:
     """A layer's state for its backward pass, a row a token. What it put out is computed again: a norm costs less than
     the memory."""
@@ -81,12 +101,12 @@ class Saved:
     qkv: Tensor  # (3, T * H, W) in attention's order
     weights: Tensor  # (sum of H * L^2) after softmax, dropped ones negative
     mixed: Tensor  # (T, D)
-    mask: Tensor | None  # (T, D)
+    mask: Mask | None
     sum: Tensor
     mean: Tensor
     scale: Tensor
     up: Tensor  # (T, F) before GELU
-    mask_2: Tensor | None
+    mask_2: Mask | None
     sum_2: Tensor
     mean_2: Tensor
     scale_2: Tensor
@@ -95,9 +115,11 @@ class Saved:
         """Keep the rows of some texts only."""
         self.qkv = self.qkv.index_select(1, texts.row)
         self.weights = torch.cat([self.weights[part] for part in texts.squares])
-        for name in ("mixed", "mask", "sum", "mean", "scale", "up", "mask_2", "sum_2", "mean_2", "scale_2"):
-            held = getattr(self, name)
-            setattr(self, name, None if held is None else texts.places.filled(held, texts.token))
+        for name in ("mixed", "sum", "mean", "scale", "up", "sum_2", "mean_2", "scale_2"):
+            setattr(self, name, texts.places.filled(getattr(self, name), texts.token))
+        for mask in (self.mask, self.mask_2):
+            if mask is not None:
+                mask.texts = texts
 
     def output(self, w: Cast, shape: Shape, texts: Picked | None) -> Tensor:
         """(T, D), what the layer put out, of some texts only."""
@@ -113,30 +135,38 @@ def saved_bytes(lengths: np.ndarray, shape: tuple[int, int, int], itemsize: int,
     return itemsize * (tokens * ((3 + masks) * width + inner) + rows * 3 * width + squares * heads)
 
 
-def _add(x: Tensor, change: Tensor, dropout: float, new: New) -> tuple[Tensor, Tensor | None]:
-    """Their sum in the place of ``change``."""
+def _add(x: Tensor, change: Tensor, dropout: float, new: New | None) -> tuple[Tensor, Mask | None]:
+    """Their sum in the place of ``change``; the mask, which lies in what ``new`` gives, or without it how to draw it
+    again."""
     if not cheap.threshold(dropout):
         return change.add_(x), None
-    mask = cheap.mask(new(change, *change.shape), dropout)
-    return torch.addcmul(x, change, mask, out=change), mask
+    if new is None:
+        mask = Mask(state=torch.get_rng_state(), rows=len(x))
+        made = cheap.mask(torch.empty_like(change), dropout)
+    else:
+        made = cheap.mask(new(change, *change.shape), dropout)
+        mask = Mask(made=made)
+    return torch.addcmul(x, change, made, out=change), mask
 
 
-def forward(x: Tensor, w: Cast, shape: Shape, places: Places, keep: New | None) -> tuple[Tensor, Saved | None]:
-    """(T, D) of one layer, and its state, which lies in what ``keep`` gives."""
+def forward(
+    x: Tensor, w: Cast, shape: Shape, places: Places, keep: New | None, sparing: bool = False
+) -> tuple[Tensor, Saved | None]:
+    """(T, D) of one layer, and its state, which lies in what ``keep`` gives; ``sparing``: without masks."""
     width = x.shape[1] // shape.heads
     new = Tensor.new_empty if keep is None else keep
     qkv = new(x, len(places.there_3), width)
     torch.index_select(_linear(x, w.qkv, w.qkv_bias).view(-1, width), 0, places.there_3, out=qkv)
     qkv = qkv.view(3, -1, width)
-    masks = places.masks(x.dtype)
+    masks, for_masks = places.masks(x.dtype), None if sparing and keep else new
     rows, weights = attend.forward(
         qkv[0], qkv[1], qkv[2], places.runs, shape.heads, width**-0.5, shape.attention_dropout, masks=masks, keep=keep
     )
     mixed = places.returned(rows, places.back, new)
-    total, mask = _add(x, _linear(mixed, w.out, w.out_bias, new), shape.dropout, new)
+    total, mask = _add(x, _linear(mixed, w.out, w.out_bias, new), shape.dropout, for_masks)
     y, mean, scale = torch.native_layer_norm(total, x.shape[1:], w.norm, w.norm_bias, shape.epsilon)
     up = _linear(y, w.up, w.up_bias, new)
-    total_2, mask_2 = _add(y, _linear(gelu(up), w.down, w.down_bias, new), shape.dropout, new)
+    total_2, mask_2 = _add(y, _linear(gelu(up), w.down, w.down_bias, new), shape.dropout, for_masks)
     z, mean_2, scale_2 = torch.native_layer_norm(total_2, x.shape[1:], w.last, w.last_bias, shape.epsilon)
     if weights is None:
         return z, None
@@ -147,12 +177,12 @@ def backward(dz: Tensor, x: Tensor, s: Saved, w: Cast, shape: Shape, places: Pla
     """The gradient of a layer's input ``x``, and those of its weights in the order of MODULES."""
     width = dz.shape[1] // shape.heads
     dsum_2, dlast, dlast_bias = _norm_back(dz, s.sum_2, s.mean_2, s.scale_2, w.last, w.last_bias)
-    ddown = dsum_2 if s.mask_2 is None else dsum_2 * s.mask_2
+    ddown = s.mask_2.times(dsum_2, shape.dropout) if s.mask_2 else dsum_2
     dup = torch.ops.aten.gelu_backward(ddown @ w.down, s.up)
     of_up = _weight(dup, torch.native_layer_norm(s.sum, x.shape[1:], w.norm, w.norm_bias, shape.epsilon)[0])
     dy = (dup @ w.up).add_(dsum_2)
     dsum, dnorm, dnorm_bias = _norm_back(dy, s.sum, s.mean, s.scale, w.norm, w.norm_bias)
-    dout = dsum if s.mask is None else dsum * s.mask
+    dout = s.mask.times(dsum, shape.dropout) if s.mask else dsum
     drows = (dout @ w.out).view(-1, width).index_select(0, places.there)
     q, k, v = s.qkv
     dqkv = attend.backward(drows, q, k, v, s.weights, places.runs, shape.heads, width**-0.5, shape.attention_dropout)
@@ -188,15 +218,16 @@ class Stack(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, casts: list[Cast], shapes: list[Shape], places: Places, first: int, *parameters: Tensor
-    ) -> Tensor:
+        ctx: Any, x: Tensor, casts: list[Cast], shapes: list[Shape], places: Places, first: int, sparing: bool,
+        *parameters: Tensor,
+    ) -> Tensor:  # fmt: skip
         ctx.casts, ctx.shapes, ctx.places, ctx.first, ctx.saved = casts, shapes, places, first, []
         ctx.lease = ARENA.lease() if first < len(casts) else None
         x = places.filled(x)
         for number, (cast, shape) in enumerate(zip(casts, shapes, strict=True)):
             if number == first:
                 ctx.x = ctx.lease(x, *x.shape).copy_(x)
-            x, saved = forward(x, cast, shape, places, ctx.lease if number >= first else None)
+            x, saved = forward(x, cast, shape, places, ctx.lease if number >= first else None, sparing)
             ctx.saved += [saved] if saved else []
         return x[: places.tokens]
 
@@ -225,13 +256,15 @@ class Stack(torch.autograd.Function):
         gradient = gradient[: places.tokens]
         if picked is not None:
             gradient = gradient.new_zeros(tokens, gradient.shape[1]).index_copy_(0, picked.token, gradient)
-        return gradient, None, None, None, None, *found
+        return gradient, None, None, None, None, None, *found
 
 
 class ByHand:
     """Mixed into the class of a stack of BERT layers: packed texts go through the functions above."""
 
     casts: dict[Any, Cast] | None = None  # by layer and dtype, while no weight changes
+    embeddings: tuple[nn.Module, ...] = ()  # below it
+    sparing = False  # as of ``steady``
 
     def forward(self: Any, hidden_states: Tensor, *args: Any, packing: Any = None, **more: Any) -> Any:
         """What the class itself would give for (1, T, D)."""
@@ -247,13 +280,13 @@ class ByHand:
         """(T, D) after the lowest ``count`` layers, as the next one takes it."""
         return self._through(self.layer[:count], hidden, packing)  # type: ignore[no-any-return]
 
-    def held_bytes(self: Any, lengths: np.ndarray, itemsize: int) -> int | None:
+    def held_bytes(self: Any, lengths: np.ndarray, itemsize: int, sparing: bool) -> int | None:
         """What a chunk of such texts keeps for its backward pass; None where it would not go through the functions
         above."""
         if lengths.max() > attend.WRITTEN_OUT:
             return None
         config = self.config
-        masks = 2 if cheap.threshold(_shape(self.layer[-1]).dropout) else 0
+        masks = 2 if cheap.threshold(_shape(self.layer[-1]).dropout) and not sparing else 0
         shape = config.hidden_size, config.intermediate_size, config.num_attention_heads
         given: int = itemsize * config.hidden_size * int(lengths.sum())  # to the lowest layer
         return given + len(self.layer) * saved_bytes(lengths, shape, itemsize, masks)
@@ -274,10 +307,23 @@ class ByHand:
         shapes = [_shape(module) for module in modules]
         with torch.autocast("cpu", enabled=False):
             found: Tensor = Stack.apply(  # type: ignore[no-untyped-call]
-                x.to(dtype), casts, shapes, Places(packing.runs, shapes[0].heads), first,
+                x.to(dtype), casts, shapes, Places(packing.runs, shapes[0].heads), first, self.sparing,
                 *(p for layer in layers[first:] for p in layer),
             )  # fmt: skip
         return found
+
+
+class ComputedAgain:
+    """Mixed into the class of the embeddings below such a stack: autograd keeps two rows of D in fp32 a token there,
+    two fifths of a layer by hand."""
+
+    sparing = False
+
+    def forward(self: Any, *args: Any, **more: Any) -> Any:
+        compute = super().forward  # type: ignore[misc]
+        if not (self.sparing and torch.is_grad_enabled()):
+            return compute(*args, **more)
+        return checkpoint(compute, *args, use_reentrant=False, **more)
 
 
 def _shape(layer: Any) -> Shape:
@@ -292,16 +338,22 @@ def stack(model: nn.Module) -> Any:
 
 
 @contextmanager
-def steady(stack: Any) -> Iterator[None]:
-    """While no weight of ``stack`` (None: of no stack) changes: chunks share the casts of weights."""
+def steady(stack: Any, sparing: bool = False) -> Iterator[None]:
+    """While no weight of ``stack`` (None: of no stack) changes: chunks share the casts of weights. ``sparing``: masks
+    of dropout are drawn again and embeddings computed again: a fifth less memory, 2 % more time."""
     if stack is None or stack.casts is not None:
         yield
         return
+    parts = [stack, *stack.embeddings]
     stack.casts = {}
     try:
+        for part in parts:
+            part.sparing = sparing
         yield
     finally:
         stack.casts = None
+        for part in parts:
+            part.sparing = False
 
 
 def frozen(stack: Any) -> int:
@@ -317,17 +369,23 @@ def _both(layer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
 
 def replace(model: nn.Module) -> bool:
     """Let every stack of BERT layers in ``model`` compute by hand; whether there was one."""
-    found = [module for module in model.modules() if type(module).__name__ in STACKS and _suits(module.config)]
-    for module in found:
-        module.__class__ = type(type(module).__name__, (ByHand, type(module)), {})
-    return bool(found)
+    modules = [*model.modules()]
+    stacks = [m for m in modules if type(m).__name__ in STACKS and _suits(m.config)]
+    below = tuple(m for m in modules if stacks and type(m).__name__ in EMBEDDINGS)
+    for module, mixin in [*((m, ByHand) for m in stacks), *((m, ComputedAgain) for m in below)]:
+        module.__class__ = type(type(module).__name__, (mixin, type(module)), {})
+    for module in stacks:
+        vars(module)["embeddings"] = below  # not as parts of it
+    return bool(stacks)
 
 
 def restore(model: nn.Module) -> None:
     """Undo ``replace``."""
     for module in model.modules():
-        if isinstance(module, ByHand):
+        if isinstance(module, ByHand | ComputedAgain):
             module.__class__ = type(module).__mro__[2]
+            for name in ("casts", "embeddings", "sparing"):
+                vars(module).pop(name, None)
 
 
 def _suits(config: Any) -> bool:

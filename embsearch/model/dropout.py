@@ -23,15 +23,16 @@ def grown(probability: float) -> float:
     return 256 / (256 - threshold(probability))
 
 
-def _drawn(count: int) -> Tensor:
-    """(count,) bytes, in whole numbers of eight from torch's own generator."""
-    return torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None).view(torch.uint8)[:count]
+def _drawn(count: int, source: torch.Generator | None = None) -> Tensor:
+    """(count,) bytes, in whole numbers of eight; from torch's own generator where no other is named."""
+    whole = torch.empty(-(-count // 8), dtype=torch.int64)
+    return whole.random_(-(2**63), None, generator=source).view(torch.uint8)[:count]
 
 
-def mask(out: Tensor, probability: float) -> Tensor:
+def mask(out: Tensor, probability: float, source: torch.Generator | None = None) -> Tensor:
     """``out`` with zeros and ``grown`` in it."""
     # straight into its dtype: through booleans it takes five times as long
-    torch.ge(_drawn(out.numel()).view(out.shape), threshold(probability), out=out)
+    torch.ge(_drawn(out.numel(), source).view(out.shape), threshold(probability), out=out)
     return out.mul_(grown(probability))
 
 

@@ -43,7 +43,7 @@ BUCKETS = 3
 # stays below 4 GB whatever its batch: libraries, weights and AdamW take 1, what a step frees in between 0.8. On a GPU
 # this share of its memory, divided by its workers; as much again for what is recorded.
 GRAPH_BYTES, GRAPH_SHARE = 3 * 2**29, 0.4
-IN_A_ROW = 1.25  # so much more where it lies in one stretch of memory
+IN_A_ROW = 1.28  # so much more where it lies in one stretch of memory
 
 
 FINE, AGAIN, NEVER = range(3)  # how one process got on: by itself, with smaller chunks, not at all
@@ -82,8 +82,9 @@ class Stepper:
         """
         state = torch.get_rng_state()
         cuda_state = torch.cuda.get_rng_state() if self.compute.device.type == "cuda" else None
+        lengths = self.tokens.lengths[self.own(batch).text_D]
         while True:
-            with bert.steady(self.by_hand):
+            with bert.steady(self.by_hand, self._sparing(lengths)):
                 if isinstance(self.group, Group):
                     loss = self._together(self.group, batch)
                 else:
@@ -121,14 +122,14 @@ class Stepper:
         """The chunks that ``batch`` is encoded in, their tokens (with what padding there is), and how many of them,
         from the first on, keep their activations; the gradients of the others are cached."""
         lengths = self.tokens.lengths[batch.text_D]
-        gpu, cache, shrunk = self.compute.device.type == "cuda", self.config.cache_gradients, self.shrunk
+        gpu = self.compute.device.type == "cuda"
         plan, tokens = self._chunks(lengths, self.budget)
-        if cache == "always" or (cache == "auto" and shrunk):
+        if self._caches_all:
             return plan, sum(tokens), 0
-        if cache == "auto" and self._fitting(lengths, plan, tokens) < len(plan):
+        if self.config.cache_gradients == "auto" and self._fitting(lengths, plan, tokens) < len(plan):
             plan, tokens = self._chunks(lengths, max(int(lengths.max()), self.budget // 2))  # more of them fit
             return plan, sum(tokens), self._fitting(lengths, plan, tokens)
-        if gpu and self.encoder.packs and not shrunk:  # all is kept anyway, and a single chunk can be recorded
+        if gpu and self.encoder.packs and not self.shrunk:  # all is kept anyway, and a single chunk can be recorded
             plan, tokens = self._chunks(lengths, sum(tokens))
         return plan, sum(tokens), len(plan)
 
@@ -136,6 +137,12 @@ class Stepper:
     def shrunk(self) -> bool:
         """Whether memory did not suffice for chunks as large as they may be."""
         return self.budget < self.config.chunk_tokens
+
+    @property
+    def _caches_all(self) -> bool:
+        """Whether no chunk keeps its activations, so that one's alone are there at a time."""
+        cache = self.config.cache_gradients
+        return cache == "always" or (cache == "auto" and self.shrunk)
 
     def _chunks(self, lengths: np.ndarray, budget: int) -> tuple[list[np.ndarray], list[int]]:
         """Chunks of texts, and each one's tokens, padding included."""
@@ -145,13 +152,23 @@ class Stepper:
 
     def _fitting(self, lengths: np.ndarray, plan: list[np.ndarray], tokens: list[int]) -> int:
         """How many chunks, from the first on, may keep their activations."""
-        sizes = np.cumsum([self.graph_bytes(lengths[t], n) for t, n in zip(plan, tokens, strict=True)])
-        return int((sizes <= self._room(lengths)).sum())
+        sparing = self._sparing(lengths)
+        by_hand = self._held(lengths, sparing) is not None
+        room = self.room * IN_A_ROW if by_hand and ARENA.mapped else self.room
+        sizes = np.cumsum([self.graph_bytes(lengths[t], n, sparing) for t, n in zip(plan, tokens, strict=True)])
+        return int((sizes <= room).sum())
 
-    def _room(self, lengths: np.ndarray) -> float:
-        """Bytes that a step over texts of such lengths may keep."""
-        by_hand = self.by_hand is not None and self.encoder.packs and self.by_hand.held_bytes(lengths, 1) is not None
-        return self.room * IN_A_ROW if by_hand and ARENA.mapped else self.room
+    def _sparing(self, lengths: np.ndarray) -> bool:
+        """Whether a step over texts of such lengths computes again what it can; else it would keep more than half of
+        the room on the heap."""
+        return not self._caches_all and (self._held(lengths, False) or 0) > self.room / 2
+
+    def _held(self, lengths: np.ndarray, sparing: bool) -> int | None:
+        """What layers that compute by hand keep of texts of such lengths, in bytes; None where they do not."""
+        if self.by_hand is None or not self.encoder.packs or not len(lengths):
+            return None
+        held: int | None = self.by_hand.held_bytes(lengths, 2 if self.compute.autocast else 4, sparing)
+        return held
 
     def _recurs(self, batch: Batch, plan: list[np.ndarray]) -> bool:
         """Whether a GPU may record a step of these chunks, or rather this chunk: all that it keeps recorded needs no
@@ -161,16 +178,15 @@ class Stepper:
         lengths = self.tokens.lengths[batch.text_D]
         return MOST * self.graph_bytes(lengths, int(lengths.sum())) <= self.room
 
-    def graph_bytes(self, lengths: np.ndarray, held: int) -> float:
+    def graph_bytes(self, lengths: np.ndarray, held: int, sparing: bool = False) -> float:
         """What a step over texts of such lengths that fill ``held`` tokens keeps: 34 D + 5 H L bytes a token and
         layer of width D with H heads in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198), twice that in fp32.
         Layers that compute by hand know theirs."""
         base = self.encoder.model.transformers_model
         assert base is not None, "pretrained.build checked that this is a text transformer"
-        if self.by_hand is not None and self.encoder.packs:
-            known = self.by_hand.held_bytes(lengths, 2 if self.compute.autocast else 4)
-            if known is not None:
-                return float(known)
+        known = self._held(lengths, sparing)
+        if known is not None:
+            return float(known)
         names = ("num_hidden_layers", "hidden_size", "num_attention_heads")
         layers, width, heads = (getattr(base.config, name, 0) for name in names)
         row = float((lengths.astype(float) ** 2).sum() / lengths.sum())  # of attention, a token's mean

@@ -114,6 +114,24 @@ def test_texts_without_gradient_take_no_part_and_change_nothing(silent, monkeypa
     assert_same(picked, whole)
 
 
+@pytest.mark.parametrize("silent", [[], [1, 3]])
+def test_masks_that_are_drawn_again_are_those_of_the_forward_pass(silent, monkeypatch):
+    weight = torch.ones(1, TOKENS, 24, dtype=torch.float64)
+    weight[..., ::2] = -2
+    starts = np.cumsum(LENGTHS) - LENGTHS
+    for text in silent:
+        weight[0, starts[text] : starts[text] + LENGTHS[text]] = 0
+    expected, after = run(by_hand(dropout=0.3), weight), torch.get_rng_state()
+    encoder, times = by_hand(dropout=0.3), bert.Mask.times
+    drawn = []
+    monkeypatch.setattr(bert.Mask, "times", lambda mask, *args: (drawn.append(mask.rows), times(mask, *args))[1])
+    with bert.steady(encoder, sparing=True):
+        assert_same(run(encoder, weight), expected)
+    assert torch.equal(torch.get_rng_state(), after)
+    assert drawn == [64] * 6  # two of each layer, for all rows
+    assert not encoder.sparing
+
+
 @pytest.mark.parametrize(("rows", "lengths"), [(1, 1), (25, 4), (64, 16)])
 def test_filling_up_changes_nothing(rows, lengths, monkeypatch):
     expected = run(by_hand())
@@ -215,9 +233,10 @@ def test_in_bf16_gradients_are_those_of_autocast_up_to_its_rounding():
     assert mine < 3 * theirs
 
 
+@pytest.mark.parametrize("sparing", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("lengths", [[8, 8, 8], [3, 9, 20, 20]])
-def test_what_a_layer_keeps_is_reckoned_to_the_tensor(lengths, dropout):
+def test_what_a_layer_keeps_is_reckoned_to_the_tensor(lengths, dropout, sparing):
     encoder = by_hand()
     shape = replace(bert._shape(encoder.layer[0]), dropout=dropout, attention_dropout=dropout)
     width, inner, heads = 24, encoder.config.intermediate_size, shape.heads
@@ -225,10 +244,8 @@ def test_what_a_layer_keeps_is_reckoned_to_the_tensor(lengths, dropout):
     where = places.Places(tuple((1, int(n)) for n in lengths), heads)
     cast = bert.Cast.of([p for name in bert.MODULES for p in bert._both(encoder.layer[0], name)], torch.float64)
     x = where.filled(torch.randn(where.tokens, width, dtype=torch.float64))
-    _, saved = bert.forward(x, cast, shape, where, keep=torch.Tensor.new_empty)
-    rows = {"mixed", "mask", "sum", "up", "mask_2", "sum_2"}
-    kept = 0
-    for name, held in vars(saved).items():
-        if name not in {"mean", "scale", "mean_2", "scale_2"} and held is not None:
-            kept += held[: where.tokens].nbytes if name in rows else held.nbytes
-    assert kept == bert.saved_bytes(lengths, (width, inner, heads), 8, masks=2 if dropout else 0)
+    _, saved = bert.forward(x, cast, shape, where, torch.Tensor.new_empty, sparing)
+    kept, tokens = saved.qkv.nbytes + saved.weights.nbytes, slice(where.tokens)
+    kept += sum(held[tokens].nbytes for held in (saved.mixed, saved.sum, saved.up, saved.sum_2))
+    kept += sum(mask.made[tokens].nbytes for mask in (saved.mask, saved.mask_2) if mask and mask.state is None)
+    assert kept == bert.saved_bytes(lengths, (width, inner, heads), 8, masks=2 if dropout and not sparing else 0)

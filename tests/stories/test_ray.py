@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
@@ -131,21 +131,34 @@ def test_sigterm_saves_checkpoints_and_what_was_started_here_ends(home, undistur
     assert bests(home) == bests(undisturbed, 6)
 
 
-def test_a_cluster_behind_rays_client(home, calm):
+def test_a_cluster_behind_rays_client_whose_first_server_for_the_session_dies(home, calm):
     with cluster_of(1) as (cluster, _):
-        port = 10_000 + time.time_ns() // 1000 % 20_000
+        port = 10_000 + time.time_ns() // 1000 % 10_000  # Ray gives those for sessions from 23,000 on
         server = subprocess.Popen(
             [sys.executable, "-m", "ray.util.client.server", f"--address={cluster.address}", "--host=127.0.0.1",
              f"--port={port}", "--mode=proxy"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             words = ["launcher=ray", f"launcher.address=ray://127.0.0.1:{port}", "launcher.workers=1"]
-            said = ended(home.start("search", *words))
+            process = home.start("search", *words)
+            for_the_session(server, process).kill()
+            said = ended(process)
         finally:
             server.kill()
             server.wait()
     assert f"Ray: joined the cluster at ray://127.0.0.1:{port}" in said
     assert home.values() == calm.values()
+
+
+def for_the_session(server, process):
+    """The server that Ray's client server starts for the session of ``process``, as soon as there is one."""
+    while process.poll() is None:
+        for child in psutil.Process(server.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if "--mode=specific-server" in child.cmdline():
+                    return child
+        time.sleep(0.05)
+    raise AssertionError(ended(process))
 
 
 def test_workers_that_find_no_room_wait_and_the_study_goes_on_without_them(home):

@@ -163,6 +163,35 @@ def test_only_what_does_not_fit_has_its_gradients_cached(noisy, objective, monke
     assert ARENA.top == 0  # nothing is kept for a backward pass any more
 
 
+@pytest.mark.parametrize("objective", NAMES)
+def test_a_step_that_fills_half_of_the_room_keeps_less_and_is_the_same(noisy, objective, monkeypatch):
+    expected, reference = step(noisy, objective)
+    after = torch.get_rng_state()
+    config = TrainConfig()
+    stepper = Stepper(noisy, tokens_of(noisy), build(ObjectiveConfig(objective)), CPU, config)
+    if stepper.by_hand is None:
+        pytest.skip("its layers go through autograd, which knows one way")
+    lengths = stepper.tokens.lengths[batch_of(ROWS).text_D]
+    kept = stepper.graph_bytes(lengths, int(lengths.sum()))
+    assert stepper.graph_bytes(lengths, int(lengths.sum()), sparing=True) < 0.9 * kept
+    monkeypatch.setattr("embsearch.train.step.GRAPH_BYTES", 1.5 * kept)
+    dropped: list[int] = []
+    times = bert.Mask.times
+    monkeypatch.setattr(bert.Mask, "times", lambda mask, *args: (dropped.append(mask.rows), times(mask, *args))[1])
+    embeddings, passes = stepper.by_hand.embeddings[0].dropout, []
+    handle = embeddings.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+
+    loss, found = step(noisy, objective)
+
+    handle.remove()
+    assert passes == [True, True]  # the second one in the backward pass
+    assert dropped
+    assert all(dropped)  # drawn again
+    assert loss == expected
+    assert distance(found, reference) < 1e-6
+    assert torch.equal(torch.get_rng_state(), after)
+
+
 class Narrow(Encoder):
     """An encoder on a device that holds ``limit`` padded tokens at once."""
 

@@ -16,6 +16,9 @@ from embsearch.errors import UserError
 
 NAMESPACE = "embsearch"
 CLUSTER: Any = ray  # some of its functions have no types
+# Ray's client server starts a server for each session and gives it 30 seconds (or, in its environment,
+# RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S): too few on a busy node. What it says then:
+TRIES, TOO_SLOW = 3, ("Starting Ray client server failed", "Proxy failed to Connect to backend")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def connect(address: str | None, cpus: int) -> str:
         return f"Ray: started on this machine, {_size()}"
     try:
         _knock(address)
-        ray.init(address=address, **quiet)
+        _join(address, quiet)
     except (ConnectionError, TimeoutError, socket.gaierror) as error:
         raise UserError(
             f"launcher.address={address}: no Ray cluster answers there ({reason(error)}); start one with 'ray start "
@@ -87,6 +90,20 @@ def _knock(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+
+
+def _join(address: str, how: Mapping[str, Any]) -> None:
+    """Raises UserError where Ray's client server cannot begin a session, and what Ray raises."""
+    for left in reversed(range(TRIES)):
+        try:
+            ray.init(address=address, **how)
+            return
+        except ConnectionAbortedError as error:  # of a client server only
+            why = str(error).strip().splitlines()[-1]
+            if not left or not any(words in why for words in TOO_SLOW):
+                raise UserError(
+                    f"launcher.address={address}: Ray's client server could not begin a session ({why})"
+                ) from error
 
 
 def disconnect() -> None:
