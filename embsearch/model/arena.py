@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 New = Callable[..., Tensor]  # an empty tensor of the type of another and a shape
-SIZE = 9 * 2**28  # a seventh more than a step keeps (train/step.py); blocks beyond it come from the heap
+SIZE = 9 * 2**28  # a sixth more than a step keeps (train/step.py); blocks beyond it come from the heap
 ALIGNED = 64  # bytes: a vector of AVX-512
 
 

@@ -86,6 +86,16 @@ def test_with_dropout_the_gradient_is_that_of_the_same_draw():
     assert torch.equal(run(encoder.eval())[0], run(encoder.eval(), draw=2)[0])
 
 
+def silencing(texts):
+    """Weights of the hidden states under which some texts have no gradient."""
+    weight = torch.ones(1, TOKENS, 24, dtype=torch.float64)
+    weight[..., ::2] = -2
+    starts = np.cumsum(LENGTHS) - LENGTHS
+    for text in texts:
+        weight[0, starts[text] : starts[text] + LENGTHS[text]] = 0
+    return weight
+
+
 def backward_rows(monkeypatch):
     rows, before = [], bert.backward
 
@@ -99,11 +109,7 @@ def backward_rows(monkeypatch):
 
 @pytest.mark.parametrize("silent", [{0}, {1, 3}, {0, 1, 2, 3, 4}])
 def test_texts_without_gradient_take_no_part_and_change_nothing(silent, monkeypatch):
-    weight = torch.ones(1, TOKENS, 24, dtype=torch.float64)
-    weight[..., ::2] = -2
-    starts = np.cumsum(LENGTHS) - LENGTHS
-    for text in silent:
-        weight[0, starts[text] : starts[text] + LENGTHS[text]] = 0
+    weight = silencing(silent)
     rows = backward_rows(monkeypatch)
     picked = run(by_hand(dropout=0.3), weight)
     assert set(rows) == {TOKENS - LENGTHS[list(silent)].sum() or LENGTHS[-1]}
@@ -116,11 +122,7 @@ def test_texts_without_gradient_take_no_part_and_change_nothing(silent, monkeypa
 
 @pytest.mark.parametrize("silent", [[], [1, 3]])
 def test_masks_that_are_drawn_again_are_those_of_the_forward_pass(silent, monkeypatch):
-    weight = torch.ones(1, TOKENS, 24, dtype=torch.float64)
-    weight[..., ::2] = -2
-    starts = np.cumsum(LENGTHS) - LENGTHS
-    for text in silent:
-        weight[0, starts[text] : starts[text] + LENGTHS[text]] = 0
+    weight = silencing(silent)
     expected, after = run(by_hand(dropout=0.3), weight), torch.get_rng_state()
     encoder, times = by_hand(dropout=0.3), bert.Mask.times
     drawn = []
