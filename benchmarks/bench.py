@@ -52,7 +52,7 @@ STEP = {
     "peak": {"does": "products", "tokens": 2048},
 }  # fmt: skip
 OTHERS = 0.15  # cores
-VISITS = 6  # of part_sizes to a point
+VISITS, VISIT = 6, 3 * 2**13  # of part_sizes to a point; tokens at least that one encodes, in two steps or more
 EVALUATE = {
     "theirs, fp32": {"does": "their_vectors"},
     "ours, fp32": {"does": "our_vectors"},
@@ -260,13 +260,13 @@ def part_evaluate(run: Run) -> dict[str, Any]:
 def part_sizes(run: Run) -> dict[str, Any]:
     """Microseconds a real token from 8 to 256 tokens a text and batches of 16 to 512 triplets; and the same
     without the optimizer, whose cost does not depend on the batch. The least of VISITS to each point, so that a
-    minute in which the machine is slow falls on no point alone."""
+    minute in which the machine is slow falls on no point alone, each of VISIT tokens: as long for short texts."""
     points = [(32, 2**n) for n in range(3, 9)] + [(n, 32) for n in (16, 64, 128, 256, 512)]
     laps: dict[tuple[int, int], list[list[float]]] = {point: [] for point in points}
     with run.sides({"sizes": {"does": "sizes", "set": [ALL]}}) as sides:
         for batch, length in points * VISITS:
             quiet(run.args.patience / len(points) / VISITS)
-            took = sides["sizes"].turn(batch=batch, length=length, repeat=4 if batch * length < 4096 else 2)
+            took = sides["sizes"].turn(batch=batch, length=length, repeat=max(2, VISIT // (3 * batch * length)))
             laps[batch, length] += [[seconds / took["tokens"] for seconds in lap] for lap in took["laps"]]
     found = []
     for (batch, length), each in laps.items():

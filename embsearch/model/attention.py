@@ -87,10 +87,12 @@ def forward(
     the room for the weights: an empty tensor of the type of another and a shape; without it there are none.
     """
     mixed, drops = torch.empty_like(v), cheap.threshold(dropout) > 0
-    weights = keep(q, sum(n * heads * length**2 for n, length in runs)) if keep else None
+    count = sum(n * heads * length**2 for n, length in runs)
+    weights = keep(q, count) if keep else None
     rows = (blocks(t, runs, heads) for t in (q, k, v, mixed))
     squares = repeat(None) if weights is None else _squares(weights, runs, heads)
-    for one, two, three, out, mask, weight in zip(*rows, masks or repeat(None), squares, strict=False):
+    noise = _squares(cheap.drawn(count), runs, heads) if drops else repeat(None)  # at once: long draws are fast
+    for one, two, three, out, mask, weight, by in zip(*rows, masks or repeat(None), squares, noise, strict=False):
         if mask is None:
             scores = _product(one, two.transpose(1, 2), scale)
         else:
@@ -99,9 +101,8 @@ def forward(
             length = scores.shape[-1]
             scores.masked_fill_(torch.ones(length, length, dtype=torch.bool).triu_(1), -torch.inf)
         weight = _softmax(scores, weight)
-        if drops:
-            torch.copysign(weight, cheap.signs(weight.numel(), dropout, weight.dtype).view_as(weight), out=weight)
-            _product(weight.relu(), three, cheap.grown(dropout), out)
+        if by is not None:
+            _product(cheap.drop(weight, by, dropout, scores), three, cheap.grown(dropout), out)
         else:
             torch.bmm(weight, three, out=out)
     return mixed, weights
@@ -112,16 +113,15 @@ def backward(
     dropout: float,
 ) -> Tensor:  # fmt: skip
     """(3, T * H, W): the gradients of q, k and v."""
-    found, grown = q.new_empty(3, *q.shape), cheap.grown(dropout)
+    found, grown, drops = q.new_empty(3, *q.shape), cheap.grown(dropout), cheap.threshold(dropout) > 0
     rows = (blocks(t, runs, heads) for t in (q, k, v, gradient, *found))
     for one, two, three, out, done, dtwo, dthree, signed in zip(*rows, _squares(weights, runs, heads), strict=True):
-        weight, used = signed, signed
+        # each in the place of what is not needed any more: so little is in use at once that it stays in the cache
+        used = cheap.left(signed) if drops else signed
         dweight = _product(out, three.transpose(1, 2), grown)
-        if cheap.threshold(dropout):
-            weight, used = signed.abs(), signed.relu()
-            dweight = torch.ops.aten.threshold_backward(dweight, signed, 0)
         _product(used.transpose(1, 2), out, grown, dthree)
-        dscores = _softmax_back(dweight, weight)
+        weight = torch.abs(signed, out=used) if drops else signed
+        dscores = _softmax_back(cheap.passed(dweight, signed) if drops else dweight, weight)
         _product(dscores, two, scale, done)
         _product(dscores.transpose(1, 2), one, scale, dtwo)
     return found
@@ -146,9 +146,10 @@ def _softmax(scores: Tensor, out: Tensor | None) -> Tensor:
 
 
 def _softmax_back(gradient: Tensor, weight: Tensor) -> Tensor:
+    """In the place of ``gradient``."""
     if not _exact(weight):
-        return torch._softmax_backward_data(gradient, weight, -1, weight.dtype)
-    return torch._softmax_backward_data(gradient.float(), weight.float(), -1, torch.float32).to(weight.dtype)
+        return torch._softmax_backward_data(gradient, weight, -1, weight.dtype, grad_input=gradient)
+    return gradient.copy_(torch._softmax_backward_data(gradient.float(), weight.float(), -1, torch.float32))
 
 
 class Attention(torch.autograd.Function):

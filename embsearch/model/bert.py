@@ -70,8 +70,11 @@ class Cast:
     def of(parameters: list[Tensor], dtype: torch.dtype) -> Cast:
         weights, biases = parameters[::2], parameters[1::2]
         (q, k, v, out, norm, up, down, last), (qb, kb, vb, ob, nb, ub, db, lb) = weights, biases
-        qkv, out, up, down = (p.detach().to(dtype) for p in (torch.cat([q, k, v]), out, up, down))
-        qkv_bias, ob, ub, db = (p.detach().to(dtype) for p in (torch.cat([qb, kb, vb]), ob, ub, db))
+        out, ob, up, ub, down, db = (p.detach().to(dtype) for p in (out, ob, up, ub, down, db))
+        qkv, qkv_bias = (
+            torch.cat([p.detach() for p in parts], out=parts[0].new_empty(0, dtype=dtype))  # casts on the way
+            for parts in ((q, k, v), (qb, kb, vb))
+        )
         return Cast(qkv, qkv_bias, out, ob, norm.detach(), nb.detach(), up, ub, down, db, last.detach(), lb.detach())
 
 

@@ -3,6 +3,10 @@
 The probability is a multiple of 1/256, the nearest to what is asked for (0.1 becomes 26/256 = 0.1016), and what is
 kept is scaled by exactly that, so expectations are right. For CPUs, where drawing masks took an
 eighth of a training step (docs/decisions/0013-attention-by-hand.md).
+
+Many bytes at once are AES in counter mode under a key that torch's generator draws: CPUs compute it themselves, three
+times as fast as torch draws, and no test of randomness is known to tell it from chance (Salmon et al. 2011, "Parallel
+random numbers: as easy as 1, 2, 3"; docs/decisions/0031-masks-from-aes.md).
 """
 
 from __future__ import annotations
@@ -10,7 +14,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from torch import Tensor, nn
+
+MANY = 2**19  # bytes from which on a cipher pays
+ZEROS = bytes(2**18)  # what it encrypts at a time: as much as stays in the cache
+SPARE = 15  # bytes of room that it asks for beyond
 
 
 def threshold(probability: float) -> int:
@@ -23,22 +32,60 @@ def grown(probability: float) -> float:
     return 256 / (256 - threshold(probability))
 
 
-def _drawn(count: int, source: torch.Generator | None = None) -> Tensor:
-    """(count,) bytes, in whole numbers of eight; from torch's own generator where no other is named."""
+def drawn(count: int, source: torch.Generator | None = None) -> Tensor:
+    """(count,) uint8, uniform; all that is random comes from torch's own generator where no other is named."""
+    if count < MANY:
+        return _by_torch(count, source)
+    key = _by_torch(32, source).numpy().tobytes()
+    stream = Cipher(algorithms.AES(key[:16]), modes.CTR(key[16:])).encryptor()
+    found = torch.empty(count + SPARE, dtype=torch.uint8)
+    zeros, room = memoryview(ZEROS), found.numpy().data
+    for begin in range(0, count, len(ZEROS)):
+        stream.update_into(zeros[: count - begin], room[begin : begin + len(ZEROS) + SPARE])
+    return found[:count]
+
+
+def _by_torch(count: int, source: torch.Generator | None) -> Tensor:
+    """The same in whole numbers of eight."""
     whole = torch.empty(-(-count // 8), dtype=torch.int64)
     return whole.random_(-(2**63), None, generator=source).view(torch.uint8)[:count]
 
 
 def mask(out: Tensor, probability: float, source: torch.Generator | None = None) -> Tensor:
     """``out`` with zeros and ``grown`` in it."""
-    # straight into its dtype: through booleans it takes five times as long
-    torch.ge(_drawn(out.numel(), source).view(out.shape), threshold(probability), out=out)
-    return out.mul_(grown(probability))
+    whole = _whole(out)  # straight into its dtype: through booleans it takes five times as long
+    torch.ge(drawn(out.numel(), source).view(out.shape), threshold(probability), out=whole)
+    whole.mul_(int(_whole(out.new_tensor(grown(probability)))))
+    return out
 
 
-def signs(count: int, probability: float, dtype: torch.dtype) -> Tensor:
-    """(count,) numbers, below zero where dropout drops."""
-    return _drawn(count).to(dtype).sub_(threshold(probability))
+def drop(weights: Tensor, by: Tensor, probability: float, out: Tensor) -> Tensor:
+    """What dropout leaves of ``weights``, none of them below zero, by as many bytes, in ``out``, not scaled; what it
+    drops has a minus there afterwards."""
+    whole = _whole(weights)
+    dropped = torch.empty_like(whole)
+    torch.lt(by.view(whole.shape), threshold(probability), out=dropped)
+    torch.addcmul(whole, whole, dropped, value=-1, out=_whole(out))  # not by comparing: what is no number stays none
+    whole.add_(dropped, alpha=torch.iinfo(whole.dtype).min)
+    return out
+
+
+def left(marked: Tensor) -> Tensor:
+    """Such weights with zeros for those that have a minus."""
+    return _whole(marked).clamp_min(0).view(marked.dtype)
+
+
+def passed(gradient: Tensor, marked: Tensor) -> Tensor:
+    """``gradient``, in its place, with zeros where ``marked`` has none of its weights left."""
+    whole = _whole(gradient)
+    torch.ops.aten.threshold_backward(whole, _whole(marked), 0, grad_input=whole)
+    return gradient
+
+
+def _whole(x: Tensor) -> Tensor:
+    """Its bytes as whole numbers, in the order of the numbers from zero on. In bf16 torch's operations on those take
+    a third of the time."""
+    return x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.itemsize])
 
 
 class _Dropped(torch.autograd.Function):

@@ -44,7 +44,8 @@ BUCKETS = 3
 # this share of its memory, divided by its workers; as much again for what is recorded.
 GRAPH_BYTES, GRAPH_SHARE = 3 * 2**29, 0.4
 IN_A_ROW = 1.28  # so much more where it lies in one stretch of memory
-
+# Bytes that a process may take before the backward pass, which needs up to 0.4 GB more than lies free.
+GROWN = 3.55e9
 
 FINE, AGAIN, NEVER = range(3)  # how one process got on: by itself, with smaller chunks, not at all
 
@@ -216,7 +217,7 @@ class Stepper:
 
     def _make_room(self) -> None:
         """A step that keeps much needs what others freed, which is of other sizes."""
-        if ARENA.top > self.room / 2:
+        if ARENA.top > self.room / 2 and memory.resident() > GROWN:
             memory.give_back()
 
     def _forward(self, batch: Batch, plan: list[np.ndarray], kept: int) -> Passed:

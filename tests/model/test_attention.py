@@ -1,13 +1,11 @@
-"""Hand-written attention against autograd's, and masks drawn by bytes against their probability."""
+"""Hand-written attention against autograd's."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from embsearch.model import attention
-from embsearch.model import dropout as cheap
 from embsearch.model.attention import Attention, inverse, order
 
 RUNS = ((2, 5), (1, 4), (3, 1))  # (texts, tokens): 17 tokens
@@ -90,35 +88,3 @@ def test_dropout_keeps_the_mean(rows):
     query, key, value = (t.detach() for t in rows)
     mean = torch.stack([apply(query, key, value, dropout=0.3) for _ in range(4000)]).mean(0)
     torch.testing.assert_close(mean, apply(query, key, value), atol=0.08, rtol=0)
-
-
-@pytest.mark.parametrize("probability", [0.05, 0.1, 0.5])
-def test_a_mask_drops_its_share_and_scales_by_what_it_keeps(probability):
-    torch.manual_seed(0)
-    made = cheap.mask(torch.empty(1_000_003), probability)
-    share = cheap.threshold(probability) / 256
-    assert abs(share - probability) <= 1 / 512
-    assert (made == 0).float().mean().item() == pytest.approx(share, abs=4 * (share / 1e6) ** 0.5)
-    assert made.max().item() == pytest.approx(1 / (1 - share))
-    assert made.mean().item() == pytest.approx(1, abs=0.005)
-    near = torch.corrcoef(torch.stack([made[:-1], made[1:]]))[0, 1]  # bytes of one number are independent too
-    assert abs(near) < 0.005
-
-
-def test_the_same_random_state_draws_the_same_and_evaluation_draws_nothing():
-    module, x = cheap.ByteDropout(0.1), torch.ones(64, 64)
-    torch.manual_seed(1)
-    first = module(x)
-    torch.manual_seed(1)
-    assert torch.equal(module(x), first)
-    state = torch.get_rng_state()
-    assert module.eval()(x) is x
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_every_dropout_of_a_model_is_replaced_in_its_own_mode():
-    model = nn.Sequential(nn.Dropout(0.2), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))).eval()
-    cheap.replace(model)
-    assert [(type(m), m.p, m.training) for m in (model[0], model[1][1])] == [
-        (cheap.ByteDropout, 0.2, False), (cheap.ByteDropout, 0.1, False)
-    ]  # fmt: skip

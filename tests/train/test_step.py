@@ -19,7 +19,7 @@ from embsearch.model.device import choose
 from embsearch.model.embed import embed, encode
 from embsearch.model.encoder import Encoder
 from embsearch.objectives.build import NAMES, build
-from embsearch.train.step import Stepper
+from embsearch.train.step import GROWN, Stepper
 
 TEXTS = [
     "red", "fast lamp x1", "small phone shoe x2 x3", "crimson y1", "rapid", "tiny light y2 y3 y4 y0", "mobile",
@@ -190,6 +190,18 @@ def test_a_step_that_fills_half_of_the_room_keeps_less_and_is_the_same(noisy, ob
     assert loss == expected
     assert distance(found, reference) < 1e-6
     assert torch.equal(torch.get_rng_state(), after)
+
+
+@pytest.mark.parametrize(("held", "given"), [(GROWN + 1, 1), (GROWN - 1, 0)])
+def test_a_step_that_keeps_much_gives_memory_back_where_the_process_is_large(noisy, held, given, monkeypatch):
+    if bert.stack(noisy.model) is None or not noisy.packs:
+        pytest.skip("its layers go through autograd, which keeps its blocks on the heap")
+    monkeypatch.setattr("embsearch.train.step.GRAPH_BYTES", 1)
+    monkeypatch.setattr("embsearch.train.step.memory.resident", lambda: held)
+    calls: list[None] = []
+    monkeypatch.setattr("embsearch.train.step.memory.give_back", lambda: calls.append(None))
+    step(noisy, "triplet", cache_gradients="never")
+    assert len(calls) == given
 
 
 class Narrow(Encoder):
