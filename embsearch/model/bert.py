@@ -181,22 +181,23 @@ def backward(dz: Tensor, x: Tensor, s: Saved, w: Cast, shape: Shape, places: Pla
     width = dz.shape[1] // shape.heads
     dsum_2, dlast, dlast_bias = _norm_back(dz, s.sum_2, s.mean_2, s.scale_2, w.last, w.last_bias)
     ddown = s.mask_2.times(dsum_2, shape.dropout) if s.mask_2 else dsum_2
+    of_down = _weight(ddown, gelu(s.up))
     dup = torch.ops.aten.gelu_backward(ddown @ w.down, s.up)
     of_up = _weight(dup, torch.native_layer_norm(s.sum, x.shape[1:], w.norm, w.norm_bias, shape.epsilon)[0])
     dy = (dup @ w.up).add_(dsum_2)
+    del ddown, dup, dsum_2  # the largest are not kept through attention
     dsum, dnorm, dnorm_bias = _norm_back(dy, s.sum, s.mean, s.scale, w.norm, w.norm_bias)
     dout = s.mask.times(dsum, shape.dropout) if s.mask else dsum
+    of_out = _weight(dout, s.mixed)
     drows = (dout @ w.out).view(-1, width).index_select(0, places.there)
+    del dy, dout
     q, k, v = s.qkv
     dqkv = attend.backward(drows, q, k, v, s.weights, places.runs, shape.heads, width**-0.5, shape.attention_dropout)
     dqkv = places.returned(dqkv.view(-1, width), places.back_3)
     dx = (dqkv @ w.qkv).add_(dsum)
     of_qkv, of_bias = _weight(dqkv, x)
     thirds = (part for pair in zip(of_qkv.chunk(3), of_bias.chunk(3), strict=True) for part in pair)
-    return dx, [
-        *thirds, *_weight(dout, s.mixed), dnorm, dnorm_bias, *of_up, *_weight(ddown, gelu(s.up)),
-        dlast, dlast_bias,
-    ]  # fmt: skip
+    return dx, [*thirds, *of_out, dnorm, dnorm_bias, *of_up, *of_down, dlast, dlast_bias]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, new: New = Tensor.new_empty) -> Tensor:

@@ -127,8 +127,9 @@ class Stepper:
         plan, tokens = self._chunks(lengths, self.budget)
         if self._caches_all:
             return plan, sum(tokens), 0
-        if self.config.cache_gradients == "auto" and self._fitting(lengths, plan, tokens) < len(plan):
-            plan, tokens = self._chunks(lengths, max(int(lengths.max()), self.budget // 2))  # more of them fit
+        much = self._sparing(lengths) or self._fitting(lengths, plan, tokens) < len(plan)
+        if self.config.cache_gradients == "auto" and much:  # more of them fit, and each needs less in passing
+            plan, tokens = self._chunks(lengths, max(int(lengths.max()), self.budget // 2))
             return plan, sum(tokens), self._fitting(lengths, plan, tokens)
         if gpu and self.encoder.packs and not self.shrunk:  # all is kept anyway, and a single chunk can be recorded
             plan, tokens = self._chunks(lengths, sum(tokens))

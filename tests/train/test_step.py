@@ -174,7 +174,17 @@ def test_a_step_that_fills_half_of_the_room_keeps_less_and_is_the_same(noisy, ob
     lengths = stepper.tokens.lengths[batch_of(ROWS).text_D]
     kept = stepper.graph_bytes(lengths, int(lengths.sum()))
     assert stepper.graph_bytes(lengths, int(lengths.sum()), sparing=True) < 0.9 * kept
+    whole = TrainConfig(chunk_tokens=int(lengths.sum()))
+
+    def chunks():
+        given = Stepper(noisy, tokens_of(noisy), build(ObjectiveConfig(objective)), CPU, whole)
+        plan, _, fitting = given.plan(batch_of(ROWS))
+        assert fitting == len(plan)
+        return len(plan)
+
+    assert chunks() == 1
     monkeypatch.setattr("embsearch.train.step.GRAPH_BYTES", 1.5 * kept)
+    assert chunks() > 1  # each needs less in passing
     dropped: list[int] = []
     times = bert.Mask.times
     monkeypatch.setattr(bert.Mask, "times", lambda mask, *args: (dropped.append(mask.rows), times(mask, *args))[1])
