@@ -79,14 +79,16 @@ def blocks(rows: Tensor, runs: Runs, heads: int) -> Iterator[Tensor]:
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, runs: Runs, heads: int, scale: float, dropout: float, causal: bool = False,
-    masks: tuple[Tensor | None, ...] | None = None, keep: New | None = Tensor.new_empty,
+    masks: tuple[Tensor | None, ...] | None = None, keep: New | None = Tensor.new_empty, grown: float | None = None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """What is mixed of rows in attention's order (T * H, W); the weights after softmax, dropped ones negative.
 
     ``masks``, one a run: (n * H, 1, L), -inf at keys that nobody may see, or None. ``keep`` gives
-    the room for the weights: an empty tensor of the type of another and a shape; without it there are none.
+    the room for the weights: an empty tensor of the type of another and a shape; without it there are none. What
+    dropout leaves is multiplied by ``grown``, so that means are kept (None) or by whoever gave ``v`` (1).
     """
     mixed, drops = torch.empty_like(v), cheap.threshold(dropout) > 0
+    grown = cheap.grown(dropout) if grown is None else grown
     count = sum(n * heads * length**2 for n, length in runs)
     weights = keep(q, count) if keep else None
     rows = (blocks(t, runs, heads) for t in (q, k, v, mixed))
@@ -102,7 +104,7 @@ def forward(
             scores.masked_fill_(torch.ones(length, length, dtype=torch.bool).triu_(1), -torch.inf)
         weight = _softmax(scores, weight)
         if by is not None:
-            _product(cheap.drop(weight, by, dropout, scores), three, cheap.grown(dropout), out)
+            _product(cheap.drop(weight, by, dropout, scores), three, grown, out)
         else:
             torch.bmm(weight, three, out=out)
     return mixed, weights
@@ -110,10 +112,11 @@ def forward(
 
 def backward(
     gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, runs: Runs, heads: int, scale: float,
-    dropout: float,
+    dropout: float, grown: float | None = None,
 ) -> Tensor:  # fmt: skip
     """(3, T * H, W): the gradients of q, k and v."""
-    found, grown, drops = q.new_empty(3, *q.shape), cheap.grown(dropout), cheap.threshold(dropout) > 0
+    found, drops = q.new_empty(3, *q.shape), cheap.threshold(dropout) > 0
+    grown = cheap.grown(dropout) if grown is None else grown
     rows = (blocks(t, runs, heads) for t in (q, k, v, gradient, *found))
     for one, two, three, out, done, dtwo, dthree, signed in zip(*rows, _squares(weights, runs, heads), strict=True):
         # each in the place of what is not needed any more: so little is in use at once that it stays in the cache
@@ -131,6 +134,8 @@ def _product(one: Tensor, two: Tensor, factor: float, out: Tensor | None = None)
     """(n, A, B): matrices (n, A, C) by (n, C, B) times ``factor``, in one pass."""
     if out is None:
         out = one.new_empty(*one.shape[:2], two.shape[2])
+    if factor == 1:
+        return torch.bmm(one, two, out=out)
     return torch.baddbmm(out, one, two, beta=0, alpha=factor, out=out)
 
 

@@ -48,10 +48,15 @@ class Shape:
     dropout: float
     attention_dropout: float
 
+    def factors(self, width: int) -> tuple[float, float]:
+        """Of attention's scores, and of what its dropout leaves, in a layer of that width."""
+        return (width // self.heads) ** -0.5, cheap.grown(self.attention_dropout)
+
 
 @dataclass(frozen=True)
 class Cast:
-    """A layer's weights as its products take them; the norms' stay fp32."""
+    """A layer's weights as its products take them; the norms' stay fp32. Those of q and v hold the factors of
+    attention's scores and of what dropout leaves, which its products would have to apply to every weight."""
 
     qkv: Tensor  # (3D, D)
     qkv_bias: Tensor
@@ -67,13 +72,14 @@ class Cast:
     last_bias: Tensor
 
     @staticmethod
-    def of(parameters: list[Tensor], dtype: torch.dtype) -> Cast:
+    def of(parameters: list[Tensor], dtype: torch.dtype, shape: Shape) -> Cast:
         weights, biases = parameters[::2], parameters[1::2]
         (q, k, v, out, norm, up, down, last), (qb, kb, vb, ob, nb, ub, db, lb) = weights, biases
         out, ob, up, ub, down, db = (p.detach().to(dtype) for p in (out, ob, up, ub, down, db))
+        scale, grown = shape.factors(len(q))
         qkv, qkv_bias = (
-            torch.cat([p.detach() for p in parts], out=parts[0].new_empty(0, dtype=dtype))  # casts on the way
-            for parts in ((q, k, v), (qb, kb, vb))
+            torch.cat([one.detach() * scale, two.detach(), three.detach() * grown], out=one.new_empty(0, dtype=dtype))
+            for one, two, three in ((q, k, v), (qb, kb, vb))
         )
         return Cast(qkv, qkv_bias, out, ob, norm.detach(), nb.detach(), up, ub, down, db, last.detach(), lb.detach())
 
@@ -163,7 +169,7 @@ def forward(
     qkv = qkv.view(3, -1, width)
     masks, for_masks = places.masks(x.dtype), None if sparing and keep else new
     rows, weights = attend.forward(
-        qkv[0], qkv[1], qkv[2], places.runs, shape.heads, width**-0.5, shape.attention_dropout, masks=masks, keep=keep
+        qkv[0], qkv[1], qkv[2], places.runs, shape.heads, 1, shape.attention_dropout, masks=masks, keep=keep, grown=1
     )
     mixed = places.returned(rows, places.back, new)
     total, mask = _add(x, _linear(mixed, w.out, w.out_bias, new), shape.dropout, for_masks)
@@ -178,7 +184,7 @@ def forward(
 
 def backward(dz: Tensor, x: Tensor, s: Saved, w: Cast, shape: Shape, places: Places) -> tuple[Tensor, list[Tensor]]:
     """The gradient of a layer's input ``x``, and those of its weights in the order of MODULES."""
-    width = dz.shape[1] // shape.heads
+    width, (scale, grown) = dz.shape[1] // shape.heads, shape.factors(dz.shape[1])
     dsum_2, dlast, dlast_bias = _norm_back(dz, s.sum_2, s.mean_2, s.scale_2, w.last, w.last_bias)
     ddown = s.mask_2.times(dsum_2, shape.dropout) if s.mask_2 else dsum_2
     of_down = _weight(ddown, gelu(s.up))
@@ -192,11 +198,13 @@ def backward(dz: Tensor, x: Tensor, s: Saved, w: Cast, shape: Shape, places: Pla
     drows = (dout @ w.out).view(-1, width).index_select(0, places.there)
     del dy, dout
     q, k, v = s.qkv
-    dqkv = attend.backward(drows, q, k, v, s.weights, places.runs, shape.heads, width**-0.5, shape.attention_dropout)
+    dqkv = attend.backward(drows, q, k, v, s.weights, places.runs, shape.heads, 1, shape.attention_dropout, grown=1)
     dqkv = places.returned(dqkv.view(-1, width), places.back_3)
     dx = (dqkv @ w.qkv).add_(dsum)
     of_qkv, of_bias = _weight(dqkv, x)
-    thirds = (part for pair in zip(of_qkv.chunk(3), of_bias.chunk(3), strict=True) for part in pair)
+    thirds = [part for pair in zip(of_qkv.chunk(3), of_bias.chunk(3), strict=True) for part in pair]
+    for part, factor in zip(thirds, (f for f in (scale, 1, grown) for _ in range(2)), strict=True):
+        part.mul_(factor)
     return dx, [*thirds, *of_out, dnorm, dnorm_bias, *of_up, *of_down, dlast, dlast_bias]
 
 
@@ -302,13 +310,13 @@ class ByHand:
         layers = [[p for name in MODULES for p in _both(module, name)] for module in modules]
         # at every call unless all is steady: the fused optimizer changes weights without raising their version
         known: dict[Any, Cast] = {} if self.casts is None else self.casts
-        for module, layer in zip(modules, layers, strict=True):
+        shapes = [_shape(module) for module in modules]
+        for module, layer, shape in zip(modules, layers, shapes, strict=True):
             if (module, dtype) not in known:
-                known[module, dtype] = Cast.of(layer, dtype)
+                known[module, dtype] = Cast.of(layer, dtype, shape)
         casts = [known[module, dtype] for module in modules]
         learns = [x.requires_grad or any(p.requires_grad for p in layer) for layer in layers]
         first = learns.index(True) if torch.is_grad_enabled() and any(learns) else len(layers)
-        shapes = [_shape(module) for module in modules]
         with torch.autocast("cpu", enabled=False):
             found: Tensor = Stack.apply(  # type: ignore[no-untyped-call]
                 x.to(dtype), casts, shapes, Places(packing.runs, shapes[0].heads), first, self.sparing,

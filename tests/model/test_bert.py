@@ -244,7 +244,8 @@ def test_what_a_layer_keeps_is_reckoned_to_the_tensor(lengths, dropout, sparing)
     width, inner, heads = 24, encoder.config.intermediate_size, shape.heads
     lengths = np.array(lengths)
     where = places.Places(tuple((1, int(n)) for n in lengths), heads)
-    cast = bert.Cast.of([p for name in bert.MODULES for p in bert._both(encoder.layer[0], name)], torch.float64)
+    parameters = [p for name in bert.MODULES for p in bert._both(encoder.layer[0], name)]
+    cast = bert.Cast.of(parameters, torch.float64, shape)
     x = where.filled(torch.randn(where.tokens, width, dtype=torch.float64))
     _, saved = bert.forward(x, cast, shape, where, torch.Tensor.new_empty, sparing)
     kept, tokens = saved.qkv.nbytes + saved.weights.nbytes, slice(where.tokens)
