@@ -274,7 +274,7 @@ class Stack(torch.autograd.Function):
 class ByHand:
     """Mixed into the class of a stack of BERT layers: packed texts go through the functions above."""
 
-    casts: dict[Any, Cast] | None = None  # by layer and dtype, while no weight changes
+    casts: dict[Any, Cast] | None = None  # by layer, dtype and shape, while no weight changes
     embeddings: tuple[nn.Module, ...] = ()  # below it
     sparing = False  # as of ``steady``
 
@@ -311,10 +311,11 @@ class ByHand:
         # at every call unless all is steady: the fused optimizer changes weights without raising their version
         known: dict[Any, Cast] = {} if self.casts is None else self.casts
         shapes = [_shape(module) for module in modules]
-        for module, layer, shape in zip(modules, layers, shapes, strict=True):
-            if (module, dtype) not in known:
-                known[module, dtype] = Cast.of(layer, dtype, shape)
-        casts = [known[module, dtype] for module in modules]
+        keys = [(module, dtype, shape) for module, shape in zip(modules, shapes, strict=True)]  # dropout may be off
+        for key, layer in zip(keys, layers, strict=True):
+            if key not in known:
+                known[key] = Cast.of(layer, dtype, key[2])
+        casts = [known[key] for key in keys]
         learns = [x.requires_grad or any(p.requires_grad for p in layer) for layer in layers]
         first = learns.index(True) if torch.is_grad_enabled() and any(learns) else len(layers)
         with torch.autocast("cpu", enabled=False):
