@@ -85,7 +85,7 @@ class Stepper:
         cuda_state = torch.cuda.get_rng_state() if self.compute.device.type == "cuda" else None
         lengths = self.tokens.lengths[self.own(batch).text_D]
         while True:
-            with bert.steady(self.by_hand, self._sparing(lengths)):
+            with bert.steady(self.by_hand, self._sparing(lengths), self._overflowing(lengths)):
                 if isinstance(self.group, Group):
                     loss = self._together(self.group, batch)
                 else:
@@ -155,8 +155,7 @@ class Stepper:
     def _fitting(self, lengths: np.ndarray, plan: list[np.ndarray], tokens: list[int]) -> int:
         """How many chunks, from the first on, may keep their activations."""
         sparing = self._sparing(lengths)
-        by_hand = self._held(lengths, sparing) is not None
-        room = self.room * IN_A_ROW if by_hand and ARENA.mapped else self.room
+        room = self.room if self._held(lengths, sparing) is None else self._room_by_hand
         sizes = np.cumsum([self.graph_bytes(lengths[t], n, sparing) for t, n in zip(plan, tokens, strict=True)])
         return int((sizes <= room).sum())
 
@@ -164,6 +163,15 @@ class Stepper:
         """Whether a step over texts of such lengths computes again what it can; else it would keep more than half of
         the room on the heap."""
         return not self._caches_all and (self._held(lengths, False) or 0) > self.room / 2
+
+    def _overflowing(self, lengths: np.ndarray) -> bool:
+        """Whether being sparing does not suffice, so that some texts' gradients are cached: then embeddings are
+        computed again too, of which every text's would lie on the heap."""
+        return not self._caches_all and (self._held(lengths, True) or 0) > self._room_by_hand
+
+    @property
+    def _room_by_hand(self) -> float:
+        return self.room * IN_A_ROW if ARENA.mapped else self.room
 
     def _held(self, lengths: np.ndarray, sparing: bool) -> int | None:
         """What layers that compute by hand keep of texts of such lengths, in bytes; None where they do not."""
