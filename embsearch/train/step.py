@@ -44,8 +44,9 @@ BUCKETS = 3
 # this share of its memory, divided by its workers; as much again for what is recorded.
 GRAPH_BYTES, GRAPH_SHARE = 3 * 2**29, 0.4
 IN_A_ROW = 1.28  # so much more where it lies in one stretch of memory
-# Bytes that a process may take before the backward pass, which needs up to 0.4 GB more than lies free.
-GROWN = 3.55e9
+# Bytes that a process may take before the backward pass, which needs more than lies free: where all chunks keep their
+# activations up to 0.1 GB, where gradients are cached up to 0.4.
+GROWN, GROWN_CACHED = 3.65e9, 3.55e9
 
 FINE, AGAIN, NEVER = range(3)  # how one process got on: by itself, with smaller chunks, not at all
 
@@ -216,7 +217,7 @@ class Stepper:
 
     def _cached(self, batch: Batch, plan: list[np.ndarray], kept: int) -> Tensor:
         passed = self._forward(batch, plan, kept)
-        self._make_room()
+        self._make_room(GROWN_CACHED)
         embeddings = _reorder(torch.cat([part.detach() for part in passed.parts]), plan).requires_grad_()
         loss = self._loss(embeddings, batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -224,9 +225,9 @@ class Stepper:
         self._backward(batch, passed, embeddings.grad)
         return loss
 
-    def _make_room(self) -> None:
+    def _make_room(self, limit: float = GROWN) -> None:
         """A step that keeps much needs what others freed, which is of other sizes."""
-        if ARENA.top > self.room / 2 and memory.resident() > GROWN:
+        if ARENA.top > self.room / 2 and memory.resident() > limit:
             memory.give_back()
 
     def _forward(self, batch: Batch, plan: list[np.ndarray], kept: int) -> Passed:
@@ -270,7 +271,7 @@ class Stepper:
         share = onto(embeddings_DE.device, torch.from_numpy(shares[group.rank]))
 
         def work() -> float:
-            self._make_room()
+            self._make_room(GROWN_CACHED)
             loss = self._loss(embeddings_DE, batch)
             loss.backward()  # type: ignore[no-untyped-call]
             assert embeddings_DE.grad is not None
