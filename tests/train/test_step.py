@@ -19,7 +19,7 @@ from embsearch.model.device import choose
 from embsearch.model.embed import embed, encode
 from embsearch.model.encoder import Encoder
 from embsearch.objectives.build import NAMES, build
-from embsearch.train.step import GROWN, Stepper
+from embsearch.train.step import GROWN, GROWN_CACHED, Stepper
 
 TEXTS = [
     "red", "fast lamp x1", "small phone shoe x2 x3", "crimson y1", "rapid", "tiny light y2 y3 y4 y0", "mobile",
@@ -205,15 +205,25 @@ def test_a_step_that_fills_half_of_the_room_keeps_less_and_is_the_same(noisy, ob
     handle.remove()
 
 
-@pytest.mark.parametrize(("held", "given"), [(GROWN + 1, 1), (GROWN - 1, 0)])
-def test_a_step_that_keeps_much_gives_memory_back_where_the_process_is_large(noisy, held, given, monkeypatch):
+@pytest.mark.parametrize(("all_kept", "limit"), [(True, GROWN), (False, GROWN_CACHED)])
+@pytest.mark.parametrize(("beyond", "given"), [(1, 1), (-1, 0)])
+def test_a_step_that_keeps_much_gives_memory_back_where_the_process_is_large(
+    noisy, all_kept, limit, beyond, given, monkeypatch
+):
     if bert.stack(noisy.model) is None or not noisy.packs:
         pytest.skip("its layers go through autograd, which keeps its blocks on the heap")
-    monkeypatch.setattr("embsearch.train.step.GRAPH_BYTES", 1)
-    monkeypatch.setattr("embsearch.train.step.memory.resident", lambda: held)
+    config = TrainConfig(chunk_tokens=12, cache_gradients="never" if all_kept else "auto")
+    stepper = Stepper(noisy, tokens_of(noisy), build(ObjectiveConfig()), CPU, config)
+    lengths = stepper.tokens.lengths[batch_of(ROWS).text_D]
+    whole = stepper.graph_bytes(lengths, int(lengths.sum()), sparing=True)
+    monkeypatch.setattr("embsearch.train.step.GRAPH_BYTES", 0.6 * whole)
+    stepper = Stepper(noisy, tokens_of(noisy), build(ObjectiveConfig()), CPU, config)
+    plan, _, kept = stepper.plan(batch_of(ROWS))
+    assert kept == len(plan) if all_kept else 0 < kept < len(plan)
+    monkeypatch.setattr("embsearch.train.step.memory.resident", lambda: limit + beyond)
     calls: list[None] = []
     monkeypatch.setattr("embsearch.train.step.memory.give_back", lambda: calls.append(None))
-    step(noisy, "triplet", cache_gradients="never")
+    stepper(batch_of(ROWS))
     assert len(calls) == given
 
 
