@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from embsearch.track.mirror import Point, StudyMirror, TrialMirror, validation
 
 UPLOAD = 30.0  # seconds for one run, before it is tried again later
 BATCH = 16  # runs between two ends of W&B's service
+# Seconds. Measured: a killed process's service writes for 0.07 after it, and ends after 2.
+SETTLED, ORPHANED = 0.25, 3.0
 
 
 class WandbRecorder(Follower):
@@ -115,8 +118,7 @@ class WandbRecorder(Follower):
 
         self._in_use = True
         run_id = self._id(name)
-        for left in self._sent_file.parent.glob(f"*run-*-{run_id}*"):
-            shutil.rmtree(left)
+        self._remove(run_id)
         wandb.setup(wandb.Settings(silent=True))  # else it asks for a key where there is a terminal
         settings = wandb.Settings(
             console="off", silent=True, symlink=False, disable_git=True, disable_code=True, save_code=False,
@@ -137,6 +139,15 @@ class WandbRecorder(Follower):
             run.summary.update({key: value for key, value in summary.items() if value not in (None, "")})
         finally:
             run.finish(exit_code=int(failed))
+
+    def _remove(self, run_id: str) -> None:
+        """Remove what a killed process has left of a run, also what its service still adds. Raises OSError where it
+        cannot."""
+        until = time.monotonic() + ORPHANED
+        while left := list(self._sent_file.parent.glob(f"*run-*-{run_id}*")):
+            for folder in left:
+                shutil.rmtree(folder, ignore_errors=time.monotonic() < until)
+            time.sleep(SETTLED)
 
     def _remember(self, marks: list[str]) -> None:
         """Write down what was sent, once it is. A run that has finished may not be in its file yet, and one that

@@ -6,7 +6,10 @@ import json
 import struct
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +173,33 @@ def test_every_trial_is_there_once_after_a_kill_and_a_second_process(config: Con
     assert sorted(runs) == ["study/shop", "t0000", "t0001", "t0002", "t0003"]
     assert sent_file.read_text().startswith(before)
     assert len(sent_file.read_text().splitlines()) == 5
+
+
+def test_what_a_killed_processs_service_still_writes_is_removed_too(config: Config, study: Path) -> None:
+    recorder = WandbRecorder(config, study)
+    assert recorder.sync() == 0, recorder.problem
+    runs = {read_run(path).run.display_name: path.parent for path in (study / "wandb").glob("*/*.wandb")}
+    left = runs["t0000"]
+    sent_file = study / "wandb/sent"
+    run_id = left.name.rsplit("-", 1)[1]
+    sent_file.write_text("".join(line for line in sent_file.read_text().splitlines(True) if line.strip() != run_id))
+    end = time.monotonic() + 0.3
+
+    def writing() -> None:
+        for number in count():
+            if time.monotonic() > end:
+                break
+            with suppress(OSError):  # removed between the two
+                (left / "files").mkdir(parents=True, exist_ok=True)
+                (left / f"files/{number}").touch()
+
+    with ThreadPoolExecutor() as pool:
+        service = pool.submit(writing)
+        recorder = WandbRecorder(config, study)
+        assert recorder.sync() == 0, recorder.problem
+        service.result()
+    assert sorted(sent(study)) == ["t0000", "t0001", "t0002"]
+    assert not left.exists()
 
 
 def test_without_a_login_nobody_is_asked_and_the_trials_wait(
