@@ -8,10 +8,10 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test check lint types imports format reference browser services chaos bench clean
+.PHONY: help setup study test test-quick check lint types imports format reference browser services chaos bench clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY)  ## the environment in .venv, with the tested versions
 
@@ -26,8 +26,15 @@ study: setup  ## the study of studies/product_search, then its promotion
 	$(BIN)/embsearch search study=product_search
 	$(BIN)/embsearch promote study=product_search
 
+# Two processes with one thread each; then, alone, what measures seconds. Both are run whatever the first finds.
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: setup browser services  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not serial'; parallel=$$?; \
+	$(BIN)/python -m pytest -m serial && exit $$parallel
+
+test-quick: setup  ## what to run between two commits: no cluster, browser, kernel, whole study
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not (cluster or browser or kernel or story or slow or serial)'
 
 check: lint types imports test  ## what CI runs: ruff, mypy, import-linter, tests
 

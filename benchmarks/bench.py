@@ -1,14 +1,14 @@
-"""What a training step, an evaluation and a worker's memory cost, beside sentence-transformers' own.
+"""The cost of a training step, an evaluation and a worker's memory, beside sentence-transformers' own.
 
     make bench                                     # about half an hour; writes benchmarks/results/bench.json
     python benchmarks/bench.py step --steps 60     # one part of it; the others' results stay
     python benchmarks/bench.py data.path=../shared/data/en_pricerunner/judgements.csv
 
-Every side is a process (benchmarks/arms.py) and they take turns, one step each: a ratio is the median of the ratios
-of the same round, so that a machine that slows down slows all of them. A round waits until nobody else computes on
-this machine, and is left out where somebody did (threads that wait for each other take ten times as long then).
-Ratios of steps count only where the validation AUC, mean over the seeds, is equal within 0.005. Milliseconds
-of two runs are not comparable.
+Every side is a process (benchmarks/bench_sides.py). The sides take turns, one step each. A ratio is the
+median of the ratios of the same round, so a machine that slows down slows all sides. A round waits until
+nobody else computes on this machine. It is left out if somebody did: threads that wait for each other then
+take ten times as long. Ratios of steps count only if the validation AUC, mean over the seeds, is equal
+within 0.005. Milliseconds of two runs are not comparable.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import table
-from arms import busy, config_of, work
+from bench_sides import busy, config_of, work
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "bench.json"
@@ -52,7 +52,10 @@ STEP = {
     "peak": {"does": "products", "tokens": 2048},
 }  # fmt: skip
 OTHERS = 0.15  # cores
-VISITS, VISIT = 6, 3 * 2**13  # of part_sizes to a point; tokens at least that one encodes, in two steps or more
+VISITS, VISIT = (
+    6,
+    3 * 2**13,
+)  # of part_sizes to a point; tokens at least that one encodes, in two steps or more
 EVALUATE = {
     "theirs, fp32": {"does": "their_vectors"},
     "ours, fp32": {"does": "our_vectors"},
@@ -63,14 +66,14 @@ EVALUATE = {
 
 
 class Side:
-    """One process of arms.py."""
+    """One process of bench_sides.py."""
 
-    def __init__(self, arm: dict[str, Any], run: Run, **more: Any) -> None:
-        words = [*run.overrides, *more.pop("set", []), *arm.get("set", [])]
-        said = {"threads": run.threads, **arm, **more, "overrides": words, "cache": str(run.cache)}
+    def __init__(self, spec: dict[str, Any], run: Run, **more: Any) -> None:
+        words = [*run.overrides, *more.pop("set", []), *spec.get("set", [])]
+        said = {"threads": run.threads, **spec, **more, "overrides": words, "cache": str(run.cache)}
         threads = str(said["threads"])
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "arms.py"), json.dumps(said)],
+            [sys.executable, str(HERE / "bench_sides.py"), json.dumps(said)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=os.environ | {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"},
         )  # fmt: skip
@@ -79,7 +82,9 @@ class Side:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line and self.process.wait() != 0:
-            raise SystemExit(f"a side of the benchmark ended with exit code {self.process.returncode}; see above")
+            raise SystemExit(
+                f"a side of the benchmark ended with exit code {self.process.returncode}; see above"
+            )
 
     def go(self, **said: Any) -> None:
         assert self.process.stdin is not None
@@ -90,7 +95,9 @@ class Side:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"a side of the benchmark ended with exit code {self.process.wait()}; see above")
+            raise SystemExit(
+                f"a side of the benchmark ended with exit code {self.process.wait()}; see above"
+            )
         self.ready()
         found: dict[str, Any] = json.loads(line)
         return found
@@ -106,7 +113,7 @@ class Side:
 
 
 class Run:
-    """What all parts share: the prepared data, how long to measure."""
+    """The prepared data and the settings that all parts share."""
 
     def __init__(self, args: argparse.Namespace, cache: Path) -> None:
         from embsearch.config.load import compose
@@ -117,19 +124,21 @@ class Run:
         self.cache = prepare_dataset(self.config.data, cache)
 
     @contextmanager
-    def sides(self, arms: dict[str, Any], **more: Any) -> Iterator[dict[str, Side]]:
+    def sides(self, specs: dict[str, Any], **more: Any) -> Iterator[dict[str, Side]]:
         with ExitStack() as stack:
             made = {}
-            for name, arm in arms.items():
-                made[name] = Side(arm, self, **more)
+            for name, spec in specs.items():
+                made[name] = Side(spec, self, **more)
                 stack.callback(made[name].end)
             for side in made.values():
                 side.ready()
             yield made
 
 
-def in_turn(sides: dict[str, Side], rounds: int, patience: float) -> list[dict[str, dict[str, Any]]]:
-    """``rounds`` rounds in which every side has a turn; each starts with the next side."""
+def in_turn(
+    sides: dict[str, Side], rounds: int, patience: float
+) -> list[dict[str, dict[str, Any]]]:
+    """Give every side a turn in each of ``rounds`` rounds; each round starts with the next side."""
     names, log = list(sides), []
     for number in range(rounds):
         patience -= quiet(patience)
@@ -139,7 +148,7 @@ def in_turn(sides: dict[str, Side], rounds: int, patience: float) -> list[dict[s
 
 
 def quiet(patience: float) -> float:
-    """Wait until nobody computes here, at most so many seconds; how many it took."""
+    """Wait until nobody computes here, at most ``patience`` seconds. Return the seconds it took."""
     began = time.monotonic()
     while time.monotonic() - began < patience:
         before = busy()
@@ -150,10 +159,12 @@ def quiet(patience: float) -> float:
 
 
 def undisturbed(log: list[dict[str, dict[str, Any]]]) -> list[dict[str, dict[str, Any]]]:
-    """The rounds in which nobody else took more than OTHERS cores; all of them where there are not three such."""
+    """Return the rounds in which nobody else took more than OTHERS cores, or all if these are fewer than three."""
     calm = [turns for turns in log if max(turn["others"] for turn in turns.values()) < OTHERS]
     if len(calm) < 3:
-        print(f"{len(log) - len(calm)} of {len(log)} rounds were disturbed by others: timings are not to be trusted")
+        print(
+            f"{len(log) - len(calm)} of {len(log)} rounds were disturbed by others: timings are not to be trusted"
+        )
     return calm if len(calm) >= 3 else log
 
 
@@ -162,7 +173,7 @@ def median(log: Sequence[Any], name: str, what: str = "wall") -> float:
 
 
 def ratio(log: Sequence[Any], base: str, name: str, what: str = "wall") -> float:
-    """How many times faster ``name`` is than ``base``: median over the rounds."""
+    """Return how many times faster ``name`` is than ``base``: the median over the rounds."""
     return round(statistics.median(turns[base][what] / turns[name][what] for turns in log), 3)
 
 
@@ -170,14 +181,16 @@ def fastest(log: Sequence[Any], names: Sequence[str]) -> str:
     return min(names, key=lambda name: median(log, name))
 
 
-def step(run: Run, arms: dict[str, Any], seeds: int, steps: int, more: Sequence[str] = ()) -> dict[str, Any]:
-    """Training steps of all ``arms``, the first two of each seed left out, and where they ended."""
+def step(
+    run: Run, specs: dict[str, Any], seeds: int, steps: int, more: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Time training steps of all sides, without the first two of each seed, and measure the AUC at their end."""
     timed: list[dict[str, Any]] = []
-    aucs: dict[str, list[float]] = {name: [] for name in arms if name != "peak"}
-    whole = "ours, all active" if "ours, all active" in arms else "ours"
+    aucs: dict[str, list[float]] = {name: [] for name in specs if name != "peak"}
+    whole = "ours, all active" if "ours, all active" in specs else "ours"
     for seed in range(seeds):
         words = [f"seed={seed}", f"train.texts={steps * 3 * run.config.train.batch_size}", *more]
-        with run.sides(arms, set=words) as sides:
+        with run.sides(specs, set=words) as sides:
             log = in_turn(sides, steps, run.args.patience)
             for name in aucs:
                 aucs[name].append(sides[name].turn()["auc"])
@@ -203,12 +216,17 @@ def step(run: Run, arms: dict[str, Any], seeds: int, steps: int, more: Sequence[
 
 
 def compared(timed: Sequence[Any], aucs: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
-    """Ours against theirs: times faster in wall and CPU time, and the distance in AUC where the loss is the same
-    (their step takes as long with any margin)."""
+    """Compare ours with theirs: times faster in wall and CPU time, and the distance in AUC.
+
+    The AUC is compared if the loss is the same; their step takes as long with any margin.
+    """
     found = {}
     for mine in (name for name in aucs if name.startswith("ours")):
         for base in (name for name in aucs if name.startswith("theirs")):
-            pair: dict[str, Any] = {"wall": ratio(timed, base, mine), "cpu": ratio(timed, base, mine, "cpu")}
+            pair: dict[str, Any] = {
+                "wall": ratio(timed, base, mine),
+                "cpu": ratio(timed, base, mine, "cpu"),
+            }
             if ("all active" in mine) == ("all active" in base):
                 pair["auc"] = round(statistics.mean(aucs[mine]) - statistics.mean(aucs[base]), 4)
             found[f"{mine} / {base}"] = pair
@@ -216,11 +234,13 @@ def compared(timed: Sequence[Any], aucs: dict[str, list[float]]) -> dict[str, di
 
 
 def part_step(run: Run) -> dict[str, Any]:
-    return step(run, {name: STEP[name] for name in run.args.sides or STEP}, run.args.seeds, run.args.steps)
+    return step(
+        run, {name: STEP[name] for name in run.args.sides or STEP}, run.args.seeds, run.args.steps
+    )
 
 
 def part_bert(run: Run) -> dict[str, Any]:
-    """A BERT of base size with random weights: steps only."""
+    """Time steps of a BERT of base size with random weights."""
     from transformers import BertConfig, BertModel
 
     from embsearch.model import pretrained
@@ -228,9 +248,9 @@ def part_bert(run: Run) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         BertModel(BertConfig()).save_pretrained(folder)
         pretrained.build(run.config.model).tokenizer.save_pretrained(folder)
-        arms = {name: STEP[name] for name in ("theirs, fp32", "theirs, bf16", "ours", "peak")}
+        specs = {name: STEP[name] for name in ("theirs, fp32", "theirs, bf16", "ours", "peak")}
         words = [f"model.path={folder}", "model.pooling=mean", "evaluate.max_rows=200", ALL]
-        found = step(run, arms, 1, run.args.rounds + 2, words)
+        found = step(run, specs, 1, run.args.rounds + 2, words)
     del found["auc"]  # a few steps from random weights: it says nothing
     for pair in found["ratio"].values():
         pair.pop("auc", None)
@@ -241,7 +261,11 @@ def part_evaluate(run: Run) -> dict[str, Any]:
     with run.sides(EVALUATE) as sides:
         log = in_turn(sides, run.args.rounds, run.args.patience)
     unit = {name: np.load(log[-1][name]["vectors"]) for name in EVALUATE if name != "tokenising"}
-    same = {name: float((unit[name] * unit["theirs, fp32"]).sum(1).min()) for name in unit if name != "theirs, fp32"}
+    same = {
+        name: float((unit[name] * unit["theirs, fp32"]).sum(1).min())
+        for name in unit
+        if name != "theirs, fp32"
+    }
     rest = undisturbed(log[1:] or log)
     return {
         "rounds": len(rest), "texts": log[0]["ours, fp32"]["texts"], "tokens": log[0]["ours, fp32"]["tokens"],
@@ -258,20 +282,29 @@ def part_evaluate(run: Run) -> dict[str, Any]:
 
 
 def part_sizes(run: Run) -> dict[str, Any]:
-    """Microseconds a real token from 8 to 256 tokens a text and batches of 16 to 512 triplets; and the same
-    without the optimizer, whose cost does not depend on the batch. The least of VISITS to each point, so that a
-    minute in which the machine is slow falls on no point alone, each of VISIT tokens: as long for short texts."""
+    """Measure microseconds a real token from 8 to 256 tokens a text and batches of 16 to 512 triplets.
+
+    Also without the optimizer, whose cost does not depend on the batch. A point is the least of VISITS
+    visits, so that a slow minute of the machine falls on no point alone. A visit encodes VISIT tokens,
+    which takes as long for short texts.
+    """
     points = [(32, 2**n) for n in range(3, 9)] + [(n, 32) for n in (16, 64, 128, 256, 512)]
     laps: dict[tuple[int, int], list[list[float]]] = {point: [] for point in points}
     with run.sides({"sizes": {"does": "sizes", "set": [ALL]}}) as sides:
         for batch, length in points * VISITS:
             quiet(run.args.patience / len(points) / VISITS)
-            took = sides["sizes"].turn(batch=batch, length=length, repeat=max(2, VISIT // (3 * batch * length)))
-            laps[batch, length] += [[seconds / took["tokens"] for seconds in lap] for lap in took["laps"]]
+            took = sides["sizes"].turn(
+                batch=batch, length=length, repeat=max(2, VISIT // (3 * batch * length))
+            )
+            laps[batch, length] += [
+                [seconds / took["tokens"] for seconds in lap] for lap in took["laps"]
+            ]
     found = []
     for (batch, length), each in laps.items():
         whole, without = (round(1e6 * min(parts), 1) for parts in zip(*each, strict=True))
-        found.append({"batch": batch, "length": length, "us_a_token": whole, "without_optimizer": without})
+        found.append(
+            {"batch": batch, "length": length, "us_a_token": whole, "without_optimizer": without}
+        )
     spread = {
         key: round(max(p[key] for p in found) / min(p[key] for p in found), 2)
         for key in ("us_a_token", "without_optimizer")
@@ -280,11 +313,15 @@ def part_sizes(run: Run) -> dict[str, Any]:
 
 
 def part_workers(run: Run) -> dict[str, Any]:
-    """Steps an hour: two workers of one thread at once against one worker of two."""
+    """Compare steps an hour: two workers of one thread at once against one worker of two."""
     steps, log = run.args.rounds * 4 + 2, []
     words = [f"train.texts={(2 * steps) * 3 * run.config.train.batch_size}"]
-    arms = {"a": {"does": "ours", "threads": 1}, "b": {"does": "ours", "threads": 1}, "both": {"does": "ours"}}
-    with run.sides(arms, set=words) as sides:
+    specs = {
+        "a": {"does": "ours", "threads": 1},
+        "b": {"does": "ours", "threads": 1},
+        "both": {"does": "ours"},
+    }
+    with run.sides(specs, set=words) as sides:
         for _ in range(steps):
             quiet(run.args.patience / steps)
             start = time.perf_counter()
@@ -297,21 +334,29 @@ def part_workers(run: Run) -> dict[str, Any]:
             "ms_a_step": {name: round(1000 * median(log[2:], name), 1) for name in ("one", "two")}}  # fmt: skip
 
 
-PARTS = {name.removeprefix("part_"): made for name, made in list(globals().items()) if name.startswith("part_")}
+PARTS = {
+    name.removeprefix("part_"): made
+    for name, made in list(globals().items())
+    if name.startswith("part_")
+}
 
 
 def bars(found: dict[str, Any]) -> Iterator[tuple[str, float | str, str]]:
-    """What was measured beside what must hold: (what, measured, bar)."""
+    """Yield what was measured beside what must hold: (what, measured, bar)."""
     if known := found.get("step"):
         ratios = known["ratio"]
 
         def against(mine: str, bases: Sequence[str]) -> float | str:
-            """The least ratio over ``bases``, where the AUC is nowhere worse by 0.005."""
+            """Return the least ratio over ``bases``, unless the AUC is worse by 0.005 or more somewhere."""
             pairs = [ratios[f"{mine} / {base}"] for base in bases if f"{mine} / {base}" in ratios]
             if not pairs:
                 return "not run"
             least = min(pair["wall"] for pair in pairs)
-            gaps = [pair["auc"] for name, pair in ratios.items() if name.startswith(f"{mine} /") and "auc" in pair]
+            gaps = [
+                pair["auc"]
+                for name, pair in ratios.items()
+                if name.startswith(f"{mine} /") and "auc" in pair
+            ]
             if not gaps:
                 return f"{least}, AUC not compared"
             return least if min(gaps) > -0.005 else f"{least}, but AUC {min(gaps):+}"
@@ -319,22 +364,42 @@ def bars(found: dict[str, Any]) -> Iterator[tuple[str, float | str, str]]:
         best = [name for name in known["wall_ms"] if name.startswith("theirs, bf16")]
         whole = "ours, all active" if "ours, all active" in known["wall_ms"] else "ours"
         yield "step, full backward, against its best bf16", against(whole, best), ">= 2.3"
-        yield "step, full backward, against fp32, its default", against(whole, ["theirs, fp32"]), ">= 3.6"
+        yield (
+            "step, full backward, against fp32, its default",
+            against(whole, ["theirs, fp32"]),
+            ">= 3.6",
+        )
         yield "step, active triplets, against its best bf16", against("ours", best), ">= 2.7"
         yield "work on real tokens / bf16 peak", known["gemm_share"], ">= 0.50"
         memory = known["memory_mb"]
         least = min(size for name, size in memory.items() if name.startswith("theirs"))
         yield "peak memory, against its smallest", round(memory["ours"] / least, 2), "<= 0.6"
     if known := found.get("evaluate"):
-        yield "evaluation against fp32, its default", known["ratio"]["ours, bf16 / theirs, fp32"]["wall"], ">= 2.5"
-        yield "evaluation against bf16", known["ratio"]["ours, bf16 / theirs, bf16"]["wall"], ">= 1.5"
+        yield (
+            "evaluation against fp32, its default",
+            known["ratio"]["ours, bf16 / theirs, fp32"]["wall"],
+            ">= 2.5",
+        )
+        yield (
+            "evaluation against bf16",
+            known["ratio"]["ours, bf16 / theirs, bf16"]["wall"],
+            ">= 1.5",
+        )
         yield "evaluation, both in fp32", known["ratio"]["ours, fp32 / theirs, fp32"]["wall"], ""
     if known := found.get("bert"):
-        yield "BERT-base shape, against bf16", known["ratio"]["ours / theirs, bf16"]["wall"], "expected >= 2"
+        yield (
+            "BERT-base shape, against bf16",
+            known["ratio"]["ours / theirs, bf16"]["wall"],
+            "expected >= 2",
+        )
     if known := found.get("workers"):
         yield "two workers of one thread / one of two", known["ratio"], ">= 1.05"
     if known := found.get("sizes"):
-        yield "time a token, largest / smallest", known["largest_over_smallest"]["us_a_token"], "<= 1.2"
+        yield (
+            "time a token, largest / smallest",
+            known["largest_over_smallest"]["us_a_token"],
+            "<= 1.2",
+        )
 
 
 def made_with(args: argparse.Namespace, run: Run) -> dict[str, Any]:
@@ -354,13 +419,23 @@ def made_with(args: argparse.Namespace, run: Run) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="part | override", help=f"parts: {', '.join(PARTS)} (all)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="part | override", help=f"parts: {', '.join(PARTS)} (all)"
+    )
     parser.add_argument("--steps", type=int, default=60, help="steps of a seed")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=7, help="of the parts that take no steps to an AUC")
-    parser.add_argument("--sides", nargs="+", choices=STEP, help="of part step; ours and peak among them")
-    parser.add_argument("--patience", type=float, default=300, help="seconds to wait for a quiet machine, a seed")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="of the parts that take no steps to an AUC"
+    )
+    parser.add_argument(
+        "--sides", nargs="+", choices=STEP, help="of part step; ours and peak among them"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=300, help="seconds to wait for a quiet machine, a seed"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_intermixed_args()
@@ -376,7 +451,11 @@ def main() -> None:
             args.out.write_text(json.dumps(found, indent=1) + "\n")
             for key, value in found[part].items():
                 if isinstance(value, dict) and key != "made_with":
-                    print(f"{part}, {key}", *(f"  {name:44} {one}" for name, one in value.items()), sep="\n")
+                    print(
+                        f"{part}, {key}",
+                        *(f"  {name:44} {one}" for name, one in value.items()),
+                        sep="\n",
+                    )
     print(f"\n{'':44}{'measured':>24}  bar")
     for what, measured, bar in bars(found):
         print(f"{what:44}{measured:>24}  {bar}")

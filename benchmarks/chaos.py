@@ -37,8 +37,10 @@ import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from embsearch.history.events import Opened, of_kind
+from embsearch.history.log import read_events as typed_events
+from embsearch.history.log import read_json as read_events
 from embsearch.track import server
-from embsearch.track.events import read_events
 from embsearch.track.mirror import metric_name, study_uid, trial_folders
 from embsearch.track.mlflow_store import fail_fast
 
@@ -46,12 +48,15 @@ HERE = Path(__file__).parent
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 STATES = {"complete": "COMPLETE", "pruned": "PRUNED"}  # of failures, their kind decides
-RATIO, TO_NEXT_STEP = 1.6, 10.0  # promised: wall time to undisturbed; seconds from a kill, beside imports
+RATIO, TO_NEXT_STEP = (
+    1.6,
+    10.0,
+)  # promised: wall time to undisturbed; seconds from a kill, beside imports
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done to a study, all of it drawn from ``seed``."""
+    """The kills of a study and the hours of its server, all drawn from ``seed``."""
 
     kills: int
     between: tuple[float, float]  # seconds from one kill to the next
@@ -59,7 +64,7 @@ class Plan:
     seed: int = 0
 
     def away(self, kills: int) -> bool:
-        """Whether the tracking server is away after so many kills: they come evenly, so for a third of the study."""
+        """Say if the tracking server is away after so many kills: they come evenly, so for a third of the study."""
         return 0.3 * self.kills <= kills < 0.7 * self.kills
 
 
@@ -67,32 +72,45 @@ class Plan:
 class Kill:
     at: int  # Unix ms
     slot: int | None  # of a worker; None: the coordinator
-    seconds: float | None = None  # to the next step that nobody had trained before, there or (coordinator) anywhere
+    seconds: float | None = (
+        None  # to the next step that nobody had trained before, there or (coordinator) anywhere
+    )
 
 
 @dataclass
 class Search:
-    """``embsearch search`` with the same words, as often as it must be started."""
+    """One ``embsearch search`` command, started again as often as it must be."""
 
     words: list[str]
     home: Path
     process: subprocess.Popen[bytes] = field(init=False)
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "embsearch.cli.main", "search", *self.words, f"home={self.home}"]
+        command = [
+            sys.executable,
+            "-m",
+            "embsearch.cli.main",
+            "search",
+            *self.words,
+            f"home={self.home}",
+        ]
         self.home.mkdir(parents=True, exist_ok=True)
         with (self.home / "search.log").open("ab") as log:
-            self.process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, env=os.environ | ENVIRONMENT, stdout=log, stderr=log
+            )
 
     def ended(self) -> bool:
-        """Raises RuntimeError where it ended in another way than well."""
+        """Return True if it ended, False if it runs. Raise RuntimeError if it failed."""
         code = self.process.poll()
         if code:
-            raise RuntimeError(f"exit code {code}\n" + (self.home / "search.log").read_text()[-3000:])
+            raise RuntimeError(
+                f"exit code {code}\n" + (self.home / "search.log").read_text()[-3000:]
+            )
         return code == 0
 
     def workers(self) -> dict[int, psutil.Process]:
-        """By slot: the number in the name of the log that a worker writes its errors to."""
+        """Return the workers by slot, which is the number in the name of a worker's log."""
         found = {}
         for process in psutil.Process(self.process.pid).children():
             with suppress(psutil.Error, OSError):
@@ -110,10 +128,13 @@ class Search:
         return read_events(self.study / "events.jsonl")
 
     def trials(self) -> dict[str, list[dict[str, Any]]]:
-        return {folder.name: read_events(folder / "events.jsonl") for folder in trial_folders(self.study)}
+        return {
+            folder.name: read_events(folder / "events.jsonl")
+            for folder in trial_folders(self.study)
+        }
 
     def steps(self) -> dict[int, list[int]]:
-        """By slot: when it trained a step that no one had trained before, in Unix ms. Repeats are not logged."""
+        """Return the times of each slot's new steps, in Unix ms. Repeated steps are not logged."""
         found: dict[int, list[int]] = {}
         for events in self.trials().values():
             slot = -1
@@ -143,7 +164,10 @@ class Tracking:
     def kill(self) -> None:
         found = server.running(self.folder)
         assert found is not None
-        for process in [*psutil.Process(found.pid).children(recursive=True), psutil.Process(found.pid)]:
+        for process in [
+            *psutil.Process(found.pid).children(recursive=True),
+            psutil.Process(found.pid),
+        ]:
             process.kill()
         self.killed = time.monotonic()
 
@@ -175,7 +199,7 @@ def tracking(folder: Path) -> Iterator[Tracking]:
 
 
 def undisturbed(search: Search) -> float:
-    """Seconds that the study takes."""
+    """Run the study and return its seconds."""
     started = time.monotonic()
     search.start()
     try:
@@ -187,7 +211,7 @@ def undisturbed(search: Search) -> float:
 
 
 def disturbed(search: Search, plan: Plan, mlflow: Tracking) -> tuple[float, list[Kill]]:
-    """Seconds that the study takes, and who was killed when."""
+    """Run the study under kills. Return its seconds, and who was killed when."""
     mlflow.anew()
     draw = random.Random(plan.seed)
     kills: list[Kill] = []
@@ -238,25 +262,31 @@ def kill(search: Search, draw: random.Random) -> Kill:
 
 
 def end(search: Search) -> None:
-    """Whatever happened, leave no process; workers end with their coordinator."""
+    """End every process, whatever happened; workers end with their coordinator."""
     if search.process.poll() is None:
         search.process.kill()
         search.process.wait()
 
 
 def to_next_step(one: Kill, steps: dict[int, list[int]], following: Kill | None) -> float | None:
-    """Seconds; None where another kill came before there was one, or there was nothing left to train."""
+    """Return the seconds to the next step; None if another kill came first or nothing was left to train."""
     times = sorted(t for slot, found in steps.items() for t in found if one.slot in (None, slot))
     place = bisect_right(times, one.at)
-    until = following.at if following is not None and following.slot in (None, one.slot) else float("inf")
+    until = (
+        following.at
+        if following is not None and following.slot in (None, one.slot)
+        else float("inf")
+    )
     return (times[place] - one.at) / 1000 if place < len(times) and times[place] < until else None
 
 
 # What must hold
 
 
-def faults(calm: Search, search: Search, kills: list[Kill], url: str, storage: str | None = None) -> list[str]:
-    """What is wrong with a disturbed study, seen from the one that was not."""
+def faults(
+    calm: Search, search: Search, kills: list[Kill], url: str, storage: str | None = None
+) -> list[str]:
+    """List what is wrong with a disturbed study, compared with the undisturbed one."""
     return [*of_the_logs(calm, search, kills), *of_optuna(search, storage), *of_mlflow(search, url)]
 
 
@@ -278,7 +308,9 @@ def of_the_logs(calm: Search, search: Search, kills: list[Kill]) -> Iterator[str
         yield f"Optuna was told {dict(told)}"
     given = sum(len(of(events, "segment")) for events in mine.values())
     needed = sum(len(of(events, "measured")) for events in mine.values())
-    workers = 1 + max((event["slot"] for events in mine.values() for event in of(events, "segment")), default=0)
+    workers = 1 + max(
+        (event["slot"] for events in mine.values() for event in of(events, "segment")), default=0
+    )
     most = sum(1 if one.slot is not None else workers for one in kills)
     if given - needed > most:
         yield f"{given} segments for {needed} evaluations: more than {most} were lost by {len(kills)} kills"
@@ -305,7 +337,7 @@ def ended(events: list[dict[str, Any]]) -> list[Any]:
 
 
 def begun_elsewhere(events: list[dict[str, Any]]) -> Iterator[bool]:
-    """Of every segment: whether it began elsewhere than at the last evaluation in the log."""
+    """Yield for every segment if it began elsewhere than at the last evaluation in the log."""
     rung = 0
     for event in events:
         if event["kind"] == "measured":
@@ -315,7 +347,7 @@ def begun_elsewhere(events: list[dict[str, Any]]) -> Iterator[bool]:
 
 
 def of_optuna(search: Search, storage: str | None = None) -> Iterator[str]:
-    """``storage``: the address of a PostgreSQL that others may use as well, with its password."""
+    """Yield what differs in Optuna's database; ``storage``: a PostgreSQL for others too, with its password."""
     database = f"sqlite:///{search.home / 'optuna.db'}"
     mine = ""
     if storage is not None:
@@ -331,21 +363,28 @@ def of_optuna(search: Search, storage: str | None = None) -> Iterator[str]:
         found = there[number]
         if ending["state"] in STATES and found.state.name != STATES[ending["state"]]:
             yield f"Optuna has trial {number} as {found.state.name}, the log as {ending['state']}"
-        elif not found.state.is_finished() or (ending["state"] == "complete" and found.value != ending["value"]):
+        elif not found.state.is_finished() or (
+            ending["state"] == "complete" and found.value != ending["value"]
+        ):
             yield f"Optuna has trial {number} as {found.state.name} {found.value}, the log {ended(events)}"
 
 
 def of_mlflow(search: Search, url: str) -> Iterator[str]:
     fail_fast(30.0)
     client = MlflowClient(url)
-    uid = study_uid(search.log()[0])
+    (opened, *_) = of_kind(typed_events(search.study / "events.jsonl"), Opened)
+    uid = study_uid(opened)
     experiments = [e.experiment_id for e in client.search_experiments()]
-    runs = client.search_runs(experiments, f"tags.`embsearch.study_uid` = '{uid}'", max_results=1000)
+    runs = client.search_runs(
+        experiments, f"tags.`embsearch.study_uid` = '{uid}'", max_results=1000
+    )
     running = [run.info.run_name for run in runs if run.info.status == "RUNNING"]
     if running:
         yield f"MLflow has {running} as RUNNING"
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    children = [
+        run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    ]
     trials = search.trials()
     names = sorted(str(run.info.run_name) for run in children)
     if names != list(trials):
@@ -366,14 +405,16 @@ def of_a_run(client: MlflowClient, run: Run, events: list[dict[str, Any]]) -> It
         for key, value in metrics.items():
             expected.setdefault(metric_name(key), []).append((step, at, value))
     for key, points in expected.items():
-        there = [(p.step, p.timestamp, p.value) for p in client.get_metric_history(run.info.run_id, key)]
+        there = [
+            (p.step, p.timestamp, p.value) for p in client.get_metric_history(run.info.run_id, key)
+        ]
         if sorted(there) != sorted(points):
             missing, more = Counter(points) - Counter(there), Counter(there) - Counter(points)
             yield f"MLflow, {name}, {key}: {missing.total()} of {len(points)} points missing, {more.total()} too many"
 
 
 def logged(events: list[dict[str, Any]]) -> Iterator[tuple[int, int, dict[str, float]]]:
-    """Every point of a trial's log: (step, Unix ms, metrics)."""
+    """Return every point of a trial's log: (step, Unix ms, metrics)."""
     for event in events:
         if event["kind"] == "points":
             yield from ((step, at, metrics) for step, at, metrics in event["points"])
@@ -385,7 +426,7 @@ def logged(events: list[dict[str, Any]]) -> Iterator[tuple[int, int, dict[str, f
 
 
 def run(words: list[str], folder: Path, plan: Plan, mlflow: Tracking) -> dict[str, Any]:
-    """Both studies, and what there is to say of them."""
+    """Run both studies and report on them."""
     words = [*words, f"track.uri={mlflow.url}"]
     calm, search = Search(words, folder / "calm"), Search(words, folder / "chaos")
     calm_seconds = undisturbed(calm)
@@ -418,10 +459,12 @@ def run(words: list[str], folder: Path, plan: Plan, mlflow: Tracking) -> dict[st
 
 
 def imports(module: str, at_once: int) -> float:
-    """Seconds until so many processes that start together have imported the module."""
+    """Return the seconds until ``at_once`` processes that start together have imported the module."""
     started = time.monotonic()
     command = [sys.executable, "-c", f"import {module}"]
-    for process in [subprocess.Popen(command, env=os.environ | ENVIRONMENT) for _ in range(at_once)]:
+    for process in [
+        subprocess.Popen(command, env=os.environ | ENVIRONMENT) for _ in range(at_once)
+    ]:
         process.wait()
     return round(time.monotonic() - started, 1)
 
@@ -438,13 +481,15 @@ def table(found: dict[str, Any]) -> str:
          f"{found['kill_to_next_step_median']} s (median), {found['kill_to_next_step_most']} s (most)"),
     ]  # fmt: skip
     if "imports" in found:
-        rows.append(("of that imports", ", ".join(f"{k} {v} s" for k, v in found["imports"].items())))
+        rows.append(
+            ("of that imports", ", ".join(f"{k} {v} s" for k, v in found["imports"].items()))
+        )
     rows += [("wrong", fault) for fault in found["faults"]] or [("wrong", "nothing")]
     return "\n".join(f"{name:<18} {words}" for name, words in rows)
 
 
 def words_of(trials: int, texts: int) -> list[str]:
-    """studies/product_search with every trial run to its end, so that one order of events is as good as another:
+    """Return the settings of studies/product_search with every trial run to its end, whose order does not matter:
     no trial's configuration (qmc) and no trial's length (none) depends on which worker was faster."""
     return [
         "study=product_search", "model=minilm", "device=cpu", "sampler=qmc", "scheduler=none",
@@ -454,14 +499,20 @@ def words_of(trials: int, texts: int) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--texts", type=int, default=19_200, help="of one trial")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--every", type=float, default=20.0, help="seconds between two kills, on average")
+    parser.add_argument(
+        "--every", type=float, default=20.0, help="seconds between two kills, on average"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "chaos.json")
-    parser.add_argument("--keep", type=Path, help="a folder for both homes instead of one that is removed")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder for both homes instead of one that is removed"
+    )
     asked = parser.parse_args()
     words = words_of(asked.trials, asked.texts)
     plan = Plan(asked.kills, (0.5 * asked.every, 1.5 * asked.every), seed=asked.seed)
@@ -473,7 +524,9 @@ def main() -> int:
         "coordinator": imports("embsearch.cli.search", 1), "two workers at once": imports("embsearch.worker", 2),
     }  # fmt: skip
     allowed = TO_NEXT_STEP + sum(found["imports"].values())
-    found["faults"] += [f"wall time x {found['ratio']}, promised {RATIO}"] if found["ratio"] > RATIO else []
+    found["faults"] += (
+        [f"wall time x {found['ratio']}, promised {RATIO}"] if found["ratio"] > RATIO else []
+    )
     if (found["kill_to_next_step_most"] or 0) > allowed:
         found["faults"].append(f"kill to next step took more than {allowed:.1f} s")
     print(table(found))

@@ -1,4 +1,4 @@
-"""What a trial costs beside its training: ask, record, decide and tell, at trial 100 and at trial 10,000.
+"""The cost of a trial beside its training: ask, record, decide and tell, at trial 100 and at trial 10,000.
 
     python benchmarks/coordinator.py                        # 10,000 trials, about ten minutes
     python benchmarks/coordinator.py --trials 1000
@@ -31,10 +31,11 @@ import optuna
 
 from embsearch.config.build import build
 from embsearch.config.schema import Config
+from embsearch.launch.base import Points, decode_job, encode
 from embsearch.launch.curves import Synthetic
 from embsearch.launch.local import Local
 from embsearch.launch.replay import Player, Replay, VirtualClock
-from embsearch.study import Study
+from embsearch.study.run import Study
 from embsearch.track.base import NoRecorder
 
 HERE = Path(__file__).parent
@@ -44,13 +45,20 @@ SPACE = {
     "train.batch_size": {"choices": [32, 64, 128], "ordered": True},
     "objective.name": {"choices": ["triplet", "infonce"]},
     "objective.margin": {"low": 0.05, "high": 0.5, "when": {"objective.name": "triplet"}},
-    "objective.temperature": {"low": 0.01, "high": 0.1, "log": True, "when": {"objective.name": "infonce"}},
+    "objective.temperature": {
+        "low": 0.01,
+        "high": 0.1,
+        "log": True,
+        "when": {"objective.name": "infonce"},
+    },
 }
 
 
 def config_of(home: Path, trials: int) -> Config:
     data = home / "rows.csv"
-    data.write_text("query,title,grade\n" + "".join(f"q{n},a {n},1\nq{n},b {n},0\n" for n in range(12)))
+    data.write_text(
+        "query,title,grade\n" + "".join(f"q{n},a {n},1\nq{n},b {n},0\n" for n in range(12))
+    )
     return build({
         "home": str(home), "data": {"path": str(data)}, "study": {"name": "noop"}, "space": SPACE,
         "stop": {"trials": trials}, "launcher": {"name": "replay"}, "track": {"mlflow": False},
@@ -58,7 +66,7 @@ def config_of(home: Path, trials: int) -> Config:
 
 
 class Marks:
-    """Called whenever a study changes: CPU and wall time at every suggestion."""
+    """A listener to a study's changes that notes CPU and wall time at every suggestion."""
 
     def __init__(self) -> None:
         self.at: list[tuple[float, float]] = []
@@ -68,7 +76,7 @@ class Marks:
             self.at.append((time.process_time(), time.perf_counter()))
 
     def mean(self, until: int) -> dict[str, float]:
-        """Milliseconds a trial in the window that ends with trial ``until``."""
+        """Return the milliseconds a trial in the window that ends with trial ``until``."""
         first, last = self.at[max(until - WINDOW, 0)], self.at[until - 1]
         trials = until - 1 - max(until - WINDOW, 0)
         cpu, wall = (1000 * (b - a) / trials for a, b in zip(first, last, strict=True))
@@ -106,30 +114,40 @@ def measure(home: Path, trials: int) -> dict[str, Any]:
 
 
 def piped(home: Path, trials: int) -> dict[str, Any]:
-    """The same with ``launcher=local``: one warm process that answers at once."""
+    """Measure the same with ``launcher=local``: one warm process that answers at once."""
     config, marks = config_of(home, trials), Marks()
     command = [sys.executable, __file__, "--worker"]
-    study = Study(config, lambda folder: Local(command, 1, 1, folder / "workers"), lambda _: NoRecorder(), marks)
+    study = Study(
+        config,
+        lambda folder: Local(command, 1, 1, folder / "workers"),
+        lambda _: NoRecorder(),
+        marks,
+    )
     study.run()
     wall = marks.at[-1][1] - marks.at[0][1]
     return {"trials": trials, "seconds_a_trial": round(wall / (trials - 1), 4)}
 
 
 def worker() -> None:
-    """Answers tasks from synthetic curves, over pipes as embsearch.worker does."""
+    """Answer tasks from synthetic curves, over pipes as embsearch.worker does."""
     play = Player(Synthetic())
     for line in sys.stdin:
-        for _, message in play(json.loads(line)):
-            if message["kind"] == "points":
-                message["points"] = [[step, int(time.time() * 1000), metrics] for step, metrics in message["points"]]
-            print(json.dumps(message), flush=True)
+        for _, message in play(decode_job(json.loads(line))):
+            if isinstance(message, Points):
+                now = int(time.time() * 1000)
+                message = Points(tuple((step, now, metrics) for step, _, metrics in message.points))
+            print(json.dumps(encode(message)), flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--piped", type=int, default=200, metavar="TRIALS")
-    parser.add_argument("--home", type=Path, help="where the studies are written; a temporary folder by default")
+    parser.add_argument(
+        "--home", type=Path, help="where the studies are written; a temporary folder by default"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results" / "coordinator.json")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -141,7 +159,10 @@ def main() -> None:
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
     }
-    with tempfile.TemporaryDirectory(dir=args.home) as home, tempfile.TemporaryDirectory(dir=args.home) as other:
+    with (
+        tempfile.TemporaryDirectory(dir=args.home) as home,
+        tempfile.TemporaryDirectory(dir=args.home) as other,
+    ):
         found["replay"] = measure(Path(home), args.trials)
         found["local"] = piped(Path(other), args.piped)
     print(json.dumps(found, indent=1))

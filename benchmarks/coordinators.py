@@ -36,9 +36,10 @@ from chaos import Search, of_mlflow, of_optuna, tracking
 from coordinator import config_of
 
 from embsearch.config.schema import Config
+from embsearch.launch.base import Job, TrainJob
 from embsearch.launch.curves import Synthetic
 from embsearch.launch.replay import Replay, VirtualClock
-from embsearch.study import Study
+from embsearch.study.run import Study
 from embsearch.track.mlflow import MlflowRecorder
 from embsearch.track.recorders import Recorders
 
@@ -54,8 +55,8 @@ class Paced(Replay):
         super().__init__(Synthetic(), clock)
         self._seconds, self._due = seconds, 0.0
 
-    def submit(self, slot: int, task: Any) -> None:
-        super().submit(slot, task)
+    def submit(self, slot: int, job: Job) -> None:
+        super().submit(slot, job)
         self._due = time.monotonic() + self._seconds
 
     def wait(self, timeout: float) -> Any:
@@ -64,7 +65,7 @@ class Paced(Replay):
 
 
 def coordinate(config: Config, seconds: float) -> dict[str, Any]:
-    """One study to its end, and until MLflow has it. In a process of its own."""
+    """Run one study to its end, and until MLflow has it, in a process of its own."""
     clock, marks = VirtualClock(), []
     recorder: list[MlflowRecorder] = []
     segments = [0]
@@ -78,9 +79,9 @@ def coordinate(config: Config, seconds: float) -> dict[str, Any]:
         made = Paced(clock, seconds) if seconds else Replay(Synthetic(), clock)
         submit = made.submit
 
-        def counted(slot: int, task: Any) -> None:
-            segments[0] += task["do"] == "segment"
-            submit(slot, task)
+        def counted(slot: int, job: Job) -> None:
+            segments[0] += isinstance(job, TrainJob)
+            submit(slot, job)
 
         made.submit = counted  # type: ignore[method-assign]
         return made
@@ -105,7 +106,7 @@ def coordinate(config: Config, seconds: float) -> dict[str, Any]:
 
 
 def child(home: Path, storage: str, uri: str, trials: int, seconds: float) -> None:
-    """Says when it is ready, and begins when it is told to."""
+    """Say when it is ready, and begin when it is told to."""
     config = config_of(home, trials)
     config = replace(
         config,
@@ -120,7 +121,9 @@ def child(home: Path, storage: str, uri: str, trials: int, seconds: float) -> No
     print(json.dumps(found), flush=True)
 
 
-def at_once(homes: list[Path], storage: str, uri: str, trials: int, seconds: float) -> list[dict[str, Any]]:
+def at_once(
+    homes: list[Path], storage: str, uri: str, trials: int, seconds: float
+) -> list[dict[str, Any]]:
     words = [storage, uri, str(trials), str(seconds)]
     children = []
     for home in homes:
@@ -146,7 +149,7 @@ def at_once(homes: list[Path], storage: str, uri: str, trials: int, seconds: flo
 
 
 def used(pid: int) -> float:
-    """CPU seconds of a process and its children, those that have ended and were waited for included."""
+    """Return the CPU seconds of a process and its children, also of those that have ended and were waited for."""
     total = 0.0
     for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
         times = process.cpu_times()
@@ -155,14 +158,23 @@ def used(pid: int) -> float:
 
 
 def round_of(
-    folder: Path, coordinators: int, storage: str, uri: str, servers: dict[str, int], trials: int, seconds: float
+    folder: Path,
+    coordinators: int,
+    storage: str,
+    uri: str,
+    servers: dict[str, int],
+    trials: int,
+    seconds: float,
 ) -> dict[str, Any]:
-    """Milliseconds of a trial, and what is wrong afterwards."""
+    """Return the milliseconds of a trial, and what is wrong afterwards."""
     homes = [folder / f"home{n}" for n in range(coordinators)]
     before = {name: used(pid) for name, pid in servers.items()}
     found = at_once(homes, storage, uri, trials, seconds)
     cpu = {name: (used(pid) - before[name]) / coordinators for name, pid in servers.items()}
-    mean = {key: sum(one[key] for one in found) / coordinators for key in ("wall", "recorded", "cpu", "segments")}
+    mean = {
+        key: sum(one[key] for one in found) / coordinators
+        for key in ("wall", "recorded", "cpu", "segments")
+    }
     waited = mean["segments"] * seconds
     per_trial = 1000 / trials
     parts = {"coordinator": mean["cpu"], **cpu}
@@ -172,7 +184,11 @@ def round_of(
         "until_recorded_ms": round((mean["recorded"] - waited) * per_trial, 1),
         "cpu_ms": round(sum(parts.values()) * per_trial, 1),
         "cpu_ms_of": {name: round(value * per_trial, 1) for name, value in parts.items()},
-        "faults": [f"{home.name}: {fault}" for home in homes for fault in faults(home, storage, uri, trials)]
+        "faults": [
+            f"{home.name}: {fault}"
+            for home in homes
+            for fault in faults(home, storage, uri, trials)
+        ]
         + [f"{one['pending']} events are not in MLflow" for one in found if one["pending"]],
     }
 
@@ -186,27 +202,50 @@ def faults(home: Path, storage: str, uri: str, trials: int) -> Iterator[str]:
 
 
 def compared(alone: dict[str, Any], shared: dict[str, Any], flat_out: bool) -> dict[str, Any]:
-    """Shared to alone. Flat out, one alone has a core for itself; of four on two cores each has half of one."""
+    """Divide shared by alone. Flat out, one alone has a core; of four on two cores each has half."""
     cores, coordinators = os.cpu_count() or 1, shared["coordinators"]
-    ratio = {key: round(shared[key] / alone[key], 2) for key in ("wall_ms", "until_recorded_ms", "cpu_ms")}
+    ratio = {
+        key: round(shared[key] / alone[key], 2)
+        for key in ("wall_ms", "until_recorded_ms", "cpu_ms")
+    }
     if not flat_out:
         return ratio
     share = min(1.0, cores / coordinators)
     return {**ratio, "wall_ms_per_share": round(share * shared["wall_ms"] / alone["wall_ms"], 2)}
 
 
-def run(folder: Path, storage: str, uri: str, servers: dict[str, int], trials: int, most: int, seconds: float) -> Any:
-    """The coordinator alone, then ``most`` at once."""
-    rounds = [round_of(folder / f"{n}", n, storage, uri, servers, trials, seconds) for n in (1, most)]
-    return {"alone": rounds[0], "shared": rounds[1], "ratio": compared(*rounds, flat_out=not seconds)}
+def run(
+    folder: Path,
+    storage: str,
+    uri: str,
+    servers: dict[str, int],
+    trials: int,
+    most: int,
+    seconds: float,
+) -> Any:
+    """Measure one coordinator alone, then ``most`` at once."""
+    rounds = [
+        round_of(folder / f"{n}", n, storage, uri, servers, trials, seconds) for n in (1, most)
+    ]
+    return {
+        "alone": rounds[0],
+        "shared": rounds[1],
+        "ratio": compared(*rounds, flat_out=not seconds),
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--at-once", type=int, default=4)
-    parser.add_argument("--paced", type=int, default=60, metavar="TRIALS", help="0: only the trials without time")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a segment, where they are paced")
+    parser.add_argument(
+        "--paced", type=int, default=60, metavar="TRIALS", help="0: only the trials without time"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="of a segment, where they are paced"
+    )
     parser.add_argument("--output", type=Path, default=HERE / "results" / "coordinators.json")
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -234,7 +273,15 @@ def main() -> int:
             "machine": f"{os.cpu_count()} cores, load {load:.1f} before", "trials": asked.trials, "no_op": noop,
         }  # fmt: skip
         if asked.paced:
-            paced = run(folder / "paced", storage, mlflow.url, servers, asked.paced, asked.at_once, asked.seconds)
+            paced = run(
+                folder / "paced",
+                storage,
+                mlflow.url,
+                servers,
+                asked.paced,
+                asked.at_once,
+                asked.seconds,
+            )
             found["paced"] = {"trials": asked.paced, "seconds_a_segment": asked.seconds, **paced}
     print(json.dumps(found, indent=1))
     asked.output.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What a training step costs on one device and on several together (train.devices), paired in one run.
+"""The cost of a training step on one device and on several together (train.devices), paired in one run.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/devices.py [--devices 2] [overrides of studies/product_search]
 
@@ -42,15 +42,20 @@ class Side:
 
     def __init__(self, config, folder, compute, group):
         worker = Worker()
-        self.data, self.group = worker.dataset(str(folder)), group
+        self.data, self.group = worker.dataset(config, str(folder)), group
         self.encoder, tokens = worker._encoder(config, self.data, folder, compute)
         self.stepper = Stepper(
-            self.encoder.train(), tokens, build_objective(config.objective), compute, config.train, group
+            self.encoder.train(),
+            tokens,
+            build_objective(config.objective),
+            compute,
+            config.train,
+            group,
         )
         self.optimizer = adamw(self.encoder, config.train)
 
     def step(self, number, batch):
-        """Wall and CPU seconds, and the loss."""
+        """Train one step. Return wall and CPU seconds, and the loss."""
         wall, cpu = time.perf_counter(), time.process_time()
         self.group.reseed(0, number)
         loss = self.stepper(batch).item()
@@ -62,7 +67,7 @@ class Side:
 
 
 def rounds(config, folder, group):
-    """(round, wall alone, CPU alone, wall together, CPU together) of every round; the leader says."""
+    """Yield (round, wall alone, CPU alone, wall together, CPU together) of every round, from the leader."""
     compute = choose("cpu", config.train.precision)
     together = Side(config, folder, compute, group)
     alone = Side(config, folder, compute, ALONE) if group.leads else None
@@ -97,7 +102,9 @@ def rounds(config, folder, group):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
@@ -115,14 +122,18 @@ def main() -> None:
         folder = prepare_dataset(config.data, Path(cache))
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        store = TCPStore("127.0.0.1", port, None, True, MINUTE, False, master_listen_fd=listener.detach())
+        store = TCPStore(
+            "127.0.0.1", port, None, True, MINUTE, False, master_listen_fd=listener.detach()
+        )
         others = [
             subprocess.Popen([sys.executable, __file__, "--devices", str(args.devices), "--rank", str(rank), "--port",
                               str(port), "--folder", str(folder), *overrides])
             for rank in range(1, args.devices)
         ]  # fmt: skip
         os.sched_setaffinity(0, {cores[0]})
-        found, apart, exchange, news, size = rounds(config, folder, Group(store, 0, args.devices, "cpu"))
+        found, apart, exchange, news, size = rounds(
+            config, folder, Group(store, 0, args.devices, "cpu")
+        )
         for other in others:
             other.wait()
     load = os.getloadavg()[0]
@@ -130,7 +141,9 @@ def main() -> None:
     print(f"{'':8}{'alone, s':>10}{f'{args.devices} devices':>13}{'times':>8}   middle half")
     row("wall", [(alone, together) for alone, _, together, _ in found])
     row("CPU", [(alone, together) for _, alone, _, together in found])
-    print(f"{size / 2**20:.0f} MiB of gradients: {1e3 * exchange:.0f} ms; the leader's word: {1e3 * news:.2f} ms")
+    print(
+        f"{size / 2**20:.0f} MiB of gradients: {1e3 * exchange:.0f} ms; the leader's word: {1e3 * news:.2f} ms"
+    )
     print(f"losses differ by at most {apart:.1e} in {ROUNDS + WARM} steps")
 
 
@@ -138,7 +151,9 @@ def row(name: str, pairs: list[tuple[float, float]]) -> None:
     alone, together = (statistics.median(column) for column in zip(*pairs, strict=True))
     times = sorted(a / b for a, b in pairs)
     low, high = times[len(times) // 4], times[-len(times) // 4]
-    print(f"{name:8}{alone:10.3f}{together:13.3f}{statistics.median(times):8.2f}   {low:.2f} to {high:.2f}")
+    print(
+        f"{name:8}{alone:10.3f}{together:13.3f}{statistics.median(times):8.2f}   {low:.2f} to {high:.2f}"
+    )
 
 
 if __name__ == "__main__":

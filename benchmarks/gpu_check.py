@@ -1,4 +1,4 @@
-"""What a training step costs on this GPU, whether it is exact, and how many trials can share it.
+"""The cost of a training step on this GPU, its exactness, and the number of trials that can share it.
 
     python benchmarks/gpu_check.py            # at most 8 minutes; needs torch and transformers, nothing to download
     python benchmarks/gpu_check.py --small    # does it run: a tiny encoder, half a minute, on a CPU too
@@ -32,19 +32,31 @@ from transformers import BertConfig, BertModel
 from embsearch.config.schema import TrainConfig
 from embsearch.data.batch import Batch
 from embsearch.data.tokenise import Tokens
+from embsearch.kernels import attention_interface
+from embsearch.kernels.cuda_graphs import FlashKernel
+from embsearch.kernels.graph_recording import SAME
+from embsearch.kernels.packing import Packing
 from embsearch.model.device import Compute, choose
 from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
-from embsearch.model.graphs import Graphs
-from embsearch.model.packing import NAME, SAME, Packing
 from embsearch.objectives.triplet import Triplet
 from embsearch.train.optimizer import adamw, clip
 from embsearch.train.step import Stepper
 
 MARGIN = 2.0  # no triplet ever leads by it
 SHAPES = {
-    "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128},
-    "MiniLM-L6": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
+    "tiny": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 128,
+    },
+    "MiniLM-L6": {
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+    },
     "BERT-base": {},
 }
 
@@ -56,21 +68,28 @@ class Texts:
         draw = np.random.default_rng(0)
         count = rows + rows // 3
         lengths = np.clip(np.round(draw.lognormal(np.log(16), 0.42, count)), 4, 79).astype(np.int64)
-        self.tokens = Tokens(draw.integers(1000, 30_000, lengths.sum()), np.concatenate([[0], np.cumsum(lengths)]))
+        self.tokens = Tokens(
+            draw.integers(1000, 30_000, lengths.sum()), np.concatenate([[0], np.cumsum(lengths)])
+        )
         self.query, self.size = np.arange(rows) // 3, size
         self.positive = rows // 3 + np.arange(rows)
         self.negative = rows // 3 + draw.permutation(rows)
         self.draw = draw
 
     def batch(self) -> tuple[Batch, np.ndarray]:
-        """The batch, and its (3, B) text ids."""
-        rows = np.sort(self.draw.permutation(len(self.query) // self.size)[0] * self.size + np.arange(self.size))
+        """Return a batch, and its (3, B) text ids."""
+        rows = np.sort(
+            self.draw.permutation(len(self.query) // self.size)[0] * self.size
+            + np.arange(self.size)
+        )
         columns = np.stack([self.query[rows], self.positive[rows], self.negative[rows]])
         text_D = np.unique(columns)
         local = torch.from_numpy(np.searchsorted(text_D, columns))
         titles = torch.unique(local[1:])
         known = torch.zeros(self.size, len(titles), dtype=torch.bool)
-        return Batch(text_D, local[0], local[1], local[2], torch.ones(self.size), titles, known), columns
+        return Batch(
+            text_D, local[0], local[1], local[2], torch.ones(self.size), titles, known
+        ), columns
 
 
 class Model(nn.Module):
@@ -82,11 +101,13 @@ class Model(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         more = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-        self.transformers_model = BertModel(BertConfig(**SHAPES[shape], **more), add_pooling_layer=False)
+        self.transformers_model = BertModel(
+            BertConfig(**SHAPES[shape], **more), add_pooling_layer=False
+        )
         self.tokenizer = argparse.Namespace(pad_token_id=0, all_special_ids=[0])
 
     def __getitem__(self, number: int) -> Model:
-        return self  # packing.features asks the first module for its auto_model
+        return self  # kernels ask the first module for its auto_model
 
     @property
     def auto_model(self) -> nn.Module:
@@ -100,11 +121,20 @@ class Model(nn.Module):
         return {"sentence_embedding": (hidden_BTE * mask_BT1).sum(1) / mask_BT1.sum(1)}
 
     def packed(
-        self, input_ids: Tensor, position_ids: Tensor, packing: Packing, cu_seq_lens_q: Tensor, seq_idx: Tensor
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        packing: Packing,
+        cu_seq_lens_q: Tensor,
+        seq_idx: Tensor,
     ) -> Tensor:
-        found = self.transformers_model(input_ids=input_ids, position_ids=position_ids, packing=packing)
+        found = self.transformers_model(
+            input_ids=input_ids, position_ids=position_ids, packing=packing
+        )
         hidden_TE, lengths_B = found.last_hidden_state[0].float(), cu_seq_lens_q.diff()
-        sums_BE = hidden_TE.new_zeros(len(lengths_B), hidden_TE.shape[1]).index_add(0, seq_idx[0], hidden_TE)
+        sums_BE = hidden_TE.new_zeros(len(lengths_B), hidden_TE.shape[1]).index_add(
+            0, seq_idx[0], hidden_TE
+        )
         return sums_BE / lengths_B[:, None]
 
 
@@ -115,7 +145,9 @@ class Ours:
         self.optimizer: torch.optim.AdamW | None = None
 
     def gradients(self, texts: Texts, batch: Batch, columns: np.ndarray) -> Tensor:
-        return Stepper(self.encoder, texts.tokens, Triplet(MARGIN), self.compute, self.config)(batch)
+        return Stepper(self.encoder, texts.tokens, Triplet(MARGIN), self.compute, self.config)(
+            batch
+        )
 
     def step(self, texts: Texts, batch: Batch, columns: np.ndarray) -> None:
         self.optimizer = self.optimizer or adamw(self.encoder, self.config)
@@ -127,18 +159,23 @@ class Ours:
 
 
 class Packed(Ours):
-    """Texts without padding, ``recorded`` once a size has recurred."""
+    """Steps of texts without padding, ``recorded`` once a size has recurred."""
 
-    def __init__(self, shape: str, compute: Compute, dropout: float = 0.1, recorded: bool = True) -> None:
+    def __init__(
+        self, shape: str, compute: Compute, dropout: float = 0.1, recorded: bool = True
+    ) -> None:
         super().__init__(shape, compute, dropout)
-        self.encoder.model.transformers_model.set_attn_implementation(NAME)  # type: ignore[union-attr]
-        self.graphs = self.encoder.graphs = Graphs(self.encoder.model)
+        attention_interface.register()
+        base: Any = self.encoder.model.transformers_model
+        base.set_attn_implementation(attention_interface.NAME)
+        self.graphs = self.encoder.kernel = FlashKernel(self.encoder.model)
         self.graphs.why_not = "" if recorded else "not to be"
-        self.encoder.packs = True
 
 
 class Theirs(Ours):
-    def __init__(self, shape: str, compute: Compute, dropout: float = 0.1, compiled: bool = False) -> None:
+    def __init__(
+        self, shape: str, compute: Compute, dropout: float = 0.1, compiled: bool = False
+    ) -> None:
         super().__init__(shape, compute, dropout)
         self.encode = torch.compile(self.encoder) if compiled else self.encoder
 
@@ -150,7 +187,9 @@ class Theirs(Ours):
         with self.compute.context():
             vectors = self.encode(ids, mask)
             anchor, positive, negative = nn.functional.normalize(vectors.float(), dim=-1).chunk(3)
-            loss = (MARGIN - (anchor * positive).sum(-1) + (anchor * negative).sum(-1)).relu().mean()
+            loss = (
+                (MARGIN - (anchor * positive).sum(-1) + (anchor * negative).sum(-1)).relu().mean()
+            )
         loss.backward()
         return loss.detach()
 
@@ -169,29 +208,34 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def peak_flops(device: torch.device, size: int) -> float:
-    """Of bf16 matrix products, the best of 10."""
+    """Measure floating-point operations a second of bf16 matrix products, the best of 10."""
     one, two = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     one @ two
     return 2 * size**3 / min(timed(lambda: one @ two, device) for _ in range(10))
 
 
 def work_of(shape: str, lengths: np.ndarray) -> float:
-    """Floating-point operations of a step over the real tokens of distinct texts, forward and twice that backward."""
+    """Count operations of a step over the real tokens of distinct texts: forward, and twice that backward."""
     config = BertConfig(**SHAPES[shape])
     d, f = config.hidden_size, config.intermediate_size
-    linear, attention = lengths.sum() * (8 * d * d + 4 * d * f), (4 * d * lengths.astype(float) ** 2).sum()
+    linear, attention = (
+        lengths.sum() * (8 * d * d + 4 * d * f),
+        (4 * d * lengths.astype(float) ** 2).sum(),
+    )
     return float(3 * config.num_hidden_layers * (linear + attention))
 
 
 def exactness(shape: str, device: torch.device) -> dict[str, float]:
-    """Relative distance of loss and gradients to the plain padded forward, in fp32, dropout off."""
+    """Measure the relative distance of loss and gradients to the plain padded forward, in fp32, dropout off."""
     compute = Compute(device, None, "fp32")
     texts = Texts(32)
     batch, columns = texts.batch()
 
     def found(side: Ours) -> tuple[float, Tensor]:
         loss = side.gradients(texts, batch, columns)
-        return loss.item(), torch.cat([p.grad.flatten() for p in side.encoder.parameters() if p.grad is not None])
+        return loss.item(), torch.cat(
+            [p.grad.flatten() for p in side.encoder.parameters() if p.grad is not None]
+        )
 
     loss, gradient = found(Theirs(shape, compute, dropout=0.0))
     ways: dict[str, dict[str, Any]] = {
@@ -201,12 +245,14 @@ def exactness(shape: str, device: torch.device) -> dict[str, float]:
     distances = {}
     for name, train in ways.items():
         own_loss, own = found(Ours(shape, compute, dropout=0.0, **train))
-        distances[name] = max(abs(own_loss - loss) / loss, float((own - gradient).norm() / gradient.norm()))
+        distances[name] = max(
+            abs(own_loss - loss) / loss, float((own - gradient).norm() / gradient.norm())
+        )
     return distances
 
 
 def agreement(shape: str, compute: Compute) -> str | float:
-    """1 less the worst cosine of a text's vectors without padding and with it, in bf16 (rounding: about 1e-4); or why
+    """Return 1 less the worst cosine of vectors without padding and with it, in bf16 (rounding: about 1e-4); or why
     texts are padded here."""
     texts = Texts(32)
     ids = texts.batch()[0].text_D
@@ -216,13 +262,21 @@ def agreement(shape: str, compute: Compute) -> str | float:
             for side in (Ours, Packed)
         )
     except Exception as error:
-        return f"padded: the flash kernel: {type(error).__name__}: {str(error).splitlines()[0][:90]}"
+        return (
+            f"padded: the flash kernel: {type(error).__name__}: {str(error).splitlines()[0][:90]}"
+        )
     distance = 1 - float(torch.cosine_similarity(one, two).min())
-    return distance if distance < 1 - SAME else f"padded: the flash kernel gives other vectors: {distance:.2g}"
+    return (
+        distance
+        if distance < 1 - SAME
+        else f"padded: the flash kernel gives other vectors: {distance:.2g}"
+    )
 
 
-def steps(shape: str, size: int, compute: Compute, rounds: int, peak: float, packs: bool, compiled: bool) -> Any:
-    """Medians of a step's milliseconds by side, and of ratios to the whole step of ours."""
+def steps(
+    shape: str, size: int, compute: Compute, rounds: int, peak: float, packs: bool, compiled: bool
+) -> Any:
+    """Measure medians of a step's milliseconds by side, and of ratios to the whole step of ours."""
     texts, device = Texts(size), compute.device
     sides: dict[str, Ours] = {"theirs": Theirs(shape, compute)}
     if compiled:
@@ -242,26 +296,47 @@ def steps(shape: str, size: int, compute: Compute, rounds: int, peak: float, pac
             before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
             lap = timed(partial(side.step, texts, batch, columns), device)
             if device.type == "cuda":
-                held[name] = max(held[name], (torch.cuda.max_memory_allocated(device) - before) / 2**20)
+                held[name] = max(
+                    held[name], (torch.cuda.max_memory_allocated(device) - before) / 2**20
+                )
             if number >= warm:
                 laps[name].append(lap)
         if number >= warm:
             work.append(work_of(shape, texts.tokens.lengths[batch.text_D]))
-    found: dict[str, Any] = {f"{name}, ms": 1000 * statistics.median(lap) for name, lap in laps.items()}
+    found: dict[str, Any] = {
+        f"{name}, ms": 1000 * statistics.median(lap) for name, lap in laps.items()
+    }
     for name, lap in laps.items():
         if name != best:
-            found[f"{name} / {best}"] = statistics.median(a / b for a, b in zip(lap, laps[best], strict=True))
-    found["share of peak"] = statistics.median(w / t for w, t in zip(work, laps[best], strict=True)) / peak
-    found |= {f"{name}, MiB of a step": held[name] for name in sides} if device.type == "cuda" else {}
+            found[f"{name} / {best}"] = statistics.median(
+                a / b for a, b in zip(lap, laps[best], strict=True)
+            )
+    found["share of peak"] = (
+        statistics.median(w / t for w, t in zip(work, laps[best], strict=True)) / peak
+    )
+    found |= (
+        {f"{name}, MiB of a step": held[name] for name in sides} if device.type == "cuda" else {}
+    )
     if packs:
         graphs = sides["ours"].graphs  # type: ignore[attr-defined]
-        found["sizes recorded"] = len(graphs.sizes) if not graphs.why_not else f"none: {graphs.why_not}"
+        found["sizes recorded"] = (
+            len(graphs.sizes) if not graphs.why_not else f"none: {graphs.why_not}"
+        )
     return found
 
 
 def trials_at_once(count: int, shape: str, seconds: float, device: str) -> float:
-    """Steps a second of so many processes together."""
-    command = [sys.executable, __file__, "--trial", shape, "--seconds", str(seconds), "--device", device]
+    """Measure the steps a second of several processes together."""
+    command = [
+        sys.executable,
+        __file__,
+        "--trial",
+        shape,
+        "--seconds",
+        str(seconds),
+        "--device",
+        device,
+    ]
     threads = str(max(1, (os.cpu_count() or 1) // count))
     running = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -290,11 +365,15 @@ def one_trial(shape: str, seconds: float, compute: Compute) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--small", action="store_true", help="a tiny encoder, few steps")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", help="also write what was found, as JSON")
-    parser.add_argument("--compiled", action="store_true", help="also theirs compiled, a minute more for each size")
+    parser.add_argument(
+        "--compiled", action="store_true", help="also theirs compiled, a minute more for each size"
+    )
     parser.add_argument("--trial", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=10.0, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -331,7 +410,13 @@ def main() -> None:
         say(f"{shape}, 1 - cosine without and with padding", apart)
         for size in sizes:
             made = steps(
-                shape, size, compute, 3 if args.small else 20, peak, not isinstance(apart, str), args.compiled
+                shape,
+                size,
+                compute,
+                3 if args.small else 20,
+                peak,
+                not isinstance(apart, str),
+                args.compiled,
             )
             say(f"{shape}, batch {size}", made)
     shape = next(iter(shapes))

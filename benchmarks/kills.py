@@ -33,8 +33,8 @@ from mlflow.store.db import utils as schema
 
 from embsearch.config.schema import Config, StudyConfig, TrackConfig
 from embsearch.model import pretrained
+from embsearch.registry import alias_history
 from embsearch.registry import mlflow_registry as registry
-from embsearch.registry import moves
 from embsearch.track.mlflow_model import DIGEST, log_model
 from embsearch.track.mlflow_store import find_experiment
 from embsearch.track.unaltered import check
@@ -47,8 +47,12 @@ NAME = "killed"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="at random moments")
-    parser.add_argument("--every", type=int, default=1, help="of the steps that one kill each is at")
-    parser.add_argument("--model", default="minilm", help="a folder in sentence-transformers' format")
+    parser.add_argument(
+        "--every", type=int, default=1, help="of the steps that one kill each is at"
+    )
+    parser.add_argument(
+        "--model", default="minilm", help="a folder in sentence-transformers' format"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="kills."))
@@ -59,14 +63,18 @@ def main() -> None:
         shutil.rmtree(home, ignore_errors=True)
     made = {"command": " ".join(sys.argv), "python": platform.python_version()}
     args.out.write_text(json.dumps({"made_with": made} | found, indent=1) + "\n")
-    print(f"{found['kills']} kills, {found['moves']} moves: the champion always loaded, the history is whole")
+    print(
+        f"{found['kills']} kills, {found['moves']} moves: the champion always loaded, the history is whole"
+    )
 
 
-schema._get_latest_schema_revision = cache(schema._get_latest_schema_revision)  # reads 80 files, the same every time
+schema._get_latest_schema_revision = cache(
+    schema._get_latest_schema_revision
+)  # reads 80 files, the same every time
 
 
 def run(home: Path, model: str, kills: int, every: int = 1) -> dict[str, Any]:
-    """Kill and look, in turns. Raises AssertionError where a champion is missing or the history has a gap."""
+    """Kill and look, in turns. Raise AssertionError if a champion is missing or the history has a gap."""
     config = Config(home=str(home), study=StudyConfig(task=NAME), track=TrackConfig(timeout=30))
     models = other(lambda: two_models(config, home, pretrained.find(model)))
     seen = [look(config, load=True)]
@@ -85,11 +93,16 @@ def run(home: Path, model: str, kills: int, every: int = 1) -> dict[str, Any]:
         killed(config, models, seen[-1]["version"], after=draw.uniform(0, 1.2 * one))
         seen.append(look(config, load=number % 20 == 0))
     check_history(seen)
-    return {"kills": steps + kills, "steps": steps, "moves": len(seen[-1]["history"]), "seconds a move": one}
+    return {
+        "kills": steps + kills,
+        "steps": steps,
+        "moves": len(seen[-1]["history"]),
+        "seconds a move": one,
+    }
 
 
 def two_models(config: Config, home: Path, source: str) -> list[list[str]]:
-    """Ids and digests of two logged models; the first is registered and champion."""
+    """Log two models and return their ids and digests; the first is registered and champion."""
     client = registry.registry(config)
     experiment = find_experiment(client, config)
     assert experiment is not None
@@ -99,19 +112,21 @@ def two_models(config: Config, home: Path, source: str) -> list[list[str]]:
         shutil.copytree(source, folder)
         (folder / "README.md").write_text(f"model {number}")
         run_id = client.create_run(experiment).info.run_id
-        model_id = log_model(client, experiment, run_id, f"uid/{number}", folder, "m", {}, {}, [], 0)
+        model_id = log_model(
+            client, experiment, run_id, f"uid/{number}", folder, "m", {}, {}, [], 0
+        )
         made.append([model_id, client.get_logged_model(model_id).tags[DIGEST]])
     version = registry.register(client, NAME, *made[0])
-    moves.move(client, NAME, version.version, None, "first")
+    alias_history.move_champion(client, NAME, version.version, None, "first")
     return made
 
 
 def promote(client: Any, models: list[list[str]], champion: int) -> None:
-    """The steps that change the registry: find or make the other model's version, move the alias."""
+    """Change the registry: find or make the other model's version, move the alias."""
     now = registry.get_version(client, NAME, champion)
     model_id, digest = next(model for model in models if model[1] != now.digest)
     version = registry.register(client, NAME, model_id, digest, {"embsearch.test_auc": "0.9"})
-    moves.move(client, NAME, version.version, champion, "better")
+    alias_history.move_champion(client, NAME, version.version, champion, "better")
 
 
 def timed(config: Config, models: list[list[str]], champion: int) -> float:
@@ -143,10 +158,14 @@ class Dying:
 
 
 def killed(
-    config: Config, models: list[list[str]], champion: int, at: int | None = None, after: float | None = None
+    config: Config,
+    models: list[list[str]],
+    champion: int,
+    at: int | None = None,
+    after: float | None = None,
 ) -> bool:
-    """Promote in a process of its own, killed at a request or so many seconds after its first. Whether it ended by
-    itself."""
+    """Promote in a process of its own, killed at a request or some seconds after its first. Return True if it
+    ended by itself."""
     ready, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -170,7 +189,7 @@ def killed(
 
 
 def look(config: Config, load: bool = False) -> dict[str, Any]:
-    """Who is champion, by a fresh process."""
+    """Ask a fresh process who is champion."""
 
     def ask() -> dict[str, Any]:
         client = registry.registry(config)
@@ -178,14 +197,17 @@ def look(config: Config, load: bool = False) -> dict[str, Any]:
         assert found is not None, "no champion"
         check(found.folder, found.version.digest)
         if load:
-            assert pretrained.load(found.folder).encode(["red shoe"], show_progress_bar=False).shape[0] == 1
-        return {"version": found.version.version, "history": moves.history(client, NAME)}
+            assert (
+                pretrained.load(found.folder).encode(["red shoe"], show_progress_bar=False).shape[0]
+                == 1
+            )
+        return {"version": found.version.version, "history": alias_history.history(client, NAME)}
 
     return other(ask)
 
 
 def check_history(seen: list[dict[str, Any]]) -> None:
-    """Every change of champion that anybody saw is in the history, and nothing else."""
+    """Check that the history holds every change of champion that anybody saw, and nothing else."""
     champions = [seen[0]["version"]]
     for one in seen:
         if one["version"] != champions[-1]:
@@ -196,7 +218,7 @@ def check_history(seen: list[dict[str, Any]]) -> None:
 
 
 def other(work: Callable[[], Any]) -> Any:
-    """What ``work`` returns, as JSON, done in a process of its own."""
+    """Do ``work`` in a process of its own and return its result, by JSON."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:

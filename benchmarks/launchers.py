@@ -1,4 +1,4 @@
-"""The same study by ``launcher=local`` and by others, with equally many workers on this machine: their throughput.
+"""The throughput of the same study by ``launcher=local`` and by others, with as many workers on this machine.
 
     python benchmarks/launchers.py                          # ray beside local, 4 turns each, about 15 minutes
     python benchmarks/launchers.py --launchers ray slurm
@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from embsearch.track.events import read_events
+from embsearch.history.log import read_json as read_events
 from embsearch.track.mirror import trial_folders
 
 HERE = Path(__file__).parent
@@ -38,11 +38,21 @@ def words_of(args: argparse.Namespace, launcher: str, home: Path) -> list[str]:
 
 
 def measure(args: argparse.Namespace, launcher: str) -> dict[str, Any]:
-    """One run: texts a second after its start, and every trial's value."""
+    """Run once. Return the texts a second after its start, and every trial's value."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        command = [sys.executable, "-m", "embsearch.cli.main", "search", *words_of(args, launcher, home)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        command = [
+            sys.executable,
+            "-m",
+            "embsearch.cli.main",
+            "search",
+            *words_of(args, launcher, home),
+        ]
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr[-3000:])
@@ -57,7 +67,9 @@ def measure(args: argparse.Namespace, launcher: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--launchers", nargs="*", default=["ray"])
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
@@ -71,9 +83,15 @@ def main() -> None:
         for launcher in ["local", *args.launchers]:
             runs.append(measure(args, launcher))
             print(f"turn {turn}: {launcher} {runs[-1]['texts_a_second']:.1f} texts/s", flush=True)
-    found: dict[str, Any] = {"python": platform.python_version(), "cpus": os.cpu_count(), "runs": runs, "ratios": {}}
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "runs": runs,
+        "ratios": {},
+    }
     paces = {
-        name: [r["texts_a_second"] for r in runs if r["launcher"] == name] for name in ["local", *args.launchers]
+        name: [r["texts_a_second"] for r in runs if r["launcher"] == name]
+        for name in ["local", *args.launchers]
     }
     for name in args.launchers:
         ratios = [mine / theirs for mine, theirs in zip(paces[name], paces["local"], strict=True)]

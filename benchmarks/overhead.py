@@ -1,4 +1,4 @@
-"""What a study's wall time is spent on besides training and evaluating, everything recorded in MLflow.
+"""The wall time of a study beside training and evaluating, everything recorded in MLflow.
 
     python benchmarks/overhead.py                    # 12 trials of about a minute, one worker: 13 minutes
     python benchmarks/overhead.py stop.trials=3 train.texts=9600
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from embsearch.track.events import read_events
+from embsearch.history.log import read_json as read_events
 
 RESULT = Path(__file__).parent / "results" / "overhead.json"
 WORDS = [
@@ -33,7 +33,15 @@ WORDS = [
 
 def main(overrides: list[str]) -> None:
     with tempfile.TemporaryDirectory() as home:
-        command = [sys.executable, "-m", "embsearch.cli.main", "search", *WORDS, f"home={home}", *overrides]
+        command = [
+            sys.executable,
+            "-m",
+            "embsearch.cli.main",
+            "search",
+            *WORDS,
+            f"home={home}",
+            *overrides,
+        ]
         started = time.monotonic()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         found = shares(Path(home) / "studies" / "product_search", time.monotonic() - started)
@@ -45,7 +53,7 @@ def main(overrides: list[str]) -> None:
 
 
 def shares(study: Path, wall: float) -> dict[str, Any]:
-    """Seconds inside and outside, and from one trial's end to the next one's first step."""
+    """Return the seconds inside and outside, and from one trial's end to the next one's first step."""
     trials = [read_events(path) for path in sorted(study.glob("trials/t*/events.jsonl"))]
     events = read_events(study / "events.jsonl")
     last = [[e for e in log if e["kind"] == "measured"][-1] for log in trials]

@@ -1,4 +1,4 @@
-"""How soon one sees what won: MLflow's saved view and the study page of a study of 200 trials, in Chromium.
+"""The seconds until one sees what won: MLflow's saved view and the study page of 200 trials, in Chromium.
 
     python benchmarks/pages.py            # four minutes; writes benchmarks/results/pages.json
 
@@ -28,7 +28,7 @@ from playwright.sync_api import sync_playwright
 from embsearch.cli.main import main as embsearch
 from embsearch.cli.ui import study_address
 from embsearch.config.load import compose
-from embsearch.folder import StudyFolder
+from embsearch.history.folder import StudyFolder
 from embsearch.track.server import serve, stop
 
 HERE = Path(__file__).parent
@@ -41,8 +41,10 @@ def words(home: Path, trials: int) -> list[str]:
             "stop.seconds=null", "track.timeout=60"]  # fmt: skip
 
 
-def view_seconds(playwright: Any, chromium: str, address: str, trials: int) -> tuple[float, list[str]]:
-    """Seconds until the saved view is whole, and the requests that would have left the machine."""
+def view_seconds(
+    playwright: Any, chromium: str, address: str, trials: int
+) -> tuple[float, list[str]]:
+    """Return the seconds until the saved view is whole, and the requests that would have left the machine."""
     browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
     page = browser.new_page(viewport={"width": 1500, "height": 1400})
     strayed: list[str] = []
@@ -59,7 +61,9 @@ def view_seconds(playwright: Any, chromium: str, address: str, trials: int) -> t
     page.goto(address)
     page.wait_for_selector(f"text={min(trials, LOADED)} matching runs", timeout=60_000)
     drawn = "document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length > 10"
-    page.wait_for_function(f"document.body.innerText.includes('val/auc') && {drawn}", timeout=60_000)
+    page.wait_for_function(
+        f"document.body.innerText.includes('val/auc') && {drawn}", timeout=60_000
+    )
     page.click("text=What won")  # it answers
     seconds = time.monotonic() - began
     browser.close()
@@ -77,12 +81,16 @@ def page_seconds(playwright: Any, chromium: str, file: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "pages.json")
     args = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("google-chrome") or sys.exit("no Chromium here")
+    chromium = (
+        shutil.which("chromium") or shutil.which("google-chrome") or sys.exit("no Chromium here")
+    )
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch) / "home"
         for verb in ("search", "sync"):
@@ -94,11 +102,17 @@ def main() -> None:
             address = study_address(config, server.url) or sys.exit("MLflow has no such study")
             file = StudyFolder(config).page
             with sync_playwright() as playwright:
-                views = [view_seconds(playwright, chromium, address, args.trials) for _ in range(args.times)]
+                views = [
+                    view_seconds(playwright, chromium, address, args.trials)
+                    for _ in range(args.times)
+                ]
                 pages = [page_seconds(playwright, chromium, file) for _ in range(args.times)]
             process = psutil.Process(server.pid)
             family = [process, *process.children(recursive=True)]
-            ui = {"processes": len(family), "rss_mb": round(sum(p.memory_info().rss for p in family) / 1e6)}
+            ui = {
+                "processes": len(family),
+                "rss_mb": round(sum(p.memory_info().rss for p in family) / 1e6),
+            }
             size = file.stat().st_size
         finally:
             stop(home)

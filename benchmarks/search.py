@@ -40,10 +40,17 @@ def words(texts: int, trials: int) -> list[str]:
 
 
 def ours(home: Path, texts: int, trials: int) -> tuple[Seen, float]:
-    """``embsearch search`` in a process of its own; what its logs say, and the seconds it took."""
-    from embsearch.track.events import read_events
+    """Run ``embsearch search`` in a process of its own. Return what its logs say, and its seconds."""
+    from embsearch.history.log import read_json as read_events
 
-    command = [sys.executable, "-m", "embsearch.cli.main", "search", *words(texts, trials), f"home={home}"]
+    command = [
+        sys.executable,
+        "-m",
+        "embsearch.cli.main",
+        "search",
+        *words(texts, trials),
+        f"home={home}",
+    ]
     began, started = time.time(), time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     took = time.monotonic() - started
@@ -57,10 +64,22 @@ def ours(home: Path, texts: int, trials: int) -> tuple[Seen, float]:
 
 
 def theirs(home: Path, texts: int, trials: int) -> tuple[Seen, float]:
-    """Their search in a process of its own."""
-    command = [sys.executable, __file__, "--theirs", str(home), "--texts", str(texts), "--trials", str(trials)]
+    """Run their search in a process of its own."""
+    command = [
+        sys.executable,
+        __file__,
+        "--theirs",
+        str(home),
+        "--texts",
+        str(texts),
+        "--trials",
+        str(trials),
+    ]
     cores = str(len(os.sched_getaffinity(0)))
-    environment = os.environ | {"OMP_NUM_THREADS": cores, "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": cores,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",
+    }
     started = time.monotonic()
     subprocess.run(command, check=True, env=environment | {"STARTED": str(time.time())})
     return json.loads((home / "seen.json").read_text()), time.monotonic() - started
@@ -70,7 +89,10 @@ def their_search(home: Path, texts: int, trials: int) -> None:
     import optuna
     import torch
     from datasets import Dataset as Rows
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
     from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
     from sentence_transformers.sentence_transformer.losses import (
         MultipleNegativesRankingLoss,
@@ -147,7 +169,7 @@ def their_search(home: Path, texts: int, trials: int) -> None:
 
 
 def first(seen: Seen, auc: float) -> float | None:
-    """Seconds until a trial measured so much."""
+    """Return the seconds until a trial measured at least a value."""
     return next((seconds for seconds, _, value in seen if value >= auc), None)
 
 
@@ -179,7 +201,9 @@ def main() -> None:
     made = {"command": f"python {' '.join(sys.argv)}", "cpus": os.cpu_count(), "python": platform.python_version(),
             **{name: version(name) for name in names}}  # fmt: skip
     if (asked.texts, asked.trials) == (9600, 12):
-        (HERE / "results" / "search.json").write_text(json.dumps({"made_with": made, **found}, indent=1) + "\n")
+        (HERE / "results" / "search.json").write_text(
+            json.dumps({"made_with": made, **found}, indent=1) + "\n"
+        )
         table.main()
     print(json.dumps(found, indent=1))
     return None

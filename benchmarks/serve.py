@@ -52,7 +52,7 @@ MALFORMED = (
 
 @dataclass
 class Seen:
-    """What clients saw of one run."""
+    """The answers that clients saw in one run."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Seen:
 
 @contextmanager
 def serving(words: Sequence[str], threads: int) -> Iterator[tuple[int, psutil.Process]]:
-    """The port and process of an ``embsearch serve``; it must end by SIGTERM with exit code 0."""
+    """Start ``embsearch serve`` and yield its port and process; it must end by SIGTERM with exit code 0."""
     command = [
         sys.executable,
         "-m",
@@ -98,7 +98,7 @@ def message(body: bytes) -> bytes:
 
 
 async def ask(port: int, messages: Sequence[tuple[bytes, bool]], clients: int) -> Seen:
-    """Every message once, by ``clients`` connections; the flag says whether it is well formed."""
+    """Send every message once, by ``clients`` connections; the flag says if it is well formed."""
     seen, numbers = Seen(), iter(range(len(messages)))
 
     async def client() -> None:
@@ -116,7 +116,9 @@ async def ask(port: int, messages: Sequence[tuple[bytes, bool]], clients: int) -
             if good and status == 200:
                 seen.bodies[number] = body
             elif good or status != 400 or len(json.loads(body)["message"]) < 20:
-                seen.wrong.append(f"request {number} ({'good' if good else 'malformed'}): {status} {body[:200]!r}")
+                seen.wrong.append(
+                    f"request {number} ({'good' if good else 'malformed'}): {status} {body[:200]!r}"
+                )
         writer.close()
 
     began = time.perf_counter()
@@ -128,7 +130,7 @@ async def ask(port: int, messages: Sequence[tuple[bytes, bool]], clients: int) -
 def questions(
     texts: Sequence[str], count: int, size: int, seed: int
 ) -> tuple[list[list[str]], list[tuple[bytes, bool]]]:
-    """``count`` requests of ``size`` texts, and the messages, every hundredth one malformed in its own way."""
+    """Make ``count`` requests of ``size`` texts, and their messages, every hundredth malformed in its own way."""
     draw = np.random.default_rng(seed)
     asked = [[texts[i] for i in draw.integers(len(texts), size=size)] for _ in range(count)]
     messages = [(message(json.dumps({"inputs": request}).encode()), True) for request in asked]
@@ -138,23 +140,29 @@ def questions(
 
 
 def compare(seen: Seen, asked: Sequence[list[str]], expected: Sequence[np.ndarray]) -> float:
-    """The worst relative difference of a vector."""
+    """Return the worst relative difference of a vector."""
     worst = 0.0
     for number in sorted(number for number in seen.bodies if number < len(expected)):
         got = np.array(json.loads(seen.bodies[number])["predictions"], dtype=np.float32)
-        gap = np.linalg.norm(got - expected[number], axis=1) / np.linalg.norm(expected[number], axis=1)
+        gap = np.linalg.norm(got - expected[number], axis=1) / np.linalg.norm(
+            expected[number], axis=1
+        )
         worst = max(worst, float(gap.max()))
     return worst
 
 
-def encode_all(model: SentenceTransformer, asked: Sequence[list[str]], size: int) -> tuple[float, list[np.ndarray]]:
+def encode_all(
+    model: SentenceTransformer, asked: Sequence[list[str]], size: int
+) -> tuple[float, list[np.ndarray]]:
     began = time.perf_counter()
     found = [model.encode(request, batch_size=size, show_progress_bar=False) for request in asked]
     return time.perf_counter() - began, found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--texts", type=int, default=8)
@@ -229,8 +237,12 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "refused_with_400": sum(run["statuses"].get(400, 0) for run in runs),
         "wrong": [text for run in runs for text in run["wrong"]],
         "worst_relative_difference": max(run["worst"] for run in runs),
-        "requests_per_second": round(statistics.median(run["requests_per_second"] for run in runs), 1),
-        "encode_requests_per_second": round(statistics.median(run["encode_requests_per_second"] for run in runs), 1),
+        "requests_per_second": round(
+            statistics.median(run["requests_per_second"] for run in runs), 1
+        ),
+        "encode_requests_per_second": round(
+            statistics.median(run["encode_requests_per_second"] for run in runs), 1
+        ),
         "ratio": round(statistics.median(run["ratio"] for run in runs), 3),
         "ratios": [round(run["ratio"], 3) for run in runs],
         "cpu_ratio": round(statistics.median(run["cpu_ratio"] for run in runs), 3),
@@ -248,7 +260,10 @@ def show(result: dict[str, Any]) -> None:
     for row in ("requests", "malformed", "refused_with_400", "worst_relative_difference", "requests_per_second",
                 "encode_requests_per_second", "ratio", "cpu_ratio", "p50_ms", "p95_ms", "p99_ms"):  # fmt: skip
         values = (result[name][row] for name in names)
-        table.add_row(row.replace("_", " "), *(f"{v:.2g}" if row.startswith("worst") else str(v) for v in values))
+        table.add_row(
+            row.replace("_", " "),
+            *(f"{v:.2g}" if row.startswith("worst") else str(v) for v in values),
+        )
     Console().print(table)
 
 

@@ -1,4 +1,4 @@
-"""What a training step and an evaluation cost with texts padded and packed, paired in one run.
+"""The cost of a training step and an evaluation with texts padded and packed, paired in one run.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/step.py [overrides of studies/product_search]
 
@@ -28,7 +28,11 @@ from embsearch.train.step import Stepper
 from embsearch.worker import Worker
 
 ROUNDS = 8  # the first warms up
-ARMS = {"padded, 4,096": (False, 4096), "packed, 4,096": (True, 4096), "packed, 8,192": (True, 8192)}
+ARMS = {
+    "padded, 4,096": (False, 4096),
+    "packed, 4,096": (True, 4096),
+    "packed, 8,192": (True, 8192),
+}
 
 
 def main(overrides: list[str]) -> None:
@@ -37,20 +41,23 @@ def main(overrides: list[str]) -> None:
     compute = choose("cpu", config.train.precision)
     with tempfile.TemporaryDirectory() as cache:
         folder = prepare_dataset(config.data, Path(cache))
-        data = Worker().dataset(str(folder))
-        arms = {}
+        data = Worker().dataset(config, str(folder))
+        sides = {}
         for name, (packed, chunk) in ARMS.items():
             encoder, tokens = Worker()._encoder(config, data, folder, compute)
-            encoder.packs = packed
+            if not packed:
+                encoder.kernel = None
             train = replace(config.train, chunk_tokens=chunk)
-            stepper = Stepper(encoder.train(), tokens, build_objective(config.objective), compute, train)
-            arms[name] = (encoder, tokens, stepper, adamw(encoder, train))
-        steps: dict[str, list[float]] = {name: [] for name in arms}
-        evaluations: dict[str, list[float]] = {name: [] for name in arms}
+            stepper = Stepper(
+                encoder.train(), tokens, build_objective(config.objective), compute, train
+            )
+            sides[name] = (encoder, tokens, stepper, adamw(encoder, train))
+        steps: dict[str, list[float]] = {name: [] for name in sides}
+        evaluations: dict[str, list[float]] = {name: [] for name in sides}
         stream = batches(data.train, ClickGraph(data), config.train.batch_size, 0, start=0)
         for _ in range(ROUNDS):
             batch = next(stream)
-            for name, (_, _, stepper, optimizer) in arms.items():
+            for name, (_, _, stepper, optimizer) in sides.items():
                 start = time.process_time()
                 stepper(batch)
                 optimizer.step()
@@ -58,22 +65,24 @@ def main(overrides: list[str]) -> None:
                 steps[name].append(time.process_time() - start)
         texts = np.arange(0, len(data.texts), 8)
         for _ in range(3):
-            for name, (encoder, tokens, _, _) in arms.items():
+            for name, (encoder, tokens, _, _) in sides.items():
                 start = time.process_time()
                 embed(encoder, tokens, texts, compute)
                 evaluations[name].append(time.process_time() - start)
     print(f"batch {config.train.batch_size}, dropout {config.model.dropout}, {compute.why}")
     print(f"{'':16}{'step, s':>10}{'against':>10}{'evaluate, s':>14}{'against':>10}")
     first = next(iter(ARMS))
-    for name in arms:
+    for name in sides:
         step, against = compared(steps[first][1:], steps[name][1:])
         evaluation, also = compared(evaluations[first], evaluations[name])
         print(f"{name:16}{step:10.3f}{against:10.2f}{evaluation:14.2f}{also:10.2f}")
 
 
 def compared(base: list[float], other: list[float]) -> tuple[float, float]:
-    """The median, and how many times faster than the base it is."""
-    return statistics.median(other), statistics.median(a / b for a, b in zip(base, other, strict=True))
+    """Return the median, and how many times faster than the base it is."""
+    return statistics.median(other), statistics.median(
+        a / b for a, b in zip(base, other, strict=True)
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The README's table of benchmarks, from results/*.json: bench.py and search.py write it when they have new ones.
+"""The README's table of benchmarks, from results/*.json. bench.py and search.py write it after each measurement.
 
 python benchmarks/table.py
 """
@@ -32,14 +32,23 @@ def table(bench: dict[str, Any], search: dict[str, Any] | None) -> str:
 def lines(bench: dict[str, Any], search: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     step, ratio = bench["step"], bench["step"]["ratio"]
     names = [name for name in step["wall_ms"] if name.startswith("theirs, bf16")]
-    whole, some = (min(ratio[f"{mine} / {name}"]["wall"] for name in names) for mine in ("ours, all active", "ours"))
-    yield "training step, 32 triplets, against its fastest setting (bf16)", f"{whole:.1f} times as fast"
+    whole, some = (
+        min(ratio[f"{mine} / {name}"]["wall"] for name in names)
+        for mine in ("ours, all active", "ours")
+    )
+    yield (
+        "training step, 32 triplets, against its fastest setting (bf16)",
+        f"{whole:.1f} times as fast",
+    )
     yield "the same once some triplets are learnt, mean of 60 steps", f"{some:.1f} times as fast"
     default = ratio["ours, all active / theirs, fp32"]["wall"]
     yield "training step against its default (fp32)", f"{default:.1f} times as fast"
     evaluate = bench["evaluate"]["ratio"]
     bf16, fp32 = (evaluate[f"ours, bf16 / theirs, {how}"]["wall"] for how in ("bf16", "fp32"))
-    yield "evaluation against `encode` in bf16 / its default", f"{bf16:.1f} / {fp32:.1f} times as fast"
+    yield (
+        "evaluation against `encode` in bf16 / its default",
+        f"{bf16:.1f} / {fp32:.1f} times as fast",
+    )
     if search and search["to their best"]:
         what = f"search of {search['trials']} trials, until it has the best AUC that its search ends with"
         yield what, f"{search['to their best']:.1f} times as fast"

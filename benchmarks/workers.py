@@ -1,4 +1,4 @@
-"""How many workers one coordinator can keep busy: its own work beside that of 1,000 simulated ones.
+"""The number of workers that one coordinator can keep busy: its own work beside 1,000 simulated ones.
 
     python benchmarks/workers.py                                # 1,000 workers, and how many take half a core
     python benchmarks/workers.py --workers 1000 --segments 10000
@@ -32,10 +32,10 @@ from coordinator import SPACE
 
 from embsearch.config.build import build
 from embsearch.config.schema import Config
-from embsearch.launch.base import Message, Task
+from embsearch.launch.base import Message, Points, TrainJob
 from embsearch.launch.curves import Curve, Synthetic
 from embsearch.launch.replay import Player, Replay, VirtualClock
-from embsearch.study import Study
+from embsearch.study.run import Study
 from embsearch.track import recorders
 from embsearch.track.base import NoRecorder, Recorder
 
@@ -45,12 +45,12 @@ AT = (0.2, 0.4, 0.6, 0.8, 1.0)  # five segments of one length make a trial
 
 
 class Enough(Exception):
-    """So many segments were measured."""
+    """A signal that enough segments were measured."""
 
 
 @dataclass(frozen=True)
 class Uneven(Synthetic):
-    """Trials that are a fifth slower or faster, so that workers do not end in step."""
+    """Curves of trials that are a fifth slower or faster, so that workers do not end in step."""
 
     def curve(self, trial: int, config: Mapping[str, Any]) -> Curve:
         pace = random.Random(trial).uniform(0.8, 1.2)
@@ -61,28 +61,33 @@ class Uneven(Synthetic):
 
 
 class Talker(Player):
-    """Tells its points on the way, as often as a real worker does."""
+    """A replay that sends its points on the way, as often as a real worker does."""
 
-    def _segment(self, task: Task) -> Iterator[tuple[float, Message]]:
-        for seconds, message in super()._segment(task):
-            if message["kind"] == "points" and (points := message["points"]):
-                parts = max(1, int(seconds / task["points_every"]))
+    def _train(self, job: TrainJob) -> Iterator[tuple[float, Message]]:
+        for seconds, message in super()._train(job):
+            if isinstance(message, Points) and (points := message.points):
+                parts = max(1, int(seconds / job.points_every))
                 for part in range(parts):
                     told = points[part * len(points) // parts : (part + 1) * len(points) // parts]
-                    yield seconds * (part + 1) / parts, {"kind": "points", "points": told}
+                    yield seconds * (part + 1) / parts, Points(told)
             else:
                 yield seconds, message
 
 
 class Meter:
-    """Called whenever a study changes: CPU, wall and virtual seconds by segments measured."""
+    """A listener to a study's changes that notes CPU, wall and virtual seconds by segments measured."""
 
     def __init__(self, clock: VirtualClock, workers: int, segments: int) -> None:
         self.clock, self.workers, self.segments = clock, workers, segments
         self.measured, self.marks = 0, [self._now()]
 
     def _now(self) -> tuple[int, float, float, float]:
-        return getattr(self, "measured", 0), time.process_time(), time.perf_counter(), self.clock.monotonic()
+        return (
+            getattr(self, "measured", 0),
+            time.process_time(),
+            time.perf_counter(),
+            self.clock.monotonic(),
+        )
 
     def __call__(self, study: Study, line: str) -> None:
         if " at rung " not in line:
@@ -94,9 +99,11 @@ class Meter:
             raise Enough
 
     def windows(self) -> list[dict[str, float]]:
-        """From one round of all workers to the next, the first left out: in it they get their first segments."""
+        """Return the windows between rounds of all workers. The first one, which begins all, is left out."""
         found = []
-        for (n, cpu, wall, virtual), (m, cpu2, wall2, virtual2) in zip(self.marks[1:], self.marks[2:], strict=False):
+        for (n, cpu, wall, virtual), (m, cpu2, wall2, virtual2) in zip(
+            self.marks[1:], self.marks[2:], strict=False
+        ):
             passed = virtual2 - virtual
             found.append({
                 "segments": m, "cores": round((cpu2 - cpu) / passed, 3), "wall": round((wall2 - wall) / passed, 3),
@@ -108,7 +115,9 @@ class Meter:
 
 def config_of(home: Path, mlflow: str) -> Config:
     data = home / "rows.csv"
-    data.write_text("query,title,grade\n" + "".join(f"q{n},a {n},1\nq{n},b {n},0\n" for n in range(12)))
+    data.write_text(
+        "query,title,grade\n" + "".join(f"q{n},a {n},1\nq{n},b {n},0\n" for n in range(12))
+    )
     return build({
         "home": str(home), "data": {"path": str(data)}, "study": {"name": "workers"}, "space": SPACE,
         "stop": {"trials": 1_000_000}, "launcher": {"name": "replay"}, "evaluate": {"at": list(AT)},
@@ -117,7 +126,7 @@ def config_of(home: Path, mlflow: str) -> Config:
 
 
 def measure(workers: int, segments: int, mlflow: str = "") -> dict[str, Any]:
-    """The coordinator's own seconds a virtual second, for ``workers`` that are always busy."""
+    """Return the coordinator's own seconds a virtual second, for ``workers`` that are always busy."""
     with tempfile.TemporaryDirectory() as folder:
         config, clock = config_of(Path(folder), mlflow), VirtualClock()
         meter = Meter(clock, workers, segments)
@@ -141,12 +150,24 @@ def measure(workers: int, segments: int, mlflow: str = "") -> dict[str, Any]:
             study.run()
         windows = meter.windows()
         last = windows[len(windows) // 2 :]
-        mean = {name: round(sum(w[name] for w in last) / len(last), 3) for name in last[0] if name != "segments"}
-        return {"workers": workers, "segments": segments, "trials": len(study.trials), **mean, "windows": windows}
+        mean = {
+            name: round(sum(w[name] for w in last) / len(last), 3)
+            for name in last[0]
+            if name != "segments"
+        }
+        return {
+            "workers": workers,
+            "segments": segments,
+            "trials": len(study.trials),
+            **mean,
+            "windows": windows,
+        }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workers", type=int, nargs="*", default=[250, 1000, 2000])
     parser.add_argument("--segments", type=int, default=10, help="rounds of all workers")
     parser.add_argument("--mlflow", default="", metavar="URI", help="record to this MLflow too")

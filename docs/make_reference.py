@@ -1,4 +1,4 @@
-"""The generated pages of docs/reference: config.md from the dataclasses of config/schema.py and the files of conf/,
+"""The generated pages of docs/reference: config.md from the fields of config/schema.py and the files of conf/,
 cli.md from the table of verbs.
 
 python docs/make_reference.py        # writes both; make reference does the same
@@ -7,28 +7,30 @@ python docs/make_reference.py        # writes both; make reference does the same
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
 import types
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import yaml
 
 from embsearch.cli.help import FLAGS
 from embsearch.cli.verbs import VERBS, Verb
-from embsearch.config import schema
+from embsearch.config import settings as known
 from embsearch.config.folders import GROUPS
+from embsearch.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
-PACKAGE = ROOT / "embsearch"
 MADE = "<!-- made by docs/make_reference.py (make reference) from {}; edit those -->"
-COMMON_CODES = (0, 1, 2, 130, 141)  # a verb with others says "exit code N" in its table entry or in run's docstring
+COMMON_CODES = (
+    0,
+    1,
+    2,
+    130,
+    141,
+)  # a verb with others says "exit code N" in its table entry or in run's docstring
 
 
 class Setting(NamedTuple):
@@ -39,13 +41,6 @@ class Setting(NamedTuple):
     study: str  # searchable, fixed or may change
 
 
-class Source(NamedTuple):
-    """What the parser of Python keeps of schema.py, and what it drops: docstrings and comments by class."""
-
-    docs: Mapping[str, str]
-    comments: Mapping[tuple[str, str], str]
-
-
 def main() -> None:
     for name, make in PAGES.items():
         (REFERENCE / name).write_text(make(), encoding="utf-8")
@@ -53,7 +48,6 @@ def main() -> None:
 
 
 def config_page() -> str:
-    source = read_source(Path(schema.__file__))
     parts = [
         MADE.format("embsearch/config/schema.py and conf/"),
         "# Settings",
@@ -66,21 +60,25 @@ def config_page() -> str:
         "- *fixed*: the same for all trials, never searched; a study that has begun refuses another value.\n"
         "- *may change*: may differ each time the same study is gone on with.",
     ]
-    hints = get_type_hints(schema.Config)
-    for room, kind in hints.items():
-        if is_dataclass(kind):
-            parts += _section(room, source, list(settings(source, kind, getattr(schema.Config(), room), f"{room}.")))
+    every = rows()
+    groups = known.rooms(Config)
+    for group, room in groups.items():
+        parts += _section(
+            group, room, [row for path, row in every.items() if path.startswith(f"{group}.")]
+        )
     for group in GROUPS:
-        if not is_dataclass(hints.get(group)):
+        if group not in groups:
             parts += [f"## {group}", *_options(group)]
-            parts += [_settings_table([s for s in settings(source) if s.path == group])] if group in hints else []
-    rest = [s for s in settings(source) if "." not in s.path and s.path not in GROUPS]
+            parts += [_settings_table([every[group]])] if group in every else []
+    rest = [row for path, row in every.items() if "." not in path and path not in GROUPS]
     parts += ["## Without a group", _settings_table(rest)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def cli_page() -> str:
-    verbs = "\n".join(f"| [`{verb.name}`](#{verb.name.replace(' ', '-')}) | {cell(verb.does)} |" for verb in VERBS)
+    verbs = "\n".join(
+        f"| [`{verb.name}`](#{verb.name.replace(' ', '-')}) | {cell(verb.does)} |" for verb in VERBS
+    )
     flags = "\n".join(f"| `{cell(flag)}` | {cell(words)} |" for flag, words in FLAGS)
     parts = [
         MADE.format("embsearch/cli/verbs.py and failures.md"),
@@ -102,66 +100,38 @@ def cli_page() -> str:
 PAGES: Mapping[str, Callable[[], str]] = {"config.md": config_page, "cli.md": cli_page}
 
 
-def settings(source: Source, cls: Any = schema.Config, values: Any = None, prefix: str = "") -> Iterator[Setting]:
-    """Every setting below a class, those of its rooms among them."""
-    values = schema.Config() if values is None else values
-    hints = get_type_hints(cls)
-    for name in (f.name for f in fields(cls)):
-        path, value = f"{prefix}{name}", getattr(values, name)
-        if is_dataclass(value):
-            yield from settings(source, hints[name], value, f"{path}.")
-        else:
-            comment = source.comments.get((cls.__name__, name), "")
-            yield Setting(path, kind_words(hints[name]), shown(value), comment, in_a_study(path))
-
-
-def without_comment() -> list[str]:
-    """Paths of the settings beside which schema.py has no comment."""
-    return [s.path for s in settings(read_source(Path(schema.__file__))) if not s.comment]
-
-
-@cache
-def read_source(file: Path) -> Source:
-    text = file.read_text(encoding="utf-8")
-    at_line = {
-        token.start[0]: token.string.lstrip("# ").strip()
-        for token in tokenize.generate_tokens(io.StringIO(text).readline)
-        if token.type == tokenize.COMMENT
-    }
-    docs, comments = {}, {}
-    for node in ast.parse(text).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        docs[node.name] = " ".join((ast.get_docstring(node) or "").replace("``", "`").split())
-        for field in node.body:
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                comments[node.name, field.target.id] = at_line.get(field.end_lineno or field.lineno, "")
-    return Source(docs, comments)
+def rows() -> dict[str, Setting]:
+    """Return every setting as the tables show it, by path."""
+    return {path: Setting(path, kind_of(one), shown(one.default), one.setting.about, in_a_study(path))
+            for path, one in known.settings().items()}  # fmt: skip
 
 
 def in_a_study(path: str) -> str:
-    def named(words: tuple[str, ...]) -> bool:
-        return path in words or path.split(".")[0] in words
-
-    if named(constant(PACKAGE / "config" / "load.py", "MAY_DIFFER")):
+    may_change = known.may_change()
+    if path in known.options() or any(path == p or path.startswith(f"{p}.") for p in may_change):
         return "may change"
-    space = PACKAGE / "search" / "space.py"
-    return "fixed" if named(constant(space, "FIXED_ROOMS") + constant(space, "FIXED")) else "searchable"
+    return "searchable" if known.settings()[path].setting.searchable else "fixed"
 
 
-@cache
-def constant(file: Path, name: str) -> Any:
-    """A constant of a module, without importing it: search/space.py would bring Optuna."""
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
-            return ast.literal_eval(node.value)
-    raise KeyError(f"{file.name} has no constant {name}")
+def kind_of(one: known.Declared) -> str:
+    """Return the type of a setting in words, or its choices."""
+    return listed(one.choices) if one.choices else kind_words(one.kind)
+
+
+def listed(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def doc(cls: type) -> str:
+    """Return the docstring of a class on one line; nothing for the one that dataclasses make up."""
+    text = cls.__doc__ or ""
+    return "" if text.startswith(f"{cls.__name__}(") else " ".join(text.replace("``", "`").split())
 
 
 def kind_words(kind: Any) -> str:
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return ", ".join(f"`{arg}`" for arg in args)
+        return listed(args)
     if origin in (Union, types.UnionType):
         return " or ".join(["null" if arg is type(None) else kind_words(arg) for arg in args])
     if origin is tuple:
@@ -184,16 +154,24 @@ def cell(text: str) -> str:
     return re.sub(r"\bNone\b", "null", text).replace("|", "\\|").replace("<", "&lt;")
 
 
-def _section(room: str, source: Source, found: list[Setting]) -> list[str]:
-    classes = {room: get_type_hints(schema.Config)[room]}
-    classes |= {f"{room}.{n}": kind for n, kind in get_type_hints(classes[room]).items() if is_dataclass(kind)}
-    docs = {at: source.docs[kind.__name__] for at, kind in classes.items() if source.docs[kind.__name__]}
-    notes = "\n\n".join(words if at == room else f"`{at}`: {words}" for at, words in docs.items())
-    return [f"## {room}", cell(notes), *(_options(room) if room in GROUPS else []), _settings_table(found)]
+def _section(group: str, room: known.Declared, found: list[Setting]) -> list[str]:
+    classes = {group: room.kind} | {
+        f"{group}.{n}": one.kind for n, one in known.rooms(room.kind).items()
+    }
+    docs = {at: doc(cls) for at, cls in classes.items() if doc(cls)}
+    notes = "\n\n".join(words if at == group else f"`{at}`: {words}" for at, words in docs.items())
+    return [
+        f"## {group}",
+        cell(notes),
+        *(_options(group) if group in GROUPS else []),
+        _settings_table(found),
+    ]
 
 
 def _settings_table(found: list[Setting]) -> str:
-    rows = "\n".join(f"| `{s.path}` | {s.kind} | `{s.default}` | {cell(s.comment)} | {s.study} |" for s in found)
+    rows = "\n".join(
+        f"| `{s.path}` | {s.kind} | `{s.default}` | {cell(s.comment)} | {s.study} |" for s in found
+    )
     return f"| setting | type | default | meaning | in a study |\n|---|---|---|---|---|\n{rows}"
 
 
@@ -219,9 +197,11 @@ def _sets(group: str, text: str) -> str:
     tree.pop("defaults", None)
     tree = tree if "@package _global_" in text else {group: tree}
     space = tree.pop("space", None) or {}
-    own = {s.path: s.default for s in settings(read_source(Path(schema.__file__)))}
+    own = {path: row.default for path, row in rows().items()}
     own.pop("study.question")  # stands beside the name
-    changed = [f"`{path}={value}`" for path, value in _leaves(tree) if own.get(path) not in (None, value)]
+    changed = [
+        f"`{path}={value}`" for path, value in _leaves(tree) if own.get(path) not in (None, value)
+    ]
     return cell(", ".join([*changed, *(f"`{path}`" for path in space)]))
 
 
@@ -236,16 +216,18 @@ def _leaves(tree: Any, at: str = "") -> Iterator[tuple[str, str]]:
         yield at, "..."
     elif isinstance(tree, str) and tree.startswith("$"):
         return
-    elif isinstance(tree, str) and re.fullmatch(r"[\d.]+e-?\d+", tree):  # YAML 1.1 reads 1e-4 as a word
+    elif isinstance(tree, str) and re.fullmatch(
+        r"[\d.]+e-?\d+", tree
+    ):  # YAML 1.1 reads 1e-4 as a word
         yield at, str(float(tree))
     else:
         yield at, shown(tree)
 
 
 def _verb(verb: Verb) -> Iterator[str]:
-    found = {s.path: s for s in settings(read_source(Path(schema.__file__)))}
+    found = rows()
     examples = "\n".join(f"embsearch {verb.name} {example}".rstrip() for example in verb.examples)
-    rows = "\n".join(
+    table = "\n".join(
         f"| `{path}` | `{found[path].default}` | {_choices(found[path])}{cell(found[path].comment)} |"
         for path in verb.settings
     )
@@ -253,12 +235,14 @@ def _verb(verb: Verb) -> Iterator[str]:
     yield f"## {verb.name}"
     yield verb.does
     yield f"```\n{examples}\n```"
-    yield f"| setting | default | |\n|---|---|---|\n{rows}"
+    yield f"| setting | default | |\n|---|---|---|\n{table}"
     yield f"Exit codes: {codes} ([meaning](#exit-codes))."
 
 
 def _choices(setting: Setting) -> str:
-    return f"{setting.kind}; " if setting.kind.startswith("`") and "true" not in setting.kind else ""
+    return (
+        f"{setting.kind}; " if setting.kind.startswith("`") and "true" not in setting.kind else ""
+    )
 
 
 def _own_codes(verb: Verb) -> list[int]:

@@ -16,12 +16,18 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 from embsearch.cli.ui import study_address
-from embsearch.config.load import compose
-from embsearch.folder import StudyFolder
+from embsearch.config.load import compose, compose_options
+from embsearch.config.options import UiOptions
+from embsearch.history.folder import StudyFolder
 from embsearch.track.server import serve, stop
 
 IMAGES = Path(__file__).parent / "images"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--force-color-profile=srgb"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--force-color-profile=srgb",
+]
 
 
 def saved_view(browser: Any, address: str, path: Path) -> None:
@@ -49,14 +55,18 @@ def study_page(browser: Any, file: Path, path: Path) -> None:
 
 def main() -> None:
     config = compose(sys.argv[1:])
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if chromium is None:
         sys.exit("no Chromium on this machine; Debian: apt-get install chromium")
     folder = StudyFolder(config)
     if not folder.page.exists():
         sys.exit(f"{folder.page}: not there; run the study first, or embsearch report")
     IMAGES.mkdir(exist_ok=True)
-    server = serve(folder.home, config.port)
+    server = serve(folder.home, compose_options(sys.argv[1:], UiOptions).port)
     try:
         address = study_address(config, server.url)
         if address is None:

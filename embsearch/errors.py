@@ -97,3 +97,10 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """``" Did you mean 'train.lr'?"`` when a known name is near, else the empty string."""
     near = get_close_matches(wrong, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the first error of a chain: under Optuna's is SQLAlchemy's, and under that the database's own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -1,4 +1,5 @@
-"""What ``embsearch plan`` asks a worker to measure: the trial's own loop, on the real data, for seconds.
+"""The measurements that ``embsearch plan`` asks of a worker: the trial's own loop, on the real
+data, for seconds.
 
 Every function is one probe task. All slots run the same one at the same time, because workers that
 share a machine slow each other. Where several processes train together, each of them runs it.
@@ -17,29 +18,36 @@ import torch
 
 from embsearch.config.schema import Config
 from embsearch.data.augment import Augmenter
-from embsearch.data.batch import Batch, ClickGraph, batches
-from embsearch.data.dataset import Dataset
-from embsearch.data.tokenise import Tokens
+from embsearch.data.batch import Batch
+from embsearch.data.dataset import TaskData
 from embsearch.model.device import Compute
-from embsearch.model.encoder import Encoder
+from embsearch.model.tower import Inputs, Tower
 from embsearch.objectives.build import build as build_objective
+from embsearch.tasks.catalogue import task_of
 from embsearch.train.group import ALONE, Alone
 from embsearch.train.step import Stepper
 from embsearch.trial import trial
 
 # The mean of so many steps: at least LEAST, then until SECONDS have passed or MOST are done. Lengths of
 # texts make steps differ by some percent; plan must be quick. The first are left out: one on a CPU, on a GPU those
-# in which it records what recurs (model/graphs.py).
+# in which it records what recurs (kernels/cuda_graphs.py).
 LEAST, MOST, SECONDS = 2, 40, 5.0
 FIRST = {"cpu": 1, "cuda": 15}
 BATCHES = 50  # among which the one with the most tokens is looked for
 
 
 def speed(
-    config: Config, data: Dataset, tokens: Tokens, encoder: Encoder, compute: Compute, folder: Path,
+    config: Config,
+    data: TaskData,
+    tokens: Inputs,
+    encoder: Tower,
+    compute: Compute,
+    folder: Path,
     group: Alone = ALONE,
-) -> dict[str, Any]:  # fmt: skip
-    """Seconds a step, the first ones left out, and what they took longer, with all that came before them."""
+) -> dict[str, Any]:
+    """Return seconds a step, the first ones left out, and what they took longer, with all that came
+    before them.
+    """
     first = FIRST[compute.device.type]
     laps: list[float] = []
     last = time.monotonic()
@@ -62,15 +70,32 @@ def speed(
 
 
 def edge(
-    config: Config, data: Dataset, tokens: Tokens, encoder: Encoder, compute: Compute, folder: Path,
+    config: Config,
+    data: TaskData,
+    tokens: Inputs,
+    encoder: Tower,
+    compute: Compute,
+    folder: Path,
     group: Alone = ALONE,
-) -> dict[str, Any]:  # fmt: skip
-    """A trial of one step: what evaluating and saving it takes, what its files weigh, what going on from
-    them takes; and, while its optimizer is there, the memory of the batch with the most tokens."""
+) -> dict[str, Any]:
+    """Run a trial of one step.
+
+    Return what evaluating and saving it takes, what its files weigh, what going on from them takes;
+    and, while its optimizer is there, the memory of the batch with the most tokens.
+    """
     ends: list[float] = []
-    one = replace(config, train=replace(config.train, texts=1), evaluate=replace(config.evaluate, at=(1.0,)))
+    one = replace(
+        config, train=replace(config.train, texts=1), evaluate=replace(config.evaluate, at=(1.0,))
+    )
     run = trial(
-        one, data, tokens, encoder, compute, folder, lambda *point: ends.append(time.monotonic()), group=group
+        one,
+        data,
+        tokens,
+        encoder,
+        compute,
+        folder,
+        lambda *point: ends.append(time.monotonic()),
+        group=group,
     )
     next(run)
     measure = time.monotonic() - ends[-1]
@@ -79,36 +104,61 @@ def edge(
     started = time.monotonic()
     next(trial(one, data, tokens, encoder, compute, folder, group=group))
     resume = time.monotonic() - started
-    return {"measure": measure, "resume": resume, "checkpoint": _bytes(folder / "checkpoint.safetensors"),
-            "model": _bytes(folder / "model"), **memory}  # fmt: skip
+    return {
+        "measure": measure,
+        "resume": resume,
+        "checkpoint": _bytes(folder / "checkpoint.safetensors"),
+        "model": _bytes(folder / "model"),
+        **memory,
+    }
 
 
 def _memory(
-    config: Config, data: Dataset, tokens: Tokens, encoder: Encoder, compute: Compute, group: Alone
+    config: Config, data: TaskData, tokens: Inputs, encoder: Tower, compute: Compute, group: Alone
 ) -> dict[str, Any]:
-    """One step of the longest batch: its chunks, and the most memory this worker has ever held, and
-    its crew with it, which holds about the same in each process."""
-    augment = Augmenter(config.train.augment, data, tokens, encoder.model.tokenizer, config.train.seed)
-    stepper = Stepper(encoder, augment.tokens, build_objective(config.objective), compute, config.train, group)
+    """Run one step of the longest batch.
+
+    Return its chunks, and the most memory this worker has ever held, and its crew with it, which
+    holds about the same in each process.
+    """
+    augment = Augmenter(config.train.augment, data, tokens, encoder.tokenizer, config.train.seed)
+    stepper = Stepper(
+        encoder, augment.tokens, build_objective(config.objective), compute, config.train, group
+    )
     batch = augment(_longest(config, data, tokens), 0)
     stepper(batch)
     encoder.zero_grad(set_to_none=True)
-    plan, padded, kept = stepper.plan(stepper.own(batch))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) * group.size
+    plan = stepper.plan(stepper.own(batch))
+    peak = (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024)
+        * group.size
+    )
     gpu = {}
     if compute.device.type == "cuda":
         gpu = {
             "gpu": torch.cuda.max_memory_reserved(compute.device),
             "gpu_total": torch.cuda.mem_get_info(compute.device)[1],
         }
-    return {"texts": batch.texts_seen, "distinct": len(batch.text_D), "tokens": padded, "chunks": len(plan),
-            "cached": len(plan) - kept, "halved": stepper.shrunk, "peak": peak, **gpu}  # fmt: skip
+    return {
+        "texts": batch.texts_seen,
+        "distinct": len(batch.text_D),
+        "tokens": plan.tokens,
+        "chunks": len(plan.chunks),
+        "cached": len(plan.chunks) - plan.kept,
+        "halved": stepper.budget.shrunk,
+        "peak": peak,
+        **gpu,
+    }
 
 
-def _longest(config: Config, data: Dataset, tokens: Tokens) -> Batch:
-    drawn = batches(data.train, ClickGraph(data), config.train.batch_size, config.train.seed)
+def _longest(config: Config, data: TaskData, tokens: Inputs) -> Batch:
+    drawn = task_of(config).batches(data, config.train.batch_size, config.train.seed)
     lengths = tokens.lengths
-    return max((next(drawn) for _ in range(BATCHES)), key=lambda batch: int(lengths[batch.text_D].sum()))
+    longest: Batch = max(
+        (next(drawn) for _ in range(BATCHES)), key=lambda batch: int(lengths[batch.text_D].sum())
+    )
+    return longest
 
 
 def _bytes(path: Path) -> int:

@@ -16,17 +16,18 @@ from typing import Any
 from embsearch import disk
 from embsearch.config.build import to_dict
 from embsearch.config.schema import Config
-from embsearch.data.dataset import Dataset
-from embsearch.data.files import SPLITS
-from embsearch.data.load import prepare_dataset
+from embsearch.data.source_files import SPLITS
 from embsearch.errors import DataError, EmbsearchError, StudyError, UserError
-from embsearch.folder import take_lock
-from embsearch.launch.base import ENDS, Launcher, Message
+from embsearch.history.folder import take_lock
+from embsearch.history.trial import MENDED_BY_USER
+from embsearch.launch.base import Died, Failed, Launcher, Measured, Message, TrainJob
 from embsearch.report.past import Past
 from embsearch.report.reproduced import Evaluated, Reproduction, Weights
+from embsearch.study.dispatch import Dispatch
+from embsearch.tasks.catalogue import task_of
 from embsearch.track.digest import digest, manifest, weights_digest
 from embsearch.track.environment import changes, environment, machine_changes
-from embsearch.values import Measurement, Segment, record
+from embsearch.values import Segment
 
 
 def prepared(then: Past, asked: Config) -> tuple[Config, Path]:
@@ -40,16 +41,20 @@ def prepared(then: Past, asked: Config) -> tuple[Config, Path]:
         config = replace(config, train=replace(config.train, precision=precision))
     named = [getattr(config.data, key) for key in ("path", *SPLITS)]
     if not all(Path(name).expanduser().exists() for name in named if name):
-        config = replace(config, data=replace(config.data, **{k: getattr(asked.data, k) for k in ("path", *SPLITS)}))
+        config = replace(
+            config,
+            data=replace(config.data, **{k: getattr(asked.data, k) for k in ("path", *SPLITS)}),
+        )
     if config.model.path.startswith("/") and not Path(config.model.path).exists():
         config = replace(config, model=replace(config.model, path=asked.model.path))
-    cache = prepare_dataset(config.data, Path(config.home).expanduser().resolve() / "cache")
-    data = Dataset.load(cache)
-    if data.fingerprint != then.opened["data"]:
-        files = ", ".join(_files_changed(then.opened.get("rows") or {}, data.report))
+    task = task_of(config)
+    cache = task.prepare(config.data, Path(config.home).expanduser().resolve() / "cache")
+    data = task.load(cache)
+    if data.fingerprint != then.opened.data:
+        files = ", ".join(_files_changed(then.opened.rows, data.report))
         raise DataError(
             f"study {then.study}: the data have changed since trial {then.number}: their fingerprint was "
-            f"{then.opened['data'][:12]} and is {data.fingerprint[:12]} now ({files}). Put the old files back, or "
+            f"{then.opened.data[:12]} and is {data.fingerprint[:12]} now ({files}). Put the old files back, or "
             "name them: data.path=..."
         )
     return config, cache
@@ -79,7 +84,11 @@ def _files_changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
         count += 1
     if not count:
         known = all(file.get("sha256") for file in old.values())
-        yield "the files are the same, so they are read otherwise" if known else "which file is not recorded"
+        yield (
+            "the files are the same, so they are read otherwise"
+            if known
+            else "which file is not recorded"
+        )
 
 
 @contextmanager
@@ -90,7 +99,9 @@ def workplace(home: Path, then: Past) -> Iterator[Path]:
     disk.make_folder(path.parent)
     with lock.open("a+") as file:
         if not take_lock(file):
-            raise StudyError(f"trial {then.number} of {then.study} is being trained again by another process; wait")
+            raise StudyError(
+                f"trial {then.number} of {then.study} is being trained again by another process; wait"
+            )
         try:
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir()
@@ -100,51 +111,49 @@ def workplace(home: Path, then: Past) -> Iterator[Path]:
 
 
 def train_again(
-    then: Past, config: Config, cache: Path, folder: Path, launcher: Launcher,
+    then: Past,
+    config: Config,
+    cache: Path,
+    folder: Path,
+    launcher: Launcher,
     watch: Callable[[Evaluated], None] = lambda one: None,
-) -> tuple[list[Evaluated], Mapping[str, Any], str]:  # fmt: skip
-    """From the base weights to the last recorded evaluation: what was measured, on which machine, and why it ended
-    before, if it did. Raises what keeps a trial from being trained at all."""
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[list[Evaluated], Mapping[str, Any], str]:
+    """Train from the base weights to the last recorded evaluation. Return what was measured, on which machine, and
+    why it ended before, if it did. A worker that dies is replaced, as in a search. Raises what keeps a trial from
+    being trained at all."""
     found: list[Evaluated] = []
     machine: Mapping[str, Any] = {}
     at, stopped = 0, ""
+    desk: Dispatch[str] = Dispatch(launcher, say=say)
     for event in then.measured:
         again = None
         if not stopped:
-            segment = Segment(then.number, 0, at, event["rung"])
-            launcher.submit(0, {
-                "do": "segment", "segment": record(segment), "config": to_dict(config), "folder": str(folder),
-                "cache": str(cache), "queries": list(then.queries),
-            })  # fmt: skip
-            message = _end_of(launcher)
-            if message["kind"] != "measured":
-                stopped = _why_ended(message)
+            segment = Segment(then.number, 0, at, event.rung)
+            job = TrainJob(segment, to_dict(config), str(folder), str(cache), then.queries)
+            end = desk.ask({0: (f"trial {then.number}", job)})[0]
+            if not isinstance(end, Measured):
+                stopped = _why_ended(end)
             else:
-                measured = Measurement(**message["measurement"])
+                measured = end.measurement
                 at, machine = measured.rung, measured.machine
-                again = measured.metrics if measured.rung == event["rung"] else None
+                again = measured.metrics if measured.rung == event.rung else None
                 if measured.last and event is not then.measured[-1]:
                     stopped = f"ended: {measured.why}"
-        found.append(Evaluated(event["rung"], event["texts_seen"], event["metrics"], again))
+        found.append(Evaluated(event.rung, event.texts_seen, event.metrics, again))
         watch(found[-1])
     return found, machine, stopped
 
 
-def _end_of(launcher: Launcher) -> Message:
-    while True:
-        for _, message in launcher.wait(1.0):
-            if message["kind"] in ENDS:
-                return message
-
-
-def _why_ended(message: Message) -> str:
-    """A trial that diverges now is a result; everything else that ends it is an error, raised here."""
-    failure, text = message.get("failure"), message.get("message", "")
-    if failure == "diverged":
-        return f"diverged: {text}"
-    if failure in ("data", "disk_full"):
-        raise UserError(text)
-    raise EmbsearchError(f"training again: {message.get('traceback') or text}")
+def _why_ended(end: Message) -> str:
+    """Return why a trial ended that diverged: that is a result. Raise everything else that ended it."""
+    assert isinstance(end, (Failed, Died))
+    if end.failure == "diverged":
+        return f"diverged: {end.message}"
+    if end.failure in MENDED_BY_USER:
+        raise UserError(end.message)
+    traceback = end.traceback if isinstance(end, Failed) else ""
+    raise EmbsearchError(f"training again: {traceback or end.message}")
 
 
 def compared(
@@ -157,8 +166,11 @@ def compared(
     if known:
         weights = Weights(known, digest(again), "saved model's")
     else:
-        weights = Weights(weights_digest(manifest(then.model)) if then.model.exists() else "", weights_digest(again))
-    changed = changes(then.opened["environment"], environment())
+        weights = Weights(
+            weights_digest(manifest(then.model)) if then.model.exists() else "",
+            weights_digest(again),
+        )
+    changed = changes(then.opened.environment, environment())
     changed += machine_changes(then.machine, machine) if machine else []
     return Reproduction(then.objective, tuple(found), weights, tolerance, tuple(changed),
                         _loose(machine), stopped)  # fmt: skip
@@ -169,4 +181,8 @@ def _loose(machine: Mapping[str, Any]) -> str:
     if not str(machine.get("device", "cpu")).startswith("cpu"):
         return "kernels of a GPU add in any order"
     threads = machine.get("threads") or 1
-    return f"{threads} threads share sums in an order that is not always the same" if int(threads) > 1 else ""
+    return (
+        f"{threads} threads share sums in an order that is not always the same"
+        if int(threads) > 1
+        else ""
+    )

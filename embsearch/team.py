@@ -1,8 +1,9 @@
 """The processes of one worker that train a trial together: ``train.devices`` of them, one a GPU.
 
-The worker leads; its crew are further workers that it starts on the same machine and gives the same segments and
-probes. They find each other over a port of this machine alone. A member ends when its standard input does, so none
-outlives a worker that was killed; when a member is gone, the task fails as ``killed`` and is given out again.
+The worker leads; its crew are further workers that it starts on the same machine and gives the same
+segments and probes. They find each other over a port of this machine alone. A member ends when its
+standard input does, so none outlives a worker that was killed; when a member is gone, the job fails
+as ``killed`` and is given out again.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from embsearch.errors import ConfigError, Lost
+from embsearch.launch.base import Failed, Job, decode_job, decode_message, encode
 from embsearch.launch.environment import worker_environment
 from embsearch.train.group import ALONE, Alone, Group
 
 HOST = "127.0.0.1"
 TAIL = 15  # lines of a member's log that are told
 NEWS = 15.0  # seconds until it is known which member ended, and why
-NOTICE = 60.0  # seconds in which a worker on GPUs must have noticed that a member is gone: NCCL may wait for ever
+# Seconds in which a worker on GPUs must have noticed that a member is gone: NCCL may wait for ever.
+NOTICE = 60.0
 
 
 class Crew:
-    """What a worker has of its crew, which may be nobody."""
+    """The helper processes of one worker (possibly none)."""
 
     leads = True
 
@@ -42,18 +45,22 @@ class Crew:
         self._members: list[Process] = []
         self._group: Alone = ALONE
         self._kind = ""
-        self._threads = 0  # that the worker has when it works alone; 0: it does
+        self._threads = 0  # of the worker when it works alone; 0: it works alone now
         self._busy = False
 
-    def goes_on(self, task: dict[str, Any], warm: bool) -> bool:
-        """Whether the ``warm`` trial can go on; the crew then goes on too."""
+    def read_order(self, order: Any) -> Job:
+        """Return the job that the coordinator sent. Raises ValueError where it is none."""
+        return decode_job(order)
+
+    def resume(self, job: Job, warm: bool) -> bool:
+        """Return whether the ``warm`` trial can go on. The crew then goes on with it."""
         if not warm or any(member.ended for member in self._members):
             return False
-        self._send(task | {"warm": True})
+        self._send(job, resume=True)
         return True
 
-    def muster(self, task: dict[str, Any], devices: int, device: torch.device) -> Alone:
-        """A group in which all begin ``task``; ALONE where one device is asked for.
+    def start_group(self, job: Job, devices: int, device: torch.device) -> Alone:
+        """Return a group in which all begin ``job``; ALONE where one device is asked for.
 
         Raises ConfigError where there are fewer GPUs, Lost where a member ends before it has begun.
         """
@@ -63,11 +70,11 @@ class Crew:
             if devices == 1:
                 return ALONE
             self._start(devices, device)
-        self._send(task | {"warm": False})
+        self._send(job, resume=False)
         return self._group
 
-    def rest(self) -> None:
-        """The task has ended; the crew waits for the next one."""
+    def idle(self) -> None:
+        """Take back the crew's threads: the job has ended, and the crew waits for the next one."""
         self._busy = False
         if self._threads:
             torch.set_num_threads(self._threads)
@@ -82,9 +89,9 @@ class Crew:
             self._group.close()
         self._group = ALONE
 
-    def _send(self, task: dict[str, Any]) -> None:
+    def _send(self, job: Job, resume: bool) -> None:
         for member in self._members:
-            member.send(task)
+            member.send(job, resume)
         if self._members and not self._threads:
             self._threads = torch.get_num_threads()
             torch.set_num_threads(max(1, self._threads // (1 + len(self._members))))
@@ -96,10 +103,21 @@ class Crew:
         listener = socket.create_server((HOST, 0))
         port = listener.getsockname()[1]
         store = TCPStore(
-            HOST, port, None, True, timedelta(minutes=5), wait_for_workers=False, master_listen_fd=listener.detach()
+            HOST,
+            port,
+            None,
+            True,
+            timedelta(minutes=5),
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
         )
         self._members = [
-            Process((rank, devices, port, device.type), threads, gpus[rank] if gpus else None, self._ended)
+            Process(
+                (rank, devices, port, device.type),
+                threads,
+                gpus[rank] if gpus else None,
+                self._ended,
+            )
             for rank in range(1, devices)
         ]
         while not store.check([_key(rank) for rank in range(1, devices)]):
@@ -111,16 +129,21 @@ class Crew:
         self._group, self._kind = group, device.type
 
     def _lost(self, why: str) -> Lost:
-        """What ended the crew, from what its members said."""
+        """Return what ended the crew, from what its members said."""
         until = time.monotonic() + NEWS
         while not (gone := [m for m in self._members if m.ended]) and time.monotonic() < until:
             time.sleep(0.05)
-        # those that failed because another was gone say so; it is the other that matters
-        gone.sort(key=lambda m: (m.failed is not None and m.failed["failure"] == "killed", m.rank))
-        return gone[0].lost() if gone else Lost(f"the processes of this trial lost each other: {why}")
+        # Those that failed because another was gone say so; it is the other that matters.
+        gone.sort(key=lambda m: (m.failed is not None and m.failed.failure == "killed", m.rank))
+        return (
+            gone[0].lost() if gone else Lost(f"the processes of this trial lost each other: {why}")
+        )
 
     def _ended(self, member: Process) -> None:
-        """Called by a thread when a member has ended. On GPUs the worker may wait for it for ever."""
+        """End this process where it waits for a member that is gone: on GPUs it may do so for ever.
+
+        Called by a thread when a member has ended.
+        """
         if self._kind != "cuda":
             return
         until = time.monotonic() + NOTICE
@@ -128,25 +151,35 @@ class Crew:
             if not self._busy or member not in self._members:
                 return
             time.sleep(1.0)
-        print(f"{member.lost()}\nthis process still waits for it and ends too", file=sys.stderr, flush=True)
+        print(
+            f"{member.lost()}\nthis process still waits for it and ends too",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(75)
 
 
 class Process:
     """One member, as its leader holds it. Its log goes where the leader's goes, marked."""
 
-    def __init__(self, place: tuple[int, int, int, str], threads: int, gpu: str | None, ended: Any) -> None:
+    def __init__(
+        self, place: tuple[int, int, int, str], threads: int, gpu: str | None, ended: Any
+    ) -> None:
         self.rank, self.size, *_ = place
-        self.failed: dict[str, Any] | None = None
+        self.failed: Failed | None = None
         self._tail: deque[str] = deque(maxlen=TAIL)
-        environment = os.environ | worker_environment(threads, int(os.environ.get("EMBSEARCH_GPU_SHARERS", "1")))
+        environment = os.environ | worker_environment(
+            threads, int(os.environ.get("EMBSEARCH_GPU_SHARERS", "1"))
+        )
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         self._process = subprocess.Popen(
             [sys.executable, "-m", "embsearch.worker", *map(str, place)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
         )  # fmt: skip
-        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._hear, self._log)]
+        self._readers = [
+            threading.Thread(target=read, daemon=True) for read in (self._hear, self._log)
+        ]
         for reader in self._readers:
             reader.start()
         threading.Thread(target=self._watch, args=(ended,), daemon=True).start()
@@ -157,12 +190,16 @@ class Process:
 
     @property
     def ended(self) -> bool:
-        return self._process.poll() is not None and not any(reader.is_alive() for reader in self._readers)
+        return self._process.poll() is not None and not any(
+            reader.is_alive() for reader in self._readers
+        )
 
-    def send(self, task: dict[str, Any]) -> None:
+    def send(self, job: Job, resume: bool) -> None:
+        """Give the member its leader's job. ``resume``: go on with the trial that is warm."""
+        order = json.dumps({"job": encode(job), "resume": resume})
         with suppress(OSError):  # it has ended: the next exchange says so
             assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(task).encode() + b"\n")
+            self._process.stdin.write(order.encode() + b"\n")
             self._process.stdin.flush()
 
     def end(self) -> None:
@@ -176,17 +213,22 @@ class Process:
     def lost(self) -> Lost:
         who = f"device {self.rank} of {self.size} (process {self.pid})"
         if self.failed is not None:
-            return Lost(f"{who}: {self.failed['message']}\n{self.failed['traceback']}", self.failed["failure"])
+            text = f"{who}: {self.failed.message}\n{self.failed.traceback}"
+            return Lost(text, self.failed.failure)
         code = self._process.returncode
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = (
+            f"was killed by {signal.Signals(-code).name}"
+            if code < 0
+            else f"ended with exit code {code}"
+        )
         return Lost("\n".join([f"{who} {how}; the end of its log:", *self._tail]))
 
     def _hear(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             with suppress(ValueError):
-                message = json.loads(line)
-                if isinstance(message, dict) and message.get("kind") == "failed":
+                message = decode_message(json.loads(line))
+                if isinstance(message, Failed):
                     self.failed = message
 
     def _log(self) -> None:
@@ -204,7 +246,7 @@ class Process:
 
 
 class Member:
-    """What ``Crew`` is, in a member: it does what the leader's worker does."""
+    """The place of ``Crew`` in a member: it does what the leader's worker does."""
 
     leads = False
 
@@ -212,40 +254,53 @@ class Member:
         store = TCPStore(HOST, int(port), None, False, timedelta(minutes=5), wait_for_workers=False)
         store.set(_key(int(rank)), "here")
         self._group = Group(store, int(rank), int(size), kind)
+        self._resume = False
 
-    def goes_on(self, task: dict[str, Any], warm: bool) -> bool:
-        return bool(task["warm"])
+    def read_order(self, order: Any) -> Job:
+        """Return the job that the leader sent. Raises ValueError where it is none."""
+        self._resume = order["resume"]
+        return decode_job(order["job"])
 
-    def muster(self, task: dict[str, Any], devices: int, device: torch.device) -> Alone:
+    def resume(self, job: Job, warm: bool) -> bool:
+        """Return what the leader decided."""
+        return self._resume
+
+    def start_group(self, job: Job, devices: int, device: torch.device) -> Alone:
+        """Return the group that the leader has started."""
         return self._group
 
-    def rest(self) -> None:
-        """Nothing is shared with others that could be given back."""
+    def idle(self) -> None:
+        """Do nothing: a member shares nothing that could be given back."""
 
     def close(self) -> None:
-        """The process ends, and with it the group: worker.main."""
+        """Do nothing: the process ends, and with it the group (worker.main)."""
 
 
 def gpus_for(devices: int, device: torch.device) -> list[str]:
-    """One GPU each for ``devices`` processes, by the names that CUDA_VISIBLE_DEVICES takes; none on a CPU.
+    """Return one GPU for each of ``devices`` processes, as CUDA_VISIBLE_DEVICES names it.
 
-    Raises ConfigError where this process sees fewer.
+    None on a CPU. Raises ConfigError where this process sees fewer.
     """
     if device.type != "cuda":
         return []
     if device.index is not None:
         raise ConfigError(
-            f"device={device}: names one GPU, and train.devices={devices} wants {devices}; use device=cuda, and "
-            "CUDA_VISIBLE_DEVICES to say which"
+            f"device={device}: names one GPU, and train.devices={devices} wants {devices}; "
+            "use device=cuda, and CUDA_VISIBLE_DEVICES to say which"
         )
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     if count < devices:
         raise ConfigError(
-            f"train.devices={devices}: this worker sees {count} GPU{'s' * (count != 1)}; use train.devices={count}, "
-            "or give it more: a machine that has them, CUDA_VISIBLE_DEVICES, the launcher's GPUs a worker"
+            f"train.devices={devices}: this worker sees {count} GPU{'s' * (count != 1)}; "
+            f"use train.devices={count}, or give it more: a machine that has them, "
+            "CUDA_VISIBLE_DEVICES, the launcher's GPUs a worker"
         )
-    return [name.strip() for name in named.split(",")][:devices] if named else [str(n) for n in range(devices)]
+    return (
+        [name.strip() for name in named.split(",")][:devices]
+        if named
+        else [str(n) for n in range(devices)]
+    )
 
 
 def _key(rank: int) -> str:

@@ -1,12 +1,13 @@
 """One trial, top to bottom: config -> data -> encoder -> objective -> optimizer -> loop.
 
-A trial is a generator. At every evaluation it saves its model when it is the best so far,
-saves a checkpoint, and yields a Measurement. Whoever drives it decides whether to call
-``next``; nothing else controls a trial, except that a process which must end soon may ask it to save a
-checkpoint where it is. ``embsearch train`` drives one to its end, a worker drives many, segment by segment.
+A trial is a generator. At every evaluation it saves its model when it is the best so far, saves a
+checkpoint, and yields a Measurement. Whoever drives it decides whether to call ``next``; nothing
+else controls a trial, except that a process which must end soon may ask it to save a checkpoint
+where it is. ``embsearch train`` drives one to its end, a worker drives many, segment by segment.
 
-Several processes may train one trial together (``train.devices``): each runs this function, with its place in the
-``group``. The first one leads; what it alone does is marked by ``leads`` and ``of_first``.
+Several processes may train one trial together (``train.devices``): each runs this function, with
+its place in the ``group``. The first one leads; what it alone does is marked by ``leads`` and
+``of_first``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,23 +26,23 @@ import torch
 
 from embsearch.config.schema import Config
 from embsearch.data.augment import Augmenter
-from embsearch.data.batch import ClickGraph, batches
-from embsearch.data.dataset import Dataset, Judged, sample, steps_of, subset, texts_of
-from embsearch.data.tokenise import Tokens
+from embsearch.data.dataset import Rows, TaskData
 from embsearch.errors import Diverged
-from embsearch.evaluate.score import score, similarity
 from embsearch.model import pretrained
 from embsearch.model.device import Compute
 from embsearch.model.embed import embed
-from embsearch.model.encoder import Encoder
+from embsearch.model.tower import Inputs, Tower
 from embsearch.objectives.build import build as build_objective
+from embsearch.tasks.base import AnyTask
+from embsearch.tasks.catalogue import task_of
 from embsearch.train import checkpoint
 from embsearch.train.group import ALONE, Alone
 from embsearch.train.optimizer import adamw, clip, learning_rate
 from embsearch.train.step import Stepper
 from embsearch.values import Measurement
 
-Report = Callable[[int, int, dict[str, float]], None]  # step, Unix ms, metrics: called after every step
+# Called after every step: step, Unix milliseconds, metrics.
+Report = Callable[[int, int, dict[str, float]], None]
 
 # A loss this many times its own running mean, after the first steps, has left the basin it was in.
 # Guess: losses of healthy runs stay within a factor of 5 of their mean (seen on six data sets).
@@ -51,11 +53,84 @@ EXPLODED = 20.0
 CHECKPOINT_SHARE, CHECKPOINT_EVERY = 0.05, 5.0
 
 
+@dataclass
+class Position:
+    """The place of a trial: what its checkpoint holds beside weights, optimizer and random states.
+
+    ``best``: rows and objective of the best evaluation; on more rows is better, whatever it is.
+    ``points``: training metrics since the measurement. Whoever got them may have died with us, and
+    gets them again.
+    """
+
+    step: int = 0
+    rung: int = 0
+    seen: int = 0  # texts
+    seconds: float = 0.0
+    best: Sequence[float] = (0, -math.inf)
+    best_step: int = 0
+    since_best: int = 0  # evaluations
+    mean_loss: float = math.nan
+    measured: dict[str, Any] | None = None
+    points: list[Any] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """True once the trial has come to its end."""
+        return self.measured is not None and bool(self.measured["last"])
+
+    def take_loss(self, loss: float, norm: float, rate: float) -> None:
+        """Take the loss of the next step into the running mean. Raises Diverged."""
+        mean = self.mean_loss
+        if not math.isfinite(loss) or (self.step > 10 and loss > EXPLODED * max(mean, 0.1)):
+            raise Diverged(
+                f"loss {loss:.4g} at step {self.step + 1} (running mean {mean:.4g}, "
+                f"learning rate {rate:.3g})"
+            )
+        if not math.isfinite(norm):
+            raise Diverged(
+                f"gradient norm {norm} at step {self.step + 1} (loss {loss:.4g}, "
+                f"learning rate {rate:.3g})"
+            )
+        self.mean_loss = loss if math.isnan(mean) else 0.9 * mean + 0.1 * loss
+
+
+class Saver:
+    """The checkpoints of a trial, so seldom that they take CHECKPOINT_SHARE of its time."""
+
+    def __init__(self, path: Path, tower: Tower, optimizer: torch.optim.Optimizer) -> None:
+        self._path, self._tower, self._optimizer = path, tower, optimizer
+        self._cost = self._saved = self._started = 0.0
+
+    def start_clock(self, seconds: float) -> None:
+        """Go on counting from ``seconds``: while others train the trial sleeps."""
+        self._saved = time.monotonic()
+        self._started = self._saved - seconds
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that the trial has trained and measured."""
+        return time.monotonic() - self._started
+
+    @property
+    def due(self) -> bool:
+        """True where a checkpoint between two evaluations is worth its time."""
+        pause = max(CHECKPOINT_EVERY, self._cost / CHECKPOINT_SHARE)
+        return time.monotonic() - self._saved > pause
+
+    def save(self, at: Position) -> None:
+        """Save a checkpoint. Raises OSError (disk full)."""
+        begun = time.monotonic()
+        position = vars(at) | {"seconds": begun - self._started}
+        checkpoint.save(self._path, self._tower, self._optimizer, position, at.ended)
+        self._saved = time.monotonic()
+        self._cost = self._saved - begun
+
+
 def trial(
     config: Config,
-    data: Dataset,
-    tokens: Tokens,
-    encoder: Encoder,
+    data: TaskData,
+    inputs: Inputs,
+    tower: Tower,
     compute: Compute,
     folder: Path,
     report: Report = lambda step, at, metrics: None,
@@ -63,155 +138,135 @@ def trial(
     queries: Sequence[int] = (),
     group: Alone = ALONE,
 ) -> Iterator[Measurement]:
-    """Fine-tune ``encoder``, given with its base weights, in ``folder``; from its checkpoint where there is one.
+    """Fine-tune ``tower``, given with its base weights, from the checkpoint in ``folder`` if any.
 
-    ``queries``: of how many validation queries each evaluation reads the rows; without it all read all.
-    Ends without a measurement, its checkpoint saved, once ``halt``, asked after every step, says so.
-    Raises Diverged before the optimizer applies a step whose loss is not finite or exploded,
-    OutOfMemory when not even one text fits, OSError when the disk is full, Lost when a process of ``group`` is gone.
+    ``queries``: of how many validation queries each evaluation reads the rows; without it all read
+    all. Ends without a measurement, its checkpoint saved, once ``halt``, asked after every step,
+    says so. Raises Diverged before the optimizer applies a step whose loss is not finite or
+    exploded, OutOfMemory when not even one text fits, OSError when the disk is full, Lost when a
+    process of ``group`` is gone.
     """
-    train = config.train
+    train, objective_name = config.train, config.evaluate.objective
     torch.manual_seed(train.seed)
-    rows = subset(data.valid, config.evaluate.max_rows)
-    graph = ClickGraph(data)
-    augment = Augmenter(train.augment, data, tokens, encoder.model.tokenizer, train.seed)
+    task = task_of(config)
+    rows = task.rows(data, "valid", config.evaluate.max_rows)
+    augment = Augmenter(train.augment, data, inputs, tower.tokenizer, train.seed)
     objective = build_objective(config.objective)
-    optimizer = adamw(encoder, train)
-    step_gradients = Stepper(encoder, augment.tokens, objective, compute, train, group)
-    steps = steps_of(train.texts, data.train, train.batch_size)
+    optimizer = adamw(tower, train)
+    step_gradients = Stepper(tower, augment.tokens, objective, compute, train, group)
+    steps = task.steps(data, train.texts, train.batch_size)
     stops = [max(1, round(steps * share)) for share in config.evaluate.at]
 
-    step, rung, seen, seconds, since_best, mean_loss = 0, 0, 0, 0.0, 0, math.nan
-    best, best_step, cost = (0, -math.inf), 0, 0.0  # rows and objective: on more rows is better, whatever it is
-    measured: dict[str, Any] | None = None
-    points: list[Any] = []  # since the measurement; whoever was told may have died with us, and is told again
+    at = Position()
     resume = folder / "checkpoint.safetensors"
     if resume.exists():
-        at = checkpoint.load(resume, encoder, optimizer)
-        step, rung, seen, seconds = at["step"], at["rung"], at["seen"], at["seconds"]
-        best, since_best, mean_loss = (*at["best"],), at["since_best"], at["mean_loss"]
-        best_step, measured, points = at["best_step"], at["measured"], at["points"]
-    group.check(step, encoder)  # nobody writes before all have read
+        at = Position(**checkpoint.load(resume, tower, optimizer))
+    group.check(at.step, tower)  # nobody writes before all have read
     if group.leads:
-        tidy(folder, best_step)
-    for point in points:
+        tidy(folder, at.best_step)
+    for point in at.points:
         report(*point)
-    if measured is not None:
-        yield Measurement(**measured)
-        if measured["last"]:
+    if at.measured is not None:
+        yield Measurement(**at.measured)
+        if at.ended:
             return
-        points = points if step > measured["step"] else []
+        at.points = at.points if at.step > at.measured["step"] else []
+    saver = Saver(resume, tower, optimizer)
+    saver.start_clock(at.seconds)
 
-    kept = time.monotonic()
-    started = kept - seconds
-
-    def keep() -> None:
-        nonlocal kept, cost
-        if not group.leads:
-            return
-        begun = time.monotonic()
-        checkpoint.save(resume, encoder, optimizer, {
-            "step": step, "rung": rung, "seen": seen, "seconds": begun - started, "best": best,
-            "best_step": best_step, "since_best": since_best, "mean_loss": mean_loss,
-            "measured": measured, "points": points,
-        }, ended=measured is not None and bool(measured["last"]))  # fmt: skip
-        kept = time.monotonic()
-        cost = kept - begun
-
-    encoder.train()
-    for batch in batches(data.train, graph, train.batch_size, train.seed, start=step):
+    tower.train()
+    for batch in task.batches(data, train.batch_size, train.seed, start=at.step):
         lap = time.monotonic()
-        rate = learning_rate(step, steps, train)
+        rate = learning_rate(at.step, steps, train)
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate
-        batch = augment(batch, step)
-        group.reseed(train.seed, step)
-        late = [step_gradients(batch), clip(encoder, train.clip_norm or math.inf)]
+        batch = augment(batch, at.step)
+        group.reseed(train.seed, at.step)
+        late = [step_gradients(batch), clip(tower, train.clip_norm or math.inf)]
         loss, norm = torch.stack(late).tolist()  # both at once, as a GPU is still at work on them
-        if not math.isfinite(loss) or (step > 10 and loss > EXPLODED * max(mean_loss, 0.1)):
-            raise Diverged(
-                f"loss {loss:.4g} at step {step + 1} (running mean {mean_loss:.4g}, learning rate {rate:.3g})"
-            )
-        mean_loss = loss if math.isnan(mean_loss) else 0.9 * mean_loss + 0.1 * loss
-        if not math.isfinite(norm):
-            raise Diverged(f"gradient norm {norm} at step {step + 1} (loss {loss:.4g}, learning rate {rate:.3g})")
+        at.take_loss(loss, norm, rate)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        step, seen = step + 1, seen + batch.texts_seen
-        points.append([step, int(time.time() * 1000), {
-            "train/loss": loss,
-            "train/lr": rate,
-            "cost/texts_per_second": batch.texts_seen / (time.monotonic() - lap),
-        }])  # fmt: skip
-        report(*points[-1])
-        if step not in stops:
+        at.step, at.seen = at.step + 1, at.seen + batch.texts_seen
+        speed = batch.texts_seen / (time.monotonic() - lap)
+        metrics = {"train/loss": loss, "train/lr": rate, "cost/texts_per_second": speed}
+        at.points.append([at.step, int(time.time() * 1000), metrics])
+        report(*at.points[-1])
+        if at.step not in stops:
             halted = group.of_first(halt)
-            if halted or time.monotonic() - kept > max(CHECKPOINT_EVERY, cost / CHECKPOINT_SHARE):
-                keep()
+            if group.leads and (halted or saver.due):
+                saver.save(at)
             if halted:
                 return
             continue
 
-        rung += stops.count(step)
-        valid = sample(rows, queries[rung - 1]) if queries else rows
-        group.check(step, encoder)
-        when = f"step {step} (loss {loss:.4g}, learning rate {rate:.3g})"
-        metrics = group.of_first(partial(measure, encoder, tokens, valid, compute, when))
-        found = len(valid), metrics[config.evaluate.objective]
-        if found > best:
-            best, best_step, since_best = found, step, 0
+        at.rung += stops.count(at.step)
+        valid = task.sample(rows, queries[at.rung - 1]) if queries else rows
+        group.check(at.step, tower)
+        when = f"step {at.step} (loss {loss:.4g}, learning rate {rate:.3g})"
+        found = group.of_first(partial(measure, task, tower, inputs, valid, compute, when))
+        score = len(valid), found[objective_name]
+        at.since_best += 1
+        if score > tuple(at.best):
+            at.best, at.best_step, at.since_best = score, at.step, 0
             if group.leads:
-                save_model(encoder, folder / f".model.{step}")
-        else:
-            since_best += 1
+                tower.save(folder / f".model.{at.step}")
         why = ""
-        if step >= steps:
+        if at.step >= steps:
             why = "budget spent"
-        elif train.patience and since_best >= train.patience:
-            why = f"early stopping: no better {config.evaluate.objective} in {since_best} evaluations"
-        seconds = time.monotonic() - started
+        elif train.patience and at.since_best >= train.patience:
+            why = f"early stopping: no better {objective_name} in {at.since_best} evaluations"
+        at.seconds = saver.seconds
         measurement = Measurement(
-            rung, step, seen, {f"val/{k}": v for k, v in metrics.items()}, seconds, bool(why), why, len(valid)
+            rung=at.rung,
+            step=at.step,
+            texts_seen=at.seen,
+            metrics={f"val/{name}": value for name, value in found.items()},
+            seconds=at.seconds,
+            last=bool(why),
+            why=why,
+            rows=len(valid),
         )
-        measured = vars(measurement)
-        keep()
-        if since_best == 0 and group.leads:
-            pretrained.put(folder / f".model.{step}", folder / "model")
+        at.measured = vars(measurement)
+        if group.leads:
+            saver.save(at)
+            if at.since_best == 0:
+                pretrained.put(folder / f".model.{at.step}", folder / "model")
         yield measurement
         if why:
             return
-        points = []
-        kept = time.monotonic()  # the trial may have slept while others trained
-        started = kept - seconds
+        at.points = []
+        saver.start_clock(at.seconds)
 
 
-def measure(encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute, when: str) -> dict[str, float]:
-    """What ``score`` says of the encoder after ``when``. Raises Diverged."""
-    ids, vectors = vectors_of(encoder, tokens, rows, compute)
+def measure(
+    task: AnyTask, tower: Tower, inputs: Inputs, rows: Rows, compute: Compute, when: str
+) -> dict[str, float]:
+    """Return the metrics of the encoder on ``rows`` after ``when``. Raises Diverged."""
+    ids, vectors = vectors_of(task, tower, inputs, rows, compute)
     if not np.isfinite(vectors).all():
         raise Diverged(f"vectors not finite after {when}")
-    return score(rows, similarity(rows, ids, vectors))
+    return task.metrics(rows, task.answers(rows, ids, vectors))
 
 
-def vectors_of(encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute) -> tuple[np.ndarray, np.ndarray]:
-    """The text ids of the rows, rising, and their vectors."""
-    ids = texts_of(rows)
-    return ids, embed(encoder, tokens, ids, compute)
+def vectors_of(
+    task: AnyTask, tower: Tower, inputs: Inputs, rows: Rows, compute: Compute
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids of the items that ``rows`` need, rising, and their vectors."""
+    ids = task.items(rows)
+    return ids, embed(tower, inputs, ids, compute)
 
 
 def tidy(folder: Path, best_step: int) -> None:
-    """Finish or clear away what a process that died here was writing. The model of the best evaluation
-    takes its place once the checkpoint knows of it, so that neither is ever ahead of the other."""
+    """Finish or clear away what a process that died here was writing.
+
+    The model of the best evaluation takes its place once the checkpoint knows of it, so that
+    neither is ever ahead of the other.
+    """
     if (folder / f".model.{best_step}").exists():
         pretrained.put(folder / f".model.{best_step}", folder / "model")
     for draft in folder.glob(".*"):
-        shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else draft.unlink(missing_ok=True)
-
-
-def save_model(encoder: Encoder, folder: Path) -> None:
-    """The encoder with its whole token table, in sentence-transformers' format."""
-    cut = encoder.table
-    try:
-        pretrained.save(encoder.uncut(), folder)
-    finally:
-        encoder.recut(cut)
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)

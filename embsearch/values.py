@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 Scalar = float | int | str | bool | None
-FailureClass = Literal["out_of_memory", "diverged", "hung", "killed", "checkpoint", "data", "disk_full", "bug"]
+FailureClass = Literal[
+    "out_of_memory", "diverged", "hung", "killed", "checkpoint", "data", "disk_full", "bug"
+]
 
 
 class Clock(Protocol):
@@ -26,10 +28,12 @@ class Clock(Protocol):
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What the sampler wants tried. ``params`` maps config paths to values; only active ones."""
+    """A point to try. ``params`` maps config paths to values; only active ones. ``attributes``: what the sampler
+    keeps in Optuna's trial."""
 
     trial: int
     params: Mapping[str, Scalar]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,11 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the coordinator does with a measured trial. A decision always carries its reason."""
+    """The fate of a measured trial, with its reason. ``attributes``: what a pruner of Optuna keeps of the trial."""
 
     kind: Literal["continue", "pause", "stop"]
     reason: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.reason:
@@ -122,9 +127,21 @@ class Interval:
     draws: int = 0
 
 
+# The field of messages, events and result tables that holds the primary metric's interval. It bears the name
+# of the first task's metric, because old logs have it.
+PRIMARY = "auc"
+
+
+def primary_interval(scored: object) -> Interval:
+    """Return the primary metric's interval in ``scored``: an event or message, or its JSON object."""
+    found = scored[PRIMARY] if isinstance(scored, Mapping) else getattr(scored, PRIMARY)
+    return found if isinstance(found, Interval) else Interval(**found)
+
+
 @dataclass(frozen=True)
 class Reading:
-    """What one evaluation of every trial reads; ``error``: the standard error of the untuned encoder's AUC there."""
+    """What one evaluation of every trial reads; ``error``: the standard error of the untuned encoder's
+    primary metric there."""
 
     queries: int
     rows: int

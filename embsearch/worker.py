@@ -1,7 +1,7 @@
 """The process that trains: keeps data, tokens and base weights warm, and runs many trials.
 
-``python -m embsearch.worker`` reads tasks from standard input and writes messages to standard
-output, as launch/base.py lists them. The same handler serves ``launcher=inline``.
+``python -m embsearch.worker`` reads jobs from standard input and writes messages to standard
+output, one line of JSON each (launch/base.py). The same handler serves ``launcher=inline``.
 """
 
 from __future__ import annotations
@@ -14,50 +14,108 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, cast
 
-import numpy as np
 import torch
 
 from embsearch import probe
 from embsearch.config.build import build
 from embsearch.config.schema import Config
-from embsearch.data.dataset import Dataset, Judged, subset
-from embsearch.data.tokenise import Tokens, cached
-from embsearch.evaluate.bootstrap import auc_interval
-from embsearch.evaluate.early import readings
-from embsearch.evaluate.examine import examine
-from embsearch.evaluate.score import by_segment, score, score_pool, similarity
-from embsearch.launch.base import Message, Task
-from embsearch.model import memory, pretrained
+from embsearch.data.dataset import Rows, TaskData
+from embsearch.kernels.select import select
+from embsearch.launch.base import (
+    Evaluated,
+    EvaluateJob,
+    Failed,
+    Halted,
+    Job,
+    Measured,
+    Message,
+    Point,
+    Points,
+    Probed,
+    ProbeJob,
+    Ready,
+    TrainJob,
+    encode,
+)
+from embsearch.launch.handler import Send, answers
 from embsearch.model.device import Compute, choose, failure_of
-from embsearch.model.encoder import Encoder, pack
+from embsearch.model.tower import Inputs, Tower
+from embsearch.tasks.base import AnyTask
+from embsearch.tasks.catalogue import task_of, tower_class
 from embsearch.team import Crew, Member
 from embsearch.track.environment import here
+from embsearch.train import process_memory
 from embsearch.trial import trial, vectors_of
-from embsearch.values import Measurement, Scalar, record
+from embsearch.values import PRIMARY, FailureClass, Measurement, Scalar
 
-POINTS_EVERY = 1.0  # seconds between messages about the loss, where the task does not say
+PROBES = {"speed": probe.speed, "edge": probe.edge}
+
+
+class Outbox:
+    """Points of the segment at hand: told every so many seconds, the rest with its end."""
+
+    def __init__(self, send: Send | None) -> None:
+        self._send = send
+        self._points: list[Point] = []
+        self._every = 1.0
+        self._sent = 0.0
+
+    def clear(self, every: float) -> None:
+        """Begin a trial, whose points are told every so many seconds."""
+        self._points.clear()
+        self._every = every
+
+    def report(self, step: int, at: int, metrics: dict[str, float]) -> None:
+        """Take the metrics of a step, and tell those that are there where it is time."""
+        self._points.append((step, at, metrics))
+        if self._send is not None and time.monotonic() - self._sent > self._every:
+            self._sent = time.monotonic()
+            self._send(self.take())
+
+    def take(self) -> Points:
+        """Return the points that were not told yet."""
+        points = Points(tuple(self._points))
+        self._points.clear()
+        return points
 
 
 class Worker:
-    """Handles tasks one after another; what the next one may need again is kept."""
+    """Handles jobs one after another; what the next one may need again is kept.
 
-    def __init__(self, crew: Crew | Member | None = None) -> None:
-        self._data: dict[str, Dataset] = {}
-        self._base: tuple[Any, Encoder, dict[str, torch.Tensor], Tokens] | None = None  # and what it was made for
-        self._warm: tuple[tuple[int, ...], Iterator[Measurement], list[Any]] | None = None
+    ``send``: takes what is to be said during a job; None: all is said when the job yields.
+    ``crew``: processes that train with this one, where train.devices says so.
+    """
+
+    def __init__(self, send: Send | None = None, crew: Crew | Member | None = None) -> None:
+        self.crew = crew or Crew()
+        self.halting = False  # set from outside: save a checkpoint after this step and end the job
+        self._outbox = Outbox(send)
+        self._data: dict[str, TaskData] = {}
+        # The encoder at its base weights, and what it was made for.
+        self._base: tuple[Any, Tower, dict[str, torch.Tensor], Inputs] | None = None
+        self._packing = ""  # how texts of the base encoder are encoded, and why
+        # The trial that can go on at once, and where it is.
+        self._warm: tuple[tuple[int, ...], Iterator[Measurement]] | None = None
         self._machine: dict[str, Scalar] = {}  # that the warm trial is computed on
-        self.crew = crew or Crew()  # processes that train with this one, where train.devices says so
-        self.halting = False  # set from outside: save a checkpoint after this step and end the task
 
-    def __call__(self, task: Task) -> Iterator[Message]:
-        """The messages of one task; the last one ends it. Never raises."""
+    def __call__(self, job: Job) -> Iterator[Message]:
+        """Yield the messages of one job; the last one ends it. An error becomes ``Failed``."""
         try:
-            yield from getattr(self, f"_{task['do']}")(task)
+            match job:
+                case TrainJob():
+                    yield from self._train(job)
+                case EvaluateJob():
+                    yield self._evaluate(job)
+                case ProbeJob():
+                    yield self._probe(job)
+                case _:
+                    raise TypeError(f"no such job: {job!r}")
         except BaseException as error:
             self._warm = None
             self.crew.close()  # somewhere in the middle of a step
@@ -65,67 +123,54 @@ class Worker:
                 raise
             failure, message = failure_of(error)
             trace = "".join(traceback.format_exception(error))
-            yield {"kind": "failed", "failure": failure, "message": message, "traceback": trace}
+            yield Failed(cast(FailureClass, failure), message, trace)
         finally:
-            self.crew.rest()
+            self.crew.idle()
 
-    def _segment(self, task: Task) -> Iterator[Message]:
+    def _train(self, job: TrainJob) -> Iterator[Message]:
         """Train one trial to its next evaluation that is at or after ``until``."""
-        segment = task["segment"]
-        number = segment["trial"]
-        which = (number, segment["attempt"], segment.get("seed", 0))
-        warm = self._warm is not None and self._warm[0] == (*which, segment["from_checkpoint"])
-        if self.crew.goes_on(task, warm) and self._warm is not None:
-            _, run, points = self._warm
+        segment = job.segment
+        which = (segment.trial, segment.attempt, segment.seed)
+        warm = self._warm is not None and self._warm[0] == (*which, segment.from_checkpoint)
+        if self.crew.resume(job, warm) and self._warm is not None:
+            _, run = self._warm
         else:
             self._warm = None
-            run, points = self._begin(task)
+            run = self._begin(job)
         while True:
             measured = next(run, None)
-            yield {"kind": "points", "points": points.copy()}
-            points.clear()
+            yield self._outbox.take()
             if measured is None and (self.halting or not self.crew.leads):
                 self._warm = None
-                yield {"kind": "halted"}
+                yield Halted()
                 return
             if measured is None:
-                raise RuntimeError(f"trial {number} had already ended before evaluation {segment['until']}")
-            if measured.rung >= segment["until"] or measured.last:
+                raise RuntimeError(
+                    f"trial {segment.trial} had already ended before evaluation {segment.until}"
+                )
+            if measured.rung >= segment.until or measured.last:
                 break
-        self._warm = ((*which, measured.rung), run, points)
-        yield {"kind": "measured", "measurement": record(replace(measured, machine=self._machine))}
+        self._warm = ((*which, measured.rung), run)
+        yield Measured(replace(measured, machine=self._machine))
 
-    def _begin(self, task: Task) -> tuple[Iterator[Measurement], list[Any]]:
-        config = build(task["config"])
+    def _begin(self, job: TrainJob) -> Iterator[Measurement]:
+        config = build(job.config)
         compute = choose(config.device, config.train.precision)
         self._machine = here() | compute.words()
-        group = self.crew.muster(task, config.train.devices, compute.device)
-        data = self.dataset(task["cache"])
-        encoder, tokens = self._encoder(config, data, Path(task["cache"]), compute)
-        points: list[Any] = []
-        outbox = self.outbox
+        group = self.crew.start_group(job, config.train.devices, compute.device)
+        data = self.dataset(config, job.cache)
+        encoder, tokens = self._encoder(config, data, Path(job.cache), compute)
+        self._outbox.clear(job.points_every)
+        folder, report = Path(job.folder), self._outbox.report
+        return trial(
+            config, data, tokens, encoder, compute, folder, report,
+            lambda: self.halting, job.queries, group,
+        )  # fmt: skip
 
-        def report(step: int, at: int, metrics: dict[str, float]) -> None:
-            points.append([step, at, metrics])
-            if outbox is not None and time.monotonic() - self._sent > self._every:
-                self._sent = time.monotonic()
-                outbox({"kind": "points", "points": points.copy()})
-                points.clear()
-
-        halt = lambda: self.halting  # noqa: E731
-        folder, queries = Path(task["folder"]), task.get("queries", [])
-        self._every = task.get("points_every", POINTS_EVERY)
-        return trial(config, data, tokens, encoder, compute, folder, report, halt, queries, group), points
-
-    _packing = ""  # how texts of the base encoder are encoded, and why
-    outbox: Any = None  # set by the process: sends a message while a task runs
-    _sent, _every = 0.0, POINTS_EVERY  # seconds between messages about points
-
-    def _evaluate(self, task: Task) -> Iterator[Message]:
-        config = build(task["config"])
-        full = bool(task.get("full"))
-        keep = Path(task["keep"]) if task.get("keep") else None
-        yield self.evaluate(config, task["cache"], task["split"], task.get("model"), full, task.get("most"), keep)
+    def _evaluate(self, job: EvaluateJob) -> Evaluated:
+        config = build(job.config)
+        keep = Path(job.keep) if job.keep else None
+        return self.evaluate(config, job.cache, job.split, job.model, job.full, job.most, keep)
 
     def evaluate(
         self,
@@ -136,70 +181,84 @@ class Worker:
         full: bool,
         most: int | None = None,
         keep: Path | None = None,
-    ) -> Message:
-        """Metrics of a saved model (None: the untuned encoder) on one split; ``full``: all there are.
+    ) -> Evaluated:
+        """Measure a saved model (None: the untuned encoder) on one split; ``full``: all there is.
 
-        ``most``: about how many rows; None: all with ``full``, else as many as trials are measured on.
-        ``keep``: a file for what the model says of every row (``evaluate.examine``).
+        ``most``: about how many rows; None: all with ``full``, else as many as trials are measured
+        on. ``keep``: a file for the model's answers by row (``evaluate.examine``).
         """
         compute = choose(config.device, config.train.precision)
-        data = self.dataset(cache)
-        rows: Judged = getattr(data, split)
+        task = task_of(config)
+        data = self.dataset(config, cache)
         if most is None:
             most = 0 if full else config.evaluate.max_rows
-        rows = subset(rows, most)
+        rows = task.rows(data, split, most)
         started = time.monotonic()
         if model:
-            memory.give_back()
-            with torch.random.fork_rng([]):  # building layers draws; the trial that is warm must not see it
-                encoder = Encoder(pretrained.load(model, str(compute.device)))
-            pack(encoder, compute)
-            length = encoder.model.max_seq_length
-            tokens = cached(data, encoder.model.tokenizer, length, Path(cache) / "tokens")
+            self._release_freed()
+            with torch.random.fork_rng(
+                []
+            ):  # building layers draws; the trial that is warm must not see it
+                encoder = tower_class(task.kind).load(model, str(compute.device))
+            select(encoder, compute)
+            tokens = encoder.prepare(data, Path(cache) / "tokens")
         else:
             encoder, tokens = self._encoder(config, data, Path(cache), compute)
-        found = evaluate(encoder, tokens, rows, compute, config, full, keep)
-        why = compute.why if compute.device.type == "cpu" or model else f"{compute.why}; {self._packing}"
-        return {"kind": "evaluated", **found, "compute": why, "seconds": time.monotonic() - started}
+        found = evaluate(task, encoder, tokens, rows, compute, config, full, keep)
+        as_usual = compute.device.type == "cpu" and encoder.packs
+        why = compute.why if as_usual or model else f"{compute.why}; {self._packing}"
+        return Evaluated(**found, compute=why, seconds=time.monotonic() - started)
 
-    def _probe(self, task: Task) -> Iterator[Message]:
-        """Measure what ``plan`` wants to know of this machine: a function of probe.py."""
-        config = build(task["config"])
+    def _probe(self, job: ProbeJob) -> Probed:
+        """Measure what ``plan`` wants to know of this machine."""
+        config = build(job.config)
         compute = choose(config.device, config.train.precision)
-        group = self.crew.muster(task, config.train.devices, compute.device)
-        data = self.dataset(task["cache"])
-        encoder, tokens = self._encoder(config, data, Path(task["cache"]), compute)
-        found = getattr(probe, task["what"])(config, data, tokens, encoder, compute, Path(task["folder"]), group)
-        yield {"kind": "probed", **found}
+        group = self.crew.start_group(job, config.train.devices, compute.device)
+        data = self.dataset(config, job.cache)
+        encoder, tokens = self._encoder(config, data, Path(job.cache), compute)
+        folder = Path(job.folder)
+        return Probed(PROBES[job.what](config, data, tokens, encoder, compute, folder, group))
 
     def close(self) -> None:
         """Train no more; the processes that trained along end."""
         self._warm = None
         self.crew.close()
 
-    def dataset(self, cache: str) -> Dataset:
-        """The prepared data in ``cache``, kept for the next task."""
+    def dataset(self, config: Config, cache: str) -> Any:
+        """Return the prepared data in ``cache`` as the config's task loads them; kept for the next
+        job.
+        """
         if cache not in self._data:
-            self._data = {cache: Dataset.load(Path(cache))}
+            self._data = {cache: task_of(config).load(Path(cache))}
         return self._data[cache]
 
-    def _encoder(self, config: Config, data: Dataset, cache: Path, compute: Compute) -> tuple[Encoder, Tokens]:
-        """An encoder at its base weights. Rebuilt only when the model's config is another, or what it computes in."""
-        memory.keep()
+    def _encoder(
+        self, config: Config, data: TaskData, cache: Path, compute: Compute
+    ) -> tuple[Tower, Inputs]:
+        """Return an encoder at its base weights.
+
+        Rebuilt only when the model's config is another, or what it computes in.
+        """
+        process_memory.retain_freed()
         self._warm = None
-        memory.give_back()  # another trial's sizes are others
+        self._release_freed()  # another trial's sizes are others
         drawn = config.train.seed if config.model.projection else 0
-        made_for = config.model, drawn, compute.device, compute.autocast
+        kind = task_of(config).kind
+        made_for = kind, config.model, drawn, compute.device, compute.autocast
         if self._base is None or self._base[0] != made_for:
             self._base = None
-            encoder = Encoder(pretrained.build(config.model, drawn))
-            tokens = cached(data, encoder.model.tokenizer, encoder.model.max_seq_length, cache / "tokens")
-            encoder.cut_table(np.unique(tokens.ids))
+            encoder = tower_class(kind).build(config.model, drawn)
+            tokens = encoder.prepare(data, cache / "tokens")
+            encoder.restrict(tokens)
             encoder.to(compute.device)
-            self._packing = pack(encoder, compute)
+            self._packing = select(encoder, compute)
             if compute.device.type == "cpu":
                 encoder.remember(tokens)
-            base = {n: p.detach().cpu().clone() for n, p in encoder.named_parameters() if p.requires_grad}
+            base = {
+                n: p.detach().cpu().clone()
+                for n, p in encoder.named_parameters()
+                if p.requires_grad
+            }
             self._base = (made_for, encoder, base, tokens)
         _, encoder, base, tokens = self._base
         with torch.no_grad():
@@ -209,67 +268,75 @@ class Worker:
                     parameter.grad = None
         return encoder, tokens
 
+    def _release_freed(self) -> None:
+        """Give back the memory that steps freed and this process retained."""
+        if self._base is not None:
+            _, encoder, _, _ = self._base
+            encoder.release_unused()
+        process_memory.release_freed()
+
 
 def evaluate(
-    encoder: Encoder, tokens: Tokens, rows: Judged, compute: Compute, config: Config, full: bool, keep: Path | None
+    task: AnyTask,
+    encoder: Tower,
+    tokens: Inputs,
+    rows: Rows,
+    compute: Compute,
+    config: Config,
+    full: bool,
+    keep: Path | None,
 ) -> dict[str, Any]:
-    """Metrics of an encoder on judged rows; with ``full`` also the interval, the pool and the segments, without it
-    what the evaluations of trials are to read."""
-    ids, vectors = vectors_of(encoder, tokens, rows, compute)
-    scores = similarity(rows, ids, vectors)
-    found: dict[str, Any] = {"metrics": score(rows, scores)}
-    if not full:
-        found["readings"] = [record(one) for one in readings(rows, ids, vectors, config.evaluate, config.seed)]
+    """Return the metrics of an encoder on ``rows`` as the fields of a message.
+
+    With ``full`` these hold the primary metric's interval and the segments, without it what the
+    evaluations of trials are to read. ``keep``: a file for the answers by row.
+    """
+    ids, vectors = vectors_of(task, encoder, tokens, rows, compute)
+    answers = task.answers(rows, ids, vectors)
+    if full:
+        scores = task.score(rows, ids, vectors, answers, config.evaluate, config.seed)
+        found: dict[str, Any] = {
+            "metrics": dict(scores.metrics),
+            PRIMARY: scores.interval,
+            "segments": {name: dict(segment) for name, segment in scores.segments.items()},
+        }
     else:
-        interval = auc_interval(scores, rows.relevant, rows.query, config.evaluate.draws, config.seed)
-        found |= {"auc": record(interval), "segments": by_segment(rows, scores)}
-        if config.evaluate.pool:
-            found["metrics"] |= score_pool(rows, ids, vectors)
+        readings = task.readings(rows, ids, vectors, config.evaluate, config.seed)
+        found = {
+            "metrics": task.metrics(rows, answers),
+            "readings": tuple(readings),
+        }
     if keep is not None:
-        examine(rows, ids, vectors, scores).save(keep)
+        task.examine(rows, ids, vectors, answers).save(keep)
     return found
 
 
 def use_all_cores() -> None:
-    """For commands that work alone: torch on every core this process may use."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    """Let torch use every core of this process: for commands that work alone."""
+    torch.set_num_threads(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
 
 
-def begin(*member: str) -> Worker:
-    """The worker of a process that does nothing else: torch on as many threads as its environment says.
+def begin(send: Send | None = None, member: Sequence[str] = ()) -> Worker:
+    """Return the worker of a process that does nothing else: torch on the threads it was given.
 
     ``member``: words of ``team.Process``, for one of another worker's crew, which decides for it.
     """
     logging.disable(logging.WARNING)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_num_interop_threads(1)
-    return Worker(Member(*member)) if member else Worker()
+    return Worker(send, Member(*member) if member else None)
 
 
 def main() -> None:
-    """Serve tasks until standard input ends; on SIGTERM the task at hand saves a checkpoint and is the last.
+    """Serve jobs until standard input ends; SIGTERM halts the job at hand, which is the last.
 
     With words, as team.Process gives them: a member of another worker's crew, which decides for it.
     """
-    messages = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what libraries print goes to the log, not between the messages
-    lock = threading.Lock()
-
-    def send(message: Message) -> None:
-        with lock:
-            messages.write(json.dumps(message).encode() + b"\n")
-
-    tasks: list[Task] = []
-    arrived = threading.Condition()
-
-    def read() -> None:
-        for line in sys.stdin.buffer:
-            with arrived:
-                tasks.append(json.loads(line))
-                arrived.notify()
-        os._exit(0)  # the coordinator is gone; the checkpoint is on disk
-
-    leads = len(sys.argv) == 1
+    member = sys.argv[1:]
+    send = _sender()
+    orders: SimpleQueue[Any] = SimpleQueue()
     idle = True
 
     def halt(number: int, frame: Any) -> None:
@@ -277,22 +344,40 @@ def main() -> None:
             os._exit(0)
         worker.halting = True
 
-    signal.signal(signal.SIGTERM, halt if leads else signal.SIG_IGN)
-    threading.Thread(target=read, daemon=True).start()
-    worker = begin(*sys.argv[1:])
-    worker.outbox = send if leads else None
-    send({"kind": "ready"})
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if member else halt)
+    threading.Thread(target=_read, args=(orders,), daemon=True).start()
+    worker = begin(None if member else send, member)
+    send(Ready())
     while not worker.halting:
-        with arrived:
-            arrived.wait_for(lambda: tasks)
-            task = tasks.pop(0)
+        order = orders.get()
         idle = False
-        for message in worker(task):
+        for message in answers(worker, order, worker.crew.read_order):
             send(message)
-            if message["kind"] == "failed" and not leads:
+            if member and isinstance(message, Failed):
                 os._exit(1)  # the others hear of it at once
         idle = True
     os._exit(0)  # the reader holds standard input
+
+
+def _sender() -> Send:
+    """Return what writes a message to standard output. All else that is printed goes to the log."""
+    messages = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def send(message: Message) -> None:
+        line = json.dumps(encode(message)).encode() + b"\n"
+        with lock:
+            messages.write(line)
+
+    return send
+
+
+def _read(orders: SimpleQueue[Any]) -> None:
+    """Read standard input to its end: then the coordinator is gone; the checkpoint is on disk."""
+    for line in sys.stdin.buffer:
+        orders.put(json.loads(line))
+    os._exit(0)
 
 
 if __name__ == "__main__":

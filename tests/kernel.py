@@ -1,4 +1,4 @@
-"""Stands in, on a CPU, for torch's flash kernel of texts of different lengths (model/packing.py, varlen)."""
+"""Stands in, on a CPU, for torch's flash kernel of texts of different lengths (kernels/flash.py, varlen)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from torch import Tensor
 
 
 def varlen(
-    q: Tensor, k: Tensor, v: Tensor, borders: Tensor, longest: int, scale: float, dropout: float, causal: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    borders: Tensor,
+    longest: int,
+    scale: float,
+    dropout: float,
+    causal: bool,
 ) -> Tensor:
     """A text at a time, in any precision; (tokens, heads, width)."""
     assert borders.dtype == torch.int32
@@ -17,6 +24,10 @@ def varlen(
     for query, key, value in zip(*(torch.split(t, sizes) for t in (q, k, v)), strict=True):
         scores = torch.einsum("qhw,khw->hqk", query, key) * scale
         if causal:
-            scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -torch.inf)
-        mixed.append(torch.einsum("hqk,khw->qhw", torch.dropout(scores.softmax(-1), dropout, True), value))
+            scores = scores.masked_fill(
+                torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -torch.inf
+            )
+        mixed.append(
+            torch.einsum("hqk,khw->qhw", torch.dropout(scores.softmax(-1), dropout, True), value)
+        )
     return torch.cat(mixed)

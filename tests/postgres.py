@@ -29,7 +29,9 @@ def quoted(password: str) -> str:
 def programs() -> Path | None:
     """The folder of initdb and postgres, which Debian does not put on the path."""
     found = shutil.which("initdb")
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name), reverse=True)
+    folders = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name), reverse=True
+    )
     return Path(found).resolve().parent if found else next(iter(folders), None)
 
 
@@ -51,7 +53,17 @@ class Postgres:
         secret.write_text(PASSWORD)
         if self._as:
             shutil.chown(secret, "postgres")
-        self._run("initdb", "-D", str(self._data), "-U", self.user, "-A", "scram-sha-256", "--pwfile", str(secret))
+        self._run(
+            "initdb",
+            "-D",
+            str(self._data),
+            "-U",
+            self.user,
+            "-A",
+            "scram-sha-256",
+            "--pwfile",
+            str(secret),
+        )
 
     def start(self) -> None:
         """Returns when it answers."""
@@ -62,7 +74,11 @@ class Postgres:
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         log = (self._data.parent / "log").open("ab")
         self._process = subprocess.Popen(
-            [str(self._bin / "postgres"), "-D", str(self._data), *words], stdout=log, stderr=log, cwd="/", **self._as
+            [str(self._bin / "postgres"), "-D", str(self._data), *words],
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            **self._as,
         )
         log.close()
         until = time.monotonic() + START
@@ -89,12 +105,17 @@ class Postgres:
     def kill(self) -> None:
         """kill -9 of the server and all its processes."""
         with suppress(psutil.Error):
-            for process in [*psutil.Process(self._process.pid).children(recursive=True), self._process]:
+            for process in [
+                *psutil.Process(self._process.pid).children(recursive=True),
+                self._process,
+            ]:
                 with suppress(psutil.Error):
                     process.send_signal(signal.SIGKILL)
         self._process.wait()
 
-    def address(self, database: str, password: str | None = PASSWORD, user: str | None = None) -> str:
+    def address(
+        self, database: str, password: str | None = PASSWORD, user: str | None = None
+    ) -> str:
         secret = "" if password is None else f":{quoted(password)}"
         return f"postgresql://{user or self.user}{secret}@127.0.0.1:{self.port}/{database}"
 
@@ -113,7 +134,12 @@ class Postgres:
 
     def _run(self, program: str, *words: str) -> None:
         done = subprocess.run(
-            [str(self._bin / program), *words], capture_output=True, text=True, cwd="/", check=False, **self._as
+            [str(self._bin / program), *words],
+            capture_output=True,
+            text=True,
+            cwd="/",
+            check=False,
+            **self._as,
         )
         assert done.returncode == 0, done.stderr
 

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 TOOLS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
-MISSING = [tool for tool in TOOLS if shutil.which(tool) is None and not Path("/usr/sbin", tool).exists()]
+MISSING = [
+    tool for tool in TOOLS if shutil.which(tool) is None and not Path("/usr/sbin", tool).exists()
+]
 CPUS = 2
 KILL_WAIT = 10  # seconds between SIGTERM and SIGKILL
 
@@ -78,22 +80,36 @@ class Cluster:
         key.write_bytes(os.urandom(128))
         files = {"socket": "munge.socket", "key-file": key.name, "pid-file": "munged.pid", "log-file": "munged.log",
                  "seed-file": "munged.seed"}  # fmt: skip
-        self._start("munged", "--foreground", "--force", *(f"--{key}={folder / name}" for key, name in files.items()))
+        self._start(
+            "munged",
+            "--foreground",
+            "--force",
+            *(f"--{key}={folder / name}" for key, name in files.items()),
+        )
         self._until(lambda: (folder / "munge.socket").exists(), "munged made its socket")
         self._start("slurmctld", "-D")
         self._start("slurmd", "-D", "-N", host)
-        self._until(lambda: self.ask("sinfo", "-h", "-o", "%T", check=False).strip() == "idle", "the node is idle")
+        self._until(
+            lambda: self.ask("sinfo", "-h", "-o", "%T", check=False).strip() == "idle",
+            "the node is idle",
+        )
 
     def ask(self, *command: str, check: bool = True) -> str:
         """What one of Slurm's tools prints."""
-        done = subprocess.run(command, env=os.environ | self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, env=os.environ | self.environment, capture_output=True, text=True, timeout=60
+        )
         assert not check or done.returncode == 0, done.stderr
         return done.stdout
 
     def jobs(self, *states: str) -> list[str]:
         """Ids of the jobs in one of the states; without any, of all that are not over."""
         rows = self.ask("squeue", "-h", "-r", "-o", "%i %T").split("\n")
-        return [job for job, state in (row.split() for row in rows if row) if not states or state in states]
+        return [
+            job
+            for job, state in (row.split() for row in rows if row)
+            if not states or state in states
+        ]
 
     def hurry(self, job: str) -> None:
         """Slurm lets a requeued job wait for two minutes. One that starts within seconds is refused by the node:
@@ -128,6 +144,8 @@ class Cluster:
     def _until(self, there: object, what: str, seconds: float = 60) -> None:
         until = time.monotonic() + seconds
         while not there():
-            logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.log"))
+            logs = "\n".join(
+                path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.log")
+            )
             assert time.monotonic() < until, f"waited {seconds} s until {what}:\n{logs}"
             time.sleep(0.1)

@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 from embsearch.config.schema import Config
-from embsearch.folder import StudyFolder
+from embsearch.history.folder import StudyFolder
 
 
 def test_processes_that_start_together_agree_on_the_home_s_id(tmp_path):
     code = (
-        "import sys; from embsearch.folder import StudyFolder; from embsearch.config.schema import Config; "
+        "import sys; from embsearch.history.folder import StudyFolder; from embsearch.config.schema import Config; "
         "print(StudyFolder(Config(home=sys.argv[1])).home_id)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "home")]

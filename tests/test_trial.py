@@ -21,18 +21,24 @@ from embsearch.data.dataset import Dataset, sample
 from embsearch.data.load import prepare_dataset
 from embsearch.errors import DataError, Diverged
 from embsearch.evaluate.score import score, similarity
+from embsearch.launch.base import EvaluateJob, Failed, TrainJob, decode_job, encode
 from embsearch.model import pretrained
 from embsearch.model.device import choose
 from embsearch.model.encoder import Encoder
+from embsearch.tasks.catalogue import task_named
 from embsearch.trial import trial, vectors_of
+from embsearch.values import Segment
 from embsearch.worker import Worker
 
 CPU = choose("cpu", "fp32")
+RETRIEVAL = task_named("retrieval")
 
 
 @pytest.fixture(scope="module")
 def cache(judgements_csv, tmp_path_factory):
-    return prepare_dataset(build({"data": {"path": str(judgements_csv)}}).data, tmp_path_factory.mktemp("cache"))
+    return prepare_dataset(
+        build({"data": {"path": str(judgements_csv)}}).data, tmp_path_factory.mktemp("cache")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,13 @@ def data(cache):
 def config(tiny_bert):
     values = {
         "model": {"path": str(tiny_bert), "dropout": 0.1},
-        "train": {"texts": 960, "batch_size": 16, "lr": 3e-3, "warmup_steps": 2, "precision": "fp32"},
+        "train": {
+            "texts": 960,
+            "batch_size": 16,
+            "lr": 3e-3,
+            "warmup_steps": 2,
+            "precision": "fp32",
+        },
         "evaluate": {"at": [0.25, 0.5, 1.0]},
         "device": "cpu",
     }
@@ -63,11 +75,29 @@ def augmented(config, synonyms):
     return with_values(config, {f"train.augment.{k}": v for k, v in values.items()})
 
 
-def begin(config, cache, folder, worker=None, report=lambda step, at, metrics: None, halt=lambda: False, queries=()):
+def begin(
+    config,
+    cache,
+    folder,
+    worker=None,
+    report=lambda step, at, metrics: None,
+    halt=lambda: False,
+    queries=(),
+):
     """The trial's generator over a fresh encoder, and the encoder."""
     worker = worker or Worker()
-    encoder, tokens = worker._encoder(config, worker.dataset(str(cache)), cache, CPU)
-    return trial(config, worker.dataset(str(cache)), tokens, encoder, CPU, folder, report, halt, queries), encoder
+    encoder, tokens = worker._encoder(config, worker.dataset(config, str(cache)), cache, CPU)
+    return trial(
+        config,
+        worker.dataset(config, str(cache)),
+        tokens,
+        encoder,
+        CPU,
+        folder,
+        report,
+        halt,
+        queries,
+    ), encoder
 
 
 def whole(config, cache, folder, queries=()):
@@ -76,7 +106,7 @@ def whole(config, cache, folder, queries=()):
 
 
 def auc(encoder, tokens, rows):
-    return score(rows, similarity(rows, *vectors_of(encoder, tokens, rows, CPU)))["auc"]
+    return score(rows, similarity(rows, *vectors_of(RETRIEVAL, encoder, tokens, rows, CPU)))["auc"]
 
 
 def metrics(measured):
@@ -92,19 +122,12 @@ def weights(encoder):
 
 
 def segment(config, cache, folder, number, at, until):
-    position = {"trial": number, "attempt": 0, "from_checkpoint": at, "until": until}
-    return {
-        "do": "segment",
-        "config": to_dict(config),
-        "segment": position,
-        "folder": str(folder),
-        "cache": str(cache),
-    }
+    return TrainJob(Segment(number, 0, at, until), to_dict(config), str(folder), str(cache))
 
 
-def ended(worker, task):
-    *_, last = worker(json.loads(json.dumps(task)))
-    assert last["kind"] != "failed", last["traceback"]
+def ended(worker, job):
+    *_, last = worker(decode_job(json.loads(json.dumps(encode(job)))))
+    assert not isinstance(last, Failed), last.traceback
     return last
 
 
@@ -124,7 +147,11 @@ def test_a_trial_learns_what_the_rows_say(config, cache, data, tmp_path):
 def test_there_is_one_measurement_at_each_share_of_the_budget(config, cache, tmp_path):
     found = whole(config, cache, tmp_path)
 
-    assert [(m.rung, m.step, m.texts_seen) for m in found] == [(1, 5, 240), (2, 10, 480), (3, 20, 960)]
+    assert [(m.rung, m.step, m.texts_seen) for m in found] == [
+        (1, 5, 240),
+        (2, 10, 480),
+        (3, 20, 960),
+    ]
     assert [(m.last, m.why) for m in found] == [(False, ""), (False, ""), (True, "budget spent")]
 
 
@@ -137,9 +164,13 @@ def test_shares_that_fall_on_one_step_are_measured_once(config, cache, tmp_path)
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 100, 1000])
-def test_the_budget_is_counted_in_texts_whatever_the_batch_size(config, cache, data, tmp_path, size):
+def test_the_budget_is_counted_in_texts_whatever_the_batch_size(
+    config, cache, data, tmp_path, size
+):
     texts = 600 if size < 16 else 3000
-    config = with_values(config, {"train.batch_size": size, "train.texts": texts, "evaluate.at": [1.0]})
+    config = with_values(
+        config, {"train.batch_size": size, "train.texts": texts, "evaluate.at": [1.0]}
+    )
 
     [last] = whole(config, cache, tmp_path)
 
@@ -150,7 +181,14 @@ def test_the_budget_is_counted_in_texts_whatever_the_batch_size(config, cache, d
 def test_the_report_is_called_after_every_step(config, cache, tmp_path):
     seen = []
 
-    list(begin(config, cache, tmp_path, report=lambda step, at, found: seen.append((step, *sorted(found))))[0])
+    list(
+        begin(
+            config,
+            cache,
+            tmp_path,
+            report=lambda step, at, found: seen.append((step, *sorted(found))),
+        )[0]
+    )
 
     assert seen == [(n, "cost/texts_per_second", "train/loss", "train/lr") for n in range(1, 21)]
 
@@ -177,8 +215,12 @@ def test_early_evaluations_read_as_many_queries_as_they_are_told(config, cache, 
     assert [m.rows for m in whole(config, cache, tmp_path / "all")] == [len(data.valid)] * 3
 
 
-def test_a_model_that_was_best_on_few_rows_does_not_stand_above_one_measured_on_more(config, cache, tmp_path):
-    config = with_values(config, {"train.lr": 1e-12, "train.patience": 1, "evaluate.at": [0.2, 0.4, 0.6, 0.8, 1.0]})
+def test_a_model_that_was_best_on_few_rows_does_not_stand_above_one_measured_on_more(
+    config, cache, tmp_path
+):
+    config = with_values(
+        config, {"train.lr": 1e-12, "train.patience": 1, "evaluate.at": [0.2, 0.4, 0.6, 0.8, 1.0]}
+    )
     values, models = [], []
     for measured in begin(config, cache, tmp_path, queries=[2, 3, 5, 5, 5])[0]:
         values.append(measured.metrics["val/auc"])
@@ -187,7 +229,10 @@ def test_a_model_that_was_best_on_few_rows_does_not_stand_above_one_measured_on_
     assert values[2] < max(values)  # were rows not looked at, that evaluation's model would be kept
     assert len(set(models[:3])) == 3
     assert measured.why == "early stopping: no better auc in 1 evaluations"
-    assert (measured.rung, models[3]) == (4, models[2])  # on the same rows the better one stays, and patience counts
+    assert (measured.rung, models[3]) == (
+        4,
+        models[2],
+    )  # on the same rows the better one stays, and patience counts
 
 
 def test_a_trial_that_reads_more_at_every_rung_goes_on_with_the_same_bits(config, cache, tmp_path):
@@ -228,7 +273,9 @@ def test_a_trial_that_no_longer_improves_stops_early(config, cache, tmp_path):
 
 def test_a_trial_that_diverges_says_so_before_the_step_is_applied(config, cache, tmp_path):
     config, after = with_values(config, {"train.lr": 1e30}), []
-    run, encoder = begin(config, cache, tmp_path, report=lambda step, at, found: after.append(weights(encoder)))
+    run, encoder = begin(
+        config, cache, tmp_path, report=lambda step, at, found: after.append(weights(encoder))
+    )
 
     with pytest.raises(Diverged, match=r"at step 2 \(.*learning rate 1e\+30\)"):
         list(run)
@@ -237,8 +284,12 @@ def test_a_trial_that_diverges_says_so_before_the_step_is_applied(config, cache,
     assert all(torch.equal(a, b) for a, b in zip(weights(encoder), after[-1], strict=True))
 
 
-def test_a_trial_that_diverges_in_the_step_before_its_evaluation_is_diverged_too(config, cache, tmp_path):
-    config = with_values(config, {"train.lr": 1e30, "train.warmup_steps": 0, "evaluate.at": [0.05, 1.0]})
+def test_a_trial_that_diverges_in_the_step_before_its_evaluation_is_diverged_too(
+    config, cache, tmp_path
+):
+    config = with_values(
+        config, {"train.lr": 1e30, "train.warmup_steps": 0, "evaluate.at": [0.05, 1.0]}
+    )
 
     with pytest.raises(Diverged, match="step 1"):
         whole(config, cache, tmp_path)
@@ -248,7 +299,7 @@ def test_a_trial_that_diverges_in_the_step_before_its_evaluation_is_diverged_too
 def test_a_diverged_trial_is_classed_as_such_by_the_worker(config, cache, tmp_path):
     *_, last = Worker()(segment(with_values(config, {"train.lr": 1e30}), cache, tmp_path, 0, 0, 1))
 
-    assert (last["kind"], last["failure"]) == ("failed", "diverged")
+    assert (type(last), last.failure) == (Failed, "diverged")
 
 
 # ---- resume ------------------------------------------------------------------------------------
@@ -256,7 +307,9 @@ def test_a_diverged_trial_is_classed_as_such_by_the_worker(config, cache, tmp_pa
 
 @pytest.mark.parametrize("changes", ["none", "anchors"])
 @pytest.mark.parametrize("rung", [1, 2, 3])
-def test_a_trial_dropped_after_any_rung_ends_with_the_same_bits(config, cache, tmp_path, synonyms, rung, changes):
+def test_a_trial_dropped_after_any_rung_ends_with_the_same_bits(
+    config, cache, tmp_path, synonyms, rung, changes
+):
     config = augmented(config, synonyms) if changes == "anchors" else config
     expected = metrics(whole(config, cache, tmp_path / "calm"))
 
@@ -294,7 +347,9 @@ def test_a_trial_halted_anywhere_goes_on_from_that_step_with_the_same_bits(
     seen, found = [], []
     for step in [*steps, 99]:
         halts = partial(seen.__contains__, step)
-        run, _ = begin(config, cache, tmp_path / "cut", report=lambda n, at, m: seen.append(n), halt=halts)
+        run, _ = begin(
+            config, cache, tmp_path / "cut", report=lambda n, at, m: seen.append(n), halt=halts
+        )
         found += metrics(run)
         assert seen[-1] == min(step, 20)
         torch.manual_seed(step)
@@ -304,7 +359,9 @@ def test_a_trial_halted_anywhere_goes_on_from_that_step_with_the_same_bits(
     assert sha256(tmp_path / "cut") == sha256(tmp_path / "calm")
 
 
-def test_checkpoints_between_evaluations_make_a_crash_cheaper_and_change_no_bit(config, cache, tmp_path, monkeypatch):
+def test_checkpoints_between_evaluations_make_a_crash_cheaper_and_change_no_bit(
+    config, cache, tmp_path, monkeypatch
+):
     expected = metrics(whole(config, cache, tmp_path / "calm"))
     monkeypatch.setattr("embsearch.trial.CHECKPOINT_EVERY", 0.0)
     monkeypatch.setattr("embsearch.trial.CHECKPOINT_SHARE", math.inf)
@@ -325,9 +382,15 @@ def test_checkpoints_between_evaluations_make_a_crash_cheaper_and_change_no_bit(
     assert [step for step, _, _ in again] == list(range(11, 21))
 
 
-@pytest.mark.parametrize("at", ["before the checkpoint", "after the checkpoint", "between two renames"])
-def test_model_and_checkpoint_are_never_ahead_of_each_other(config, cache, tmp_path, monkeypatch, at):
-    config = with_values(config, {"train.lr": 2e-4})  # every evaluation is better than the one before
+@pytest.mark.parametrize(
+    "at", ["before the checkpoint", "after the checkpoint", "between two renames"]
+)
+def test_model_and_checkpoint_are_never_ahead_of_each_other(
+    config, cache, tmp_path, monkeypatch, at
+):
+    config = with_values(
+        config, {"train.lr": 2e-4}
+    )  # every evaluation is better than the one before
     expected, models = [], []
     for measured in begin(config, cache, tmp_path / "calm")[0]:
         expected += metrics([measured])
@@ -359,7 +422,9 @@ def test_model_and_checkpoint_are_never_ahead_of_each_other(config, cache, tmp_p
     assert list((tmp_path / "cut").glob(".*")) == []
 
 
-def test_another_trial_in_between_on_the_same_worker_changes_no_bit(config, cache, tmp_path, synonyms):
+def test_another_trial_in_between_on_the_same_worker_changes_no_bit(
+    config, cache, tmp_path, synonyms
+):
     config = augmented(config, synonyms)
     other = with_values(config, {"train.lr": 1e-3, "train.seed": 5, "model.dropout": 0.3})
     expected = metrics(whole(config, cache, tmp_path / "calm"))
@@ -367,10 +432,14 @@ def test_another_trial_in_between_on_the_same_worker_changes_no_bit(config, cach
 
     found = []
     for rung in range(3):
-        found.append(ended(worker, segment(config, cache, tmp_path / "a", 0, rung, rung + 1))["measurement"])
+        found.append(
+            ended(worker, segment(config, cache, tmp_path / "a", 0, rung, rung + 1)).measurement
+        )
         ended(worker, segment(other, cache, tmp_path / "b", 1, rung, rung + 1))
 
-    assert [(m["rung"], m["metrics"]) for m in found] == [(rung, values) for rung, _, _, values, _, _ in expected]
+    assert [(m.rung, m.metrics) for m in found] == [
+        (rung, values) for rung, _, _, values, _, _ in expected
+    ]
     assert sha256(tmp_path / "a") == sha256(tmp_path / "calm")
 
 
@@ -379,11 +448,12 @@ def test_an_evaluation_in_between_on_the_same_worker_changes_no_bit(config, cach
     config = with_values(config, {"model.projection": 16})
     whole(config, cache, tmp_path / "calm")
     worker = Worker()
-    task = {"do": "evaluate", "config": to_dict(config), "cache": str(cache), "split": "valid"}
+    model = str(tmp_path / "a" / "model") if what == "a saved model" else None
+    job = EvaluateJob("valid", to_dict(config), str(cache), model)
 
     for rung in range(3):
         ended(worker, segment(config, cache, tmp_path / "a", 0, rung, rung + 1))
-        ended(worker, task | ({"model": str(tmp_path / "a" / "model")} if what == "a saved model" else {}))
+        ended(worker, job)
 
     assert sha256(tmp_path / "a") == sha256(tmp_path / "calm")
 
@@ -397,7 +467,11 @@ def test_a_trial_that_has_ended_says_its_last_word_again_and_no_more(config, cac
 
 def test_equal_seeds_give_equal_bits_and_other_seeds_others(config, cache, tmp_path):
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):
-        whole(with_values(config, {"train.seed": seed, "model.projection": 16}), cache, tmp_path / name)
+        whole(
+            with_values(config, {"train.seed": seed, "model.projection": 16}),
+            cache,
+            tmp_path / name,
+        )
 
     assert sha256(tmp_path / "one") == sha256(tmp_path / "same") != sha256(tmp_path / "other")
 
@@ -407,7 +481,9 @@ def test_a_worker_keeps_its_encoder_for_trials_that_compute_alike(config, cache,
     worker = Worker()
     first, _ = worker._encoder(config, data, cache, CPU)
     assert worker._encoder(config, data, cache, CPU)[0] is first
-    assert worker._encoder(config, data, cache, replace(CPU, autocast=torch.bfloat16))[0] is not first
+    assert (
+        worker._encoder(config, data, cache, replace(CPU, autocast=torch.bfloat16))[0] is not first
+    )
 
 
 # ---- augmentation ------------------------------------------------------------------------------
@@ -419,7 +495,9 @@ def augment(config, cache, data, synonyms):
     encoder, tokens = Worker()._encoder(config, data, cache, CPU)
 
     def make(seed=0):
-        return Augmenter(augmented(config, synonyms).train.augment, data, tokens, encoder.model.tokenizer, seed)
+        return Augmenter(
+            augmented(config, synonyms).train.augment, data, tokens, encoder.model.tokenizer, seed
+        )
 
     def number(at):
         return next(batches(data.train, ClickGraph(data), 16, seed=0, start=at))
@@ -493,7 +571,10 @@ def test_a_text_without_blanks_is_changed_by_character(config, data, cache, syno
     [
         (None, r"train\.augment\.synonyms=.*No such file.*expected a UTF-8 file, one group a line"),
         (b"\xff\xfe\x00", r"train\.augment\.synonyms=.*expected a UTF-8 file"),
-        (b"red\tcrimson\n\nfast rapid\n", r"line 3: 'fast rapid' is alone; separate the words of a group by tabs"),
+        (
+            b"red\tcrimson\n\nfast rapid\n",
+            r"line 3: 'fast rapid' is alone; separate the words of a group by tabs",
+        ),
     ],
     ids=["missing", "not UTF-8", "no tab"],
 )
@@ -518,7 +599,7 @@ def test_synonyms_stand_for_each_other_whatever_their_case(tmp_path):
 def test_vectors_come_with_their_text_ids(config, cache, data):
     encoder, tokens = Worker()._encoder(config, data, cache, CPU)
 
-    ids, vectors = vectors_of(encoder, tokens, data.valid, CPU)
+    ids, vectors = vectors_of(RETRIEVAL, encoder, tokens, data.valid, CPU)
 
     assert ids.tolist() == sorted({*data.valid.text, *data.valid.title})
     assert vectors.shape == (len(ids), 64)

@@ -1,4 +1,4 @@
-"""embsearch card: what there is to know of a model, as the README that travels with it."""
+"""embsearch card: the facts about a model, as the README that travels with it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from numpy.typing import NDArray
 
 from embsearch.cli.files import check_output, write_whole
 from embsearch.cli.report import models_of
+from embsearch.config.options import CardOptions
 from embsearch.config.schema import Config
 from embsearch.data.dataset import Dataset
 from embsearch.data.load import dataset_again, prepare_dataset
 from embsearch.errors import StudyError, UserError
 from embsearch.evaluate.examine import Examined
-from embsearch.folder import StudyFolder
-from embsearch.report.card import card, chosen
-from embsearch.report.card_scores import Evidence
+from embsearch.history.folder import StudyFolder
+from embsearch.report.card_scores import RowScores
+from embsearch.report.model_card import card, chosen
 from embsearch.report.record import Record
 
 
-def run(config: Config) -> int:
+def run(config: Config, options: CardOptions) -> int:
     """Print the card of the study's best model, or of ``trial=N``; ``output=`` writes it."""
-    output = check_output(config.output, ".md")
-    text = card_of(Record(StudyFolder(config)), config.trial)
+    output = check_output(options.output, ".md")
+    text = card_of(Record(StudyFolder(config)), options.trial)
     if output is None:
         print(text, end="")
     else:
@@ -35,8 +36,10 @@ def run(config: Config) -> int:
 
 
 def card_of(record: Record, trial: int | None = None) -> str:
-    """The card with everything that can be measured; without what cannot, after a line that says why. Raises
-    StudyError where there is no model to describe."""
+    """Return the card with everything that can be measured; a line says why something cannot.
+
+    Raises StudyError if there is no model to describe.
+    """
     number = chosen(record, trial).number
     model = record.folder.trial(number) / "model"
     if not (model / "modules.json").exists():
@@ -48,8 +51,8 @@ def card_of(record: Record, trial: int | None = None) -> str:
     return card(record, number, found)
 
 
-def evidence(record: Record, number: int, model: Path) -> Evidence | None:
-    """What the models say of single rows. None, with a line, where that cannot be known."""
+def evidence(record: Record, number: int, model: Path) -> RowScores | None:
+    """Return the models' scores of single rows; None, after a line that says why they are unknown."""
     try:
         cache = record.folder.home / "cache"
         data = dataset_again(record.config.data, cache, record.data)
@@ -58,15 +61,19 @@ def evidence(record: Record, number: int, model: Path) -> Evidence | None:
         folder = prepare_dataset(record.config.data, cache)
         scores = {split: _scores(record, number, model, split, data, folder)
                   for split in ("valid", "test") if len(getattr(data, split))}  # fmt: skip
-        return Evidence(data, models, scores)
+        return RowScores(data, models, scores)
     except UserError as error:
         print(f"without scores of single rows: {error}")
         return None
 
 
-def _scores(record: Record, number: int, model: Path, split: str, data: Dataset, cache: Path) -> NDArray[np.float32]:
-    """(M,) cosines of every row; kept beside the study's own, for the next card."""
-    of_study = (label for label, e in record.tested.items() if (e["trial"], e["split"]) == (number, split))
+def _scores(
+    record: Record, number: int, model: Path, split: str, data: Dataset, cache: Path
+) -> NDArray[np.float32]:
+    """Return (M,) cosines of every row; keep them beside the study's own, for the next card."""
+    of_study = (
+        label for label, e in record.tested.items() if (e.trial, e.split) == (number, split)
+    )
     kept = record.folder.tested(next(of_study, f"trial {number} {split}"))
     with suppress(OSError, ValueError):
         found = Examined.load(kept).similarity

@@ -1,4 +1,4 @@
-"""What two encoders find for the same texts, side by side."""
+"""The nearest titles of two encoders for the same texts, side by side."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from embsearch.cli.models import UNTUNED, Chosen, named
 from embsearch.config.schema import Config
 from embsearch.model import pretrained
 from embsearch.serve.encoder import TextEncoder
-from embsearch.serve.index import Index, unit
+from embsearch.serve.index import Index, unit_rows
 from embsearch.track.digest import digest, manifest
 
 Found = Sequence[Sequence[str]]
 MARK = "✓ "
 
 
-def other_nearest(config: Config, index: Index, texts: Sequence[str], k: int) -> tuple[str, Found]:
-    """The other encoder's label, and its nearest titles of the same index for each text."""
-    assert config.compare
-    if config.compare == UNTUNED:
+def other_nearest(
+    config: Config, compare: str, index: Index, texts: Sequence[str], k: int
+) -> tuple[str, Found]:
+    """Return the other encoder's label, and its nearest titles of the same index for each text."""
+    if compare == UNTUNED:
         other = Chosen(f"untuned encoder {config.model.path}", None)
         encode = TextEncoder(pretrained.build(config.model), config.device)
     else:
-        other = named(config, config.compare)
+        other = named(config, compare)
         assert other.folder is not None
         other.digest()  # nothing that runs code
         encode = TextEncoder.open(other.folder, config.device)
@@ -44,9 +45,13 @@ def other_nearest(config: Config, index: Index, texts: Sequence[str], k: int) ->
 
 
 def show(
-    texts: Sequence[str], ours: Found, theirs: Found, labels: tuple[str, str], right: Mapping[str, Set[str]]
+    texts: Sequence[str],
+    ours: Found,
+    theirs: Found,
+    labels: tuple[str, str],
+    right: Mapping[str, Set[str]],
 ) -> None:
-    """A row a text; titles that are known to be right for it carry a mark."""
+    """Print a row a text; titles that are known to be right for it carry a mark."""
     console = Console(width=max(100, Console().width))
     table = Table(show_lines=True, expand=True)
     table.add_column("text", ratio=2, overflow="fold")
@@ -74,18 +79,18 @@ def _cell(found: Sequence[str], right: Set[str] | None) -> Text:
 
 
 def _kept(file: Path, encode: TextEncoder, titles: Sequence[str]) -> np.ndarray:
-    """Vectors of all titles, made once for a model and these titles."""
+    """Return the vectors of all titles, made once for a model and these titles."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_name(f".{file.stem}.{os.getpid()}.npy")
-        np.save(draft, unit(encode(titles).values))
+        np.save(draft, unit_rows(encode(titles).values))
         disk.put(draft, file)
     vectors: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     return vectors
 
 
 def _key(config: Config, other: Chosen, index: Index) -> str:
-    """Names the model by its files; a hub name by itself."""
+    """Return a key that names the model by its files, or by its name on a hub."""
     place = Path(pretrained.find(config.model.path)) if other.folder is None else other.folder
     files = digest(manifest(place)) if place.is_dir() else str(place)
     built = asdict(config.model) if other.folder is None else {}

@@ -1,4 +1,4 @@
-"""What ``launcher=replay`` plays: the curves of a finished study, a file of them, or synthetic ones."""
+"""Curves for ``launcher=replay``: those of a finished study, a file of them, or synthetic ones."""
 
 from __future__ import annotations
 
@@ -10,35 +10,39 @@ from typing import Any
 import yaml
 
 from embsearch.config.build import build, value_at
-from embsearch.config.schema import Config
+from embsearch.config.launchers import ReplayConfig
 from embsearch.errors import UserError
+from embsearch.history import events
+from embsearch.history.events import Event
+from embsearch.history.log import read_events
 from embsearch.launch.curves import Curve, Curves, Point, Recorded, Synthetic
-from embsearch.track.events import Event, read_events
 from embsearch.values import Measurement, record
 
 BLAMED = ("diverged", "out_of_memory")  # a configuration that failed by itself fails again
 
 
-def curves(config: Config) -> Curves:
-    """What ``config.launcher`` asks for. Raises UserError where there are no curves to be had."""
-    launcher = config.launcher
+def curves(launcher: ReplayConfig, seed: int) -> Curves:
+    """Return the curves that ``config.launcher`` asks for. Raises UserError if there are none."""
     if launcher.curves is None:
-        return Synthetic(config.seed, launcher.noise, launcher.trial_seconds)
+        return Synthetic(seed, launcher.noise, launcher.trial_seconds)
     path = Path(launcher.curves).expanduser()
     if path.is_dir():
         return recorded(path)
     if path.is_file():
         return from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
-    raise UserError(f"launcher.curves={path}: expected the folder of a study, as .embsearch/studies/NAME, or a file")
+    raise UserError(
+        f"launcher.curves={path}: expected the folder of a study, as .embsearch/studies/NAME, or a file"
+    )
 
 
 def recorded(study: Path) -> Recorded:
-    """The trials of a study that came to their end, or failed by their own parameters."""
+    """Return the trials of a study that came to their end, or failed by their own parameters."""
     locked = study / "study.yaml"
-    events = read_events(study / "events.jsonl")
-    baseline = [e for e in events if e["kind"] == "baseline"]
+    baseline = events.of_kind(read_events(study / "events.jsonl"), events.Baseline)
     if not locked.exists() or not baseline:
-        raise UserError(f"launcher.curves={study}: no study that has begun; expected study.yaml and events.jsonl")
+        raise UserError(
+            f"launcher.curves={study}: no study that has begun; expected study.yaml and events.jsonl"
+        )
     config = build(yaml.safe_load(locked.read_text(encoding="utf-8"))["config"])
     configs, found = [], []
     for folder in sorted((study / "trials").glob("t[0-9]*"), key=lambda p: int(p.name[1:])):
@@ -47,16 +51,22 @@ def recorded(study: Path) -> Recorded:
             own = build(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
             configs.append({path: value_at(own, path) for path in config.space})
             found.append(curve)
-    return Recorded(config.evaluate.at, configs, found, baseline[-1]["metrics"], f"study {config.study.name}")
+    return Recorded(
+        config.evaluate.at, configs, found, dict(baseline[-1].metrics), f"study {config.study.name}"
+    )
 
 
 def to_json(curves: Recorded) -> dict[str, Any]:
-    """Recorded curves as one file, without the points between evaluations."""
+    """Return recorded curves as one file's content, without the points between evaluations."""
     return {
         "at": list(curves.at),
         "untuned": dict(curves.untuned),
         "trials": [
-            {"config": dict(config), "failure": curve.failure, "measured": [record(m) for m in curve.measurements]}
+            {
+                "config": dict(config),
+                "failure": curve.failure,
+                "measured": [record(m) for m in curve.measurements],
+            }
             for config, curve in zip(curves.configs, curves.curves, strict=True)
         ],
     }
@@ -65,19 +75,31 @@ def to_json(curves: Recorded) -> dict[str, Any]:
 def from_json(content: Mapping[str, Any], origin: str) -> Recorded:
     trials = content["trials"]
     found = [
-        Curve(tuple(Measurement(**m) for m in t["measured"]), failure=tuple(t["failure"]) if t["failure"] else None)
+        Curve(
+            tuple(Measurement(**m) for m in t["measured"]),
+            failure=tuple(t["failure"]) if t["failure"] else None,
+        )
         for t in trials
     ]
-    return Recorded(tuple(content["at"]), [t["config"] for t in trials], found, content["untuned"], origin)
+    return Recorded(
+        tuple(content["at"]), [t["config"] for t in trials], found, content["untuned"], origin
+    )
 
 
-def _curve(events: list[Event]) -> Curve | None:
-    """The curve of a trial's log; None where it was paused, pruned or cut off."""
-    ended = next((e for e in events if e["kind"] == "ended"), None)
-    if ended is None or not (ended["state"] == "complete" or ended["failure"] in BLAMED):
+def _curve(log: list[Event]) -> Curve | None:
+    """Return the curve of a trial's log; None where it was paused, pruned or cut off."""
+    ends = events.of_kind(log, events.Ended)
+    if not ends or not (ends[0].state == "complete" or ends[0].failure in BLAMED):
         return None
     names = Measurement.__dataclass_fields__
-    measured = [Measurement(**{n: e[n] for n in names if n in e}) for e in events if e["kind"] == "measured"]
-    points: list[Point] = [(p[0], p[2]) for e in events if e["kind"] == "points" for p in e["points"]]
-    failed = (ended["failure"], ended["reason"]) if ended["failure"] else None
+    measured = [
+        Measurement(**{name: getattr(event, name) for name in names})
+        for event in events.of_kind(log, events.Measured)
+    ]
+    points: list[Point] = [
+        (point[0], point[2])
+        for event in events.of_kind(log, events.Trained)
+        for point in event.points
+    ]
+    failed = None if ends[0].failure is None else (ends[0].failure, ends[0].reason)
     return Curve(tuple(measured), tuple(points), failed)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from embsearch.config.options import Options
 from embsearch.config.schema import Config
 from embsearch.data.check import describe
 from embsearch.data.load import load_dataset
@@ -17,7 +18,7 @@ from embsearch.errors import ModelError
 UNCUT = 1_000_000  # tokens: how long texts are, not how long the model lets them be
 
 
-def run(config: Config) -> int:
+def run(config: Config, options: Options) -> int:
     """Print the report. The data stay in the cache, where a study of the same data finds them."""
     dataset = load_dataset(config.data, Path(config.home) / "cache")
     try:
@@ -30,18 +31,22 @@ def run(config: Config) -> int:
 
 
 def token_lengths(config: Config) -> Callable[[Sequence[str]], np.ndarray]:
-    """Counts texts' tokens with the tokenizer of ``model.path``; the weights stay on disk."""
+    """Count texts' tokens with the tokenizer of ``model.path``; the weights stay on disk."""
     from transformers import AutoTokenizer
 
     from embsearch.data.tokenise import tokenise
     from embsearch.model.pretrained import find
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)  # it warns of long texts; we count them
+    logging.getLogger("transformers").setLevel(
+        logging.ERROR
+    )  # it warns of long texts; we count them
     path = find(config.model.path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"model.path={config.model.path}: no tokenizer: {str(error).splitlines()[0]}") from error
+        raise ModelError(
+            f"model.path={config.model.path}: no tokenizer: {str(error).splitlines()[0]}"
+        ) from error
     return lambda texts: tokenise(list(texts), tokenizer, UNCUT).lengths

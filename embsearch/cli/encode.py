@@ -13,17 +13,20 @@ from pathlib import Path
 
 from embsearch.cli.files import check_output, write_whole
 from embsearch.cli.models import chosen_or_champion
+from embsearch.config.options import EncodeOptions
 from embsearch.config.schema import Config
 from embsearch.errors import DataError, ModelError
 
 
-def run(config: Config) -> int:
-    """One text a line; JSON lines {"text", "vector"}, or an .npy matrix of shape (texts, width)."""
-    output = check_output(config.output, ".npy", ".jsonl")
-    texts = read_texts(config.input)
-    model = chosen_or_champion(config)
+def run(config: Config, options: EncodeOptions) -> int:
+    """Encode one text a line. Write JSON lines {"text", "vector"}, or an .npy matrix (texts, width)."""
+    output = check_output(options.output, ".npy", ".jsonl")
+    texts = read_texts(options.input)
+    model = chosen_or_champion(config, options)
     if model.folder is None:
-        raise ModelError("checkpoint=untuned: encode takes a saved model; name a folder, or one of the registry")
+        raise ModelError(
+            "checkpoint=untuned: encode takes a saved model; name a folder, or one of the registry"
+        )
 
     from embsearch.serve.encoder import TextEncoder
     from embsearch.worker import use_all_cores
@@ -36,7 +39,10 @@ def run(config: Config) -> int:
         matrix = io.BytesIO()
         np.save(matrix, vectors)
         write_whole(output, matrix.getvalue())
-        print(f"{output}: {vectors.shape[0]} vectors of width {vectors.shape[1]}, float32", file=sys.stderr)
+        print(
+            f"{output}: {vectors.shape[0]} vectors of width {vectors.shape[1]}, float32",
+            file=sys.stderr,
+        )
         return 0
     lines = [
         json.dumps({"text": t, "vector": [round(float(x), 7) for x in v]}, ensure_ascii=False)
@@ -51,12 +57,14 @@ def run(config: Config) -> int:
 
 
 def read_texts(source: str | None) -> list[str]:
-    """One text a line from a file or standard input. Raises DataError naming the line."""
+    """Read one text a line from a file or standard input. Raises DataError naming the line."""
     name = source or "standard input"
     try:
         data = Path(source).expanduser().read_bytes() if source else sys.stdin.buffer.read()
     except OSError as error:
-        raise DataError(f"input={source}: {error.strerror}; expected a text file, one text a line") from error
+        raise DataError(
+            f"input={source}: {error.strerror}; expected a text file, one text a line"
+        ) from error
     try:
         texts = [line.removesuffix("\r") for line in data.decode("utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
@@ -67,7 +75,9 @@ def read_texts(source: str | None) -> list[str]:
     if not texts[-1]:  # what follows the last line's end
         texts.pop()
     faults = [
-        f"{name}, line {i}: empty; expected a text, delete the line" for i, t in enumerate(texts, 1) if not t.strip()
+        f"{name}, line {i}: empty; expected a text, delete the line"
+        for i, t in enumerate(texts, 1)
+        if not t.strip()
     ]
     if faults or not texts:
         raise DataError(faults[:20] or f"{name}: no texts; expected one a line")

@@ -8,33 +8,42 @@ from pathlib import Path
 
 from embsearch.cli.files import check_output, write_whole
 from embsearch.cli.models import chosen
+from embsearch.config.options import EvaluateOptions
 from embsearch.config.schema import Config
-from embsearch.data.load import prepare_dataset
-from embsearch.registry import looks
+from embsearch.launch.base import encode
+from embsearch.registry import test_set_uses
 from embsearch.report.result import metrics_table
+from embsearch.tasks.catalogue import task_of
 from embsearch.track.digest import digest, manifest
+from embsearch.values import PRIMARY
 
 
-def run(config: Config) -> int:
-    """Print every metric of ``checkpoint`` (none: the untuned encoder), also by segment; ``output=``
-    keeps them as JSON."""
-    output = check_output(config.output, ".json")
-    model = chosen(config)
+def run(config: Config, options: EvaluateOptions) -> int:
+    """Print every metric of ``checkpoint``, also by segment; ``output=`` keeps them as JSON.
+
+    Without ``checkpoint`` it is the untuned encoder.
+    """
+    output = check_output(options.output, ".json")
+    model = chosen(config, options)
     from embsearch.worker import Worker, use_all_cores
 
     use_all_cores()
     home = Path(config.home).expanduser().resolve()
-    cache = prepare_dataset(config.data, home / "cache")
+    cache = task_of(config).prepare(config.data, home / "cache")
     worker = Worker()
-    split = "test" if len(worker.dataset(str(cache)).test) else "valid"
-    message = worker.evaluate(config, str(cache), split, str(model.folder) if model.folder else None, full=True)
-    metrics_table(model.label, split, message)
+    split = "test" if len(worker.dataset(config, str(cache)).test) else "valid"
+    folder = str(model.folder) if model.folder else None
+    measured = encode(worker.evaluate(config, str(cache), split, folder, full=True))
+    metrics_table(model.label, split, measured, task_of(config))
     if model.folder is not None and split == "test":
-        rows, by = looks.test_rows(worker.dataset(str(cache))), f"evaluate, {model.label}"
-        if warning := looks.warning(looks.look(home, rows, digest(manifest(model.folder)), by)):
+        rows = test_set_uses.digest_of_rows(task_of(config), worker.dataset(config, str(cache)))
+        by = f"evaluate, {model.label}"
+        uses = test_set_uses.note_use(home, rows, digest(manifest(model.folder)), by)
+        if warning := test_set_uses.warning(uses):
             print(f"warning: {warning}")
     if output is not None:
-        found = {"model": model.label, "split": split} | {k: message[k] for k in ("metrics", "auc", "segments")}
+        scores = {name: measured[name] for name in ("metrics", PRIMARY, "segments")}
+        found = {"model": model.label, "split": split} | scores
         write_whole(output, (json.dumps(found, ensure_ascii=False, indent=2) + "\n").encode())
         print(f"{output}: written", file=sys.stderr)
     return 0

@@ -9,15 +9,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embsearch import __version__, disk
 from embsearch.cli.encode import read_texts
 from embsearch.cli.models import Chosen, chosen_or_champion
+from embsearch.config.options import ExportOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, ModelError, Refused
+from embsearch.tasks.catalogue import task_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,48 +26,53 @@ if TYPE_CHECKING:
     from embsearch.serve.parity import Parity
 
 
-def run(config: Config) -> int:
-    """Write the folder ``output``: graph, tokenizer, manifest, README. Another model: exit code 3, and no folder."""
-    output = new_folder(config)
-    if not config.input and not (config.data.path or config.data.train):
+def run(config: Config, options: ExportOptions) -> int:
+    """Write the folder ``output``: graph, tokenizer, manifest, README.
+
+    If the graph is another model: exit code 3, and no folder.
+    """
+    output = new_folder(options.output)
+    if not options.input and not (config.data.path or config.data.train):
         raise ConfigError(
             "export compares the graph with the model: give study=NAME for its test rows, or input=FILE"
         )
-    texts = read_texts(config.input) if config.input else None
+    texts = read_texts(options.input) if options.input else None
 
     from embsearch.serve.exported import GRAPH, check_installed, write
 
-    check_installed(config.format)
-    model = chosen_or_champion(config)
+    check_installed(options.format)
+    model = chosen_or_champion(config, options)
     if model.folder is None:
-        raise ModelError("checkpoint=untuned: export takes a saved model; name a folder, or one of the registry")
+        raise ModelError(
+            "checkpoint=untuned: export takes a saved model; name a folder, or one of the registry"
+        )
     digest = model.digest()
     draft = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
         draft.chmod(0o755)
-        print(f"{model.label} as {config.format} ...", flush=True)
-        write(model.folder, config.format, draft)
-        parity = compared(config, model.folder, draft, texts)
-        print(words(parity, config.format))
+        print(f"{model.label} as {options.format} ...", flush=True)
+        write(model.folder, options.format, draft)
+        parity = compared(config, options.format, model.folder, draft, texts)
+        print(describe(parity, options.format))
         refusals = parity.refusals(config.export)
         if refusals:
-            raise Refused(f"format={config.format} is not exported: {'; '.join(refusals)}")
-        describe(draft, config, model, digest, parity)
+            raise Refused(f"format={options.format} is not exported: {'; '.join(refusals)}")
+        write_description(draft, config, options.format, model, digest, parity)
         disk.put(draft, output)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     size = sum(file.stat().st_size for file in output.iterdir())
     print(
-        f"{output}: {GRAPH[config.format]} and its tokenizer, {size / 1e6:.0f} MB; its README.md says how to load it"
+        f"{output}: {GRAPH[options.format]} and its tokenizer, {size / 1e6:.0f} MB; its README.md says how to load it"
     )
     return 0
 
 
-def new_folder(config: Config) -> Path:
-    """``output``. Raises ConfigError where it is there already."""
-    if not config.output:
+def new_folder(output: str | None) -> Path:
+    """Return the path of ``output``. Raises ConfigError if it is there already."""
+    if not output:
         raise ConfigError("output: must be given, as output=champion-onnx; a folder is made there")
-    folder = Path(config.output).expanduser()
+    folder = Path(output).expanduser()
     if folder.exists():
         raise ConfigError(f"output={folder}: already there; name a new folder")
     if not folder.parent.is_dir():
@@ -74,11 +80,12 @@ def new_folder(config: Config) -> Path:
     return folder
 
 
-def compared(config: Config, folder: Path, draft: Path, texts: list[str] | None) -> Parity:
-    """Parity on the texts of ``input``, or on the study's test rows."""
+def compared(
+    config: Config, kind: str, folder: Path, draft: Path, texts: list[str] | None
+) -> Parity:
+    """Measure parity on the texts of ``input``, or on the study's test rows."""
     import torch
 
-    from embsearch.data.load import load_dataset
     from embsearch.model import pretrained
     from embsearch.serve.encoder import TextEncoder
     from embsearch.serve.exported import BATCH, open_graph
@@ -86,7 +93,7 @@ def compared(config: Config, folder: Path, draft: Path, texts: list[str] | None)
     from embsearch.worker import use_all_cores
 
     use_all_cores()
-    graph = open_graph(draft, config.format, torch.get_num_threads())
+    graph = open_graph(draft, kind, torch.get_num_threads())
     fast, plain = TextEncoder.open(folder, "cpu"), pretrained.load(folder)
 
     def exact(given: Sequence[str]) -> np.ndarray:
@@ -98,29 +105,43 @@ def compared(config: Config, folder: Path, draft: Path, texts: list[str] | None)
 
     if texts is not None:
         return on_texts(texts, exact, graph, slow)
-    data = load_dataset(config.data, Path(config.home).expanduser().resolve() / "cache")
-    return on_rows(data, data.test if len(data.test) else data.valid, exact, graph, slow)
+    task = task_of(config)
+    data = task.load(task.prepare(config.data, Path(config.home).expanduser().resolve() / "cache"))
+    rows = task.rows(data, "test" if len(data.test) else "valid")
+    return on_rows(task, data, rows, exact, graph, slow)
 
 
-def words(parity: Parity, kind: str) -> str:
-    """What the comparison found."""
-    auc = "" if parity.auc is None else f"AUC {parity.auc:.4f}, fp32 {parity.auc_fp32:.4f}; "
+def describe(parity: Parity, kind: str) -> str:
+    """Return the result of the comparison as a sentence."""
+    found = parity.scored
+    scored = (
+        "" if found is None else f"{found.metric.label} {found.graph:.4f}, fp32 {found.fp32:.4f}; "
+    )
     ratio = parity.speed / parity.speed_torch
     return (
-        f"{parity.texts} texts: {auc}least similar vector {parity.min_cosine:.6f}; {kind} {parity.speed:.0f} "
+        f"{parity.texts} texts: {scored}least similar vector {parity.min_cosine:.6f}; {kind} {parity.speed:.0f} "
         f"texts/s, SentenceTransformer.encode {parity.speed_torch:.0f} ({ratio:.2f} times)"
     )
 
 
-def describe(draft: Path, config: Config, model: Chosen, digest: str, parity: Parity) -> None:
-    """README.md, export.json with what was compared, and the sha256 of every file in manifest.json."""
+def write_description(
+    draft: Path, config: Config, kind: str, model: Chosen, digest: str, parity: Parity
+) -> None:
+    """Write README.md, export.json with the comparison, and manifest.json with every file's sha256."""
     from embsearch.track import digest as files
 
-    about = {"model": model.version.uri if model.version else model.name, "digest": digest, "format": config.format,
-             "parity": asdict(parity), "embsearch": __version__}  # fmt: skip
-    (draft / "export.json").write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    about = {
+        "model": model.version.uri if model.version else model.name,
+        "digest": digest,
+        "format": kind,
+        "parity": parity.facts(task_of(config).primary),
+        "embsearch": __version__,
+    }
+    (draft / "export.json").write_text(
+        json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
     readme = README.format(
-        label=model.label, digest=digest, words=words(parity, config.format), load=LOAD[config.format]
+        label=model.label, digest=digest, words=describe(parity, kind), load=LOAD[kind]
     )
     (draft / "README.md").write_text(readme, encoding="utf-8")
     found = files.manifest(draft)

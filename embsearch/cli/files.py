@@ -11,7 +11,7 @@ from embsearch.errors import ConfigError
 
 
 def check_output(output: str | None, *endings: str) -> Path | None:
-    """The path of ``output=``. Raises ConfigError for a wrong ending or a folder that is not there."""
+    """Return the path of ``output=``. Raises ConfigError for a wrong ending or a missing folder."""
     if not output:
         return None
     path = Path(output).expanduser()
@@ -25,8 +25,10 @@ def check_output(output: str | None, *endings: str) -> Path | None:
 
 
 def check_new_folder(output: str | None) -> Path | None:
-    """The path of ``output=`` for a folder that is to be made. Raises ConfigError where something lies there, or
-    there is no place for it."""
+    """Return the path of ``output=`` for a new folder.
+
+    Raises ConfigError if something lies there, or if there is no place for it.
+    """
     if not output:
         return None
     path = Path(output).expanduser()

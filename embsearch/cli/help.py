@@ -1,18 +1,16 @@
-"""What ``--help`` prints. Standard library only, so that it answers at once; defaults and their
-comments are read out of ``config/schema.py``, so that they cannot differ from the code."""
+"""What ``--help`` prints. Standard library only, so that it answers at once; defaults and what they
+mean are those of the fields in ``config/schema.py``."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import is_dataclass
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from embsearch.cli.verbs import VERBS, Verb
-from embsearch.config import schema
 from embsearch.config.folders import group_options
+from embsearch.config.settings import settings
 
 COMMON = ("data.path", "model.path", "objective.name", "train.texts", "train.lr", "stop.trials", "study.name",
           "home", "device")  # fmt: skip
@@ -62,45 +60,24 @@ def of(verb: Verb, config_dirs: Sequence[str] = ()) -> str:
 
 def _groups(config_dirs: Sequence[str] = ()) -> str:
     options = group_options([Path(folder) for folder in config_dirs])
-    return "groups, as space=small\n" + _table([(group, ", ".join(names)) for group, names in options.items()])
+    return "groups, as space=small\n" + _table(
+        [(group, ", ".join(names)) for group, names in options.items()]
+    )
 
 
 def _settings(paths: Sequence[str]) -> str:
-    comments = _comments()
+    known = settings()
     rows = []
     for path in paths:
-        owner, value = _look_up(path)
-        comment = comments.get((owner, path.rpartition(".")[2]), "")
-        rows.append((f"{path}={_shown(value)}", comment))
+        one = known[path]
+        choices = " | ".join(one.choices)
+        about = "; ".join(text for text in (choices, one.setting.about) if text)
+        rows.append((f"{path}={_shown(one.default)}", about))
     return "main settings with their defaults (all of them: --cfg job)\n" + _table(rows)
 
 
 def _flags() -> str:
     return "flags\n" + _table(FLAGS)
-
-
-def _look_up(path: str) -> tuple[str, Any]:
-    """The class that a path's last name belongs to, and its default."""
-    node: Any = schema.Config()
-    owner = ""
-    for part in path.split("."):
-        owner = type(node).__name__
-        node = getattr(node, part)
-    assert not is_dataclass(node), path
-    return owner, node
-
-
-def _comments() -> dict[tuple[str, str], str]:
-    """The comment beside each field of schema.py, by class and field."""
-    found: dict[tuple[str, str], str] = {}
-    owner = ""
-    for line in Path(schema.__file__).read_text(encoding="utf-8").splitlines():
-        if match := re.match(r"class (\w+)", line):
-            owner = match[1]
-        elif match := re.match(r"    (\w+): [^#]*?(?:Literal\[(.*?)\])?[^#]*?(?:  # (.*))?$", line):
-            choices = (match[2] or "").replace('"', "").replace(", ", " | ")
-            found[owner, match[1]] = "; ".join(text for text in (choices, match[3]) if text)
-    return found
 
 
 def _shown(value: Any) -> str:

@@ -10,27 +10,33 @@ from pathlib import Path
 
 from embsearch.cli.models import chosen_or_champion
 from embsearch.cli.titles import titles
+from embsearch.config.options import IndexOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, ModelError
 
 
-def run(config: Config) -> int:
+def run(config: Config, options: IndexOptions) -> int:
     """Write the folder ``output``: titles, vectors, and which model made them."""
-    output = folder_to_write(config)
-    found, words = titles(config)
-    model = chosen_or_champion(config)
+    output = folder_to_write(options.output)
+    found, words = titles(config, options.input)
+    model = chosen_or_champion(config, options)
     if model.folder is None:
-        raise ModelError("checkpoint=untuned: index takes a saved model; name a folder, or one of the registry")
-    about = {"model": str(model.version.uri if model.version else model.folder.resolve()), "digest": model.digest()}
+        raise ModelError(
+            "checkpoint=untuned: index takes a saved model; name a folder, or one of the registry"
+        )
+    about = {
+        "model": str(model.version.uri if model.version else model.folder.resolve()),
+        "digest": model.digest(),
+    }
     print(f"{words}; encoded by {model.label}", flush=True)
 
     from embsearch.serve.encoder import TextEncoder
-    from embsearch.serve.index import Index, unit
+    from embsearch.serve.index import Index, unit_rows
     from embsearch.worker import use_all_cores
 
     use_all_cores()
     began = time.monotonic()
-    vectors = unit(TextEncoder.open(model.folder, config.device)(found).values)
+    vectors = unit_rows(TextEncoder.open(model.folder, config.device)(found).values)
     Index(found, vectors, about).save(output)
     took = time.monotonic() - began
     print(f"{output}: {len(found)} vectors of width {vectors.shape[1]} in {took:.0f} s")
@@ -38,11 +44,11 @@ def run(config: Config) -> int:
     return 0
 
 
-def folder_to_write(config: Config) -> Path:
-    """``output``: new, or an index that may be replaced. Raises ConfigError."""
-    if not config.output:
+def folder_to_write(output: str | None) -> Path:
+    """Return the path of ``output``: new, or an index that may be replaced. Raises ConfigError."""
+    if not output:
         raise ConfigError("output: must be given, as output=products.index; a folder is made there")
-    folder = Path(config.output).expanduser()
+    folder = Path(output).expanduser()
     if folder.exists() and not (folder / "index.json").exists():
         raise ConfigError(f"output={folder}: already there and no index; name a new folder")
     if not folder.parent.is_dir():

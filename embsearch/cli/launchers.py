@@ -7,18 +7,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from embsearch.config.schema import Config, LauncherConfig
+from embsearch.config.launchers import InlineConfig, RayConfig, ReplayConfig, SlurmConfig
+from embsearch.config.schema import Config
 from embsearch.errors import ConfigError
-from embsearch.folder import StudyFolder
+from embsearch.history.folder import StudyFolder
 from embsearch.launch.base import Launcher
 from embsearch.track.recorders import installed
 from embsearch.values import Clock
 
-PACKAGES = {"ray": "ray", "slurm": "submitit"}  # by the launcher that needs one; extras are named as launchers are
+PACKAGES = {
+    "ray": "ray",
+    "slurm": "submitit",
+}  # by the launcher that needs one; extras are named as launchers are
 
 
 def launcher(config: Config, clock: Clock = time) -> Callable[[Path], Launcher]:
-    """How this config runs tasks, given the study's folder. Raises ConfigError where a package is missing for it."""
+    """Return what makes this config's launcher, given the study's folder.
+
+    Raises ConfigError where a package is missing for it.
+    """
     package = PACKAGES.get(config.launcher.name)
     if package and not installed(package):
         raise ConfigError(
@@ -30,25 +37,39 @@ def launcher(config: Config, clock: Clock = time) -> Callable[[Path], Launcher]:
             f"device={config.device}: names one GPU of this machine; with launcher={config.launcher.name} use "
             "device=cuda, and each worker gets its own"
         )
-    if config.launcher.name == "slurm":
+    if isinstance(config.launcher, SlurmConfig):
         _check_slurm(config.launcher)
-    make = {"inline": _inline, "local": _local, "ray": _ray, "replay": _replay, "slurm": _slurm}[config.launcher.name]
-    return lambda folder: make(config, folder, clock)
+    return lambda folder: _make(config, folder, clock)
 
 
-def _inline(config: Config, folder: Path, clock: Clock) -> Launcher:
+def _make(config: Config, folder: Path, clock: Clock) -> Launcher:
+    match config.launcher:
+        case InlineConfig():
+            return _inline()
+        case RayConfig() as asked:
+            return _ray(config, asked, folder)
+        case SlurmConfig() as asked:
+            return _slurm(asked, folder / "workers" / "slurm")
+        case ReplayConfig() as asked:
+            return _replay(config, asked, clock)
+    return _local(config, folder)
+
+
+def _inline() -> Launcher:
     from embsearch.launch.inline import Inline
     from embsearch.worker import Worker
 
     return Inline(Worker())
 
 
-def _local(config: Config, folder: Path, clock: Clock) -> Launcher:
+def _local(config: Config, folder: Path) -> Launcher:
     from embsearch.launch.local import Local, python_module, sets_of, visible_gpus
 
     devices = config.train.devices
     gpus = [] if config.device == "cpu" else visible_gpus()
-    alone = config.device.startswith("cuda:")  # one GPU by its number, which only holds where all are visible
+    alone = config.device.startswith(
+        "cuda:"
+    )  # one GPU by its number, which only holds where all are visible
     if alone and devices > 1:
         raise ConfigError(
             f"device={config.device}: names one GPU, and train.devices={devices} wants {devices}; use device=cuda, "
@@ -71,40 +92,51 @@ def _local(config: Config, folder: Path, clock: Clock) -> Launcher:
     )  # fmt: skip
 
 
-def _ray(config: Config, folder: Path, clock: Clock) -> Launcher:
+def _ray(config: Config, asked: RayConfig, folder: Path) -> Launcher:
     from embsearch.launch.ray import cluster
     from embsearch.launch.ray.launcher import Ray
 
-    asked, threads = config.launcher, config.launcher.threads or 1
+    threads = asked.threads or 1
     note = cluster.connect(asked.address, max(_cores(), asked.workers * threads))
-    named = config.device.startswith("cuda")  # also where the nodes that have them are still to come
-    gpus = float(config.train.devices) if named or (config.device == "auto" and cluster.has_gpus()) else 0.0
+    named = config.device.startswith(
+        "cuda"
+    )  # also where the nodes that have them are still to come
+    gpus = (
+        float(config.train.devices)
+        if named or (config.device == "auto" and cluster.has_gpus())
+        else 0.0
+    )
     sharers = asked.per_gpu if gpus == 1 else 1
-    room = cluster.Room(threads, gpus / sharers, sharers, asked.resources, asked.labels, asked.spread)
+    room = cluster.Room(
+        threads, gpus / sharers, sharers, asked.resources, asked.labels, asked.spread
+    )
     return Ray(
         "embsearch.worker:begin", asked.workers or cluster.fits(room), room, folder / "workers",
         home_id=StudyFolder(config).home_id, files=asked.files, timeout=asked.segment_timeout, note=note,
     )  # fmt: skip
 
 
-def _slurm(config: Config, folder: Path, clock: Clock) -> Launcher:
+def _slurm(ask: SlurmConfig, folder: Path) -> Launcher:
     from embsearch.launch.slurm.launcher import Slurm
     from embsearch.launch.slurm.queue import Queue, job_name
 
-    ask, folder = config.launcher, folder / "workers" / "slurm"
     asked = {"partition": ask.partition, "account": ask.account, "qos": ask.qos, "gres": ask.gres,
              "mem": ask.memory, "time": ask.minutes}  # fmt: skip
     name = job_name(folder)
-    queue = Queue(folder / "logs", name, ask.threads or 1, ask.requeues, asked, ask.sbatch, ask.setup)
+    queue = Queue(
+        folder / "logs", name, ask.threads or 1, ask.requeues, asked, ask.sbatch, ask.setup
+    )
     return Slurm(folder, queue, ask.workers, timeout=ask.segment_timeout)
 
 
-def _check_slurm(ask: LauncherConfig) -> None:
+def _check_slurm(ask: SlurmConfig) -> None:
     from embsearch.launch.slurm.queue import MINUTES, OWN
 
     faults = []
     if ask.workers < 1:
-        faults.append("launcher.workers=0: with launcher=slurm it must be given: how many jobs, each with one worker")
+        faults.append(
+            "launcher.workers=0: with launcher=slurm it must be given: how many jobs, each with one worker"
+        )
     if ask.minutes < MINUTES:
         faults.append(
             f"launcher.minutes={ask.minutes}: must be at least {MINUTES} with launcher=slurm, since Slurm announces "
@@ -116,15 +148,17 @@ def _check_slurm(ask: LauncherConfig) -> None:
         raise ConfigError(faults)
 
 
-def _replay(config: Config, folder: Path, clock: Clock) -> Launcher:
+def _replay(config: Config, asked: ReplayConfig, clock: Clock) -> Launcher:
     from embsearch.cli.curves import curves
     from embsearch.launch.replay import Replay, VirtualClock
 
     if not isinstance(clock, VirtualClock):
-        raise ConfigError("launcher=replay: trains nothing, so no model would come of it; it is for searches")
-    return Replay(curves(config), clock, config.launcher.workers or 1)
+        raise ConfigError(
+            "launcher=replay: trains nothing, so no model would come of it; it is for searches"
+        )
+    return Replay(curves(asked, config.seed), clock, asked.workers or 1)
 
 
 def _cores() -> int:
-    """That this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -22,8 +22,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from embsearch import __version__
-from embsearch.cli.verbs import by_study, split_verb, with_text
+from embsearch.cli.verbs import Verb, by_study, split_verb, with_text
 from embsearch.config import secrets
+from embsearch.config.options import Options
 from embsearch.errors import ConfigError, EmbsearchError, UserError
 
 if TYPE_CHECKING:
@@ -39,13 +40,15 @@ SHOWS = ("--cfg", "-c", "--info", "-i", "--hydra-help")  # Hydra prints and noth
 
 
 class CompositionError(ConfigError):
-    """Hydra could not compose; the text is Hydra's own, so it is printed as it is."""
+    """Hydra's refusal to compose. Its text is Hydra's own, and is printed as it is."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Run one command and return its exit code."""
     try:
-        return _run([secrets.without_in_override(word) for word in (sys.argv[1:] if argv is None else argv)])
+        return _run(
+            [secrets.without_in_override(word) for word in (sys.argv[1:] if argv is None else argv)]
+        )
     except EmbsearchError as error:
         return _told(error)
     except KeyboardInterrupt:
@@ -57,17 +60,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
-        print(f"embsearch: {error.filename}: {error.strerror}; expected a place that can be written", file=sys.stderr)
+        print(
+            f"embsearch: {error.filename}: {error.strerror}; expected a place that can be written",
+            file=sys.stderr,
+        )
         return UserError.exit_code
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             return _bug()
         print(
-            f"embsearch: {error.filename or 'disk'}: {error.strerror}; free some space or set home", file=sys.stderr
+            f"embsearch: {error.filename or 'disk'}: {error.strerror}; free some space or set home",
+            file=sys.stderr,
         )
         return UserError.exit_code
     except Exception as error:
-        if type(error).__name__ not in ("MlflowException", "RestException"):  # its import takes seconds
+        if type(error).__name__ not in (
+            "MlflowException",
+            "RestException",
+        ):  # its import takes seconds
             return _bug()
         said = secrets.masked(str(error).splitlines()[0])
         print(f"embsearch: MLflow: {said}; see track.uri and home", file=sys.stderr)
@@ -75,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _bug() -> int:
-    """Called where an exception is being handled."""
+    """Print the traceback of the exception that is being handled."""
     print(secrets.masked(traceback.format_exc()), end="", file=sys.stderr)
     print("embsearch: this is a bug in embsearch; the lines above say where", file=sys.stderr)
     return 1
@@ -98,40 +108,58 @@ def _run(words: list[str]) -> int:
         return 0
     shows = any(word.partition("=")[0] in SHOWS for word in rest)
     if verb is None and not shows:
-        raise ConfigError(f"{' '.join(words)}: the verb comes first, as 'embsearch search {' '.join(words)}'")
+        raise ConfigError(
+            f"{' '.join(words)}: the verb comes first, as 'embsearch search {' '.join(words)}'"
+        )
     if verb is not None and verb.several:
-        configs = [_compose(one, config_dirs) for one in by_study(rest)]
-        return 0 if None in configs else int(import_module(verb.module).run(configs))
-    config = _compose(with_text(rest) if verb is not None and verb.free_text else rest, config_dirs)
-    if config is None or verb is None:
-        return 0
-    run = import_module(verb.module).run
-    return int(run(config))
+        several = [_compose(one, config_dirs, verb.options) for one in by_study(rest)]
+        composed = [one for one in several if one is not None]
+        if len(composed) < len(several):
+            return 0
+        return _call(verb, [config for config, _ in composed], composed[0][1])
+    words = with_text(rest) if verb is not None and verb.free_text else rest
+    one = _compose(words, config_dirs, Options if verb is None else verb.options)
+    return 0 if one is None or verb is None else _call(verb, *one)
 
 
-def _compose(words: list[str], config_dirs: Sequence[str]) -> Config | None:
-    """The config that ``hydra.main`` makes of the words. None when a flag asked it to print instead."""
+def _call(verb: Verb, config: Config | list[Config], options: Options) -> int:
+    return int(import_module(verb.module).run(config, options))
+
+
+def _compose(
+    words: list[str], config_dirs: Sequence[str], options: type[Options] = Options
+) -> tuple[Config, Options] | None:
+    """Return the config that ``hydra.main`` makes of the words, and what the verb takes beside it.
+
+    None when a flag asked it to print instead.
+    """
     _refuse_multirun(words)
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from embsearch.config.folders import conf_folder
-    from embsearch.config.load import from_hydra
+    from embsearch.config.load import command
     from embsearch.config.source import last_word, searching
 
-    outcome: list[Config | ConfigError] = []
+    outcome: list[tuple[Config, Options] | ConfigError] = []
 
     def task(composed: DictConfig) -> None:
         try:
-            outcome.append(from_hydra(composed))
+            outcome.append(command(composed, options))
         except ConfigError as error:  # raised below: Hydra would print a line of its own about it
             outcome.append(error)
 
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        with searching(config_dirs), _stage([_quoted(word) for word in last_word(words)]), _masked():
-            hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(task)()
+        with (
+            searching(config_dirs),
+            _stage([_quoted(word) for word in last_word(words)]),
+            _masked(),
+        ):
+            hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(
+                task
+            )()
     except SystemExit as stop:  # 1: Hydra has said on stderr what is wrong with the command line
         raise SystemExit(2 if stop.code == 1 else stop.code) from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -146,7 +174,7 @@ def _compose(words: list[str], config_dirs: Sequence[str]) -> Config | None:
 
 
 def _message(error: Exception) -> str:
-    """Hydra's message as Hydra prints it, then the name that was probably meant."""
+    """Return Hydra's message as Hydra prints it, then the name that was probably meant."""
     from omegaconf.errors import OmegaConfBaseException
 
     from embsearch.cli.suggest import suggestion
@@ -159,7 +187,7 @@ def _message(error: Exception) -> str:
 
 @contextmanager
 def _masked() -> Iterator[None]:
-    """What Hydra prints (``--cfg job --resolve``, an error) may quote a config file's or a variable's password."""
+    """Mask passwords in what Hydra prints: of a config file or a variable, as errors quote them."""
     out, err = io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(out), redirect_stderr(err):
@@ -171,8 +199,11 @@ def _masked() -> Iterator[None]:
 
 @contextmanager
 def _stage(words: Sequence[str]) -> Iterator[None]:
-    """The process as ``hydra.main`` wants it, put back afterwards: the command line in sys.argv,
-    errors raised instead of printed, and logging, to which ``--info`` adds a handler."""
+    """Make the process as ``hydra.main`` wants it, and put it back afterwards.
+
+    That is the command line in sys.argv, errors raised instead of printed, and logging, to which
+    ``--info`` adds a handler.
+    """
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
@@ -191,7 +222,7 @@ def _stage(words: Sequence[str]) -> Iterator[None]:
 
 
 def _complete(words: list[str]) -> int:
-    """Tab completion: verbs from our table, what follows a verb from Hydra, which knows no verbs."""
+    """Print completions: of verbs from our table, of what follows from Hydra, which knows none."""
     line = os.environ.get("COMP_LINE")
     if line is None or not any(word.startswith("query=") for word in words):
         _compose(words, ())
@@ -216,8 +247,10 @@ def _complete(words: list[str]) -> int:
 
 
 def _take_config_dirs(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words without ``--config-dir DIR``, and the DIRs: our source reads them, so that dotted
-    keys under ``space`` work there too, which they would not in Hydra's own."""
+    """Return the words without ``--config-dir DIR``, and the DIRs.
+
+    Our source reads them, so that dotted keys under ``space`` work there too.
+    """
     rest: list[str] = []
     folders: list[str] = []
     remaining = iter(words)
@@ -235,7 +268,9 @@ def _take_config_dirs(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _refuse_multirun(words: Sequence[str]) -> None:
     for word in words:
-        if word in ("--multirun", "-m") or re.match(r"\+*hydra\.mode=\W*multirun", word, re.IGNORECASE):
+        if word in ("--multirun", "-m") or re.match(
+            r"\+*hydra\.mode=\W*multirun", word, re.IGNORECASE
+        ):
             raise ConfigError(
                 f"{word}: embsearch searches by itself; name what to vary in the space, "
                 "as '+space.train.clip_norm={low: 0.5, high: 2.0}', or pick a space: space=small"
@@ -243,8 +278,11 @@ def _refuse_multirun(words: Sequence[str]) -> None:
 
 
 def _quoted(word: str) -> str:
-    """Hydra's grammar takes letters beyond ASCII, and an address with parameters, only in quotes:
-    data.path=点击.csv and study.storage=postgresql://host/db?sslmode=require get them here."""
+    """Return the word with quotes where Hydra's grammar wants them.
+
+    It does for letters beyond ASCII and for an address with parameters: data.path=点击.csv,
+    study.storage=postgresql://host/db?sslmode=require.
+    """
     match = re.fullmatch(r"(\+{0,2}[\w./@]+)=([^'\"\[{$].*)", word, re.DOTALL)
     if match is None or (match[2].isascii() and "://" not in match[2]):
         return word

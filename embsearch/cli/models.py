@@ -1,4 +1,4 @@
-"""Which model a command means: ``trial=N``, or ``checkpoint=`` a folder, champion, NAME@ALIAS or NAME/VERSION."""
+"""The model that a command names: ``trial=N``, or ``checkpoint=`` a folder, champion, NAME@ALIAS, NAME/VERSION."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embsearch.config.options import TakesModel
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, EmbsearchError, ModelError, did_you_mean
-from embsearch.folder import StudyFolder
+from embsearch.history.folder import StudyFolder
 from embsearch.registry.origin import VERSION
 from embsearch.track.unaltered import check
 from embsearch.values import ModelVersion
@@ -21,9 +22,9 @@ UNTUNED = "untuned"
 
 @dataclass(frozen=True)
 class Chosen:
-    """A model by the words for it. ``folder`` is None for the untuned encoder, ``version`` for an unregistered model.
+    """A model by its name, as it was asked for: ``product_search@champion``.
 
-    ``name`` is what was asked for, as ``product_search@champion``.
+    ``folder`` is None for the untuned encoder, ``version`` for an unregistered model.
     """
 
     label: str
@@ -32,42 +33,48 @@ class Chosen:
     version: ModelVersion | None = None  # its files are those that were registered: checked
 
     def digest(self) -> str:
-        """The sha256 over its files, none of which runs code. Raises ModelError."""
+        """Return the sha256 over its files. Raises ModelError if one of them can run code."""
         assert self.folder is not None, self.label
         return self.version.digest if self.version else check(self.folder)
 
 
-def chosen(config: Config) -> Chosen:
-    """The model that ``checkpoint`` or ``trial`` names; neither: the untuned encoder. Raises UserError."""
-    if config.checkpoint and config.trial is not None:
-        raise ConfigError(f"checkpoint={config.checkpoint} and trial={config.trial}: name one model, not two")
-    if config.trial is not None:
-        folder = StudyFolder(config).trial(config.trial)
+def chosen(config: Config, options: TakesModel) -> Chosen:
+    """Return the model that ``checkpoint`` or ``trial`` names, else the untuned encoder. Raises UserError."""
+    if options.checkpoint and options.trial is not None:
+        raise ConfigError(
+            f"checkpoint={options.checkpoint} and trial={options.trial}: name one model, not two"
+        )
+    if options.trial is not None:
+        folder = StudyFolder(config).trial(options.trial)
         if not (folder / "model" / "modules.json").exists():
-            known = sorted(p.name for p in folder.parent.glob("t[0-9]*")) if folder.parent.exists() else []
+            known = (
+                sorted(p.name for p in folder.parent.glob("t[0-9]*"))
+                if folder.parent.exists()
+                else []
+            )
             raise ModelError(
-                f"trial={config.trial}: study {config.study.name} has no model of it in {folder}; "
+                f"trial={options.trial}: study {config.study.name} has no model of it in {folder}; "
                 f"trials there: {', '.join(known) or 'none'}"
             )
         return Chosen(
-            f"trial {config.trial} of {config.study.name}",
+            f"trial {options.trial} of {config.study.name}",
             folder / "model",
-            f"{config.study.name}-t{config.trial:04d}",
+            f"{config.study.name}-t{options.trial:04d}",
         )
-    if config.checkpoint and config.checkpoint != UNTUNED:
-        return named(config, config.checkpoint)
+    if options.checkpoint and options.checkpoint != UNTUNED:
+        return named(config, options.checkpoint)
     return Chosen(f"untuned encoder {config.model.path}", None, UNTUNED)
 
 
-def chosen_or_champion(config: Config) -> Chosen:
-    """As ``chosen``, where a command without more words means the champion."""
-    return chosen(
-        replace(config, checkpoint="champion") if not config.checkpoint and config.trial is None else config
-    )
+def chosen_or_champion(config: Config, options: TakesModel) -> Chosen:
+    """Return the model as ``chosen`` does, but the champion if the command names none."""
+    if not options.checkpoint and options.trial is None:
+        options = replace(options, checkpoint="champion")
+    return chosen(config, options)
 
 
 def named(config: Config, words: str) -> Chosen:
-    """The model of ``checkpoint=words``. An alias is resolved here, once. Raises ModelError."""
+    """Return the model of ``checkpoint=words``. An alias is resolved here, once. Raises ModelError."""
     if words == "champion":
         from embsearch.registry.candidate import registered_name
 
@@ -83,25 +90,39 @@ def named(config: Config, words: str) -> Chosen:
     )
 
 
-def _registered(config: Config, words: str, name: str, alias: str | None, number: int | None) -> Chosen:
+def _registered(
+    config: Config, words: str, name: str, alias: str | None, number: int | None
+) -> Chosen:
     from embsearch.registry import mlflow_registry as registry
 
     client = registry.registry(config)
     known = {v.version: v for v in registry.versions(client, name)}
     version = known.get(number or 0) if alias is None else registry.by_alias(client, name, alias)
     if version is None:
-        raise ModelError(f"checkpoint={words}: {_missing(client, name, alias, list(known.values()))}")
+        raise ModelError(
+            f"checkpoint={words}: {_missing(client, name, alias, list(known.values()))}"
+        )
     try:
-        found = registry.files_of(client, version, Path(config.home).expanduser().resolve() / "cache" / "models")
+        found = registry.files_of(
+            client, version, Path(config.home).expanduser().resolve() / "cache" / "models"
+        )
     except EmbsearchError as error:
         raise ModelError(str(error)) from error
     found_digest = check(found.folder, found.version.digest or None)
     version = replace(found.version, digest=found_digest)
-    label = f"{alias}, {name} version {version.version}" if alias else f"{name} version {version.version}"
-    return Chosen(label, found.folder, f"{name}@{alias}" if alias else f"{name}/{version.version}", version)
+    label = (
+        f"{alias}, {name} version {version.version}"
+        if alias
+        else f"{name} version {version.version}"
+    )
+    return Chosen(
+        label, found.folder, f"{name}@{alias}" if alias else f"{name}/{version.version}", version
+    )
 
 
-def _missing(client: MlflowClient, name: str, alias: str | None, versions: list[ModelVersion]) -> str:
+def _missing(
+    client: MlflowClient, name: str, alias: str | None, versions: list[ModelVersion]
+) -> str:
     if not versions:
         others = [model.name for model in client.search_registered_models(max_results=100)]
         promote = "run 'embsearch promote' for a finished study of this task, or name a folder: checkpoint=FOLDER"

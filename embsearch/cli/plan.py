@@ -1,4 +1,4 @@
-"""embsearch plan: what a study will cost here, and whether it fits, before anything is spent."""
+"""embsearch plan: the cost of a study on this machine, before anything is spent."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ import psutil
 from embsearch.cli import launchers
 from embsearch.cli.probes import Probes, memory_available
 from embsearch.config.command import same_study
+from embsearch.config.options import TellsMore
 from embsearch.config.schema import Config
-from embsearch.data.dataset import Dataset, steps_of
-from embsearch.data.files import find_files
-from embsearch.data.load import build_dataset, prepare_dataset
+from embsearch.data.dataset import steps_of
+from embsearch.data.load import build_dataset
+from embsearch.data.source_files import find_files
 from embsearch.errors import UserError
-from embsearch.folder import StudyFolder
-from embsearch.objectives.preflight import preflight_space
+from embsearch.history.folder import StudyFolder
 from embsearch.report.plan import lines
 from embsearch.search import plan, sampler, scheduler
 from embsearch.search.space import Space, parse
+from embsearch.study import play
+from embsearch.tasks.catalogue import task_of
 
 T = TypeVar("T")
 
 
-def run(config: Config) -> int:
+def run(config: Config, options: TellsMore) -> int:
     """Print the plan. Raises UserError with every fault of settings, space and data."""
     command = time.time() - psutil.Process().create_time()
     config, space, cache = check(config)
     started = time.monotonic()
-    data = Dataset.load(cache)
+    data = task_of(config).load(cache)
     command += time.monotonic() - started
     points, unprobed = plan.points(space, config)
     available = memory_available()
@@ -45,23 +47,27 @@ def run(config: Config) -> int:
         launcher = launchers.launcher(config)(folder)
         command += time.monotonic() - started
         try:
-            costs, machine = Probes(config, data, cache, folder, launcher).run(points, available, command)
+            costs, machine = Probes(config, data, cache, folder, launcher).run(
+                points, available, command
+            )
         finally:
             launcher.close()
     steps = partial(steps_of, config.train.texts, data.train)
     epoch = len(data.train), 2 * len(data.train) + int((data.train.negative >= 0).sum())
-    made = plan.make(config, space, costs, steps, epoch, machine.workers, unprobed)
-    print("\n".join(lines(config, made, machine)))
+    made = play.make(config, play.Work(space, costs, steps, epoch), machine.workers, unprobed)
+    print("\n".join(lines(config, made, machine, options.verbose)))
     if StudyFolder(config).begun:
-        print("this study has begun; the plan is of the whole, 'embsearch status' says what is done")
+        print(
+            "this study has begun; the plan is of the whole, 'embsearch status' says what is done"
+        )
     print(f"next:  embsearch search {same_study(config)}")
     return 0
 
 
 def check(config: Config) -> tuple[Config, Space, Path]:
-    """The config, with no more trials than its sampler has points; the space; the folder of the data.
+    """Return the config, with no more trials than its sampler has points, the space, and the data's folder.
 
-    Raises UserError with all faults; where the settings have some, the data are looked at and not kept.
+    Raises UserError with all faults. If the settings have some, the data are checked but not kept.
     """
     faults: list[str] = []
 
@@ -80,9 +86,9 @@ def check(config: Config) -> tuple[Config, Space, Path]:
     if space is None or folder is None or faults:
         attempt(lambda: build_dataset(config.data, *find_files(config.data)))
         raise UserError(faults)
-    cache = prepare_dataset(config.data, folder.home / "cache")
-    searched = {d.path: d.values for d in space.dimensions}
-    preflight_space(config.objective, config.train.batch_size, searched, Dataset.load(cache).train)
+    task = task_of(config)
+    cache = task.prepare(config.data, folder.home / "cache")
+    task.preflight(config, {d.path: d.values for d in space.dimensions}, task.load(cache))
     return config, space, cache
 
 
@@ -92,7 +98,7 @@ def trials_of(config: Config, space: Space) -> int | None:
 
 @contextmanager
 def scratch(config: Config) -> Iterator[Path]:
-    """A folder on the disk of the studies, while the context runs."""
+    """Yield a folder on the disk of the studies; remove it afterwards."""
     home = Path(config.home).expanduser().resolve()
     folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=home))
     try:

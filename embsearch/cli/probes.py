@@ -6,46 +6,68 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 
 from embsearch.config.build import to_dict, value_at, with_values
 from embsearch.config.schema import Config
-from embsearch.data.dataset import Dataset, Judged, subset, texts_of
+from embsearch.data.dataset import Dataset, JudgedRows, subset, texts_of
 from embsearch.errors import EmbsearchError, UserError
 from embsearch.evaluate.early import reckoned
-from embsearch.launch.base import ENDS, Launcher, Message, Task
+from embsearch.history.trial import MENDED_BY_USER
+from embsearch.launch.base import (
+    Died,
+    Evaluated,
+    EvaluateJob,
+    Failed,
+    Job,
+    Launcher,
+    Message,
+    Note,
+    Probed,
+    ProbeJob,
+)
 from embsearch.search.plan import BATCH, Costs, Machine, Params, Speed
-from embsearch.study import check_objective
+from embsearch.study.dispatch import Dispatch
+from embsearch.study.workplace import check_objective
 from embsearch.values import Reading
 
 QUEUE = 600.0  # seconds that workers may wait for room on a cluster
-FEW, MORE = 200, 1000  # rows on which evaluations are timed; what all rows take is reckoned from them
+FEW, MORE = (
+    200,
+    1000,
+)  # rows on which evaluations are timed; what all rows take is reckoned from them
 
 
 class Probes:
     """One launcher's slots, and a folder in which their trials may write."""
 
-    def __init__(self, config: Config, data: Dataset, cache: Path, folder: Path, launcher: Launcher) -> None:
-        self.config, self.data, self.launcher = config, data, launcher
+    def __init__(
+        self, config: Config, data: Dataset, cache: Path, folder: Path, launcher: Launcher
+    ) -> None:
+        self.config, self.data = config, data
+        self.desk: Dispatch[str] = Dispatch(launcher, say=say)
         self.cache, self.folder = str(cache), folder
         self.slots = all_up(launcher)
         self.few, self.more = (_texts(data.valid, rows) for rows in (FEW, MORE))
 
-    def run(self, points: Sequence[tuple[str, Params]], available: int, command: float) -> tuple[Costs, Machine]:
+    def run(
+        self, points: Sequence[tuple[str, Params]], available: int, command: float
+    ) -> tuple[Costs, Machine]:
         """Every probe. Raises UserError for what the user can mend, EmbsearchError for what is a bug."""
         load, untuned, compute, few = self._evaluate()
         speeds, begin, warming = self._speeds(points)
         sizes = [with_values(self.config, params) for path, params in points if path == BATCH]
         largest = max(sizes, key=lambda config: config.train.batch_size)
         say(f"timing evaluations and checkpoints; the memory of batch {largest.train.batch_size}")
-        edges = self._ask({"do": "probe", "what": "edge", "config": to_dict(_limited(largest))}, "edge")
-        edge = {key: max(message[key] for message in edges) for key in edges[0] if key != "kind"}
+        edges = self._probe("edge", _limited(largest), "edge")
+        edge = {key: max(one[key] for one in edges) for key in edges[0]}
         valid = _texts(self.data.valid, self.config.evaluate.max_rows) / self.more
         costs = Costs(
             command=command,
@@ -58,7 +80,17 @@ class Probes:
             speeds=speeds,
             readings=self._readings(few),
         )
-        sizes_of = ("texts", "distinct", "tokens", "chunks", "cached", "halved", "peak", "checkpoint", "model")
+        sizes_of = (
+            "texts",
+            "distinct",
+            "tokens",
+            "chunks",
+            "cached",
+            "halved",
+            "peak",
+            "checkpoint",
+            "model",
+        )
         if self.config.launcher.name in ("ray", "slurm"):
             available = 0  # of this machine: nothing is known of the others'
         machine = Machine(
@@ -72,14 +104,14 @@ class Probes:
         """Seconds until a worker can compute, of the untuned encoder on MORE rows, what it computes in, and the error
         of AUC there."""
         say(f"starting {len(self.slots)} worker{'s' * (len(self.slots) > 1)}, loading the encoder")
-        task = {"do": "evaluate", "split": "valid", "config": to_dict(self.config), "most": MORE}
+        job = EvaluateJob("valid", to_dict(self.config), self.cache, most=MORE)
         started = time.monotonic()
-        first = self._ask(task)
+        first = self._evaluations(dict.fromkeys(self.slots, job))
         loaded = time.monotonic() - started
-        check_objective(self.config.evaluate.objective, first[0]["metrics"])
-        untuned = mean(self._ask(task), "seconds")
-        read = first[0].get("readings")
-        return max(0.0, loaded - untuned), untuned, first[0]["compute"], Reading(**read[-1]) if read else None
+        check_objective(self.config.evaluate.objective, first[0].metrics)
+        untuned = _seconds(self._evaluations(dict.fromkeys(self.slots, job)))
+        read = first[0].readings
+        return max(0.0, loaded - untuned), untuned, first[0].compute, read[-1] if read else None
 
     def _readings(self, few: Reading | None) -> tuple[Reading, ...]:
         """What evaluations will read, by the error on ``few`` rows."""
@@ -90,16 +122,18 @@ class Probes:
         every = Reading(queries, len(rows), few.error * math.sqrt(few.queries / queries))
         return tuple(reckoned(every, self.config.evaluate))
 
-    def _speeds(self, points: Sequence[tuple[str, Params]]) -> tuple[tuple[Speed, ...], float, float]:
+    def _speeds(
+        self, points: Sequence[tuple[str, Params]]
+    ) -> tuple[tuple[Speed, ...], float, float]:
         """Seconds a step of every point; before a trial's first step; and what the first trial of a fresh
         process takes longer."""
         speeds, begins = [], []
         for number, (path, params) in enumerate(points):
             config = with_values(self.config, params)
             say(f"timing steps with {path}={value_at(config, path)}")
-            messages = self._ask({"do": "probe", "what": "speed", "config": to_dict(config)}, f"speed-{number}")
-            speeds.append(Speed(params, mean(messages, "step"), path))
-            begins.append(mean(messages, "begin"))
+            probes = self._probe("speed", config, f"speed-{number}")
+            speeds.append(Speed(params, mean(probes, "step"), path))
+            begins.append(mean(probes, "begin"))
         begin = min(begins)
         return tuple(speeds), begin, begins[0] - begin
 
@@ -107,27 +141,45 @@ class Probes:
         """A saved model on the test rows: loading it and a few rows, then the other texts at the pace of
         ``untuned`` (the bootstrap of 5,000 rows takes 0.1 s)."""
         rows = self.data.test if len(self.data.test) else self.data.valid
-        task = {"do": "evaluate", "split": "valid", "full": True, "most": FEW, "config": to_dict(self.config)}
-        few = mean(self._ask(task, "edge", model=True), "seconds")
+        config = to_dict(self.config)
+        jobs = {
+            slot: EvaluateJob(
+                "valid",
+                config,
+                self.cache,
+                f"{self._place(slot, 'edge')}/model",
+                full=True,
+                most=FEW,
+            )
+            for slot in self.slots
+        }
+        few = _seconds(self._evaluations(jobs))
         return few + max(0, _texts(rows, 0) - self.few) * untuned / self.more
 
-    def _ask(self, task: Task, place: str = "", model: bool = False) -> list[Message]:
-        """The same task in every slot, in the slot's own folder ``place``; the last message of each.
+    def _place(self, slot: int, name: str) -> Path:
+        """Return a folder of the slot's own."""
+        return self.folder / f"slot-{slot}" / name
 
-        ``model``: of the model that is there.
-        """
-        for slot in self.slots:
-            folder = self.folder / f"slot-{slot}" / place
-            own = {"folder": str(folder), "model": str(folder / "model") if model else None}
-            self.launcher.submit(slot, task | own | {"cache": self.cache})
-        answers: dict[int, Message] = {}
-        while len(answers) < len(self.slots):
-            for slot, message in self.launcher.wait(1.0):
-                if message["kind"] in ENDS:
-                    answers[slot] = message
-        for message in answers.values():
-            _check(message, task)
-        return list(answers.values())
+    def _probe(self, what: str, config: Config, place: str) -> list[Mapping[str, Any]]:
+        """Run the same probe in every slot, in its own folder; return what each found."""
+        content = to_dict(config)
+        jobs = {
+            slot: ProbeJob(what, content, str(self._place(slot, place)), self.cache)
+            for slot in self.slots
+        }
+        return [end.values for end in self._ask(jobs) if isinstance(end, Probed)]
+
+    def _evaluations(self, jobs: Mapping[int, EvaluateJob]) -> list[Evaluated]:
+        """Run an evaluation in every slot; return what each found."""
+        return [end for end in self._ask(jobs) if isinstance(end, Evaluated)]
+
+    def _ask(self, jobs: Mapping[int, Job]) -> list[Message]:
+        """Run each slot's job; return their ends. A worker that dies is replaced, as in a search."""
+        named = {slot: (f"probe in slot {slot}", job) for slot, job in jobs.items()}
+        ends = self.desk.ask(named)
+        for slot, end in ends.items():
+            _check(end, jobs[slot])
+        return list(ends.values())
 
 
 def all_up(launcher: Launcher) -> list[int]:
@@ -135,8 +187,8 @@ def all_up(launcher: Launcher) -> list[int]:
     until = time.monotonic() + QUEUE
     while len(launcher.idle) < launcher.workers:
         for _, message in launcher.wait(1.0):
-            if message["kind"] == "note":
-                say(message["text"])
+            if isinstance(message, Note):
+                say(message.text)
         if time.monotonic() > until:
             raise UserError(
                 f"launcher.workers={launcher.workers}: {len(launcher.idle)} came up in {QUEUE / 60:.0f} min; a plan "
@@ -145,21 +197,21 @@ def all_up(launcher: Launcher) -> list[int]:
     return launcher.idle
 
 
-def _check(message: Message, task: Task) -> None:
+def _check(end: Message, job: Job) -> None:
     """Raise what a probe that failed means."""
-    if message["kind"] not in ("failed", "died"):
+    if not isinstance(end, (Failed, Died)):
         return
-    failure, text = message["failure"], message["message"]
-    if failure in ("out_of_memory", "killed"):
-        size = task["config"]["train"]["batch_size"]
+    if end.failure in ("out_of_memory", "killed"):
+        size = job.config["train"]["batch_size"]
         raise UserError(
-            f"train.batch_size={size}: a worker ran out of memory or was killed: {text}\n"
+            f"train.batch_size={size}: a worker ran out of memory or was killed: {end.message}\n"
             "have fewer workers (launcher.workers), smaller chunks (train.chunk_tokens, "
             "train.cache_gradients=always), or smaller batches"
         )
-    if failure in ("data", "disk_full"):
-        raise UserError(text)
-    raise EmbsearchError(message.get("traceback") or text)
+    if end.failure in MENDED_BY_USER:
+        raise UserError(end.message)
+    traceback = end.traceback if isinstance(end, Failed) else ""
+    raise EmbsearchError(traceback or end.message)
 
 
 def _limited(config: Config) -> Config:
@@ -167,12 +219,17 @@ def _limited(config: Config) -> Config:
     return replace(config, evaluate=replace(config.evaluate, max_rows=most))
 
 
-def _texts(rows: Judged, most: int) -> int:
+def _texts(rows: JudgedRows, most: int) -> int:
     return len(texts_of(subset(rows, most)))
 
 
-def mean(messages: Sequence[Message], key: str) -> float:
-    return float(np.mean([message[key] for message in messages]))
+def mean(probes: Sequence[Mapping[str, Any]], key: str) -> float:
+    """Return the mean of what all slots found."""
+    return float(np.mean([one[key] for one in probes]))
+
+
+def _seconds(ends: Sequence[Evaluated]) -> float:
+    return float(np.mean([end.seconds for end in ends]))
 
 
 def memory_available() -> int:
@@ -180,7 +237,10 @@ def memory_available() -> int:
     found = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError):  # no such limit
-        found = min(found, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        found = min(
+            found,
+            int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()),
+        )
     return found
 
 

@@ -1,13 +1,14 @@
-"""embsearch registry verify: whether every champion still is what was promoted."""
+"""embsearch registry verify: a check that every champion is still what was promoted."""
 
 from __future__ import annotations
 
+from embsearch.config.options import Options
 from embsearch.config.schema import Config
 from embsearch.errors import Refused
 
 
-def run(config: Config) -> int:
-    """Print one line a version. Refused, with exit code 3, where something is not as it was."""
+def run(config: Config, options: Options) -> int:
+    """Print one line a version. End with exit code 3 if something is not as it was."""
     from embsearch.registry.verify import verify
     from embsearch.worker import use_all_cores
 

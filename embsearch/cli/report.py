@@ -6,39 +6,48 @@ import webbrowser
 from pathlib import Path
 
 from embsearch.cli.files import check_output, write_whole
+from embsearch.config.options import ReportOptions
 from embsearch.config.schema import Config
 from embsearch.data.load import dataset_again, prepare_dataset
 from embsearch.errors import UserError
-from embsearch.folder import StudyFolder
+from embsearch.history.folder import StudyFolder
 from embsearch.report import vega
-from embsearch.report.models import Models, examined
 from embsearch.report.page import study_page
 from embsearch.report.record import Record
+from embsearch.report.tested_models import Models, examined
 
 
-def run(config: Config) -> int:
-    """Write the page of a study, finished or running, to ``output`` (None: report.html in the study's folder).
-    Raises StudyError where it has not been begun."""
-    output = check_output(config.output, ".html")
+def run(config: Config, options: ReportOptions) -> int:
+    """Write the page of a study, finished or running, to ``output``.
+
+    Without ``output`` it is report.html in the study's folder. Raises StudyError if the study has
+    not been begun.
+    """
+    output = check_output(options.output, ".html")
     record = Record(StudyFolder(config))
     path = output or record.folder.page
     write_page(record, path)
     print(f"study page: {path}")
-    if config.open:
+    if options.open:
         webbrowser.open(path.resolve().as_uri())
     return 0
 
 
 def write_page(record: Record, path: Path) -> None:
-    """The page of a study, whole or not at all."""
+    """Write the page of a study, whole or not at all."""
     html = study_page(record, models_of(record), vega.script(record.folder.home / "cache"))
     write_whole(path, html.encode())
 
 
 def models_of(record: Record) -> Models | None:
-    """What the study's models say of each test row; what is missing of a finished study is measured again. None,
-    with a line that says why, where that cannot be."""
-    if not record.tested or record.config.launcher.name == "replay":  # of a replay there is no model
+    """Return the models' scores of each test row.
+
+    What is missing of a finished study is measured again. None, after a line that says why, if it
+    cannot be.
+    """
+    if (
+        not record.tested or record.config.launcher.name == "replay"
+    ):  # of a replay there is no model
         return None
     cache = record.folder.home / "cache"
     try:
@@ -60,9 +69,11 @@ def _examine(record: Record, cache: Path, labels: list[str]) -> None:
     worker = Worker()
     for label in labels:
         event = record.tested[label]
-        model = None if event["trial"] is None else record.folder.trial(event["trial"]) / "model"
+        model = None if event.trial is None else record.folder.trial(event.trial) / "model"
         if model is not None and not model.exists():
-            raise UserError(f"the model of trial {event['trial']} is gone")
-        print(f"measuring the {label} on the {event['split']} rows", flush=True)
-        split, folder = event["split"], None if model is None else str(model)
-        worker.evaluate(record.config, str(cache), split, folder, False, 0, record.folder.tested(label))
+            raise UserError(f"the model of trial {event.trial} is gone")
+        print(f"measuring the {label} on the {event.split} rows", flush=True)
+        split, folder = event.split, None if model is None else str(model)
+        worker.evaluate(
+            record.config, str(cache), split, folder, False, 0, record.folder.tested(label)
+        )

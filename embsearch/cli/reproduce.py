@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from embsearch.cli.files import check_new_folder, keep_folder
+from embsearch.config.options import ReproduceOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, StudyError
-from embsearch.folder import StudyFolder
+from embsearch.history import events
+from embsearch.history.folder import StudyFolder
 from embsearch.launch.local import Local, python_module
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry.origin import Origin, is_version, of_run, of_version
@@ -22,16 +24,18 @@ from embsearch.track.mirror import study_uid
 from embsearch.track.mlflow_model import DIGEST
 
 
-def run(config: Config) -> int:
+def run(config: Config, options: ReproduceOptions) -> int:
     """Train again and compare, evaluation by evaluation. Not reproduced ends with exit code 3. ``output=`` keeps the
     new model."""
-    output = check_new_folder(config.output)
-    then, known = chosen(config)
+    output = check_new_folder(options.output)
+    then, known = chosen(config, options)
     here, cache = prepared(then, config)
     _say(then)
     command = python_module("embsearch.worker")
     with workplace(Path(config.home).expanduser().resolve(), then) as folder:
-        launcher = Local(command, 1, then.threads, folder / "workers", timeout=here.launcher.segment_timeout)
+        launcher = Local(
+            command, 1, then.threads, folder / "workers", timeout=here.launcher.segment_timeout
+        )
         try:
             found, machine, stopped = train_again(
                 then, here, cache, folder / "trial", launcher, lambda one: _row(one, then.objective)
@@ -39,7 +43,7 @@ def run(config: Config) -> int:
         finally:
             launcher.close()
         model = folder / "trial" / "model"
-        result = compared(then, found, stopped, machine, model, known, config.tolerance)
+        result = compared(then, found, stopped, machine, model, known, options.tolerance)
         if output is not None and model.exists():
             keep_folder(model, output)
             print(f"model: {output}")
@@ -49,26 +53,32 @@ def run(config: Config) -> int:
     return 0 if result.reproduced else 3
 
 
-def chosen(config: Config) -> tuple[Past, str]:
+def chosen(config: Config, options: ReproduceOptions) -> tuple[Past, str]:
     """The trial that ``trial=``, ``run=`` or ``checkpoint=`` names, by default the study's best, and the digest of
     its saved model where only a registry has it. Raises UserError."""
-    named = [f"{k}={v}" for k, v in (("trial", config.trial), ("run", config.run), ("checkpoint", config.checkpoint))
-             if v is not None]  # fmt: skip
+    given = {"trial": options.trial, "run": options.run, "checkpoint": options.checkpoint}
+    named = [f"{name}={value}" for name, value in given.items() if value is not None]
     if len(named) > 1:
         raise ConfigError(f"{' and '.join(named)}: name one trial, not {len(named)}")
-    origin = _origin(config)
+    origin = _origin(config, options)
     if origin is not None:
         config = replace(config, study=replace(config.study, name=origin.study))
     record = Record(StudyFolder(config))
-    if origin is not None and origin.uid and origin.uid != (mine := study_uid(record.of_kind("opened")[0])):
+    if (
+        origin is not None
+        and origin.uid
+        and origin.uid != (mine := study_uid(record.of_kind(events.Opened)[0]))
+    ):
         raise StudyError(
-            f"run={config.run} is of {origin.uid}; the study of that name in {record.folder.home} is {mine}: another "
-            "one. Set home to where that study lies"
+            f"run={options.run} is of {origin.uid}; the study of that name in {record.folder.home} is "
+            f"{mine}: another one. Set home to where that study lies"
         )
-    number = origin.trial if origin is not None else config.trial
+    number = origin.trial if origin is not None else options.trial
     if number is None:
         if record.best is None:
-            raise StudyError(f"study {record.name}: nothing was measured, so there is nothing to train again")
+            raise StudyError(
+                f"study {record.name}: nothing was measured, so there is nothing to train again"
+            )
         number = record.best.number
     then = past(record, number)
     named_digest = "" if origin is None else origin.digest
@@ -77,12 +87,12 @@ def chosen(config: Config) -> tuple[Past, str]:
     return then, named_digest or _digest_in_mlflow(config, record, number)
 
 
-def _origin(config: Config) -> Origin | None:
-    if config.run is not None:
-        return of_run(registry.registry(config), config.run)
-    if config.checkpoint is None:
+def _origin(config: Config, options: ReproduceOptions) -> Origin | None:
+    if options.run is not None:
+        return of_run(registry.registry(config), options.run)
+    if options.checkpoint is None:
         return None
-    uri = config.checkpoint
+    uri = options.checkpoint
     if uri == "champion":
         from embsearch.registry.candidate import registered_name
 
@@ -100,24 +110,31 @@ def _digest_in_mlflow(config: Config, record: Record, number: int) -> str:
     if not record.config.track.mlflow:
         return ""
     config = replace(record.config, home=config.home, track=config.track)
-    uid = study_uid(record.of_kind("opened")[0])
+    uid = study_uid(record.of_kind(events.Opened)[0])
     logged = registry.model_of_trial(registry.registry(config), config, uid, number)
     return "" if logged is None else str(logged.tags.get(DIGEST, ""))
 
 
 def _say(then: Past) -> None:
-    took, count = clock(then.measured[-1]["seconds"]), len(then.measured)
+    took, count = clock(then.measured[-1].seconds), len(then.measured)
     print(f"trial {then.number} of {then.study}: {count} evaluation{'s' * (count > 1)}, trained in {took} with "
           f"{then.threads} thread{'s' * (then.threads > 1)}")  # fmt: skip
-    print(f"data {then.opened['data'][:12]}, as recorded")
+    print(f"data {then.opened.data[:12]}, as recorded")
     for note in then.notes:
         print(f"note: {note}")
-    print(f"{'evaluation':>10}  {'texts':>9}  {then.objective:>12}  {'again':>12}  difference", flush=True)
+    print(
+        f"{'evaluation':>10}  {'texts':>9}  {then.objective:>12}  {'again':>12}  difference",
+        flush=True,
+    )
 
 
 def _row(one: Evaluated, metric: str) -> None:
     before, again, words = one.recorded[metric], "", "not reached"
     if one.again is not None:
         again = f"{one.again[metric]:.10f}"
-        words = f"none, in {len(one.recorded)} metrics" if one.identical else f"{one.again[metric] - before:+.2g}"
+        words = (
+            f"none, in {len(one.recorded)} metrics"
+            if one.identical
+            else f"{one.again[metric] - before:+.2g}"
+        )
     print(f"{one.rung:>10}  {one.texts:>9,}  {before:>12.10f}  {again:>12}  {words}", flush=True)

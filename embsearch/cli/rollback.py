@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from embsearch.config.command import same_study
+from embsearch.config.options import RollbackOptions
 from embsearch.config.schema import Config
 
 
-def run(config: Config) -> int:
+def run(config: Config, options: RollbackOptions) -> int:
     """Move the alias back and say so."""
     from embsearch.registry.rollback import rollback
 
-    old, new = rollback(config)
+    old, new = rollback(config, options.version, options.reason)
     was = "none" if old is None else f"version {old.version}"
     if config.promote.dry_run:
-        print(f"dry run: {new.name}@champion would go from {was} to version {new.version}; nothing was changed")
+        print(
+            f"dry run: {new.name}@champion would go from {was} to version {new.version}; nothing was changed"
+        )
         return 0
     print(f"{new.name}@champion: version {new.version} (before: {was})")
     again = same_study(config)

@@ -5,33 +5,38 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from embsearch.cli.launchers import launcher
 from embsearch.config.command import same_study
+from embsearch.config.launchers import ReplayConfig
+from embsearch.config.options import TellsMore
 from embsearch.config.schema import Config
-from embsearch.folder import StudyFolder
+from embsearch.history.folder import StudyFolder
 from embsearch.report.live import Watch
 from embsearch.report.result import show
-from embsearch.study import Study
-from embsearch.track import mlflow_check, recorders
+from embsearch.study.run import Study
+from embsearch.tasks.catalogue import task_of
+from embsearch.track import mlflow_check, optuna_follower, recorders
 from embsearch.track.base import Recorder
 from embsearch.values import Clock
 
 
-def run(config: Config) -> int:
+def run(config: Config, options: TellsMore) -> int:
     """Run the study to its end and show what it found."""
     time_of = clock(config)
     made = launcher(config, time_of), recorder(config)
     if notice := mlflow_check.check(config):
         print(notice)
     watch = Watch()
-    study = Study(config, *made, watch, time_of, page)
+    ready = partial(optuna_follower.ready, config)
+    study = Study(config, *made, watch, time_of, page, ready, options.verbose)
     try:
         result = study.run()
     finally:
         watch.close()
-    show(result, config.evaluate.objective)
+    show(result, config.evaluate.objective, task_of(config))
     if not study.trials:
         print(
             f"nothing to do: this study had ended before. More trials: stop.trials={config.stop.trials * 2}; "
@@ -42,10 +47,12 @@ def run(config: Config) -> int:
     if study.folder.page.exists():
         print(f"page:  {study.folder.page}")
     name = same_study(study.config)
-    if config.launcher.name == "replay":
+    if isinstance(config.launcher, ReplayConfig):
         from embsearch.cli.curves import curves
 
-        print(f"a replay of {curves(config).origin}: nothing was trained, there is no model")
+        print(
+            f"a replay of {curves(config.launcher, config.seed).origin}: nothing was trained, there is no model"
+        )
         print(f"next:  embsearch status {name}")
         return 0
     print(f"next:  embsearch ui {name}         compare the trials in MLflow")
@@ -54,9 +61,11 @@ def run(config: Config) -> int:
 
 
 def clock(config: Config) -> Clock:
-    """What the study's seconds are counted on. A replay goes on from where its logs end, also when
-    those hours have not come yet."""
-    if config.launcher.name != "replay":
+    """Return the clock of the study's seconds.
+
+    A replay continues where its logs end, also if that is in the future.
+    """
+    if not isinstance(config.launcher, ReplayConfig):
         return time
     from embsearch.launch.replay import VirtualClock
 
@@ -64,7 +73,7 @@ def clock(config: Config) -> Clock:
 
 
 def page(folder: StudyFolder) -> None:
-    """Write the page of a study that has ended. Whatever is wrong with a page, the study has its result."""
+    """Write the page of a study that has ended. A page that fails does not fail the study."""
     from embsearch.cli.report import write_page
     from embsearch.report.record import Record
 
@@ -72,11 +81,14 @@ def page(folder: StudyFolder) -> None:
         write_page(Record(folder), folder.page)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        print(f"the study page could not be written ({what}); 'embsearch report' tries again", file=sys.stderr)
+        print(
+            f"the study page could not be written ({what}); 'embsearch report' tries again",
+            file=sys.stderr,
+        )
 
 
 def recorder(config: Config) -> Callable[[Path], Recorder]:
-    """The views of the event log that this config asks for. Raises ConfigError where a package is missing for one."""
+    """Return the recorders that this config asks for. Raises ConfigError if a package is missing."""
     recorders.check(config)
 
     def make(folder: Path) -> Recorder:

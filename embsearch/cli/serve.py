@@ -10,33 +10,45 @@ import signal
 import socket
 
 from embsearch.cli.models import Chosen, chosen_or_champion
+from embsearch.config.options import TakesModel
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, ModelError
 
 
-def run(config: Config) -> int:
+def run(config: Config, options: TakesModel) -> int:
     """Check the files, load them, listen until Ctrl-C or SIGTERM."""
     listening = listen(config)
-    model = chosen_or_champion(config)
+    model = chosen_or_champion(config, options)
     if model.folder is None:
-        raise ModelError("checkpoint=untuned: serve takes a saved model; name a folder, or one of the registry")
+        raise ModelError(
+            "checkpoint=untuned: serve takes a saved model; name a folder, or one of the registry"
+        )
     digest = model.digest()
     print(told(model, digest), flush=True)
 
     import uvicorn
 
-    from embsearch.serve.app import Served, make
+    from embsearch.serve.app import Served, make_app
     from embsearch.worker import use_all_cores
 
     use_all_cores()
     number = model.version.version if model.version else None
-    app, batcher = make(Served(model.folder, digest, names(model), number), config.serve, config.device)
+    app, batcher = make_app(
+        Served(model.folder, digest, names(model), number), config.serve, config.device
+    )
     address = f"http://{listening.getsockname()[0]}:{listening.getsockname()[1]}"
-    print(f"listening on {address}: POST /invocations, POST /v1/embeddings, GET /ping, GET /version; Ctrl-C ends it")
+    print(
+        f"listening on {address}: POST /invocations, POST /v1/embeddings, GET /ping, GET /version; Ctrl-C ends it"
+    )
     body = '{"inputs": ["running shoes"]}'
-    print(f"try:   curl {address}/invocations -H 'content-type: application/json' -d '{body}'", flush=True)
+    print(
+        f"try:   curl {address}/invocations -H 'content-type: application/json' -d '{body}'",
+        flush=True,
+    )
     for which in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(which, lambda *_: None)  # uvicorn's answer to both; it raises them again at its end
+        signal.signal(
+            which, lambda *_: None
+        )  # uvicorn's answer to both; it raises them again at its end
     server = uvicorn.Server(
         uvicorn.Config(
             app, log_level="warning", access_log=False, limit_concurrency=config.serve.max_waiting,
@@ -50,7 +62,7 @@ def run(config: Config) -> int:
 
 
 def told(model: Chosen, digest: str) -> str:
-    """What is served, and for how long that holds."""
+    """Return a sentence about the model that is served, and for how long that holds."""
     if model.version is None:
         return f"{model.label}: sha256 {digest[:12]} over its files; not registered, so nothing to compare it with"
     return (
@@ -60,17 +72,23 @@ def told(model: Chosen, digest: str) -> str:
 
 
 def names(model: Chosen) -> tuple[str, ...]:
-    """The words for the model that a request may use."""
+    """Return the names of the model that a request may use."""
     if model.version is None:
         return (model.name,)
-    return tuple(dict.fromkeys((f"{model.version.name}/{model.version.version}", model.name, model.version.name)))
+    return tuple(
+        dict.fromkeys(
+            (f"{model.version.name}/{model.version.version}", model.name, model.version.name)
+        )
+    )
 
 
 def listen(config: Config) -> socket.socket:
-    """The socket, taken before the model is loaded. Raises ConfigError."""
+    """Return the socket, bound before the model is loaded. Raises ConfigError."""
     serve = config.serve
     try:
-        family, kind, _, _, address = socket.getaddrinfo(serve.host, serve.port, type=socket.SOCK_STREAM)[0]
+        family, kind, _, _, address = socket.getaddrinfo(
+            serve.host, serve.port, type=socket.SOCK_STREAM
+        )[0]
         taken = socket.socket(family, kind)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)

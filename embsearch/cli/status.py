@@ -7,18 +7,20 @@ from pathlib import Path
 
 from rich.console import Console
 
+from embsearch.config.options import StatusOptions
 from embsearch.config.schema import Config
 from embsearch.errors import StudyError, did_you_mean
-from embsearch.folder import StudyFolder, holder
+from embsearch.history.folder import StudyFolder, holder
+from embsearch.history.log import read_events
 from embsearch.launch.slurm.mailbox import get
 from embsearch.report.live import clock, summary, trials_table
 from embsearch.report.record import Record
 from embsearch.report.result import result_table
 from embsearch.report.story import story
-from embsearch.track.events import read_events
+from embsearch.tasks.catalogue import task_of
 
 
-def run(config: Config) -> int:
+def run(config: Config, options: StatusOptions) -> int:
     """Print the study's table. Raises StudyError where it has not been begun."""
     folder = StudyFolder(config)
     if not folder.locked.exists():
@@ -30,8 +32,8 @@ def run(config: Config) -> int:
             f"Studies there: {', '.join(known) or 'none'}; begin it with 'embsearch search study.name=...'"
         )
     study = Record(folder)
-    if config.trial is not None and config.why:
-        return _why(study, config.trial)
+    if options.trial is not None and options.why:
+        return _why(study, options.trial)
     console = Console()
     print(f"study {config.study.name}: {study.running or 'not running'}")
     console.print(trials_table(study, most=100))
@@ -41,11 +43,15 @@ def run(config: Config) -> int:
     for trial in study.trials.values():
         if trial.failures:
             after = trial.state if trial.outcome is not None else "goes on"
-            print(f"trial {trial.number} failures: {', '.join(trial.failures)}; {after}".replace("_", " "))
-        if config.verbose or config.trial == trial.number:
+            print(
+                f"trial {trial.number} failures: {', '.join(trial.failures)}; {after}".replace(
+                    "_", " "
+                )
+            )
+        if options.verbose or options.trial == trial.number:
             print(f"trial {trial.number} {trial.state}: {trial.why}")
     if study.result is not None:
-        console.print(result_table(study.result["table"], study.objective))
+        console.print(result_table(study.result["table"], study.objective, task_of(study.config)))
     return 0
 
 
@@ -62,7 +68,11 @@ def _show_jobs(study: Path) -> None:
 def _why(study: Record, number: int) -> int:
     """Everything that happened to one trial, and why. Raises StudyError where there is no such trial."""
     if number not in study.trials:
-        known = f"the trials {min(study.trials)} to {max(study.trials)}" if study.trials else "no trial yet"
+        known = (
+            f"the trials {min(study.trials)} to {max(study.trials)}"
+            if study.trials
+            else "no trial yet"
+        )
         raise StudyError(f"trial={number}: study {study.name} has {known}")
     for line in story(read_events(study.folder.trial_log(number).path), study.objective):
         print(line)
@@ -75,5 +85,7 @@ def _list(home: Path, names: list[str]) -> int:
         path = home / "studies" / name
         trials = len(list((path / "trials").glob("t[0-9]*")))
         age = max(time.time() - (path / "events.jsonl").stat().st_mtime, 0)
-        print(f"  {name}: {trials} trials, {holder(path / 'lock') or f'last event {clock(age)} ago'}")
+        print(
+            f"  {name}: {trials} trials, {holder(path / 'lock') or f'last event {clock(age)} ago'}"
+        )
     return 0

@@ -21,7 +21,7 @@ NAMED = (
 
 
 def suggestion(error: Exception) -> str:
-    """A line to print after Hydra's message, or the empty string."""
+    """Return a line to print after Hydra's message, or the empty string."""
     message = str(error)
     if isinstance(error, MissingConfigException):
         group, _, wrong = str(error.missing_cfg_file).rpartition("/")
@@ -76,9 +76,16 @@ def _about_space(wrong: str) -> str:
     room, _, field = wrong.removeprefix("space.").rpartition(".")
     path = room if field in DIMENSION else wrong.removeprefix("space.")
     if path in settings:
-        if field in ("log", "step", "ordered", "when"):  # the dimension may well be there: Hydra's + does it
+        if field in (
+            "log",
+            "step",
+            "ordered",
+            "when",
+        ):  # the dimension may well be there: Hydra's + does it
             return ""
         return f"This space has no {path}; '+space.{path}={{low: ..., high: ...}}' adds it."
-    known = [f"space.{p}" for p in settings] + [f"space.{p}.{f}" for p in settings for f in DIMENSION]
+    known = [f"space.{p}" for p in settings] + [
+        f"space.{p}.{f}" for p in settings for f in DIMENSION
+    ]
     near = get_close_matches(wrong, known, n=1)
     return f"Did you mean '{near[0]}'?" if near else ""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from embsearch.config.build import build, to_dict
+from embsearch.config.options import Options
 from embsearch.config.schema import Config
-from embsearch.errors import ConfigError, EmbsearchError
-from embsearch.folder import StudyFolder, holder
+from embsearch.errors import EmbsearchError
+from embsearch.history.folder import StudyFolder, holder
 from embsearch.track import recorders
 
 
-def run(config: Config) -> int:
-    """Replay the logs; every point is there once afterwards. Raises StudyError where the study has not been begun,
-    EmbsearchError while one of the views is away."""
+def run(config: Config, options: Options) -> int:
+    """Replay the logs; every point is there once afterwards.
+
+    Raises StudyError if the study has not been begun, EmbsearchError while a view is away.
+    """
     folder = StudyFolder(config)
-    began = build(folder.read_locked()["config"] | {"track": to_dict(config.track), "home": config.home})
-    folder.seconds_spent()  # refuses a damaged log; the recorder would wait for its writer to mend it
+    began = build(
+        folder.read_locked()["config"] | {"track": to_dict(config.track), "home": config.home}
+    )
+    folder.state()  # refuses a damaged log; the recorder would wait for its writer to mend it
     recorder = recorders.make(began, folder.path, live=bool(holder(folder.path / "lock")))
-    if not recorder.view:
-        raise ConfigError("track=none: nothing to bring up to date; name a recorder, as track=mlflow")
     pending = recorder.sync()
     if pending:
         raise EmbsearchError(

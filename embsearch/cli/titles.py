@@ -9,14 +9,14 @@ from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, DataError
 
 
-def titles(config: Config) -> tuple[list[str], str]:
-    """Each distinct title once, in order, and where they are from. Raises UserError."""
-    from embsearch.data.files import SUFFIXES
+def titles(config: Config, source: str | None) -> tuple[list[str], str]:
+    """Return each distinct title once, in order, and where they are from. Raises UserError."""
+    from embsearch.data.source_files import SUFFIXES
 
-    if config.input is None:
+    if source is None:
         return _of_study(config)
-    path = Path(config.input).expanduser()
-    found = _of_table(path, config) if path.suffix.lower() in SUFFIXES else read_texts(config.input)
+    path = Path(source).expanduser()
+    found = _of_table(path, config) if path.suffix.lower() in SUFFIXES else read_texts(source)
     distinct = list(dict.fromkeys(found))
     twice = f", {len(found) - len(distinct)} of them twice" if len(found) > len(distinct) else ""
     return distinct, f"{path}: {len(found)} titles{twice}"
@@ -25,22 +25,26 @@ def titles(config: Config) -> tuple[list[str], str]:
 def _of_table(path: Path, config: Config) -> list[str]:
     from embsearch.data.columns import one_column
     from embsearch.data.faults import SHOWN
-    from embsearch.data.files import Source
     from embsearch.data.read import read
+    from embsearch.data.source_files import Source
 
     table = read(Source(path), config.data.encoding)
     if table.faults:
-        raise DataError([f"{f.file}, row {f.row}: {f.what}; fix the row" for f in table.faults[:SHOWN]])
+        raise DataError(
+            [f"{f.file}, row {f.row}: {f.what}; fix the row" for f in table.faults[:SHOWN]]
+        )
     cells = one_column(table, "title", config.data.columns)
     empty = [int(row) for row, cell in zip(table.rows, cells, strict=True) if not cell.strip()]
     if empty:
         more = f", and {len(empty) - 1} more" if len(empty) > 1 else ""
-        raise DataError(f"{table.name}, row {empty[0]}: the title is empty{more}; expected a text; delete the row")
+        raise DataError(
+            f"{table.name}, row {empty[0]}: the title is empty{more}; expected a text; delete the row"
+        )
     return cells
 
 
 def _of_study(config: Config) -> tuple[list[str], str]:
-    """Every title that was shown for a query, of training, validation and test rows."""
+    """Return every title that was shown for a query, of training, validation and test rows."""
     import numpy as np
 
     from embsearch.data.load import load_dataset
@@ -50,6 +54,10 @@ def _of_study(config: Config) -> tuple[list[str], str]:
             "input: no titles; give input=FILE (a table with a title column, or one a line), or study=NAME"
         )
     data = load_dataset(config.data, Path(config.home).expanduser().resolve() / "cache")
-    ids = np.unique(np.concatenate([data.train.positive, data.train.negative, data.valid.title, data.test.title]))
+    ids = np.unique(
+        np.concatenate(
+            [data.train.positive, data.train.negative, data.valid.title, data.test.title]
+        )
+    )
     found = [data.texts[i] for i in ids if i >= 0]
     return found, f"study {config.study.name}: {len(found)} titles"

@@ -7,24 +7,28 @@ from dataclasses import replace
 from embsearch.cli import launchers, search
 from embsearch.cli.files import check_new_folder, keep_folder
 from embsearch.config.load import digest
+from embsearch.config.options import TrainOptions
 from embsearch.config.schema import Config
 from embsearch.errors import EmbsearchError
 from embsearch.report.live import Watch
 from embsearch.report.result import show
-from embsearch.study import Study
+from embsearch.study.run import Study
+from embsearch.tasks.catalogue import task_of
 
 
-def run(config: Config) -> int:
+def run(config: Config, options: TrainOptions) -> int:
     """Train to the end of the budget; with ``output=`` the model is also copied there."""
-    output = check_new_folder(config.output)
+    output = check_new_folder(options.output)
     config = single(config)
     watch = Watch()
-    study = Study(config, launchers.launcher(config), search.recorder(config), watch)
+    recorder = search.recorder(config)
+    made = launchers.launcher(config)
+    study = Study(config, made, recorder, watch, verbose=options.verbose)
     try:
         result = study.run()
     finally:
         watch.close()
-    show(result, config.evaluate.objective)
+    show(result, config.evaluate.objective, task_of(config))
     model = study.folder.trial(0) / "model"
     if not model.exists():
         raise EmbsearchError(
@@ -39,7 +43,7 @@ def run(config: Config) -> int:
 
 
 def single(config: Config) -> Config:
-    """The study of one trial that trains ``config`` as it stands."""
+    """Return the study of one trial that trains ``config`` as it stands."""
     one = replace(
         config,
         space={},
@@ -48,4 +52,6 @@ def single(config: Config) -> Config:
         launcher=replace(config.launcher, workers=1),
         study=replace(config.study, defaults=()),
     )
-    return replace(one, study=replace(one.study, name=f"{config.study.name}-train-{digest(one)[:8]}"))
+    return replace(
+        one, study=replace(one.study, name=f"{config.study.name}-train-{digest(one)[:8]}")
+    )

@@ -15,8 +15,10 @@ from urllib.request import Request, urlopen
 
 import psutil
 
+from embsearch.config.options import UiOptions
 from embsearch.config.schema import Config
-from embsearch.track.events import read_events
+from embsearch.history import events
+from embsearch.history.log import read_events
 from embsearch.track.mirror import study_uid
 from embsearch.track.mlflow_check import login
 from embsearch.track.mlflow_store import experiment_name, give_credentials
@@ -24,15 +26,15 @@ from embsearch.track.mlflow_view import TAG, deep_link, view_id
 from embsearch.track.server import serve, stop
 
 
-def run(config: Config) -> int:
+def run(config: Config, options: UiOptions) -> int:
     """Print the deep link and open it; keep a server that was started here until Ctrl-C."""
     home = Path(config.home)
     if config.track.uri and config.track.uri.startswith("http"):
-        show(config, config.track.uri)
+        show(config, config.track.uri, options.open)
         return 0
     print("Starting MLflow ...", flush=True)
-    server = serve(home, config.port)
-    show(config, server.url)
+    server = serve(home, options.port)
+    show(config, server.url, options.open)
     if not server.started:
         print(f"MLflow was already running (process {server.pid}).")
         return 0
@@ -49,30 +51,37 @@ def run(config: Config) -> int:
     return 0
 
 
-def show(config: Config, url: str) -> None:
-    """Print the study's address, and open it in a browser where the config says so."""
+def show(config: Config, url: str, browser: bool) -> None:
+    """Print the study's address, and open it in a browser where one is wanted."""
     address = study_address(config, url)
     if address is None:
-        print(f"Nothing of study '{config.study.name}' is in MLflow yet; it appears when the study runs.")
+        print(
+            f"Nothing of study '{config.study.name}' is in MLflow yet; it appears when the study runs."
+        )
     print(f"MLflow: {address or url}", flush=True)
-    if config.open:
+    if browser:
         webbrowser.open(address or url)
 
 
 def study_address(config: Config, url: str) -> str | None:
-    """The deep link to the study's saved view, where MLflow has it."""
-    events = read_events(Path(config.home) / "studies" / config.study.name / "events.jsonl")
-    opened = next((event for event in events if event["kind"] == "opened"), None)
-    if opened is None:
+    """Return the deep link to the study's saved view, if MLflow has it."""
+    log = read_events(Path(config.home) / "studies" / config.study.name / "events.jsonl")
+    sessions = events.of_kind(log, events.Opened)
+    if not sessions:
         return None
+    opened = sessions[0]
     view = view_id(study_uid(opened))
-    begun = replace(config, study=replace(config.study, task=opened["task"]))  # the command may name the study alone
+    begun = replace(
+        config, study=replace(config.study, task=opened.task)
+    )  # the command may name the study alone
     name = quote(experiment_name(begun), safe="")
     request = Request(f"{url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}")
     give_credentials(url)
     user, password = login()
     if user and password:
-        request.add_header("Authorization", "Basic " + b64encode(f"{user}:{password}".encode()).decode())
+        request.add_header(
+            "Authorization", "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+        )
     try:
         with urlopen(request, timeout=10) as answer:
             experiment = json.load(answer)["experiment"]

@@ -1,5 +1,9 @@
-"""The verbs: what each does, and what its help shows. A new verb is an entry here and a module
-``embsearch/cli/<verb>.py`` with ``run(config: Config) -> int``, imported only when it is used."""
+"""The verbs: what each does, and what it takes.
+
+A new verb is an entry here and a module ``embsearch/cli/<verb>.py`` with
+``run(config, options) -> int``, imported only when it is used. Its help shows the settings whose
+field names it (config/schema.py) and all of its options (config/options.py).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,26 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from embsearch.config.options import (
+    CardOptions,
+    EncodeOptions,
+    EvaluateOptions,
+    ExportOptions,
+    IndexOptions,
+    Options,
+    QueryOptions,
+    ReportOptions,
+    ReproduceOptions,
+    RollbackOptions,
+    StatusOptions,
+    TakesModel,
+    TakesOutput,
+    TakesTrial,
+    TellsMore,
+    TrainOptions,
+    UiOptions,
+)
+from embsearch.config.settings import declared, settings
 from embsearch.errors import ConfigError, did_you_mean
 
 
@@ -14,7 +38,7 @@ class Verb(NamedTuple):
     name: str  # as typed; may be two words
     does: str
     examples: tuple[str, ...]  # without "embsearch <name>"
-    settings: tuple[str, ...]  # config paths its help shows
+    options: type[Options] = Options  # what it takes beside the config
     several: bool = False  # takes several studies; its run gets a list of configs
     free_text: bool = False  # words without '=' are text=
 
@@ -22,11 +46,27 @@ class Verb(NamedTuple):
     def module(self) -> str:
         return f"embsearch.cli.{self.name.replace(' ', '_')}"
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Return the paths that its help shows: of the groups, of its own, without a group."""
+        shown = [path for path, one in settings().items() if self.name in one.setting.verbs]
+        grouped = [path for path in shown if "." in path]
+        ungrouped = [path for path in shown if "." not in path]
+        return (*grouped, *declared(self.options), *ungrouped)
 
-TAKES_A_VALUE = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-name", "-cn", "--config-path", "-cp")
-DATA = ("data.path", "data.format", "data.on_bad_row")
-TRAINING = ("model.path", "objective.name", "train.texts", "train.batch_size", "train.lr", "train.l2")
 
+TAKES_A_VALUE = (
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--package",
+    "-p",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+)
 VERBS = (
     Verb(
         "search",
@@ -36,8 +76,7 @@ VERBS = (
             "data.path=clicks.csv study.name=clicks space=small stop.trials=12",
             "study=product_search space.train.lr.high=1e-4 device=cuda launcher.workers=2",
         ),
-        (*DATA, *TRAINING, "evaluate.objective", "stop.trials", "stop.seconds", "stop.target",
-         "launcher.workers", "study.name", "study.task", "home", "device", "seed"),
+        TellsMore,
     ),
     Verb(
         "plan",
@@ -47,8 +86,7 @@ VERBS = (
             "study=product_search effort=thorough stop.seconds=null",
             "data.path=clicks.csv space=small stop.trials=12 launcher.workers=2",
         ),
-        (*DATA, "train.texts", "train.batch_size", "train.chunk_tokens", "evaluate.at", "evaluate.max_rows",
-         "scheduler.name", "stop.trials", "stop.seconds", "launcher.workers", "study.name", "home", "device"),
+        TellsMore,
     ),
     Verb(
         "train",
@@ -58,7 +96,7 @@ VERBS = (
             "study=product_search objective=infonce train.lr=1e-4 train.batch_size=64",
             "data.path=pairs.csv train=quick model=bert",
         ),
-        (*DATA, *TRAINING, "train.warmup_steps", "train.seed", "output", "device"),
+        TrainOptions,
     ),
     Verb(
         "evaluate",
@@ -68,32 +106,46 @@ VERBS = (
             "study=product_search trial=7",
             "data.path=judged.csv checkpoint=./my-model output=scores.json",
         ),
-        (*DATA, "model.path", "checkpoint", "trial", "output", "evaluate.draws", "evaluate.pool", "device"),
+        EvaluateOptions,
     ),
     Verb(
         "status",
         "Say where a study stands: trials, best so far, what is left of the budget.",
-        ("study=product_search", "study=product_search trial=7 --why", "study.name=clicks home=/data/embsearch"),
-        ("study.name", "trial", "why", "verbose", "home"),
+        (
+            "study=product_search",
+            "study=product_search trial=7 --why",
+            "study.name=clicks home=/data/embsearch",
+        ),
+        StatusOptions,
     ),
     Verb(
         "report",
         "Write the page that explains a study: what won, by how much, why, and whether to trust it.",
-        ("study=product_search", "study.name=clicks output=clicks.html --no-open"),
-        ("study.name", "output", "open", "home"),
+        (
+            "study=product_search",
+            "study.name=clicks output=clicks.html --no-open",
+        ),
+        ReportOptions,
     ),
     Verb(
         "compare",
         "Put studies side by side: what each found, at what cost, in which space.",
-        ("study.name=clicks study.name=clicks-wide", "study=product_search study.name=clicks output=both.html"),
-        ("study.name", "output", "home"),
+        (
+            "study.name=clicks study.name=clicks-wide",
+            "study=product_search study.name=clicks output=both.html",
+        ),
+        TakesOutput,
         several=True,
     ),
     Verb(
         "ui",
         "Open MLflow on the comparison that shows what won and why.",
-        ("", "study=product_search port=5001", "--no-open"),
-        ("study.name", "track.uri", "port", "open", "home"),
+        (
+            "",
+            "study=product_search port=5001",
+            "--no-open",
+        ),
+        UiOptions,
     ),
     Verb(
         "promote",
@@ -103,9 +155,7 @@ VERBS = (
             "study=product_search --dry-run",
             "study=product_search trial=7 promote.min_gain=0.005",
         ),
-        ("study.name", "trial", "promote.min_gain", "promote.min_auc", "promote.max_segment_loss", "promote.max_leak",
-         "promote.max_slowdown", "promote.max_growth", "promote.allow_dim_change", "promote.licence", "promote.draws",
-         "track.registered_model", "home"),
+        TakesTrial,
     ),
     Verb(
         "rollback",
@@ -114,25 +164,32 @@ VERBS = (
             "study=product_search reason=complaints",
             "study=product_search version=2 reason=agreed --dry-run",
         ),
-        ("study.name", "version", "reason", "track.registered_model", "home"),
+        RollbackOptions,
     ),
     Verb(
         "history",
         "List every move of the champion: when, from which version, why, by whom.",
-        ("study=product_search", "study.name=clicks home=/data/embsearch"),
-        ("study.name", "track.registered_model", "home"),
+        (
+            "study=product_search",
+            "study.name=clicks home=/data/embsearch",
+        ),
     ),
     Verb(
         "registry verify",
         "Check that every champion has the files and the score that were registered.",
-        ("", "track.uri=http://mlflow.example:5000"),
-        ("track.uri", "home"),
+        (
+            "",
+            "track.uri=http://mlflow.example:5000",
+        ),
     ),
     Verb(
         "card",
         "Write the card of a model: what it is, how good, trained on what, its limits, how to repeat it.",
-        ("study=product_search", "study=product_search trial=7 output=README.md"),
-        ("study.name", "trial", "output", "home"),
+        (
+            "study=product_search",
+            "study=product_search trial=7 output=README.md",
+        ),
+        CardOptions,
     ),
     Verb(
         "reproduce",
@@ -142,7 +199,7 @@ VERBS = (
             "checkpoint=product_search/1",
             "run=8c1f0c6e4f7d4c2d9a53f3a0a1b2c3d4 tolerance=0.002 output=./again",
         ),
-        ("study.name", "trial", "run", "checkpoint", "tolerance", "output", "device", "track.uri", "home"),
+        ReproduceOptions,
     ),
     Verb(
         "data check",
@@ -152,15 +209,15 @@ VERBS = (
             "study=product_search",
             "data=triplets data.path=pairs.csv data.encoding=gb18030 data.columns.anchor=搜索词",
         ),
-        (*DATA, "data.encoding", "data.columns", "data.positive_grade", "data.split.by", "data.split.valid",
-         "data.split.test", "data.derive.per_query", "data.derive.min_gap"),
     ),
     Verb(
         "sync",
         "Bring MLflow, TensorBoard or W&B up to date with a study's event logs, after an outage or anew.",
-        ("study=product_search", "study.name=clicks track.uri=http://mlflow.example:5000",
-         "study=product_search track=[tensorboard,wandb]"),
-        ("study.name", "track.uri", "track.timeout", "home"),
+        (
+            "study=product_search",
+            "study.name=clicks track.uri=http://mlflow.example:5000",
+            "study=product_search track=[tensorboard,wandb]",
+        ),
     ),
     Verb(
         "encode",
@@ -170,7 +227,7 @@ VERBS = (
             "checkpoint=./my-model input=titles.txt output=vectors.npy device=cuda",
             "study=product_search trial=7 input=titles.txt output=vectors.jsonl",
         ),
-        ("checkpoint", "trial", "study.name", "input", "output", "device"),
+        EncodeOptions,
     ),
     Verb(
         "serve",
@@ -180,8 +237,7 @@ VERBS = (
             "checkpoint=product_search@champion serve.port=8001",
             "checkpoint=product_search/3 serve.max_rows=64 device=cuda",
         ),
-        ("checkpoint", "trial", "study.name", "serve.host", "serve.port", "serve.threads", "serve.max_rows",
-         "serve.max_chars", "serve.max_mb", "serve.max_waiting", "serve.batch", "home", "device"),
+        TakesModel,
     ),
     Verb(
         "export",
@@ -191,8 +247,7 @@ VERBS = (
             "study=product_search checkpoint=product_search/3 format=int8 output=champion-int8",
             "checkpoint=./my-model input=texts.txt format=openvino output=my-model-openvino",
         ),
-        ("checkpoint", "trial", "study.name", "format", "input", "output", "export.max_auc_loss", "export.min_cosine",
-         "home"),
+        ExportOptions,
     ),
     Verb(
         "index",
@@ -201,7 +256,7 @@ VERBS = (
             "study=product_search output=products.index",
             "checkpoint=product_search/3 input=products.csv data.columns.title=name output=products.index",
         ),
-        ("checkpoint", "trial", "study.name", "input", "data.columns", "data.encoding", "output", "home", "device"),
+        IndexOptions,
     ),
     Verb(
         "query",
@@ -211,15 +266,17 @@ VERBS = (
             "index=products.index input=queries.txt k=5 output=found.jsonl",
             "index=products.index study=product_search compare=untuned",
         ),
-        ("index", "text", "input", "k", "compare", "output", "checkpoint", "study.name", "home", "device"),
+        QueryOptions,
         free_text=True,
     ),
-)  # fmt: skip
+)
 
 
 def split_verb(words: Sequence[str]) -> tuple[Verb | None, list[str]]:
-    """The verb that ``words`` begin with, and the rest. None when they begin with a flag.
-    Raises ConfigError for a word that is no verb."""
+    """Return the verb that ``words`` begin with, and the rest. None when they begin with a flag.
+
+    Raises ConfigError for a word that is no verb.
+    """
     if not words or words[0].startswith("-"):
         return None, list(words)
     for verb in VERBS:
@@ -230,16 +287,26 @@ def split_verb(words: Sequence[str]) -> tuple[Verb | None, list[str]]:
 
 
 def by_study(words: Sequence[str]) -> list[list[str]]:
-    """The words of a command on several studies, for each of them: every ``study=`` and ``study.name=`` is one."""
+    """Return the words of a command on several studies for each of them.
+
+    Every ``study=`` and ``study.name=`` is one.
+    """
     named = [i for i, word in enumerate(words) if word.partition("=")[0] in ("study", "study.name")]
-    return [[w for i, w in enumerate(words) if i == mine or i not in named] for mine in named] or [list(words)]
+    return [[w for i, w in enumerate(words) if i == mine or i not in named] for mine in named] or [
+        list(words)
+    ]
 
 
 def with_text(words: Sequence[str]) -> list[str]:
-    """The words with those that are no overrides, flags or flags' values as ``text=``, quoted as Hydra wants it."""
+    """Return the words, with free ones as ``text=``, quoted as Hydra wants it.
+
+    A word is free that is no override, no flag and no flag's value.
+    """
     before = ["", *words]
     free = [
-        i for i, word in enumerate(words) if before[i] not in TAKES_A_VALUE and not re.match(r"-|[\w./@+~]+=", word)
+        i
+        for i, word in enumerate(words)
+        if before[i] not in TAKES_A_VALUE and not re.match(r"-|[\w./@+~]+=", word)
     ]
     if not free:
         return list(words)
@@ -250,10 +317,12 @@ def with_text(words: Sequence[str]) -> list[str]:
 
 
 def completions(typed: Sequence[str], partial: str) -> list[str]:
-    """The next words of verbs that begin with ``typed``, as far as ``partial`` is already there."""
+    """Return the next words of verbs that begin with ``typed``, as far as ``partial`` is already there."""
     done = list(typed)
     heads = (verb.name.split() for verb in VERBS)
-    following = {name[len(done)] for name in heads if name[: len(done)] == done and len(name) > len(done)}
+    following = {
+        name[len(done)] for name in heads if name[: len(done)] == done and len(name) > len(done)
+    }
     return sorted(word for word in following if word.startswith(partial))
 
 

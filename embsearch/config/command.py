@@ -9,14 +9,16 @@ from embsearch.config.schema import Config, StudyConfig
 
 
 def same_study(config: Config) -> str:
-    """As ``study=product_search``, with name, task and home where they are not that study's own."""
+    """Return ``study=product_search``, with name, task and home where these are not its own."""
     words = []
     if config.study.folder:
         words.append(f"study={Path(config.study.folder).name}")
     if not config.study.folder or Path(config.study.folder).name != config.study.name:
         words.append(f"study.name={config.study.name}")
     if not config.study.folder and config.study.task != StudyConfig().task:
-        words.append(f"study.task={config.study.task}")  # names the registered model and MLflow's experiment
+        words.append(
+            f"study.task={config.study.task}"
+        )  # names the registered model and MLflow's experiment
     if config.home != os.environ.get("EMBSEARCH_HOME", ".embsearch"):
         words.append(f"home={config.home}")
     return " ".join(words)

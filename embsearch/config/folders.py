@@ -12,13 +12,15 @@ GROUPS = (
 
 
 def conf_folder() -> Path:
-    """The config groups: beside the code in a wheel, at the top of the repository in a checkout."""
+    """Return the folder of config groups: beside the code in a wheel, at the top of the repository in a checkout."""
     return _shipped("conf")
 
 
 def studies_folders() -> list[Path]:
-    """Folders whose ``<name>/study.yaml`` is the option ``study=<name>``: the working directory's
-    own first, so that it wins over a shipped study of the same name."""
+    """Return the folders whose ``<name>/study.yaml`` is the option ``study=<name>``.
+
+    The working directory's own comes first: it wins over a shipped study of the same name.
+    """
     found: list[Path] = []
     for folder in (Path.cwd() / "studies", _shipped("studies")):
         if folder.is_dir() and folder.resolve() not in found:
@@ -31,9 +33,11 @@ def studies_in(folder: Path) -> list[str]:
 
 
 def group_options(config_dirs: list[Path] | None = None) -> dict[str, list[str]]:
-    """Each group with its options, as ``{"data": ["auto", "clicks", ...], ...}``."""
+    """Return each group with its options, as ``{"data": ["auto", "clicks", ...], ...}``."""
     folders = [conf_folder(), *(config_dirs or [])]
-    options = {g: {file.stem for folder in folders for file in (folder / g).glob("*.yaml")} for g in GROUPS}
+    options = {
+        g: {file.stem for folder in folders for file in (folder / g).glob("*.yaml")} for g in GROUPS
+    }
     options["study"].update(name for folder in studies_folders() for name in studies_in(folder))
     return {group: sorted(names) for group, names in options.items()}
 

@@ -9,47 +9,65 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from embsearch.config.build import build, to_dict
+from embsearch.config.build import build, build_options, to_dict
 from embsearch.config.folders import conf_folder
+from embsearch.config.launchers import ReplayConfig
+from embsearch.config.options import Options
 from embsearch.config.schema import Config
+from embsearch.config.settings import may_change
 from embsearch.errors import ConfigError, did_you_mean
+
+O = TypeVar("O", bound=Options)  # noqa: E741  # a verb's class
 
 RANGE, CHOICE, WHEN = ("low", "high", "log", "step"), ("choices", "ordered"), ("when",)
 DIMENSION = RANGE + CHOICE + WHEN
 
-# A study may be resumed with other values of these: where things lie, who does the work, how far
-# it goes, what other verbs need. Everything else decides what a trial's number means.
-MAY_DIFFER = (
-    "home", "device", "launcher", "track", "stop", "confirm", "promote", "serve", "export",
-    "input", "output", "checkpoint", "trial", "version", "reason", "run", "tolerance",
-    "format", "index", "text", "compare", "k",
-    "open", "port", "verbose", "why",
-    "study.question", "study.folder", "study.storage", "study.on_drift", "study.max_bugs",
-)  # fmt: skip
-
 
 def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> Config:
-    """The config that the command line would make of ``overrides``."""
+    """Return the config that the command line would make of ``overrides``."""
     return from_hydra(compose_raw(overrides, config_dirs))
 
 
-def compose_raw(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> DictConfig:
-    """As Hydra composes it. Raises Hydra's own errors."""
+def compose_options(overrides: Sequence[str], cls: type[O]) -> O:
+    """Return what the command line would hand to a verb beside the config."""
+    return build_options(_plain(compose_raw(overrides)), cls)
+
+
+def compose_raw(
+    overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()
+) -> DictConfig:
+    """Return what Hydra composes. Raises Hydra's own errors."""
     import hydra
 
     from embsearch.config.source import last_word, searching
 
-    with searching(config_dirs), hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with (
+        searching(config_dirs),
+        hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"),
+    ):
         return hydra.compose("config", overrides=last_word(overrides))
 
 
 def from_hydra(composed: DictConfig) -> Config:
-    """The typed config. Raises ConfigError with every fault, also of interpolations and missing values."""
+    """Return the typed config. Raises ConfigError as ``command`` does."""
+    return command(composed, Options)[0]
+
+
+def command(composed: DictConfig, cls: type[O]) -> tuple[Config, O]:
+    """Return the typed config, and what a verb takes beside it.
+
+    Raises ConfigError with every fault, also of interpolations and missing values.
+    """
+    values = _plain(composed)
+    return build(values), build_options(values, cls)
+
+
+def _plain(composed: DictConfig) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -59,13 +77,13 @@ def from_hydra(composed: DictConfig) -> Config:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{key}: {reason}" if key else reason) from error
     assert isinstance(values, dict)
-    settings = {str(key): value for key, value in values.items() if key != "hydra"}
-    settings["space"] = flatten(settings.get("space") or {})
-    return build(settings)
+    given = {str(key): value for key, value in values.items() if key != "hydra"}
+    given["space"] = flatten(given.get("space") or {})
+    return given
 
 
 def flatten(space: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The space by config path, each dimension a plain dict of what is set in it:
+    """Return the space by config path, each dimension a plain dict of what is set in it:
 
     ``{"objective.margin": {"low": 0.05, "high": 0.5, "when": {"objective.name": ["triplet"]}}}``
 
@@ -81,29 +99,35 @@ def flatten(space: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The part of the config that must stay the same when a study is resumed, as plain values.
+    """Return what must stay the same when a study is resumed, as plain values.
 
     A path inside the study's folder is written relative to it: a checkout may move.
     """
     tree: dict[str, Any] = to_dict(config)
     if config.study.folder:
         tree = _relative_to(config.study.folder, tree)
-    if config.launcher.name == "replay":  # nothing was trained: another study, not another machine
-        tree["replay"] = {name: tree["launcher"][name] for name in ("curves", "noise", "trial_seconds")}
-    for path in MAY_DIFFER:
+    if isinstance(
+        config.launcher, ReplayConfig
+    ):  # nothing was trained: another study, not another machine
+        tree["replay"] = {
+            name: tree["launcher"][name] for name in ("curves", "noise", "trial_seconds")
+        }
+    for path in may_change():
         room, _, leaf = path.rpartition(".")
         (tree[room] if room else tree).pop(leaf)
     return tree
 
 
 def digest(config: Config) -> str:
-    """sha256 of ``identity`` in canonical JSON."""
-    canonical = json.dumps(identity(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """Return the sha256 of ``identity`` in canonical JSON."""
+    canonical = json.dumps(
+        identity(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What changed, one line a setting: ``train.lr: 0.0001 -> 0.0002``."""
+    """Return what changed, one line a setting: ``train.lr: 0.0001 -> 0.0002``."""
     before, after = _leaves(old), _leaves(new)
     return [
         f"{path}: {_shown(before, path)} -> {_shown(after, path)}"
@@ -116,7 +140,9 @@ def _collect(node: Any, at: str, dimensions: dict[str, dict[str, Any]], faults: 
     if node is None:
         return
     if not isinstance(node, Mapping):
-        faults.append(f"space.{at}={node!r}: expected {{low: ..., high: ...}} or {{choices: [...]}}")
+        faults.append(
+            f"space.{at}={node!r}: expected {{low: ..., high: ...}} or {{choices: [...]}}"
+        )
     elif any(key in DIMENSION for key in node):
         for key in node:
             if key not in DIMENSION:
@@ -134,7 +160,9 @@ def _collect(node: Any, at: str, dimensions: dict[str, dict[str, Any]], faults: 
 
 def _conditions(when: Any, at: str, faults: list[str]) -> dict[str, list[Any]]:
     if not isinstance(when, Mapping):
-        faults.append(f"space.{at}.when={when!r}: expected a mapping, as {{objective.name: triplet}}")
+        faults.append(
+            f"space.{at}.when={when!r}: expected a mapping, as {{objective.name: triplet}}"
+        )
         return {}
     leaves = _leaves(when)
     return {path: value if isinstance(value, list) else [value] for path, value in leaves.items()}

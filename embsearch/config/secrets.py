@@ -20,14 +20,16 @@ _words: set[str] = set()  # passwords as they were typed, and as they are
 
 _ADDRESS = re.compile(r"([A-Za-z][\w+.\-]*://)([^\s'\"]*)")
 _HOST = r"(?:\[[^\]]*\]|[\w.%-]*)(?::\d+)?"
-_NO_USER = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/[^@?/]*)?\?[^=@]+=")  # host/db?name=...: a later @ is the value's
+_NO_USER = re.compile(
+    rf"{_HOST}(?:,{_HOST})*(?:/[^@?/]*)?\?[^=@]+="
+)  # host/db?name=...: a later @ is the value's
 _WHOLE = re.compile(r"[A-Za-z][\w+.\-]*://")
 _WHOLE_PARAMETER = re.compile(r"([?&])((?:ssl)?password)=([^&]*)&?")
 _PARAMETER = re.compile(r"([?&])((?:ssl)?password)=([^&#\s'\"]*)&?")
 
 
 def without(text: str) -> str:
-    """``text`` with no password in its addresses; what they were is remembered for ``credentials``."""
+    """Return ``text`` with no password in its addresses, and remember these for ``credentials``."""
     return _ADDRESS.sub(lambda found: _without(found[1], found[2]), text)
 
 
@@ -43,7 +45,9 @@ def _without(scheme: str, rest: str, parameters: re.Pattern[str] | None = None) 
         user, password, host = parts
         mine["password"] = _remembered(password)
         rest = f"{user}@{host}"
-        if scheme.startswith("http"):  # MLflow takes both from the environment, and a name alone stands in their way
+        if scheme.startswith(
+            "http"
+        ):  # MLflow takes both from the environment, and a name alone stands in their way
             mine["user"], rest = unquote(user), host
     address = scheme + rest
     if mine:
@@ -52,8 +56,10 @@ def _without(scheme: str, rest: str, parameters: re.Pattern[str] | None = None) 
 
 
 def _userinfo(rest: str) -> tuple[str, str, str] | None:
-    """User, password and what follows; None where there is no password. One that should have been quoted (with
-    a / or an @ in it) is found all the same."""
+    """Return user, password and what follows; None where there is no password.
+
+    One that should have been quoted (with a / or an @ in it) is found all the same.
+    """
     head, mark, query = rest.partition("?")
     if "@" in head and re.match(r"\w+=", query):  # a later one belongs to a parameter
         userinfo, at, host = head.rpartition("@")
@@ -67,12 +73,14 @@ def _userinfo(rest: str) -> tuple[str, str, str] | None:
 
 
 def _remembered(password: str) -> str:
-    _words.update(word for word in (password, unquote(password)) if len(word) > 3)  # a shorter one is in every text
+    _words.update(
+        word for word in (password, unquote(password)) if len(word) > 3
+    )  # a shorter one is in every text
     return unquote(password)
 
 
 def without_in_override(word: str) -> str:
-    """The same for a word of the command line; free text, as of ``embsearch query``, is left alone."""
+    """Return a word of the command line without passwords; free text is left alone."""
     name, equals, value = word.partition("=")
     if not equals or "://" in name:
         return word
@@ -84,30 +92,34 @@ def without_in_override(word: str) -> str:
 
 
 def _without_whole(address: str) -> str:
-    """The same for a text that is one address and nothing else: whatever stands in it belongs to it."""
+    """Return an address without its password. The whole text is the address, quotes included."""
     scheme, _, rest = address.partition("://")
     return _without(f"{scheme}://", rest, _WHOLE_PARAMETER)
 
 
 def taken_out(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings with no password in them; the same mapping where there was none."""
+    """Return the settings with no password in them; the same mapping where there was none."""
     for path in SETTINGS:
         room, _, leaf = path.partition(".")
         inside = values.get(room)
         if isinstance(inside, Mapping) and isinstance(inside.get(leaf), str):
-            bare = _without_whole(inside[leaf]) if _WHOLE.match(inside[leaf]) else without(inside[leaf])
+            bare = (
+                _without_whole(inside[leaf])
+                if _WHOLE.match(inside[leaf])
+                else without(inside[leaf])
+            )
             if bare != inside[leaf]:
                 values = {**values, room: {**inside, leaf: bare}}
     return values
 
 
 def credentials(address: str) -> Mapping[str, str]:
-    """What stood in the address: ``password``, and for http ``user``."""
+    """Return what stood in the address: ``password``, and for http ``user``."""
     return _known.get(address, {})
 
 
 def with_password(address: str) -> str:
-    """The whole address again, for a library that takes it in no other way."""
+    """Return the whole address again, for a library that takes it in no other way."""
     if (password := credentials(address).get("password")) is None:
         return address
     scheme, _, rest = address.partition("://")
@@ -116,7 +128,7 @@ def with_password(address: str) -> str:
 
 
 def masked(text: str) -> str:
-    """A text of somebody else's, an error or a traceback, with no password in it."""
+    """Return somebody else's text, an error or a traceback, with no password in it."""
     for word in sorted(_words, key=len, reverse=True):
         text = text.replace(word, MASK)
     return _ADDRESS.sub(lambda found: _masked(found[1], found[2]), text)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
@@ -27,14 +27,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from embsearch.config.folders import studies_folders, studies_in
+from embsearch.config.settings import settings
 from embsearch.errors import ConfigError
 
 LAST = "effort"  # the group that, given on the command line, overrides a study's own settings
 
 
 def last_word(words: Sequence[str]) -> list[str]:
-    """The overrides, each ``effort=quick`` followed by one that appends it to the defaults list too, behind
-    the study.
+    """Return the overrides, each ``effort=quick`` followed by one that puts it behind the study.
 
     A study has the last word over every group, those named on the command line included: its file
     comes last. ``effort`` must stand before it, so that a study may choose one (``override /effort:
@@ -46,10 +46,6 @@ def last_word(words: Sequence[str]) -> list[str]:
         if word.startswith(f"{LAST}="):
             found.append(f"+{LAST}@_global_={word.partition('=')[2]}")
     return found
-
-
-# Mappings with names of the user's own: data.columns.anchor=... adds one.
-OPEN = {"data": ("columns",), "launcher": ("sbatch", "resources", "labels")}
 
 
 class ConfSource(ConfigSource):
@@ -72,7 +68,9 @@ class ConfSource(ConfigSource):
         found: list[str] = []
         for entry in sorted(Path(self.path, config_path).iterdir()):
             if entry.suffix == ".yaml" or entry.is_dir():
-                self._list_add_result(found, f"{config_path}/{entry.name}".strip("/"), entry.name, results_filter)
+                self._list_add_result(
+                    found, f"{config_path}/{entry.name}".strip("/"), entry.name, results_filter
+                )
         return sorted(set(found))
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -84,10 +82,12 @@ class ConfSource(ConfigSource):
         if group == "space" and header["package"] is None:
             header["package"] = "_global_" if "space" in config else "space"
         _expand_space(config, group, header)
-        for key in OPEN.get(group, ()):
-            if isinstance(config.get(key), DictConfig):
+        for key in map(str, config):
+            if _takes_own_names(f"{group}.{key}") and isinstance(config[key], DictConfig):
                 config[key]._set_flag("struct", False)
-        return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header=header)
+        return ConfigResult(
+            provider=self.provider, path=self.full_path(), config=config, header=header
+        )
 
     def _file(self, config_path: str) -> Path:
         return Path(self.path, self._normalize_file_name(config_path))
@@ -124,14 +124,16 @@ class StudySource(ConfigSource):
         header["package"] = header["package"] or "_global_"
         _complete_study(config, header, name, file.parent)
         _expand_space(config, "study", header)
-        return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header=header)
+        return ConfigResult(
+            provider=self.provider, path=self.full_path(), config=config, header=header
+        )
 
     def _file(self, name: str) -> Path:
         return Path(self.path, name, "study.yaml")
 
 
 class SearchPath(SearchPathPlugin):
-    """Puts our sources on the search path, but only inside ``searching``."""
+    """The plugin that puts our sources on the search path, but only inside ``searching``."""
 
     config_dirs: Sequence[Path] | None = None
 
@@ -150,10 +152,14 @@ class SearchPath(SearchPathPlugin):
 
 @contextmanager
 def searching(config_dirs: Sequence[str | Path] = ()) -> Iterator[None]:
-    """Within it, Hydra reads ``conf/`` and the studies through our sources, and ``config_dirs``
-    after them. A folder that does not exist is a ConfigError."""
+    """Let Hydra read ``conf/`` and the studies through our sources, and ``config_dirs`` after them.
+
+    Raises ConfigError for a folder that does not exist.
+    """
     folders = [Path(folder).expanduser().absolute() for folder in config_dirs]
-    missing = [f"--config-dir={folder}: no such folder" for folder in folders if not folder.is_dir()]
+    missing = [
+        f"--config-dir={folder}: no such folder" for folder in folders if not folder.is_dir()
+    ]
     if missing:
         raise ConfigError(missing)
     for plugin in (ConfSource, StudySource, SearchPath):
@@ -167,7 +173,7 @@ def searching(config_dirs: Sequence[str | Path] = ()) -> Iterator[None]:
 
 
 def expand(tree: Any) -> Any:
-    """``{"train.lr": {"low": 1}}`` as ``{"train": {"lr": {"low": 1}}}``; lists stay as they are."""
+    """Return ``{"train.lr": {"low": 1}}`` as ``{"train": {"lr": {"low": 1}}}``; lists stay as they are."""
     if not isinstance(tree, Mapping):
         return tree
     expanded: dict[Any, Any] = {}
@@ -188,7 +194,7 @@ def _merge(into: dict[Any, Any], key: Any, value: Any) -> None:
 
 
 def _read(file: Path) -> tuple[DictConfig, dict[str, str | None]]:
-    """The file's mapping and its header. Unlike Hydra's, the header may follow other comments."""
+    """Return the file's mapping and its header. Unlike Hydra's, the header may follow other comments."""
     if not file.is_file():
         raise ConfigLoadError(f"Config not found : {file}")
     try:
@@ -202,13 +208,20 @@ def _read(file: Path) -> tuple[DictConfig, dict[str, str | None]]:
         raise ConfigError(f"{file}: expected a mapping of settings, got a list")
     lines = [line.strip() for line in text.splitlines()]
     header = ConfigSource._get_header_dict(
-        "\n".join(line for line in lines if not line.startswith("#") or line.lstrip("# ").startswith("@"))
+        "\n".join(
+            line for line in lines if not line.startswith("#") or line.lstrip("# ").startswith("@")
+        )
     )
     return config, header
 
 
+def _takes_own_names(path: str) -> bool:
+    """Return True for a mapping: data.columns.anchor=... adds a name of the user's own."""
+    return path in settings() and get_origin(settings()[path].kind) is Mapping
+
+
 def _expand_space(config: DictConfig, group: str, header: Mapping[str, str | None]) -> None:
-    """Nested keys for dotted ones, wherever the file writes the space."""
+    """Put nested keys in place of dotted ones, wherever the file writes the space."""
     package = header["package"] or group.replace("/", ".")
     if package == "space":
         defaults = config.pop("defaults", None)
@@ -221,8 +234,10 @@ def _expand_space(config: DictConfig, group: str, header: Mapping[str, str | Non
         config.space = expand(OmegaConf.to_container(config.space, resolve=False))
 
 
-def _complete_study(config: DictConfig, header: Mapping[str, str | None], name: str, folder: Path) -> None:
-    """What every study has: the settings of ``study/default`` below its own, a name, a folder."""
+def _complete_study(
+    config: DictConfig, header: Mapping[str, str | None], name: str, folder: Path
+) -> None:
+    """Add what every study has: below its own the settings of ``study/default``, name, folder."""
     if header["package"] == "_global_":
         if config.get("study") is None:
             config.study = {}

@@ -15,12 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embsearch.data.dataset import Dataset, Ids, Triplets
+from embsearch.data.dataset import Ids, TaskData, Triplets
 
 
 def onto(device: torch.device, tensor: Tensor) -> Tensor:
-    """``tensor`` on ``device``; a GPU's host does not wait for what it is at, as for memory that may be paged out."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    """Return ``tensor`` on ``device``.
+
+    A GPU copies from pinned memory, so the host does not wait for it.
+    """
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else tensor.to(device)
+    )
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Batch:
     known_BC: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on ``device``."""
+        """Return the same batch with its tensors on ``device``."""
         if device.type == "cpu":
             return self
         moved: dict[str, Any] = {
@@ -56,9 +63,9 @@ class Batch:
 
 
 class ClickGraph:
-    """Which titles are positives of which query, by text id, as sorted keys."""
+    """The titles that are positives of each query, by text id, as sorted keys."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: TaskData) -> None:
         self._size = max(len(dataset.texts), 1)
         self._keys = np.unique(self._key(dataset.known[:, 0], dataset.known[:, 1]))
 
@@ -66,7 +73,7 @@ class ClickGraph:
         return query.astype(np.int64) * self._size + title
 
     def known(self, query_B: Ids, title_C: Ids) -> np.ndarray:
-        """(B, C) bool: title c is a positive of query b."""
+        """Return (B, C) bool: title c is a positive of query b."""
         if not len(self._keys):
             return np.zeros((len(query_B), len(title_C)), dtype=bool)
         keys = self._key(query_B[:, None], title_C[None, :])
@@ -76,7 +83,7 @@ class ClickGraph:
 
 
 def make_batch(rows: Triplets, take: np.ndarray, graph: ClickGraph) -> Batch:
-    """The batch of the rows numbered ``take``."""
+    """Return the batch of the rows numbered ``take``."""
     columns = np.stack([rows.anchor[take], rows.positive[take], rows.negative[take]])
     text_D = np.unique(columns[columns >= 0])
     title_ids = np.unique(columns[1:][columns[1:] >= 0])
@@ -93,8 +100,11 @@ def make_batch(rows: Triplets, take: np.ndarray, graph: ClickGraph) -> Batch:
     )
 
 
-def batches(rows: Triplets, graph: ClickGraph, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
-    """Batches without end from batch number ``start``: shuffled epochs, every row once in each.
+def batches(
+    rows: Triplets, graph: ClickGraph, size: int, seed: int, start: int = 0
+) -> Iterator[Batch]:
+    """Yield batches without end from batch number ``start``: shuffled epochs, every row once in
+    each.
 
     The last batch of an epoch is short when ``size`` does not divide the rows.
     """
@@ -106,3 +116,8 @@ def batches(rows: Triplets, graph: ClickGraph, size: int, seed: int, start: int 
         for at in range(first, per_epoch):
             yield make_batch(rows, order[at * size : (at + 1) * size], graph)
         number = (epoch + 1) * per_epoch
+
+
+def triplet_batches(data: TaskData, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+    """Return ``batches`` of the training triplets of ``data``."""
+    return batches(data.train, ClickGraph(data), size, seed, start)

@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$")
 
 
 def check_cells(frame: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, Faults]:
-    """The typed rows and the faults of their cells; a row with a fault keeps its place.
+    """Return the typed rows and the faults of their cells; a row with a fault keeps its place.
 
     Columns: query, positive, negative, pos_grade, neg_grade (triplets) or query, title, grade;
     and query_id, weight, weighted, time, segment, split, file, row. Texts lose the blanks at
@@ -50,7 +50,9 @@ def check_cells(frame: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, Faults]:
     else:
         clicked = "0 or 1 (or false or true)"
         typed["grade"] = _values(frame, "clicked", "bad click", clicked, _clicked, faults)
-    weight = _values(frame, "weight", "bad weight", "a finite number of 0 or more", _not_negative, faults)
+    weight = _values(
+        frame, "weight", "bad weight", "a finite number of 0 or more", _not_negative, faults
+    )
     typed["weighted"] = frame["weight"].notna()
     typed["weight"] = weight.where(typed["weighted"], 1.0)
     typed["time"] = _times(frame, faults)
@@ -92,7 +94,7 @@ def _values(
     parse: Callable[[str], float | None],
     faults: Faults,
 ) -> pd.Series:
-    """A column as floats, NaN where it is absent; ``parse`` gives None for what it refuses."""
+    """Return A column as floats, NaN where it is absent; ``parse`` gives None for what it refuses."""
     made, known = [], dict[str, float | None]()
     for at, value in enumerate(frame[name]):
         if value is None:
@@ -125,7 +127,7 @@ def _clicked(text: str) -> float | None:
 
 
 def _times(frame: pd.DataFrame, faults: Faults) -> pd.Series:
-    """Seconds or any other number where the column holds numbers, else ISO 8601 dates."""
+    """Return seconds or any other number where the column holds numbers, else ISO 8601 dates."""
     first = next((value for value in frame["time"] if value), "")
     if _NUMBER.match(first.strip()):
         return _values(frame, "time", "bad time", "a number, as the first row's", _finite, faults)

@@ -1,4 +1,6 @@
-"""What ``embsearch data check`` prints: the data in numbers, and everything that was left out."""
+"""The text that ``embsearch data check`` prints: the data in numbers, and everything that was left
+out.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embsearch.data.dataset import Dataset, Ids
-from embsearch.data.files import SPLITS
+from embsearch.data.source_files import SPLITS
 
 Lengths = Callable[[Sequence[str]], NDArray[np.integer]]
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
@@ -20,7 +22,7 @@ _SHARED = (("queries", "query_overlap"), ("titles", "title_overlap"))
 
 
 def describe(dataset: Dataset, lengths: Lengths | None = None) -> str:
-    """Plain text that lines up in Chinese too. ``lengths`` counts the tokens of texts."""
+    """Return plain text that lines up in Chinese too. ``lengths`` counts the tokens of texts."""
     report = dataset.report
     parts = [
         _files(report),
@@ -37,8 +39,12 @@ def _files(report: dict[str, Any]) -> str:
     lines = [f"format      {report['format']}"]
     for file in report["files"]:
         split = f", {file['split']}" if file["split"] else ""
-        lines.append(f"file        {file['file']}: {file['rows']:,} rows, {file['encoding']}{split}")
-        lines.append("  columns   " + ", ".join(_named(ours, h) for ours, h in file["columns"].items()))
+        lines.append(
+            f"file        {file['file']}: {file['rows']:,} rows, {file['encoding']}{split}"
+        )
+        lines.append(
+            "  columns   " + ", ".join(_named(ours, h) for ours, h in file["columns"].items())
+        )
         if file["unused"]:
             lines.append("  unused    " + ", ".join(file["unused"]))
     return "\n".join([*lines, *(f"note        {note}" for note in report["notes"])])
@@ -49,18 +55,29 @@ def _named(ours: str, header: str) -> str:
 
 
 def _splits(report: dict[str, Any], dataset: Dataset) -> str:
-    rows: list[tuple[str, ...]] = [("split", "rows", "queries", "with both", "titles", "relevant", "triplets")]
+    rows: list[tuple[str, ...]] = [
+        ("split", "rows", "queries", "with both", "titles", "relevant", "triplets")
+    ]
     for split in SPLITS:
         counts = report["splits"][split]
         both = counts["rankable_queries"] / max(counts["queries"], 1)
-        numbers = [f"{counts['rows']:,}", f"{counts['queries']:,}", f"{both:.1%}", f"{counts['titles']:,}"]
+        numbers = [
+            f"{counts['rows']:,}",
+            f"{counts['queries']:,}",
+            f"{both:.1%}",
+            f"{counts['titles']:,}",
+        ]
         triplets = f"{report['triplets']:,}" if split == "train" else ""
-        rows.append((split, *numbers, f"{counts['relevant'] / max(counts['rows'], 1):.1%}", triplets))
+        rows.append(
+            (split, *numbers, f"{counts['relevant'] / max(counts['rows'], 1):.1%}", triplets)
+        )
     weights = dataset.train.weight
     weighted = f"\nweights from {weights.min():g} to {weights.max():g}" if np.ptp(weights) else ""
     legend = "rows: titles shown for a query, each once; with both: queries with a relevant and an irrelevant one"
     shares = (f"{split}: {_grades(report['splits'][split])}" for split in SPLITS)
-    return f"split {report['split']}\n{table(rows)}\n{legend}\ngrades  {'; '.join(shares)}{weighted}"
+    return (
+        f"split {report['split']}\n{table(rows)}\n{legend}\ngrades  {'; '.join(shares)}{weighted}"
+    )
 
 
 def _grades(counts: dict[str, Any]) -> str:
@@ -90,7 +107,9 @@ def _texts(dataset: Dataset, lengths: Lengths | None) -> str:
     heads = ("longest" if share == 1 else f"{share:.1%}" for share in _SHARES)
     rows: list[tuple[str, ...]] = [("length", *heads)]
     queries = _distinct(dataset.train.anchor, dataset.valid.text, dataset.test.text)
-    titles = _distinct(dataset.train.positive, dataset.train.negative, dataset.valid.title, dataset.test.title)
+    titles = _distinct(
+        dataset.train.positive, dataset.train.negative, dataset.valid.title, dataset.test.title
+    )
     lines = []
     for name, ids in (("queries", queries), ("titles", titles)):
         texts = [dataset.texts[at] for at in ids]
@@ -103,7 +122,9 @@ def _texts(dataset: Dataset, lengths: Lengths | None) -> str:
 
 def _segments(report: dict[str, Any]) -> str:
     names = sorted({name for split in SPLITS for name in report["splits"][split]["segments"]})
-    counts = [[report["splits"][split]["segments"].get(name, 0) for split in SPLITS] for name in names]
+    counts = [
+        [report["splits"][split]["segments"].get(name, 0) for split in SPLITS] for name in names
+    ]
     rows = [(name, *(f"{n:,}" for n in row)) for name, row in zip(names, counts, strict=True)]
     return table([("segment rows", *SPLITS), *rows]) if names else ""
 
@@ -118,20 +139,20 @@ def _quantiles(counts: NDArray[np.integer]) -> list[str]:
 
 
 def cjk_share(texts: Iterable[str]) -> float:
-    """Share of the letters that are Chinese, Japanese or Korean."""
+    """Return share of the letters that are Chinese, Japanese or Korean."""
     text = "".join(texts)
     letters = sum(map(str.isalpha, text))
     return len(_CJK.findall(text)) / letters if letters else 0.0
 
 
 def width(text: str) -> int:
-    """Columns a terminal gives the text: wide characters two, combining ones none."""
+    """Return columns a terminal gives the text: wide characters two, combining ones none."""
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows under each other: the first column to the left, the others to the right."""
+    """Return rows under each other: the first column to the left, the others to the right."""
     widths = [max(width(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

@@ -63,7 +63,10 @@ class Columns:
 
 
 def choose_columns(table: Table, wanted: str, mapping: Mapping[str, str]) -> Columns:
-    """The format (``wanted`` unless auto) and its columns. Raises DataError with every fault."""
+    """Return the format (``wanted`` unless auto) and its columns.
+
+    Raises DataError with every fault.
+    """
     headers = list(table.frame.columns)
     _check_mapping(table.name, headers, mapping)
     found = {f: _match(f, headers, mapping) for f in REQUIRED}
@@ -82,7 +85,9 @@ def choose_columns(table: Table, wanted: str, mapping: Mapping[str, str]) -> Col
 
 
 def one_column(table: Table, name: str, mapping: Mapping[str, str]) -> list[str]:
-    """The cells of the column that holds what we call ``name``, also where it is the only one. Raises DataError."""
+    """Return the cells of the column that holds what we call ``name``, also where it is the only
+    one. Raises DataError.
+    """
     headers = list(table.frame.columns)
     _check_mapping(table.name, headers, mapping)
     header = mapping.get(name) or _match("judgements", headers, {}).get(name)
@@ -97,7 +102,7 @@ def one_column(table: Table, name: str, mapping: Mapping[str, str]) -> list[str]
 
 
 def renamed(table: Table, columns: Columns) -> pd.DataFrame:
-    """The table under our names, every column of its format present (None where the file has
+    """Return the table under our names, every column of its format present (None where the file has
     none), with ``file`` and ``row``; the split of the file goes before a split column."""
     frame = pd.DataFrame(index=range(len(table.frame)), dtype=object)
     for name in (*REQUIRED[columns.format], *OPTIONAL[columns.format]):
@@ -111,7 +116,7 @@ def renamed(table: Table, columns: Columns) -> pd.DataFrame:
 
 
 def _match(kind: str, headers: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:
-    """Our names found among the headers; no header serves twice."""
+    """Return our names found among the headers; no header serves twice."""
     found: dict[str, str] = {}
     names = (*REQUIRED[kind], *OPTIONAL[kind])
     for name in names:
@@ -130,7 +135,7 @@ def _match(kind: str, headers: Sequence[str], mapping: Mapping[str, str]) -> dic
 
 
 def _plain(header: str) -> tuple[str, ...]:
-    """The words a header may be known by: itself, its name without the gloss, the gloss."""
+    """Return the words a header may be known by: itself, its name without the gloss, the gloss."""
     text = re.sub(r"[\s\-]+", "_", unicodedata.normalize("NFKC", header).strip().casefold())
     gloss = _GLOSS.match(text)
     return (text, gloss[1].strip("_"), gloss[2].strip("_")) if gloss else (text,)
@@ -143,7 +148,10 @@ def _format(name: str, found: Mapping[str, Mapping[str, str]], mapping: Mapping[
         return sum(2 * (n in mapping) or n in _plain(found[kind][n]) for n in REQUIRED[kind])
 
     if not whole:  # the format that lacks least says best what to add
-        return max(REQUIRED, key=lambda kind: len(set(REQUIRED[kind]) & set(found[kind])) / len(REQUIRED[kind]))
+        return max(
+            REQUIRED,
+            key=lambda kind: len(set(REQUIRED[kind]) & set(found[kind])) / len(REQUIRED[kind]),
+        )
     best = max(exact(kind) for kind in whole)
     whole = [kind for kind in whole if exact(kind) == best]
     if "judgements" in whole and "clicks" in whole:
@@ -159,7 +167,9 @@ def _check_mapping(file: str, headers: Sequence[str], mapping: Mapping[str, str]
     for name, header in mapping.items():
         if name not in SYNONYMS:
             known = ", ".join(SYNONYMS)
-            faults.append(f"data.columns.{name}: no such column.{did_you_mean(name, SYNONYMS)} Known: {known}")
+            faults.append(
+                f"data.columns.{name}: no such column.{did_you_mean(name, SYNONYMS)} Known: {known}"
+            )
         elif header not in headers:
             faults.append(
                 f"{file}, row 1: data.columns.{name}={header} names a header that is not there."

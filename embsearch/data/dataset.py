@@ -9,9 +9,10 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class Triplets:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedRows:
     """Evaluation rows: every (query, shown title) once, with its grade.
 
     ``query`` numbers the queries of this split from 0 (equal ignoring case and blanks: one
@@ -56,6 +57,39 @@ class Judged:
         return len(self.query)
 
 
+class Rows(Protocol):
+    """Rows of a split that models are judged by."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+
+class TaskData(Protocol):
+    """The part of a study's data that every task has: items by id, and triplets of them to train
+    on.
+    """
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The items by id."""
+
+    @property
+    def train(self) -> Triplets:
+        """The training rows."""
+
+    @property
+    def known(self) -> Ids:
+        """(K, 2) every (query, title) that is a positive anywhere in the data, by id."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 over the rows."""
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """What reading the files found."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Everything a study trains on and is judged by.
@@ -68,8 +102,8 @@ class Dataset:
 
     texts: tuple[str, ...]
     train: Triplets
-    valid: Judged
-    test: Judged
+    valid: JudgedRows
+    test: JudgedRows
     known: Ids  # (K, 2)
     fingerprint: str
     report: dict[str, Any] = field(default_factory=dict)
@@ -80,10 +114,13 @@ class Dataset:
             return
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        arrays = {f"train.{k}": getattr(self.train, k) for k in ("anchor", "positive", "negative", "weight")}
+        arrays = {
+            f"train.{k}": getattr(self.train, k)
+            for k in ("anchor", "positive", "negative", "weight")
+        }
         for split in ("valid", "test"):
             rows = getattr(self, split)
-            arrays |= {f"{split}.{k}": getattr(rows, k) for k in _JUDGED}
+            arrays |= {f"{split}.{k}": getattr(rows, k) for k in JUDGED_COLUMNS}
         np.savez(draft / "arrays.npz", known=self.known, **arrays)
         head = {
             "texts": self.texts,
@@ -101,14 +138,19 @@ class Dataset:
 
     @staticmethod
     def load(folder: Path) -> Dataset:
-        """The dataset that ``save`` wrote. Raises FileNotFoundError."""
+        """Return the dataset that ``save`` wrote. Raises FileNotFoundError."""
         head = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         arrays = np.load(folder / "arrays.npz")
         judged = {
-            split: Judged(**{k: arrays[f"{split}.{k}"] for k in _JUDGED}, segments=tuple(head["segments"][split]))
+            split: JudgedRows(
+                **{k: arrays[f"{split}.{k}"] for k in JUDGED_COLUMNS},
+                segments=tuple(head["segments"][split]),
+            )
             for split in ("valid", "test")
         }
-        train = Triplets(**{k: arrays[f"train.{k}"] for k in ("anchor", "positive", "negative", "weight")})
+        train = Triplets(
+            **{k: arrays[f"train.{k}"] for k in ("anchor", "positive", "negative", "weight")}
+        )
         return Dataset(
             texts=tuple(head["texts"]),
             train=train,
@@ -119,19 +161,19 @@ class Dataset:
         )
 
 
-_JUDGED = ("query", "text", "title", "grade", "relevant", "segment")
+JUDGED_COLUMNS = ("query", "text", "title", "grade", "relevant", "segment")
 
 
 def steps_of(texts: int, rows: Triplets, batch_size: int) -> int:
-    """The steps that show at least ``texts`` texts: an epoch's last batch may be short."""
+    """Return the steps that show at least ``texts`` texts; an epoch's last batch may be short."""
     epoch = 2 * len(rows) + int((rows.negative >= 0).sum())
     epochs, left = divmod(texts, epoch)
     batch = epoch * min(batch_size, len(rows)) / len(rows)
     return epochs * math.ceil(len(rows) / batch_size) + math.ceil(left / batch)
 
 
-def subset(rows: Judged, most: int) -> Judged:
-    """About ``most`` rows of whole queries, spread evenly over the queries; all of them for 0."""
+def subset(rows: JudgedRows, most: int) -> JudgedRows:
+    """Return about ``most`` rows of whole queries, spread evenly; all rows for 0."""
     if not most or len(rows) <= most:
         return rows
     queries = int(rows.query.max()) + 1
@@ -139,9 +181,12 @@ def subset(rows: Judged, most: int) -> Judged:
     return _of_queries(rows, np.linspace(0, queries - 1, count).astype(int))
 
 
-def sample(rows: Judged, queries: int) -> Judged:
-    """Rows of so many queries, drawn once and for all: more hold all that fewer do. Every segment has the share that
-    it has among all; so have, within it, queries with titles of both classes and of one."""
+def sample(rows: JudgedRows, queries: int) -> JudgedRows:
+    """Return the rows of so many queries, always the same; a larger sample holds every smaller one.
+
+    Every segment keeps its share of the queries. Within a segment, so do queries with titles of
+    both classes and those of one class.
+    """
     shown, relevant = np.bincount(rows.query), np.bincount(rows.query, rows.relevant)
     if queries >= len(shown):
         return rows
@@ -156,15 +201,20 @@ def sample(rows: Judged, queries: int) -> Judged:
     return _of_queries(rows, drawn[np.argsort(place, kind="stable")[:queries]])
 
 
-def _of_queries(rows: Judged, queries: np.ndarray) -> Judged:
+def _of_queries(rows: JudgedRows, queries: np.ndarray) -> JudgedRows:
     kept = np.isin(rows.query, queries)
     renumbered = np.unique(rows.query[kept], return_inverse=True)[1].astype(np.int32)
-    return Judged(
-        renumbered, rows.text[kept], rows.title[kept], rows.grade[kept], rows.relevant[kept],
-        rows.segment[kept], rows.segments,
-    )  # fmt: skip
+    return JudgedRows(
+        renumbered,
+        rows.text[kept],
+        rows.title[kept],
+        rows.grade[kept],
+        rows.relevant[kept],
+        rows.segment[kept],
+        rows.segments,
+    )
 
 
-def texts_of(rows: Judged) -> Ids:
-    """The distinct text ids of the rows, rising: what evaluating them encodes."""
+def texts_of(rows: JudgedRows) -> Ids:
+    """Return the distinct text ids of the rows, rising: the texts that an evaluation encodes."""
     return np.unique(np.concatenate([rows.text, rows.title]))

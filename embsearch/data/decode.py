@@ -13,18 +13,22 @@ from embsearch.errors import ConfigError, DataError
 
 _RUN = re.compile(rb"[\x80-\xff]+")
 _UTF8_CJK = re.compile(rb"(?:[\xe3-\xe9][\x80-\xbf]{2}){2}")
-_REMEDY = "save the file as UTF-8, or name its codec with data.encoding=gb18030 (or any Python codec)"
+_REMEDY = (
+    "save the file as UTF-8, or name its codec with data.encoding=gb18030 (or any Python codec)"
+)
 
 
 def decode(data: bytes, name: str, encoding: str = "auto") -> tuple[str, str]:
-    """The text of a file and the codec that read it. Raises DataError with row and byte."""
+    """Return the text of a file and the codec that read it. Raises DataError with row and byte."""
     if encoding != "auto":
         return _named(data, name, encoding)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return _named(data, name, "utf-16")
     if b"\0" in data:
         at = data.index(b"\0")
-        raise DataError(f"{name}, row {_row(data, at)} (byte {at}): a zero byte, so this is no text; {_REMEDY}")
+        raise DataError(
+            f"{name}, row {_row(data, at)} (byte {at}): a zero byte, so this is no text; {_REMEDY}"
+        )
     try:
         return data.decode("utf-8-sig"), "utf-8"
     except UnicodeDecodeError as error:
@@ -51,7 +55,9 @@ def _named(data: bytes, name: str, encoding: str) -> tuple[str, str]:
 
 
 def _refuse_mixed(data: bytes, name: str) -> None:
-    """Some lines good UTF-8 and others not: two files pasted together, which no codec reads."""
+    """Refuse a file whose lines are good UTF-8 and others not: two files pasted together, which no
+    codec reads.
+    """
     good: int | None = None
     bad: tuple[int, int] | None = None
     at = 0
@@ -74,7 +80,10 @@ def _refuse_mixed(data: bytes, name: str) -> None:
 
 
 def _gb18030(data: bytes, name: str, not_utf8: UnicodeDecodeError) -> str:
-    """A Western file has single high bytes among ASCII; Chinese has runs of them."""
+    """Tell Chinese from Western text.
+
+    A Western file has single high bytes among ASCII; Chinese has runs of them.
+    """
     runs = _RUN.findall(data)
     try:
         text = data.decode("gb18030")

@@ -19,13 +19,16 @@ _BLOCK = 4_000_000  # cells of the grade table looked at at once: bounds memory 
 
 
 def derive_triplets(rows: pd.DataFrame, config: DeriveConfig) -> pd.DataFrame:
-    """key, query, positive, negative, weight of the graded ``rows`` (key, query, title, grade, weight).
+    """Return key, query, positive, negative, weight of the graded ``rows`` (key, query, title,
+    grade, weight).
 
     A triplet has the weight and the query text of its positive's row.
     """
     rows = rows.reset_index(drop=True)
     key, title = rows["key"].tolist(), rows["title"].tolist()
-    place = np.array([salted(config.seed, k, t) for k, t in zip(key, title, strict=True)], dtype=np.uint64)
+    place = np.array(
+        [salted(config.seed, k, t) for k, t in zip(key, title, strict=True)], dtype=np.uint64
+    )
     grade = rows["grade"].to_numpy(float)
     better, worse = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for positions in rows.groupby("key", sort=False).indices.values():
@@ -48,7 +51,9 @@ def derive_triplets(rows: pd.DataFrame, config: DeriveConfig) -> pd.DataFrame:
 def pairs(
     grade: NDArray[np.float64], place: NDArray[np.uint64], config: DeriveConfig
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Positions of the better and the worse title of each kept pair of one query, in hash order."""
+    """Return positions of the better and the worse title of each kept pair of one query, in hash
+    order.
+    """
     step = max(1, _BLOCK // max(len(grade), 1))
     better = worse = np.empty(0, np.intp)
     order = np.empty(0, np.uint64)
@@ -64,7 +69,7 @@ def pairs(
 
 
 def _mix(better: NDArray[np.uint64], worse: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One hash of two, by splitmix64's finaliser (Steele et al. 2014)."""
+    """Return one hash of two, by splitmix64's finaliser (Steele et al. 2014)."""
     x = better * np.uint64(0x9E3779B97F4A7C15) ^ worse
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -72,10 +77,11 @@ def _mix(better: NDArray[np.uint64], worse: NDArray[np.uint64]) -> NDArray[np.ui
 
 
 def shown_titles(triplets: pd.DataFrame, positive_grade: float) -> pd.DataFrame:
-    """key, query, title, grade, segment: every title that the triplets show for a query, once.
+    """Return key, query, title, grade, segment: every title that the triplets show for a query,
+    once.
 
-    The grades are pos_grade and neg_grade; without them a positive gets ``positive_grade``
-    and a negative one less. A title with several grades keeps the highest.
+    The grades are pos_grade and neg_grade; without them a positive gets ``positive_grade`` and a
+    negative one less. A title with several grades keeps the highest.
     """
     parts = []
     for title, grade, usual in (
@@ -88,4 +94,8 @@ def shown_titles(triplets: pd.DataFrame, positive_grade: float) -> pd.DataFrame:
         parts.append(part[part["title"] != ""])
     rows = pd.concat(parts).sort_values("at", kind="stable", ignore_index=True)
     top = rows.groupby(["key", "title"], sort=False)["grade"].transform("max")
-    return rows.assign(grade=top).drop_duplicates(["key", "title"], ignore_index=True).drop(columns="at")
+    return (
+        rows.assign(grade=top)
+        .drop_duplicates(["key", "title"], ignore_index=True)
+        .drop(columns="at")
+    )

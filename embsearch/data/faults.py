@@ -31,13 +31,13 @@ class Fault:
 
 
 def quoted(value: object, width: int = 60) -> str:
-    """A cell as messages show it: quoted, on one line, cut when long."""
+    """Return A cell as messages show it: quoted, on one line, cut when long."""
     text = str(value).replace("\r", " ").replace("\n", " ")
     return f"'{text if len(text) <= width else text[: width - 1] + '…'}'"
 
 
 def refusal(faults: Sequence[Fault]) -> DataError:
-    """One error for all faults: the first of them in full, the others counted by kind."""
+    """Return one error for all faults: the first of them in full, the others counted by kind."""
     lines = [str(fault) for fault in faults[:SHOWN]]
     if len(faults) > SHOWN:
         kinds = ", ".join(f"{kind} {n}" for kind, n in count_kinds(faults).items())
@@ -46,12 +46,12 @@ def refusal(faults: Sequence[Fault]) -> DataError:
 
 
 def count_kinds(faults: Iterable[Fault]) -> dict[str, int]:
-    """How many faults of each kind, the most frequent first."""
+    """Return the number of faults of each kind, the most frequent first."""
     return dict(Counter(fault.kind for fault in faults).most_common())
 
 
 def as_csv(faults: Iterable[Fault]) -> str:
-    """The text of dropped.csv: file, row, reason and the row's cells as JSON."""
+    """Return the text of dropped.csv: file, row, reason and the row's cells as JSON."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["file", "row", "reason", "values"])

@@ -9,31 +9,40 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from embsearch.data.dataset import Dataset, Ids, Judged, Triplets
+from embsearch.data.dataset import Dataset, Ids, JudgedRows, Triplets
 
 
 def make_dataset(
     triplets: pd.DataFrame, shown: pd.DataFrame, positive_grade: float, report: dict[str, Any]
 ) -> Dataset:
-    """``triplets``: key, query, positive, negative ('' for none), weight. ``shown``: key, query,
+    """Make the dataset of its frames.
+
+    ``triplets``: key, query, positive, negative ('' for none), weight. ``shown``: key, query,
     title, grade, segment, split, each (key, title) of a split once. Texts are numbered in the
     order of their first use."""
     valid, test = (_by_query(shown[shown["split"] == split]) for split in ("valid", "test"))
     known = _known(triplets, shown[shown["grade"] >= positive_grade], shown)
     negatives = triplets["negative"][triplets["negative"] != ""]
     used = [triplets["query"], triplets["positive"], negatives]
-    used += [valid["query"], valid["title"], test["query"], test["title"], known["query"], known["title"]]
+    used += [
+        valid["query"],
+        valid["title"],
+        test["query"],
+        test["title"],
+        known["query"],
+        known["title"],
+    ]
     texts = list(dict.fromkeys(text for column in used for text in column))
     ids = {text: at for at, text in enumerate(texts)} | {"": -1}
 
     def numbers(column: pd.Series) -> Ids:
         return np.fromiter((ids[text] for text in column), np.int32, len(column))
 
-    def judged(rows: pd.DataFrame) -> Judged:
+    def judged(rows: pd.DataFrame) -> JudgedRows:
         segments = sorted(set(rows["segment"]) - {""})
         at = {name: n for n, name in enumerate(segments)} | {"": -1}
         grade = rows["grade"].to_numpy(np.float32)
-        return Judged(
+        return JudgedRows(
             query=pd.factorize(rows["key"])[0].astype(np.int32),
             text=numbers(rows["query"]),
             title=numbers(rows["title"]),
@@ -55,19 +64,21 @@ def make_dataset(
 
 
 def _by_query(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of one query together, queries in the order of their first row."""
+    """Return rows of one query together, queries in the order of their first row."""
     return rows.iloc[np.argsort(pd.factorize(rows["key"])[0], kind="stable")]
 
 
 def _known(triplets: pd.DataFrame, relevant: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
-    """Every spelling of a query with every title that is one of its positives."""
+    """Return every spelling of a query with every title that is one of its positives."""
     trained = triplets[["key", "positive"]].rename(columns={"positive": "title"})
     positives = pd.concat([trained, relevant[["key", "title"]]]).drop_duplicates()
     spellings = pd.concat([triplets[["key", "query"]], shown[["key", "query"]]]).drop_duplicates()
     return spellings.merge(positives, on="key")[["query", "title"]]
 
 
-def _fingerprint(texts: list[str], train: Triplets, valid: Judged, test: Judged, known: Ids) -> str:
+def _fingerprint(
+    texts: list[str], train: Triplets, valid: JudgedRows, test: JudgedRows, known: Ids
+) -> str:
     digest = hashlib.sha256(json.dumps(texts).encode())
     for part in (train, valid, test):
         for name, value in vars(part).items():

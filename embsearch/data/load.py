@@ -22,9 +22,9 @@ from embsearch.data.columns import Columns, choose_columns, renamed
 from embsearch.data.dataset import Dataset
 from embsearch.data.derive import derive_triplets, shown_titles
 from embsearch.data.faults import Fault, as_csv, count_kinds
-from embsearch.data.files import SPLITS, Source, find_files
 from embsearch.data.ids import make_dataset
 from embsearch.data.read import Table, read
+from embsearch.data.source_files import SPLITS, Source, find_files
 from embsearch.data.split import assign_splits
 from embsearch.data.summary import summarise
 from embsearch.data.usable import check_usable, rankable_keys
@@ -35,7 +35,7 @@ _VERSION = 1  # raise it when equal files would give other arrays
 
 
 def load_dataset(config: DataConfig, cache: Path) -> Dataset:
-    """The data that ``config`` names, from ``cache`` where the same files were read before.
+    """Return the data that ``config`` names, from ``cache`` where the same files were read before.
 
     Dropped rows lie beside the arrays in ``dropped.csv``. Raises ConfigError where no data are
     named and DataError with every fault found; then nothing has been written.
@@ -44,7 +44,7 @@ def load_dataset(config: DataConfig, cache: Path) -> Dataset:
 
 
 def prepare_dataset(config: DataConfig, cache: Path) -> Path:
-    """The folder in ``cache`` that holds the data, made now where it is not there yet."""
+    """Return the folder in ``cache`` that holds the data, made now where it is not there yet."""
     sources, notes = find_files(config)
     folder = cache / _cache_key(sources, config)
     if not folder.exists():
@@ -54,21 +54,24 @@ def prepare_dataset(config: DataConfig, cache: Path) -> Path:
 
 
 def dataset_again(config: DataConfig, cache: Path, fingerprint: str) -> Dataset:
-    """The data that had this fingerprint. Raises DataError where they are others now."""
+    """Return the data that had this fingerprint. Raises DataError where they are others now."""
     dataset = load_dataset(config, cache)
     if dataset.fingerprint != fingerprint:
-        raise DataError(f"the data have changed: their fingerprint was {fingerprint[:12]} and is "
-                        f"{dataset.fingerprint[:12]} now")  # fmt: skip
+        raise DataError(
+            f"the data have changed: their fingerprint was {fingerprint[:12]} and is {dataset.fingerprint[:12]} now"
+        )
     return dataset
 
 
 def build_dataset(
     config: DataConfig, sources: Sequence[Source], notes: Sequence[str] = ()
 ) -> tuple[Dataset, list[Fault]]:
-    """The dataset of the files, and the rows that were left out of it."""
+    """Return the dataset of the files, and the rows that were left out of it."""
     tables, columns = _read_all(sources, config)
     kind = columns[0].format
-    rows = pd.concat([renamed(t, c) for t, c in zip(tables, columns, strict=True)], ignore_index=True)
+    rows = pd.concat(
+        [renamed(t, c) for t, c in zip(tables, columns, strict=True)], ignore_index=True
+    )
     unread = [fault for table in tables for fault in table.faults]
     checked = validate(rows, kind, unread, config.on_bad_row)
 
@@ -93,7 +96,7 @@ def build_dataset(
 
 
 def _read_all(sources: Sequence[Source], config: DataConfig) -> tuple[list[Table], list[Columns]]:
-    """Every file with its columns; the faults of all files together."""
+    """Return every file with its columns; the faults of all files together."""
     tables: list[Table] = []
     columns: list[Columns] = []
     faults: list[str] = []
@@ -108,7 +111,9 @@ def _read_all(sources: Sequence[Source], config: DataConfig) -> tuple[list[Table
         raise DataError(faults)
     if len({c.format for c in columns}) > 1:
         named = ", ".join(f"{t.name} is {c.format}" for t, c in zip(tables, columns, strict=True))
-        raise DataError(f"the files are of different formats ({named}); expected one; set data.format")
+        raise DataError(
+            f"the files are of different formats ({named}); expected one; set data.format"
+        )
     return tables, columns
 
 
@@ -147,7 +152,10 @@ def _reading(
 
 
 def _cache_key(sources: Sequence[Source], config: DataConfig) -> str:
-    """Names of folders do not count: the same files elsewhere are the same data."""
+    """Return the name of the cache folder.
+
+    Folder names do not count: the same files elsewhere are the same data.
+    """
     settings = {k: v for k, v in asdict(config).items() if k not in ("path", *SPLITS)}
     settings["columns"] = dict(config.columns)
     digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode())
@@ -158,7 +166,7 @@ def _cache_key(sources: Sequence[Source], config: DataConfig) -> str:
 
 
 def _keep(dataset: Dataset, dropped: Sequence[Fault], folder: Path) -> None:
-    """The dataset and dropped.csv under ``folder``, both or neither."""
+    """Write the dataset and dropped.csv under ``folder``, both or neither."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

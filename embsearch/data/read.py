@@ -21,15 +21,18 @@ from numpy.typing import NDArray
 
 from embsearch.data.decode import decode
 from embsearch.data.faults import Fault, quoted, refusal
-from embsearch.data.files import Source
+from embsearch.data.source_files import Source
 from embsearch.errors import DataError
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a file holds. ``rows[i]`` is the line on which ``frame``'s row i begins (Parquet: its
-    number, from 1). ``faults`` are rows that have no cells to check. ``nested`` names headers
-    that hold lists or objects somewhere, with the first such row."""
+    """The content of a file.
+
+    ``rows[i]`` is the line on which ``frame``'s row i begins (Parquet: its number, from 1).
+    ``faults`` are rows that have no cells to check. ``nested`` names headers that hold lists or
+    objects somewhere, with the first such row.
+    """
 
     name: str
     split: str | None
@@ -42,12 +45,14 @@ class Table:
 
 
 def read(source: Source, encoding: str = "auto") -> Table:
-    """The table in a file. Raises DataError for a file that is empty or not of its kind."""
+    """Return the table in a file. Raises DataError for a file that is empty or not of its kind."""
     path, suffix = source.path, source.path.suffix.lower()
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its rights") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its rights"
+        ) from None
     if not data.strip():
         raise DataError(
             f"{path.name}: the file is empty; expected a header and rows; check that it was written whole"
@@ -96,7 +101,9 @@ def _delimited(text: str, codec: str, source: Source, delimiter: str) -> Table:
             f"{name}, row {begins}: the quotes of this row do not match up ({error}); expected every quoted cell "
             'to be closed and a quote inside it doubled, as "27"" screen"'
         ) from None
-    return Table(name, source.split, _frame(cells, header), np.array(rows, np.int64), codec, tuple(faults))
+    return Table(
+        name, source.split, _frame(cells, header), np.array(rows, np.int64), codec, tuple(faults)
+    )
 
 
 def _jsonl(text: str, codec: str, source: Source) -> Table:
@@ -112,7 +119,9 @@ def _jsonl(text: str, codec: str, source: Source) -> Table:
             record = json.loads(line)
             if not isinstance(record, dict):
                 raise ValueError("not an object")
-            line.encode() if line.isascii() and "\\u" not in line else json.dumps(record, ensure_ascii=False).encode()
+            line.encode() if line.isascii() and "\\u" not in line else json.dumps(
+                record, ensure_ascii=False
+            ).encode()
         except ValueError as error:
             what = f"{quoted(line)} is not a JSON object ({error}); expected one object a line"
             faults.append(Fault(name, row, "unparsable line", what, {"line": line}))

@@ -16,15 +16,18 @@ import pandas as pd
 
 from embsearch.config.schema import SplitConfig
 from embsearch.data.faults import Fault, quoted, refusal
-from embsearch.data.files import SPLITS
 from embsearch.data.keys import salted
+from embsearch.data.source_files import SPLITS
 from embsearch.errors import DataError
 
 
 def assign_splits(
-    frame: pd.DataFrame, rankable: AbstractSet[str], config: SplitConfig, on_bad_row: Literal["error", "drop"]
+    frame: pd.DataFrame,
+    rankable: AbstractSet[str],
+    config: SplitConfig,
+    on_bad_row: Literal["error", "drop"],
 ) -> tuple[pd.DataFrame, list[Fault], str]:
-    """``frame`` with every row's split, the rows that leaked (dropped), and how it was done.
+    """Return ``frame`` with every row's split, the rows that leaked (dropped), and how it was done.
 
     ``rankable`` holds the keys of queries with both a relevant and an irrelevant title: a
     validation split without one of them measures nothing, so they are cut on their own.
@@ -39,20 +42,35 @@ def assign_splits(
         return frame.assign(split=_by_time(frame, config)), [], "by time of a query's first row"
     if config.by == "query" or not there:
         keys = sorted(set(frame["key"]))
-        return frame.assign(split=frame["key"].map(by_query(keys, rankable, config))), [], "by query"
+        return (
+            frame.assign(split=frame["key"].map(by_query(keys, rankable, config))),
+            [],
+            "by query",
+        )
     frame, leaked = _without_leaks(frame, on_bad_row)
     if "valid" in there or "train" not in there:
         return frame, leaked, "given"
     free = frame["split"] == "train"
-    rest = SplitConfig(valid=config.valid, test=0 if "test" in there else config.test, seed=config.seed)
+    rest = SplitConfig(
+        valid=config.valid, test=0 if "test" in there else config.test, seed=config.seed
+    )
     cut = by_query(sorted(set(frame.loc[free, "key"])), rankable, rest)
     frame = frame.assign(split=frame["split"].where(~free, frame["key"].map(cut)))
-    return frame, leaked, f"given; {'valid' if 'test' in there else 'valid and test'} split off train by query"
+    return (
+        frame,
+        leaked,
+        f"given; {'valid' if 'test' in there else 'valid and test'} split off train by query",
+    )
 
 
-def by_query(keys: Sequence[str], rankable: AbstractSet[str], config: SplitConfig) -> dict[str, str]:
-    """The split of every key. Of two queries one is train and one valid; of three one is test
-    unless ``config.test`` is 0. Where two are rankable, this holds of the rankable ones."""
+def by_query(
+    keys: Sequence[str], rankable: AbstractSet[str], config: SplitConfig
+) -> dict[str, str]:
+    """Return the split of every key.
+
+    Of two queries one is train and one valid; of three one is test unless ``config.test`` is 0.
+    Where two are rankable, this holds of the rankable ones.
+    """
     able = [key for key in keys if key in rankable]
     if len(able) < 2:
         return _cut(keys, config, at_least=1)
@@ -67,11 +85,14 @@ def _cut(keys: Sequence[str], config: SplitConfig, at_least: int) -> dict[str, s
     valid = sum(place[key] < config.test + config.valid for key in keys) - test
     if at_least:
         test, valid = _enough(len(keys), test, valid, config.test > 0)
-    return {k: "test" if i < test else "valid" if i < test + valid else "train" for i, k in enumerate(order)}
+    return {
+        k: "test" if i < test else "valid" if i < test + valid else "train"
+        for i, k in enumerate(order)
+    }
 
 
 def _enough(n: int, test: int, valid: int, wants_test: bool) -> tuple[int, int]:
-    """Sizes near the given ones that leave one query for train, valid and, of three, test."""
+    """Return sizes near the given ones that leave one query for train, valid and, of three, test."""
     valid = min(max(valid, 1), max(n - 1, 0))
     test = max(test, 1) if wants_test and n >= 3 else test
     test = min(test, max(n - 1 - valid, 0))
@@ -98,11 +119,18 @@ def _by_time(frame: pd.DataFrame, config: SplitConfig) -> pd.Series:
     return frame["key"].map(dict(zip(queries["key"], splits, strict=True)))
 
 
-def _without_leaks(frame: pd.DataFrame, on_bad_row: Literal["error", "drop"]) -> tuple[pd.DataFrame, list[Fault]]:
-    """Of a query in two splits the test rows stay, else the validation rows."""
+def _without_leaks(
+    frame: pd.DataFrame, on_bad_row: Literal["error", "drop"]
+) -> tuple[pd.DataFrame, list[Fault]]:
+    """Keep the test rows of a query that is in two splits, else its validation rows."""
     rank = frame["split"].map({split: n for n, split in enumerate(SPLITS)})
     last = rank.groupby(frame["key"]).transform("max")
-    keeps = frame[rank == last].drop_duplicates("key").set_index("key")[["split", "file", "row"]].to_dict("index")
+    keeps = (
+        frame[rank == last]
+        .drop_duplicates("key")
+        .set_index("key")[["split", "file", "row"]]
+        .to_dict("index")
+    )
     faults = []
     for row in frame[rank < last].to_dict("records"):
         stays = keeps[row["key"]]
@@ -110,7 +138,11 @@ def _without_leaks(frame: pd.DataFrame, on_bad_row: Literal["error", "drop"]) ->
             f"query {quoted(row['query'])} is in {row['split']} here and in {stays['split']} in {stays['file']}, "
             f"row {stays['row']} (case and blanks do not count); expected a query in one split only"
         )
-        cells = {k: str(v) for k, v in row.items() if k in ("query", "positive", "negative", "title", "split")}
+        cells = {
+            k: str(v)
+            for k, v in row.items()
+            if k in ("query", "positive", "negative", "title", "split")
+        }
         faults.append(Fault(row["file"], int(row["row"]), "query in two splits", what, cells))
     if faults and on_bad_row == "error":
         raise refusal(faults)

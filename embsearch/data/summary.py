@@ -8,11 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from embsearch.data.files import SPLITS
+from embsearch.data.source_files import SPLITS
 
 
-def summarise(shown: pd.DataFrame, rankable: AbstractSet[str], positive_grade: float) -> dict[str, Any]:
-    """``shown``: key, title, grade, segment, split, every title of a query once.
+def summarise(
+    shown: pd.DataFrame, rankable: AbstractSet[str], positive_grade: float
+) -> dict[str, Any]:
+    """Count rows, queries and titles of each split.
+
+    ``shown``: key, title, grade, segment, split, every title of a query once.
 
     ``rankable`` holds the keys of queries with both a relevant and an irrelevant title.
     """
@@ -27,13 +31,17 @@ def summarise(shown: pd.DataFrame, rankable: AbstractSet[str], positive_grade: f
                 "rankable_queries": len(keys[split] & rankable),
                 "titles": len(titles[split]),
                 "relevant": int((part["grade"] >= positive_grade).sum()),
-                "grades": {f"{g:g}": int(n) for g, n in part["grade"].value_counts().sort_index().items()},
+                "grades": {
+                    f"{g:g}": int(n) for g, n in part["grade"].value_counts().sort_index().items()
+                },
                 "segments": _segments(part),
             }
             for split, part in rows.items()
         },
         "query_overlap": {f"{a}-{b}": len(keys[a] & keys[b]) for a, b in combinations(SPLITS, 2)},
-        "title_overlap": {f"{a}-{b}": len(titles[a] & titles[b]) for a, b in combinations(SPLITS, 2)},
+        "title_overlap": {
+            f"{a}-{b}": len(titles[a] & titles[b]) for a, b in combinations(SPLITS, 2)
+        },
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from embsearch import disk
-from embsearch.data.dataset import Dataset, Ids
+from embsearch.data.dataset import Ids, TaskData
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of every text of a data set, end to end; text i is ``ids[offsets[i]:offsets[i+1]]``."""
+    """Token ids of every text of a data set, end to end; text i is
+    ``ids[offsets[i]:offsets[i+1]]``.
+    """
 
     ids: Ids
     offsets: np.ndarray
@@ -30,34 +32,45 @@ class Tokens:
         return np.diff(self.offsets)
 
     def row(self, text: int) -> Any:
-        """The token ids of one text."""
+        """Return the token ids of one text."""
         return self.ids[self.offsets[text] : self.offsets[text + 1]]
 
     def padded(self, take: Iterable[int], pad: int) -> tuple[np.ndarray, np.ndarray]:
-        """(B, T) ids and mask of the texts ``take``, T the longest of them."""
-        rows = [self.row(i) for i in take]
-        width = max(map(len, rows))
-        ids = np.full((len(rows), width), pad, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = 1
-        return ids, mask
+        """Return (B, T) ids and mask of the texts ``take``, T the longest of them."""
+        return pad_rows([self.row(i) for i in take], pad)
+
+
+def pad_rows(rows: Sequence[Any], pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (B, T) ids and mask of rows of token ids, T the longest of them."""
+    width = max(map(len, rows))
+    ids = np.full((len(rows), width), pad, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = 1
+    return ids, mask
 
 
 def tokenise(texts: tuple[str, ...] | list[str], tokenizer: Any, max_length: int | None) -> Tokens:
-    """Token ids with the tokenizer's special tokens, cut at ``max_length``."""
+    """Return token ids with the tokenizer's special tokens, cut at ``max_length``."""
     with _as_it_was(tokenizer):
-        encoded = tokenizer(list(texts), add_special_tokens=True, truncation=True, max_length=max_length)["input_ids"]
+        encoded = tokenizer(
+            list(texts), add_special_tokens=True, truncation=True, max_length=max_length
+        )["input_ids"]
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum([len(e) for e in encoded], out=offsets[1:])
-    return Tokens(np.fromiter((i for e in encoded for i in e), dtype=np.int32, count=offsets[-1]), offsets)
+    return Tokens(
+        np.fromiter((i for e in encoded for i in e), dtype=np.int32, count=offsets[-1]), offsets
+    )
 
 
 @contextmanager
 def _as_it_was(tokenizer: Any) -> Iterator[None]:
-    """A fast tokenizer keeps the limit it was called with and saves it with the model: whether the tokens were in the
-    cache would then decide the digest of equal models."""
+    """Put a tokenizer's settings back.
+
+    A fast one keeps the limit it was called with and saves it with the model: whether the tokens
+    were in the cache would then decide the digest of equal models.
+    """
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         yield
@@ -68,9 +81,15 @@ def _as_it_was(tokenizer: Any) -> Iterator[None]:
     backend.enable_padding(**padding) if padding else backend.no_padding()
 
 
-def cached(dataset: Dataset, tokenizer: Any, max_length: int | None, cache: Path) -> Tokens:
-    """``tokenise`` of all texts of ``dataset``, memory-mapped from ``cache`` when made before."""
-    made_by = tokenizer.backend_tokenizer.to_str() if hasattr(tokenizer, "backend_tokenizer") else repr(tokenizer)
+def cached(dataset: TaskData, tokenizer: Any, max_length: int | None, cache: Path) -> Tokens:
+    """Return ``tokenise`` of all texts of ``dataset``, memory-mapped from ``cache`` when made
+    before.
+    """
+    made_by = (
+        tokenizer.backend_tokenizer.to_str()
+        if hasattr(tokenizer, "backend_tokenizer")
+        else repr(tokenizer)
+    )
     key = hashlib.sha256(f"{dataset.fingerprint} {max_length} {made_by}".encode()).hexdigest()[:20]
     ids, offsets = cache / f"{key}.ids.npy", cache / f"{key}.offsets.npy"
     if not (ids.exists() and offsets.exists()):

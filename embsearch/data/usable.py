@@ -12,12 +12,14 @@ from embsearch.errors import DataError
 
 
 def rankable_keys(shown: pd.DataFrame, positive_grade: float) -> set[str]:
-    """Keys of the queries with both a relevant and an irrelevant title."""
+    """Return keys of the queries with both a relevant and an irrelevant title."""
     relevant = (shown["grade"] >= positive_grade).groupby(shown["key"]).agg(["any", "all"])
     return set(relevant.index[relevant["any"] & ~relevant["all"]])
 
 
-def check_usable(triplets: pd.DataFrame, shown: pd.DataFrame, config: DataConfig, dropped: Sequence[Fault]) -> None:
+def check_usable(
+    triplets: pd.DataFrame, shown: pd.DataFrame, config: DataConfig, dropped: Sequence[Fault]
+) -> None:
     """Raise DataError where there is nothing to train on, or no AUC to be had."""
     faults = [*_training(triplets, shown, config), *_validation(shown, config)]
     if faults:
@@ -28,14 +30,18 @@ def check_usable(triplets: pd.DataFrame, shown: pd.DataFrame, config: DataConfig
 def _training(triplets: pd.DataFrame, shown: pd.DataFrame, config: DataConfig) -> list[str]:
     rows = int((shown["split"] == "train").sum())
     if not rows:
-        return ["no training rows: every row is of another split or was dropped; add rows whose split is train"]
+        return [
+            "no training rows: every row is of another split or was dropped; add rows whose split is train"
+        ]
     if not len(triplets):
         return [
             f"no triplets from {rows} training rows: no query has two titles whose grades differ by "
             f"data.derive.min_gap={config.derive.min_gap:g}; lower it, or add titles of other grades"
         ]
     if not triplets["weight"].sum() > 0:
-        return ["every training row has weight 0: nothing would be learnt; give some row a weight above 0"]
+        return [
+            "every training row has weight 0: nothing would be learnt; give some row a weight above 0"
+        ]
     return []
 
 

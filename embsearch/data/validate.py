@@ -41,7 +41,9 @@ class Checked:
 def validate(
     frame: pd.DataFrame, kind: str, unread: Iterable[Fault], on_bad_row: Literal["error", "drop"]
 ) -> Checked:
-    """``frame`` as ``columns.renamed`` made it; ``unread`` are faults that reading found.
+    """Check the rows.
+
+    ``frame`` is as ``columns.renamed`` made it; ``unread`` are faults that reading found.
 
     Raises one DataError with all faults unless ``on_bad_row`` is drop.
     """
@@ -51,23 +53,33 @@ def validate(
     good = typed[~typed.index.isin(bad)]
     unique = good.drop_duplicates([*_identity(kind), "query_id", "weight", "time"])
     seen: list[str] = []
-    faults += list(_triplet_conflicts(unique, seen) if kind == "triplets" else _grade_conflicts(unique, kind))
+    faults += list(
+        _triplet_conflicts(unique, seen) if kind == "triplets" else _grade_conflicts(unique, kind)
+    )
     dropped = [*unread, *_as_faults(frame, faults)]
     if dropped and on_bad_row == "error":
         raise refusal(sorted(dropped, key=lambda fault: (fault.file, fault.row)))
     unique = unique[~unique.index.isin({at for at, _, _ in faults})]
-    unique = unique.drop_duplicates(_identity(kind)) if kind == "triplets" else _one_grade(unique, seen)
+    unique = (
+        unique.drop_duplicates(_identity(kind)) if kind == "triplets" else _one_grade(unique, seen)
+    )
     duplicates = int(good.duplicated(_identity(kind)).sum())
     return Checked(unique.reset_index(drop=True), tuple(dropped), duplicates, tuple(seen))
 
 
 def _identity(kind: str) -> list[str]:
-    """What a row says; a split belongs to it, so that overlap of splits stays visible."""
-    return ["key", "split", *(("positive", "negative") if kind == "triplets" else ("title", "grade"))]
+    """Return the columns that make a row what it is; a split belongs to it, so that overlap of
+    splits stays visible.
+    """
+    return [
+        "key",
+        "split",
+        *(("positive", "negative") if kind == "triplets" else ("title", "grade")),
+    ]
 
 
 def _as_faults(frame: pd.DataFrame, found: list[tuple[int, str, str]]) -> list[Fault]:
-    """One fault a row: its first kind, all its reasons."""
+    """Return one fault a row: its first kind, all its reasons."""
     reasons: dict[int, list[tuple[str, str]]] = {}
     for at, kind, what in found:
         reasons.setdefault(at, []).append((kind, what))
@@ -75,7 +87,9 @@ def _as_faults(frame: pd.DataFrame, found: list[tuple[int, str, str]]) -> list[F
     for at in sorted(reasons):
         cells = {str(name): str(cell) for name, cell in frame.loc[at].dropna().items()}
         file, row = cells.pop("file"), int(cells.pop("row"))
-        made.append(Fault(file, row, reasons[at][0][0], "; ".join(what for _, what in reasons[at]), cells))
+        made.append(
+            Fault(file, row, reasons[at][0][0], "; ".join(what for _, what in reasons[at]), cells)
+        )
     return made
 
 
@@ -108,7 +122,7 @@ def _triplet_conflicts(rows: pd.DataFrame, seen: list[str]) -> Found:
 
 
 def _grade_conflicts(rows: pd.DataFrame, kind: str) -> Found:
-    """Two grades under one query id (or without ids, under one query)."""
+    """Yield two grades under one query id (or without ids, under one query)."""
     if kind == "clicks":
         return
     group = ["key", "query_id", "title"]
@@ -123,19 +137,25 @@ def _grade_conflicts(rows: pd.DataFrame, kind: str) -> Found:
 
 
 def _one_grade(rows: pd.DataFrame, seen: list[str]) -> pd.DataFrame:
-    """One row for a query and title (and split): the highest grade, with the weight of its rows."""
+    """Return one row for a query and title (and split): the highest grade, with the weight of its
+    rows.
+    """
     if rows.empty:
         return rows
     group = ["key", "title", "split"]
     grouped = rows.groupby(group, dropna=False, sort=False)["grade"]
     both = rows[grouped.transform("nunique") > 1].sort_values([*group, "grade"], kind="stable")
-    highs = both[both["grade"] == both.groupby(group, dropna=False)["grade"].transform("max")].drop_duplicates(group)
+    highs = both[
+        both["grade"] == both.groupby(group, dropna=False)["grade"].transform("max")
+    ].drop_duplicates(group)
     lows = both.drop_duplicates(group)
     columns = ["file", "row", "title", "grade"]
     for high, low in zip(highs[columns].to_numpy(), lows[columns].to_numpy(), strict=True):
         file, row, title, grade = high
         worse = f"{low[3]:g} in {low[0]}, row {low[1]}"
-        seen.append(f"{file}, row {row}: {quoted(title)} has {grade:g} here and {worse}; the higher holds")
+        seen.append(
+            f"{file}, row {row}: {quoted(title)} has {grade:g} here and {worse}; the higher holds"
+        )
     top = rows[rows["grade"] == grouped.transform("max")]
     weights = top.groupby(group, dropna=False, sort=False)["weight"].transform("sum")
     if rows["weighted"].any():

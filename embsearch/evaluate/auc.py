@@ -1,4 +1,4 @@
-"""How often a better title scores above a worse one: over all rows, and within each query.
+"""The share of better titles that score above worse ones: over all rows, and within each query.
 
 Shapes: M rows, Q queries. ``query_M`` may hold any integers, in any order.
 """
@@ -15,11 +15,12 @@ Vectors = NDArray[np.floating[Any]]
 
 
 def roc_auc(scores: ArrayLike, relevant: ArrayLike) -> float:
-    """Share of all (relevant, irrelevant) pairs of rows where the relevant one scores higher.
+    """Return share of all (relevant, irrelevant) pairs of rows where the relevant one scores
+    higher.
 
     A tie counts half: scikit-learn's ``roc_auc_score``, the area under the ROC curve. Pairs of
-    different queries count too, so it also asks whether scores mean the same across queries.
-    O(M log M). Raises ValueError on NaN, or when one class is missing.
+    different queries count too, so it also asks whether scores mean the same across queries. O(M
+    log M). Raises ValueError on NaN, or when one class is missing.
     """
     scores_M, relevant_M = checked(scores, relevant)
     pairs = count_pairs(scores_M, relevant_M, np.zeros(len(scores_M), dtype=np.int64))
@@ -40,7 +41,7 @@ def query_auc(scores: ArrayLike, relevant: ArrayLike, query: ArrayLike) -> float
 
 
 def triplet_accuracy(scores: ArrayLike, relevant: ArrayLike, query: ArrayLike) -> float:
-    """Share of the (relevant, irrelevant) pairs of one query where the relevant one scores
+    """Return share of the (relevant, irrelevant) pairs of one query where the relevant one scores
     strictly higher: a tie is wrong, so a model that gives every text one vector gets 0.
 
     Every pair counts alike, so queries with more rows count more (``query_auc`` is the other way).
@@ -57,8 +58,10 @@ class Pairs(NamedTuple):
     total: NDArray[np.int64]
 
 
-def count_pairs(scores_M: Floats, relevant_M: NDArray[np.bool_], group_M: NDArray[np.int64]) -> Pairs:
-    """Pairs of each group; groups are 0..Q-1.
+def count_pairs(
+    scores_M: Floats, relevant_M: NDArray[np.bool_], group_M: NDArray[np.int64]
+) -> Pairs:
+    """Return pairs of each group; groups are 0..Q-1.
 
     Rows are sorted by group and score. A relevant row then beats the irrelevant ones between its
     group's start and its block of equal scores, and ties with those inside the block.
@@ -87,7 +90,7 @@ def count_pairs(scores_M: Floats, relevant_M: NDArray[np.bool_], group_M: NDArra
 
 
 def checked(scores: ArrayLike, relevant: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
-    """Both as arrays of one length. Raises ValueError on NaN, which no order can place."""
+    """Return both as arrays of one length. Raises ValueError on NaN, which no order can place."""
     scores_M = np.asarray(scores, dtype=np.float64)
     relevant_M = np.asarray(relevant).astype(bool)
     if scores_M.ndim != 1 or scores_M.shape != relevant_M.shape:
@@ -95,12 +98,14 @@ def checked(scores: ArrayLike, relevant: ArrayLike) -> tuple[Floats, NDArray[np.
             f"scores and relevant are one column of equal length, not {scores_M.shape} and {relevant_M.shape}"
         )
     if missing := int(np.isnan(scores_M).sum()):
-        raise ValueError(f"{missing} of {len(scores_M)} scores are NaN: the model's vectors are not finite")
+        raise ValueError(
+            f"{missing} of {len(scores_M)} scores are NaN: the model's vectors are not finite"
+        )
     return scores_M, relevant_M
 
 
 def groups(query: ArrayLike) -> NDArray[np.int64]:
-    """(M,) queries numbered 0..Q-1."""
+    """Return (M,) queries numbered 0..Q-1."""
     return np.unique(np.asarray(query), return_inverse=True)[1].astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""How sure an AUC is: intervals from resampling whole queries.
+"""The certainty of an AUC: intervals from resampling whole queries.
 
 Rows of one query are not independent (one click explains the other titles' lack of clicks), so
 queries are drawn, with replacement, and a query drawn twice counts twice with all its rows. The
@@ -32,7 +32,9 @@ def auc_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """The pooled ROC AUC with its interval. ``Interval.draws`` counts the draws with both classes.
+    """Return the pooled ROC AUC with its interval.
+
+    ``Interval.draws`` counts the draws with both classes.
 
     Raises ValueError as ``roc_auc`` does.
     """
@@ -42,11 +44,17 @@ def auc_interval(
     return _interval(value, drawn, level, worst=0.0)
 
 
-def auc_error(scores: ArrayLike, relevant: ArrayLike, query: ArrayLike, draws: int = 2000, seed: int = 0) -> float:
-    """The standard error of the pooled ROC AUC: the deviation of its resamples. Infinite where no resample has both
-    classes."""
+def auc_error(
+    scores: ArrayLike, relevant: ArrayLike, query: ArrayLike, draws: int = 2000, seed: int = 0
+) -> float:
+    """Return the standard error of the pooled ROC AUC: the deviation of its resamples.
+
+    Infinite where no resample has both classes.
+    """
     ranked = rank(scores, relevant, query)
-    drawn = np.concatenate([*(ranked.auc(counts_NQ) for counts_NQ in _resamples(ranked, draws, seed)), np.empty(0)])
+    drawn = np.concatenate(
+        [*(ranked.auc(counts_NQ) for counts_NQ in _resamples(ranked, draws, seed)), np.empty(0)]
+    )
     usable = drawn[~np.isnan(drawn)]
     return float(usable.std()) if len(usable) else float("inf")
 
@@ -60,10 +68,11 @@ def auc_gain(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """AUC of ``candidate`` minus AUC of ``baseline``: two score columns of the same rows.
+    """Return the AUC of ``candidate`` minus AUC of ``baseline``: two score columns of the same
+    rows.
 
-    Paired: both are measured on the same resamples, so what is hard about a query cancels.
-    Equal scores give exactly 0, low and high.
+    Paired: both are measured on the same resamples, so what is hard about a query cancels. Equal
+    scores give exactly 0, low and high.
     """
     value = roc_auc(candidate, relevant) - roc_auc(baseline, relevant)
     new, old = rank(candidate, relevant, query), rank(baseline, relevant, query)
@@ -72,10 +81,16 @@ def auc_gain(
 
 
 def mean_gain(
-    candidate_Q: ArrayLike, baseline_Q: ArrayLike, draws: int = 2000, seed: int = 0, level: float = 0.95
+    candidate_Q: ArrayLike,
+    baseline_Q: ArrayLike,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Interval:
-    """Mean over queries of what a ranking metric gained, paired: two columns of one value a query, NaN where the
-    metric has none. A single query says nothing about others: its interval is -1 to 1."""
+    """Mean over queries of what a ranking metric gained, paired: two columns of one value a query,
+    NaN where the metric has none. A single query says nothing about others: its interval is -1 to
+    1.
+    """
     gain_Q = np.asarray(candidate_Q, dtype=np.float64) - np.asarray(baseline_Q, dtype=np.float64)
     gain_Q = gain_Q[~np.isnan(gain_Q)]
     if not len(gain_Q):
@@ -83,7 +98,10 @@ def mean_gain(
     random = np.random.default_rng(seed)
     step = max(1, CHUNK // len(gain_Q))
     sizes = [min(step, draws - start) for start in range(0, draws, step)] if len(gain_Q) > 1 else []
-    drawn = [gain_Q[random.integers(len(gain_Q), size=(size, len(gain_Q)))].mean(axis=1) for size in sizes]
+    drawn = [
+        gain_Q[random.integers(len(gain_Q), size=(size, len(gain_Q)))].mean(axis=1)
+        for size in sizes
+    ]
     return _interval(float(gain_Q.mean()), drawn, level, worst=-1.0)
 
 
@@ -97,7 +115,9 @@ class Ranked(NamedTuple):
     through_P: NDArray[np.int64]  # and those that score the same or below
 
     def auc(self, counts_NQ: ArrayLike) -> Floats:
-        """(N,) the AUC with each query's rows counted so often; NaN where a class has no weight."""
+        """Return (N,) the AUC with each query's rows counted so often; NaN where a class has no
+        weight.
+        """
         weights_NQ = np.asarray(counts_NQ, dtype=np.float64)
         lost_NI = np.zeros((len(weights_NQ), len(self.irrelevant_I) + 1))
         np.cumsum(weights_NQ[:, self.irrelevant_I], axis=1, out=lost_NI[:, 1:])
@@ -129,8 +149,11 @@ def rank(scores: ArrayLike, relevant: ArrayLike, query: ArrayLike) -> Ranked:
 
 
 def _resamples(ranked: Ranked, draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Chunks of (N, Q): how often each query is drawn. Drawn one by one, so the numbers depend on
-    seed and Q alone and not on how many draws fit a chunk."""
+    """Return chunks of (N, Q): how often each query is drawn.
+
+    Drawn one by one, so the numbers depend on seed and Q alone and not on how many draws fit a
+    chunk.
+    """
     queries = ranked.queries
     if queries < 2:
         return

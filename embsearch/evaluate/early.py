@@ -1,8 +1,9 @@
-"""How many validation rows the evaluations of a trial read: few where it begins, all where it ends.
+"""The number of validation rows that the evaluations of a trial read: few where it begins, all
+where it ends.
 
-The first rungs only tell the good from the bad. Chosen once a study, by what the untuned encoder says of the rows, so
-that every trial reads the same ones. The error is that of one AUC; the difference of two trials has a smaller one,
-because what is hard about a query is hard for both.
+The first rungs only tell the good from the bad. Chosen once a study, by what the untuned encoder
+says of the rows, so that every trial reads the same ones. The error is that of one AUC; the
+difference of two trials has a smaller one, because what is hard about a query is hard for both.
 Shapes: T texts, E dimensions.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 
 from embsearch.config.schema import EvaluateConfig
-from embsearch.data.dataset import Ids, Judged, sample
+from embsearch.data.dataset import Ids, JudgedRows, sample
 from embsearch.evaluate.auc import Vectors
 from embsearch.evaluate.bootstrap import auc_error
 from embsearch.evaluate.score import similarity
@@ -20,16 +21,27 @@ from embsearch.values import Reading
 FEWEST = 30  # queries: of fewer a bootstrap says too little (bootstrap.py)
 
 
-def readings(rows: Judged, ids_T: Ids, vectors_TE: Vectors, config: EvaluateConfig, seed: int) -> list[Reading]:
-    """What each evaluation of ``config.at`` reads: queries enough for a standard error of ``early_error``, half of
-    that at every further one, and all at the last. Empty without ``early_error``, or if AUC is not maximised."""
-    if not config.early_error or config.objective != "auc" or rows.relevant.all() or not rows.relevant.any():
+def readings(
+    rows: JudgedRows, ids_T: Ids, vectors_TE: Vectors, config: EvaluateConfig, seed: int
+) -> list[Reading]:
+    """Return what each evaluation of ``config.at`` reads: enough queries for a standard error of
+    ``early_error``, half of that at every further one, and all at the last. Empty without
+    ``early_error``, or if AUC is not maximised.
+    """
+    if (
+        not config.early_error
+        or config.objective != "auc"
+        or rows.relevant.all()
+        or not rows.relevant.any()
+    ):
         return []
 
     def reading(queries: int) -> Reading:
         part = sample(rows, queries)
         scores = similarity(part, ids_T, vectors_TE)
-        return Reading(queries, len(part), auc_error(scores, part.relevant, part.query, config.draws, seed))
+        return Reading(
+            queries, len(part), auc_error(scores, part.relevant, part.query, config.draws, seed)
+        )
 
     *early, every = reckoned(reading(int(rows.query.max()) + 1), config)
     found = []
@@ -42,7 +54,9 @@ def readings(rows: Judged, ids_T: Ids, vectors_TE: Vectors, config: EvaluateConf
 
 
 def reckoned(every: Reading, config: EvaluateConfig) -> list[Reading]:
-    """The same from the error on all rows alone: it falls with the root of the number of queries, about."""
+    """Return the same from the error on all rows alone: it falls with the root of the number of
+    queries, about.
+    """
     found = []
     for number in range(len(config.at) - 1):
         share = min(1.0, (every.error / config.early_error * 2**number) ** 2)

@@ -1,4 +1,4 @@
-"""Where the right titles stand: among those shown for a query, and in the whole pool.
+"""The places of the right titles: among those shown for a query, and in the whole pool.
 
 One rule for ties, everywhere: the worse title first. A model that gives every text one vector
 thus gets the worst score, not the luck of the row order. Queries without any relevant title
@@ -27,7 +27,7 @@ def mrr_at_k(scores: ArrayLike, relevant: ArrayLike, query: ArrayLike, k: int = 
 
 
 def mrr_by_query(scores: ArrayLike, relevant: ArrayLike, query: ArrayLike, k: int = 10) -> Floats:
-    """(Q,) what ``mrr_at_k`` is the mean of; NaN for a query without a relevant title."""
+    """Return (Q,) the values that ``mrr_at_k`` averages; NaN for a query without a relevant title."""
     scores_M, relevant_M = checked(scores, relevant)
     group_M = groups(query)
     place_M = places(scores_M, relevant_M, group_M)
@@ -49,10 +49,11 @@ def recall_at_k(scores: ArrayLike, relevant: ArrayLike, query: ArrayLike, k: int
 
 
 def ndcg_at_k(scores: ArrayLike, grade: ArrayLike, query: ArrayLike, k: int = 10) -> float:
-    """Mean over queries of DCG@k / best possible DCG@k, with DCG = sum (2^grade - 1) / log2(1 + place).
+    """Mean over queries of DCG@k / best possible DCG@k, with DCG = sum (2^grade - 1) / log2(1 +
+    place).
 
-    The exponential gain of Burges et al. 2005 that web search uses; scikit-learn's
-    ``ndcg_score`` has gain = grade, the same for grades 0 and 1. A grade below 0 gains nothing.
+    The exponential gain of Burges et al. 2005 that web search uses; scikit-learn's ``ndcg_score``
+    has gain = grade, the same for grades 0 and 1. A grade below 0 gains nothing.
     """
     found_Q = ndcg_by_query(scores, grade, query, k)
     if np.isnan(found_Q).all():
@@ -61,7 +62,7 @@ def ndcg_at_k(scores: ArrayLike, grade: ArrayLike, query: ArrayLike, k: int = 10
 
 
 def ndcg_by_query(scores: ArrayLike, grade: ArrayLike, query: ArrayLike, k: int = 10) -> Floats:
-    """(Q,) what ``ndcg_at_k`` is the mean of; NaN for a query without a grade above 0."""
+    """Return (Q,) the values that ``ndcg_at_k`` averages; NaN for a query without a grade above 0."""
     scores_M, _ = checked(scores, np.asarray(grade) > 0)
     grade_M = np.asarray(grade, dtype=np.float64)
     group_M = groups(query)
@@ -73,8 +74,12 @@ def ndcg_by_query(scores: ArrayLike, grade: ArrayLike, query: ArrayLike, k: int 
     return share_Q
 
 
-def places(scores_M: Floats, worth_M: NDArray[Any], group_M: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(M,) each row's place in its group by falling score, from 1; of equal scores the least worth first."""
+def places(
+    scores_M: Floats, worth_M: NDArray[Any], group_M: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return (M,) each row's place in its group by falling score, from 1; of equal scores the least
+    worth first.
+    """
     order = np.lexsort((worth_M, -scores_M, group_M))
     starts = np.flatnonzero(np.diff(group_M[order], prepend=-1))
     place_M = np.empty(len(order), dtype=np.int64)
@@ -83,9 +88,13 @@ def places(scores_M: Floats, worth_M: NDArray[Any], group_M: NDArray[np.int64]) 
 
 
 def pool_ranks(
-    queries_QE: Vectors, pool_PE: Vectors, query_R: ArrayLike, title_R: ArrayLike, chunk: int = CHUNK
+    queries_QE: Vectors,
+    pool_PE: Vectors,
+    query_R: ArrayLike,
+    title_R: ArrayLike,
+    chunk: int = CHUNK,
 ) -> NDArray[np.int64]:
-    """(R,) the rank, from 1, of each relevant title among all P titles for its query.
+    """Return (R,) the rank, from 1, of each relevant title among all P titles for its query.
 
     ``query_R`` and ``title_R`` are rows of the two matrices, no pair twice. The similarity is the
     dot product: give unit vectors for cosines. Titles nobody judged count as irrelevant. About
@@ -105,7 +114,9 @@ def pool_ranks(
         at = np.searchsorted(rows, query[part])
         own[part] = scores_QP[at, title[part]]
         # irrelevant titles that stand before it; the relevant ones are put in order below
-        whole = slice(np.searchsorted(query, rows[0]), np.searchsorted(query, rows[-1], side="right"))
+        whole = slice(
+            np.searchsorted(query, rows[0]), np.searchsorted(query, rows[-1], side="right")
+        )
         scores_QP[np.searchsorted(rows, query[whole]), title[whole]] = -np.inf
         above[part] = np.count_nonzero(scores_QP[at] >= own[part, None], axis=1)
     rank_R = np.empty(len(query), dtype=np.int64)
@@ -114,7 +125,9 @@ def pool_ranks(
 
 
 def pool_metrics(rank_R: NDArray[np.int64], query_R: ArrayLike) -> dict[str, float]:
-    """``pool_mrr_10``, ``pool_recall_1`` and ``pool_recall_10`` of what ``pool_ranks`` found."""
+    """Return ``pool_mrr_10``, ``pool_recall_1`` and ``pool_recall_10`` of what ``pool_ranks``
+    found.
+    """
     group_R = groups(query_R)
     return {
         "pool_mrr_10": _mrr(rank_R, group_R, 10),
@@ -145,8 +158,9 @@ def _some_relevant(found: NDArray[Any]) -> None:
 
 
 def _gain(grade_M: Floats, group_M: NDArray[np.int64]) -> Floats:
-    """2^grade - 1, over 2^(the query's highest grade): nDCG is a ratio within the query, and so
-    grades that are click counts do not overflow."""
+    """Return 2^grade - 1, over 2^(the query's highest grade): nDCG is a ratio within the query, and
+    so grades that are click counts do not overflow.
+    """
     if not len(grade_M):
         return grade_M
     grade_M = grade_M.clip(min=0)

@@ -1,4 +1,4 @@
-"""From similarities over judged rows to the metrics a study records.
+"""The metrics that a study records, from similarities over judged rows.
 
 Names have no ``@``: MLflow refuses it. A metric that the rows do not define (AUC where every row
 is relevant, ranking where no query has a relevant title) is left out rather than invented.
@@ -12,13 +12,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embsearch.data.dataset import Ids, Judged
+from embsearch.data.dataset import Ids, JudgedRows
 from embsearch.evaluate.auc import Floats, Vectors, query_auc, roc_auc, triplet_accuracy
 from embsearch.evaluate.ranking import mrr_at_k, ndcg_at_k, pool_metrics, pool_ranks, recall_at_k
 
 
-def score(judged: Judged, similarity: ArrayLike) -> dict[str, float]:
-    """``auc``, ``query_auc``, ``triplet_accuracy``, ``mrr_10``, ``ndcg_10``, ``recall_1``, ``recall_10``.
+def score(judged: JudgedRows, similarity: ArrayLike) -> dict[str, float]:
+    """Return ``auc``, ``query_auc``, ``triplet_accuracy``, ``mrr_10``, ``ndcg_10``, ``recall_1``,
+    ``recall_10``.
 
     The ranking ones are among the titles shown for a query; queries without a relevant title are
     left out of them. Raises ValueError on NaN.
@@ -32,78 +33,98 @@ def score(judged: Judged, similarity: ArrayLike) -> dict[str, float]:
         ("query_auc", within, lambda: query_auc(scores, relevant, query)),
         ("triplet_accuracy", within, lambda: triplet_accuracy(scores, relevant, query)),
         ("mrr_10", bool(relevant.any()), lambda: mrr_at_k(scores, relevant, query, 10)),
-        ("ndcg_10", bool((judged.grade > 0).any()), lambda: ndcg_at_k(scores, judged.grade, query, 10)),
+        (
+            "ndcg_10",
+            bool((judged.grade > 0).any()),
+            lambda: ndcg_at_k(scores, judged.grade, query, 10),
+        ),
         ("recall_1", bool(relevant.any()), lambda: recall_at_k(scores, relevant, query, 1)),
         ("recall_10", bool(relevant.any()), lambda: recall_at_k(scores, relevant, query, 10)),
     ]
     return {name: metric() for name, possible, metric in defined if possible}
 
 
-def by_segment(judged: Judged, similarity: ArrayLike) -> dict[str, dict[str, float]]:
-    """For each segment that has rows: ``rows``, ``queries``, and ``auc`` where both classes exist."""
+def by_segment(judged: JudgedRows, similarity: ArrayLike) -> dict[str, dict[str, float]]:
+    """Return of each segment that has rows ``rows``, ``queries``, and ``auc`` where both classes
+    exist.
+    """
     scores = _checked(judged, similarity)
     found: dict[str, dict[str, float]] = {}
     for number, name in enumerate(judged.segments):
         here = judged.segment == number
         if not here.any():
             continue
-        found[name] = {"rows": float(here.sum()), "queries": float(len(np.unique(judged.query[here])))}
+        found[name] = {
+            "rows": float(here.sum()),
+            "queries": float(len(np.unique(judged.query[here]))),
+        }
         if _mixed(judged.relevant[here]):
             found[name]["auc"] = roc_auc(scores[here], judged.relevant[here])
     return found
 
 
-def similarity(judged: Judged, ids_T: Ids, vectors_TE: Vectors) -> NDArray[np.float32]:
-    """(M,) cosine of each row's query and title; ``vectors_TE[i]`` is the vector of text ``ids_T[i]``.
+def similarity(judged: JudgedRows, ids_T: Ids, vectors_TE: Vectors) -> NDArray[np.float32]:
+    """Return (M,) cosine of each row's query and title; ``vectors_TE[i]`` is the vector of text
+    ``ids_T[i]``.
 
     ``ids_T`` rises and holds every text of the rows.
     """
-    unit_TE = unit(vectors_TE)
+    unit_TE = unit_vectors(vectors_TE)
     text_ME, title_ME = unit_TE[_rows(ids_T, judged.text)], unit_TE[_rows(ids_T, judged.title)]
     cosine_M: NDArray[np.float32] = np.einsum("me,me->m", text_ME, title_ME)
     return cosine_M
 
 
-def score_pool(judged: Judged, ids_T: Ids, vectors_TE: Vectors, pool: Ids | None = None) -> dict[str, float]:
-    """``pool_mrr_10``, ``pool_recall_1``, ``pool_recall_10``: each query against every title of ``pool``.
+def score_pool(
+    judged: JudgedRows, ids_T: Ids, vectors_TE: Vectors, pool: Ids | None = None
+) -> dict[str, float]:
+    """Return ``pool_mrr_10``, ``pool_recall_1``, ``pool_recall_10``: each query against every title
+    of ``pool``.
 
     ``pool`` holds text ids, every relevant title among them; None: the titles of the rows. Where a
-    query is spelt in several ways its first spelling asks. Empty where no query has a relevant title.
+    query is spelt in several ways its first spelling asks. Empty where no query has a relevant
+    title.
     """
     if not judged.relevant.any():
         return {}
     pool = np.unique(judged.title if pool is None else pool)
-    unit_TE = unit(vectors_TE)
+    unit_TE = unit_vectors(vectors_TE)
     first_M = np.unique(judged.query, return_index=True)[1]
     asks = np.flatnonzero(judged.relevant)
     query_R = np.searchsorted(judged.query[first_M], judged.query[asks])
     title_R = _rows(pool, judged.title[asks])
     queries_QE = unit_TE[_rows(ids_T, judged.text[first_M])]
-    return pool_metrics(pool_ranks(queries_QE, unit_TE[_rows(ids_T, pool)], query_R, title_R), query_R)
+    return pool_metrics(
+        pool_ranks(queries_QE, unit_TE[_rows(ids_T, pool)], query_R, title_R), query_R
+    )
 
 
 def _mixed(relevant: NDArray[np.bool_]) -> bool:
     return bool(relevant.any() and not relevant.all())
 
 
-def _checked(judged: Judged, similarity: ArrayLike) -> Floats:
+def _checked(judged: JudgedRows, similarity: ArrayLike) -> Floats:
     scores = np.asarray(similarity, dtype=np.float64)
     if scores.shape != (len(judged),):
         raise ValueError(f"{len(judged)} rows need {len(judged)} similarities, not {scores.shape}")
     if missing := int(np.isnan(scores).sum()):
-        raise ValueError(f"{missing} of {len(scores)} similarities are NaN: the model's vectors are not finite")
+        raise ValueError(
+            f"{missing} of {len(scores)} similarities are NaN: the model's vectors are not finite"
+        )
     return scores
 
 
-def unit(vectors_TE: Vectors) -> NDArray[np.float32]:
-    """The vectors in fp32, each of length 1 (a zero vector stays one)."""
+def unit_vectors(vectors_TE: Vectors) -> NDArray[np.float32]:
+    """Return the vectors in fp32, each of length 1 (a zero vector stays one)."""
     exact_TE = np.asarray(vectors_TE, dtype=np.float32)
-    unit_TE: NDArray[np.float32] = exact_TE / np.linalg.norm(exact_TE, axis=1, keepdims=True).clip(min=1e-6)
+    unit_TE: NDArray[np.float32] = exact_TE / np.linalg.norm(exact_TE, axis=1, keepdims=True).clip(
+        min=1e-6
+    )
     return unit_TE
 
 
 def _rows(ids_T: Ids, wanted: Ids) -> NDArray[np.int64]:
-    """Where each wanted text stands in ``ids_T``."""
+    """Return where each wanted text stands in ``ids_T``."""
     at = np.searchsorted(ids_T, wanted).clip(max=max(len(ids_T) - 1, 0))
     if not np.array_equal(np.asarray(ids_T)[at], wanted):
         raise ValueError("texts of the rows are missing from the ids given")

@@ -17,8 +17,11 @@ Point = tuple[int, dict[str, float]]  # step, what was reported there
 
 @dataclass(frozen=True)
 class Curve:
-    """One configuration, from its first evaluation to its end: ``measurements`` by rung, the last of
-    them ``last``, or else the ``failure`` that ended it, as (class, message)."""
+    """One configuration, from its first evaluation to its end.
+
+    ``measurements`` by rung, the last of them ``last``, or else the ``failure`` that ended it, as
+    (class, message).
+    """
 
     measurements: tuple[Measurement, ...]
     points: tuple[Point, ...] = ()
@@ -26,18 +29,18 @@ class Curve:
 
 
 class Curves(Protocol):
-    """What every configuration would measure."""
+    """The measurements that every configuration would give."""
 
     @property
     def untuned(self) -> Mapping[str, float]:
-        """Metrics of the encoder as it was, their names without val/."""
+        """Return metrics of the encoder as it was, their names without val/."""
 
     @property
     def origin(self) -> str:
-        """Where the curves come from, in a few words."""
+        """Say where the curves come from, in a few words."""
 
     def curve(self, trial: int, config: Mapping[str, Any]) -> Curve:
-        """The curve of a trial with this config, as tasks carry it. Raises UserError where there is none."""
+        """Return the curve of a trial with this config. Raises UserError where there is none."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,13 @@ class Synthetic:
         end, speed = self.ends_at(config), self._speed(config)
         dice = random.Random(f"noise {self.seed} {trial} {config['train']['seed'] or ''}".rstrip())
         # 27 units a trial, as in the simulations that the defaults were chosen by
-        values = [end - 0.3 * math.exp(-27 * share / speed) + dice.gauss(0, self.noise) for share in at]
+        values = [
+            end - 0.3 * math.exp(-27 * share / speed) + dice.gauss(0, self.noise) for share in at
+        ]
         return _curve(values, [self.trial_seconds * share for share in at], config)
 
     def ends_at(self, config: Mapping[str, Any]) -> float:
-        """What the configuration would measure at its end, without noise."""
+        """Return what the configuration would measure at its end, without noise."""
         away = [
             (place - random.Random(f"best {self.seed} {path}").uniform(0.1, 0.9)) ** 2
             for path, place in places(config).items()
@@ -110,24 +115,30 @@ class Recorded:
         at = config["evaluate"]["at"]
         if missing := [share for share in at if share not in self.at]:
             raise UserError(
-                f"evaluate.at={list(at)}: {self.origin} was evaluated at {list(self.at)}, not at {missing}; "
-                "a replay measures at some or all of them"
+                f"evaluate.at={list(at)}: {self.origin} was evaluated at {list(self.at)}, "
+                f"not at {missing}; a replay measures at some or all of them"
             )
         rungs = {self.at.index(share) + 1: rung for rung, share in enumerate(at, 1)}
         kept = [(m, rungs[m.rung]) for m in found.measurements if m.rung in rungs]
         end = found.measurements[-1] if found.measurements else None
-        if end is not None and end.last and end.rung not in rungs:  # early, between two that are asked for
+        if (
+            end is not None and end.last and end.rung not in rungs
+        ):  # early, between two that are asked for
             kept.append((end, len(kept) + 1))
         return Curve(tuple(replace(m, rung=rung) for m, rung in kept), found.points, found.failure)
 
     def nearest(self, config: Mapping[str, Any]) -> int:
-        """The number of the recorded configuration with the least distance, ranges counted from 0 to 1."""
+        """Return the number of the nearest recorded configuration, ranges counted from 0 to 1."""
         space = config["space"]
         here = places(config)
 
         def away(number: int) -> float:
             there = self.configs[number]
-            return sum((_place(there[path], space[path]) - here[path]) ** 2 for path in here if path in there)
+            return sum(
+                (_place(there[path], space[path]) - here[path]) ** 2
+                for path in here
+                if path in there
+            )
 
         return min(self._numbers, key=away)
 
@@ -135,13 +146,14 @@ class Recorded:
     def _numbers(self) -> range:
         if not self.configs:
             raise UserError(
-                f"launcher.curves: {self.origin} has no trial that ran to its end; record one with scheduler=none"
+                f"launcher.curves: {self.origin} has no trial that ran to its end; "
+                "record one with scheduler=none"
             )
         return range(len(self.configs))
 
 
 def places(config: Mapping[str, Any]) -> dict[str, float]:
-    """Where a config lies in its own search space: each searched path with its place from 0 to 1."""
+    """Return each searched path with the config's place on it, from 0 to 1."""
     return {path: _place(_at(config, path), spec) for path, spec in sorted(config["space"].items())}
 
 
@@ -163,18 +175,19 @@ def _at(config: Mapping[str, Any], path: str) -> Any:
 
 
 def _curve(values: Sequence[float], times: Sequence[float], config: Mapping[str, Any]) -> Curve:
-    """Numbers as a trial's measurements, with the steps and texts that the config gives them."""
+    """Return numbers as a trial's measurements, with the config's steps and texts."""
     train, metric, at = config["train"], config["evaluate"]["objective"], config["evaluate"]["at"]
     if len(at) != len(values):
         raise UserError(f"evaluate.at={list(at)}: the curves have {len(values)} evaluations")
     steps = max(math.ceil(train["texts"] / (3 * train["batch_size"])), len(at))
     measured, points = [], []
     for rung, (share, value, seconds) in enumerate(zip(at, values, times, strict=True), 1):
-        last, step = rung == len(at), max(rung, round(share * steps))
-        measured.append(
-            Measurement(rung, step, round(share * train["texts"]), {f"val/{metric}": value}, seconds, last,
-                        "budget spent" if last else "")
-        )  # fmt: skip
-        points.append((step, {"train/loss": 1 - value, "train/lr": train["lr"],
-                              "cost/texts_per_second": train["texts"] / times[-1]}))  # fmt: skip
+        last = rung == len(at)
+        step, texts = max(rung, round(share * steps)), round(share * train["texts"])
+        why = "budget spent" if last else ""
+        metrics = {f"val/{metric}": value}
+        measured.append(Measurement(rung, step, texts, metrics, seconds, last, why))
+        speed = train["texts"] / times[-1]
+        reported = {"train/loss": 1 - value, "train/lr": train["lr"]}
+        points.append((step, reported | {"cost/texts_per_second": speed}))
     return Curve(tuple(measured), tuple(points))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 def worker_environment(threads: int, sharers: int = 1) -> dict[str, str]:
-    """``threads`` for every library that computes; ``sharers``: workers on one GPU, this one among them."""
+    """Return the variables of a worker's process: ``threads`` for every library that computes.
+
+    ``sharers``: workers on one GPU, this one among them.
+    """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return dict.fromkeys(names, str(threads)) | {
         "TOKENIZERS_PARALLELISM": "false",

@@ -1,21 +1,11 @@
-"""Tasks run in this process, one after another: for debugging, and where processes may not be."""
+"""Jobs run in this process, one after another: for debugging, and where processes may not be."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
-from embsearch.launch.base import ENDS, Message, Task
-
-
-class Handler(Protocol):
-    """What worker.Worker is."""
-
-    halting: bool
-
-    def __call__(self, task: Task) -> Iterator[Message]: ...
-
-    def close(self) -> None: ...
+from embsearch.launch.base import Ending, Job, Message
+from embsearch.launch.handler import Handler
 
 
 class Inline:
@@ -33,16 +23,16 @@ class Inline:
     def idle(self) -> list[int]:
         return [0] if self._running is None and not self._handler.halting else []
 
-    def submit(self, slot: int, task: Task) -> None:
+    def submit(self, slot: int, job: Job) -> None:
         if self._running is not None or slot != 0:
             raise RuntimeError(f"slot {slot} is not idle")
-        self._running = self._handler(task)
+        self._running = self._handler(job)
 
     def wait(self, timeout: float) -> list[tuple[int, Message]]:
         if self._running is None:
             return []
         message = next(self._running)
-        if message["kind"] in ENDS:
+        if isinstance(message, Ending):
             self._running = None
         return [(0, message)]
 

@@ -1,6 +1,6 @@
-"""One warm worker process a slot, on this machine; several slots may share a GPU, or each have several.
+"""One warm worker process a slot, on this machine; several may share a GPU, or each have several.
 
-Tasks and messages are lines of JSON over the worker's pipes. A worker ends when its standard
+Jobs and messages are lines of JSON over the worker's pipes. A worker ends when its standard
 input does, so none outlives a coordinator that was killed. What it prints goes to worker.log.
 """
 
@@ -14,131 +14,122 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from embsearch.launch.base import ENDS, Message, Task
+from embsearch.launch.base import Job, Message, decode_message, encode
 from embsearch.launch.environment import worker_environment
+from embsearch.launch.pool import Event, Gone, Pool
 
 STALE = 30.0  # seconds that a stopped worker gets to end before it is killed
+LOOK = 1.0  # seconds between two looks at processes that have ended and left their pipe open
+
+Process = subprocess.Popen[bytes]
 
 
 @dataclass
-class Slot:
-    """A worker's process, when it was last heard of, and the task it has."""
+class WorkerProcess:
+    """A worker's process. ``why``: why it was killed, where it was."""
 
-    process: subprocess.Popen[bytes]
-    generation: int
-    heard: float
-    task: Task | None = None
-    hung: bool = False
-    leaving: bool = False  # it has halted and will end
+    process: Process
+    why: str = ""
 
 
-class Local:
-    """``workers`` processes of ``command``; worker i sees only GPU ``gpus[i]`` where given, or GPUs: ``2,3``."""
+class Pipes:
+    """The way to ``workers`` processes of ``command``, by their standard input and output.
+
+    ``threads``: of each. ``gpus``: worker i sees only ``gpus[i]``, a GPU or several (``2,3``).
+    """
+
+    queues_jobs = True
+    blocked = False
 
     def __init__(
-        self,
-        command: list[str],
-        workers: int,
-        threads: int,
-        logs: Path,
-        gpus: list[str] | None = None,
-        timeout: float = 3600.0,
+        self, command: list[str], workers: int, threads: int, logs: Path, gpus: list[str] | None
     ) -> None:
-        self._command, self._threads, self._logs = command, threads, logs
-        self._gpus, self._timeout, self._halting, self._workers = gpus, timeout, False, workers
-        self._messages: queue.Queue[tuple[int, int, Message | None]] = queue.Queue()
-        self._slots = [self._start(i, 0) for i in range(workers)]
+        self._command, self._threads, self._logs, self._gpus = command, threads, logs, gpus
+        self._sharers = -(-workers // len(gpus or [""]))  # without names all share one GPU
+        # A worker's number and process, and what it said; None: its output has ended.
+        self._said: queue.Queue[tuple[int, Process, Message | None]] = queue.Queue()
+        self.workers = [WorkerProcess(self._open(index)) for index in range(workers)]
 
-    @property
-    def workers(self) -> int:
-        return self._workers
+    def start(self, slots: Sequence[int]) -> list[int]:
+        for index in slots:
+            self.workers[index] = WorkerProcess(self._open(index))
+        return list(slots)
 
-    @property
-    def idle(self) -> list[int]:
-        return [i for i, s in enumerate(self._slots) if s.task is None and not (s.leaving or self._halting)]
-
-    def submit(self, slot: int, task: Task) -> None:
-        worker = self._slots[slot]
-        if worker.task is not None:
-            raise RuntimeError(f"slot {slot} is not idle")
-        worker.task, worker.heard = task, time.monotonic()
+    def send(self, slot: int, job: Job) -> None:
+        stdin = self.workers[slot].process.stdin
+        assert stdin is not None
         with contextlib.suppress(OSError):  # a dead worker: its reader will say so
-            assert worker.process.stdin is not None
-            worker.process.stdin.write(json.dumps(task).encode() + b"\n")
-            worker.process.stdin.flush()
+            stdin.write(json.dumps(encode(job)).encode() + b"\n")
+            stdin.flush()
 
-    def wait(self, timeout: float) -> list[tuple[int, Message]]:
-        found: list[tuple[int, Message]] = []
-        until = time.monotonic() + timeout
-        while not found and (left := until - time.monotonic()) > 0:
-            with contextlib.suppress(queue.Empty):
-                self._take(found, self._messages.get(timeout=min(left, 1.0)))
-                while True:
-                    self._take(found, self._messages.get_nowait())
-            self._kill_hung()
-        return found
+    def receive(self, timeout: float) -> list[tuple[int, Event]]:
+        events: list[tuple[int, Event]] = []
+        with contextlib.suppress(queue.Empty):
+            said = self._said.get(timeout=min(timeout, LOOK))
+            while True:
+                events += self._event(*said)
+                said = self._said.get_nowait()
+        self._end_left_behind()
+        return events
+
+    def kill(self, slot: int, why: str) -> bool:
+        worker = self.workers[slot]
+        worker.why = why
+        _end(worker.process)
+        return True
+
+    def give_up(self, slot: int, others: bool) -> None:
+        """Do nothing: a worker of this machine is ready at once."""
 
     def halt(self) -> None:
-        self._halting = True
-        for slot in self._slots:
+        for worker in self.workers:
             with contextlib.suppress(OSError):
-                slot.process.send_signal(signal.SIGTERM)
+                worker.process.send_signal(signal.SIGTERM)
 
     def close(self) -> None:
-        for slot in self._slots:
-            _end(slot.process)
+        for worker in self.workers:
+            _end(worker.process)
 
-    def _take(self, found: list[tuple[int, Message]], item: tuple[int, int, Message | None]) -> None:
-        index, generation, message = item
-        slot = self._slots[index]
-        if generation != slot.generation:
-            return  # the last words of a worker that has been replaced
-        slot.heard = time.monotonic()
-        if message is None:
-            message = self._replace(index, "killed")
-        elif message["kind"] in ENDS:
-            slot.task, slot.leaving = None, message["kind"] == "halted"
-        found.append((index, message))
+    def _event(
+        self, index: int, process: Process, message: Message | None
+    ) -> list[tuple[int, Event]]:
+        worker = self.workers[index]
+        if process is not worker.process:
+            return []  # the last words of a worker that has been replaced
+        return [(index, Gone(self._ended(index, worker)) if message is None else message)]
 
-    def _kill_hung(self) -> None:
-        """And what a dead worker left behind, which may hold its output open. Its reader reports the end."""
-        for slot in self._slots:
-            if slot.task is not None and time.monotonic() - slot.heard > self._timeout:
-                slot.hung = True
-                _end(slot.process)
-            elif slot.process.poll() is not None:
-                _end(slot.process)
+    def _end_left_behind(self) -> None:
+        """End what a dead worker has started: it may hold the worker's output open."""
+        for worker in self.workers:
+            if worker.process.poll() is not None:
+                _end(worker.process)
 
-    def _replace(self, index: int, failure: str) -> Message:
-        slot = self._slots[index]
-        with contextlib.suppress(subprocess.TimeoutExpired):  # its output has ended, so it will at once
-            slot.process.wait(STALE)
-        _end(slot.process)  # or it has not, or it has left children behind
-        code = slot.process.returncode
-        if slot.hung:
-            failure, how = "hung", f"gave no sign of life for {self._timeout:g} s and was killed"
+    def _ended(self, index: int, worker: WorkerProcess) -> str:
+        """Return how a worker ended and the end of its log. Nothing of it is left then."""
+        with contextlib.suppress(subprocess.TimeoutExpired):  # its output has ended, so it will
+            worker.process.wait(STALE)
+        _end(worker.process)  # or it has not, or it has left children behind
+        code = worker.process.returncode
+        if worker.why:
+            how = f"{worker.why} and was killed"
+        elif code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
         else:
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            how = f"ended with exit code {code}"
         tail = self._log(index).read_text(errors="replace").splitlines()[-15:]
-        idle = slot.task is None
-        slot.task, slot.leaving = None, True
-        if not self._halting:
-            self._slots[index] = self._start(index, slot.generation + 1)
-        text = f"worker {index} {how}; the end of {self._log(index)}:\n" + "\n".join(tail)
-        return {"kind": "died", "failure": failure, "message": text, "idle": idle}
+        return f"worker {index} {how}; the end of {self._log(index)}:\n" + "\n".join(tail)
 
     def _log(self, index: int) -> Path:
         return self._logs / f"worker-{index}.log"
 
-    def _start(self, index: int, generation: int) -> Slot:
-        sharers = -(-self._workers // len(self._gpus or [""]))  # alone on one GPU by its number: all of them share it
-        environment = os.environ | worker_environment(self._threads, sharers)
+    def _open(self, index: int) -> Process:
+        environment = os.environ | worker_environment(self._threads, self._sharers)
         if self._gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[index % len(self._gpus)]
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -151,27 +142,39 @@ class Local:
                 env=environment,
                 start_new_session=True,  # Ctrl-C is the coordinator's to handle
             )
-        reader = threading.Thread(target=self._read, args=(index, generation, process), daemon=True)
-        reader.start()
-        return Slot(process, generation, time.monotonic())
+        threading.Thread(target=self._read, args=(index, process), daemon=True).start()
+        return process
 
-    def _read(self, index: int, generation: int, process: subprocess.Popen[bytes]) -> None:
+    def _read(self, index: int, process: Process) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             with contextlib.suppress(ValueError):  # something printed to stdout by a library
-                message = json.loads(line)
-                if isinstance(message, dict) and "kind" in message:
-                    self._messages.put((index, generation, message))
-        self._messages.put((index, generation, None))
+                self._said.put((index, process, decode_message(json.loads(line))))
+        self._said.put((index, process, None))
+
+
+class Local(Pool):
+    """``workers`` processes of ``command``; the rest as ``Pipes`` and ``Pool`` say."""
+
+    def __init__(
+        self,
+        command: list[str],
+        workers: int,
+        threads: int,
+        logs: Path,
+        gpus: list[str] | None = None,
+        timeout: float = 3600.0,
+    ) -> None:
+        super().__init__(Pipes(command, workers, threads, logs, gpus), workers, timeout)
 
 
 def python_module(module: str) -> list[str]:
-    """The command that runs a module with this interpreter."""
+    """Return the command that runs a module with this interpreter."""
     return [sys.executable, "-m", module]
 
 
 def visible_gpus() -> list[str]:
-    """Names of the GPUs this process may use, without importing torch."""
+    """Return the names of the GPUs that this process may use, without importing torch."""
     if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [g for g in named.split(",") if g.strip() and g.strip() != "-1"]
     try:
@@ -185,8 +188,11 @@ def visible_gpus() -> list[str]:
 
 
 def sets_of(gpus: list[str], devices: int) -> list[str]:
-    """The GPUs in sets of ``devices``, each as CUDA_VISIBLE_DEVICES names it: what one worker sees that trains a
-    trial on so many. GPUs that make no whole set are left out."""
+    """Return the GPUs in sets of ``devices``, each as CUDA_VISIBLE_DEVICES names it.
+
+    A set is what one worker sees that trains a trial on so many. GPUs that make no whole set are
+    left out.
+    """
     whole = len(gpus) // devices * devices
     return [",".join(gpus[at : at + devices]) for at in range(0, whole, devices)]
 

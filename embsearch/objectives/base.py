@@ -9,7 +9,6 @@ Shapes, here and in every objective: B rows, D distinct texts, C distinct titles
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,18 +16,12 @@ from torch.nn import functional
 
 from embsearch.data.batch import Batch
 
-Needs = Literal["negatives", "choices"]
-"""``negatives``: rows with a worse title of their own. ``choices``: more than one title to
-choose among, be it a given negative or another row's positive."""
-
 
 class Objective(ABC):
-    """Weighted mean loss of a batch. ``batch`` lies on the device of the embeddings."""
-
-    needs: ClassVar[Needs]
+    """A weighted mean loss of a batch. ``batch`` lies on the device of the embeddings."""
 
     def __call__(self, embeddings_DE: Tensor, batch: Batch) -> Tensor:
-        """The loss, a scalar, in fp32 whatever the embeddings are and autocast says.
+        """Return the loss, a scalar, in fp32 whatever the embeddings are and autocast says.
 
         The embeddings need not be normalised: only their direction counts.
         """
@@ -39,11 +32,11 @@ class Objective(ABC):
 
     @abstractmethod
     def of_unit(self, unit_DE: Tensor, batch: Batch) -> Tensor:
-        """The loss of embeddings of length 1."""
+        """Return the loss of embeddings of length 1."""
 
 
 def unit(embeddings_DE: Tensor) -> Tensor:
-    """Embeddings scaled to length 1 in fp32 (fp64 stays). A zero vector stays zero.
+    """Return embeddings scaled to length 1 in fp32 (fp64 stays). A zero vector stays zero.
 
     eps is above torch's 1e-12 because 1 / eps is the gradient at a zero vector.
     """
@@ -52,7 +45,7 @@ def unit(embeddings_DE: Tensor) -> Tensor:
 
 
 def similarities(unit_DE: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Cosines of each row's query with its better and its worse title.
+    """Return the cosines of each row's query with its better and its worse title.
 
     Where a row has no negative the second is that with an arbitrary text: give it the weight
     of ``negative_weight``, which is 0 there.
@@ -64,11 +57,11 @@ def similarities(unit_DE: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def negative_weight(batch: Batch) -> Tensor:
-    """(B,) the rows' weights, 0 where a row has no negative."""
+    """Return (B,) the rows' weights, 0 where a row has no negative."""
     return batch.weight_B * (batch.negative_B >= 0)
 
 
 def weighted_mean(loss_N: Tensor, weight_N: Tensor) -> Tensor:
-    """Sum of w * loss over sum of w; 0, still differentiable, where all weights are 0."""
+    """Return the sum of w * loss over sum of w; 0, still differentiable, where all weights are 0."""
     weight_N = weight_N.to(loss_N.dtype)
     return (weight_N * loss_N).sum() / weight_N.sum().clamp(min=torch.finfo(loss_N.dtype).tiny)

@@ -20,14 +20,13 @@ Source: the pairwise form of Zhai et al. 2023, Sigmoid Loss for Language Image P
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from embsearch.data.batch import Batch
-from embsearch.objectives.base import Needs, Objective, negative_weight, similarities, weighted_mean
+from embsearch.objectives.base import Objective, negative_weight, similarities, weighted_mean
 
 BORDER = 0.5  # the cosine that is even odds
 
@@ -35,10 +34,11 @@ BORDER = 0.5  # the cosine that is even odds
 @dataclass(frozen=True)
 class BinaryCrossEntropy(Objective):
     temperature: float
-    needs: ClassVar[Needs] = "negatives"
 
     def of_unit(self, unit_DE: Tensor, batch: Batch) -> Tensor:
         positive_B, negative_B = similarities(unit_DE, batch)
         right_B = softplus(-(positive_B - BORDER) / self.temperature)  # -log sigmoid(logit)
         wrong_B = softplus((negative_B - BORDER) / self.temperature)
-        return weighted_mean(torch.cat([right_B, wrong_B]), torch.cat([batch.weight_B, negative_weight(batch)]))
+        return weighted_mean(
+            torch.cat([right_B, wrong_B]), torch.cat([batch.weight_B, negative_weight(batch)])
+        )

@@ -16,22 +16,22 @@ its SiameseDistanceMetric.COSINE_DISTANCE, over the same pairs: tested.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from embsearch.data.batch import Batch
-from embsearch.objectives.base import Needs, Objective, negative_weight, similarities, weighted_mean
+from embsearch.objectives.base import Objective, negative_weight, similarities, weighted_mean
 
 
 @dataclass(frozen=True)
 class Contrastive(Objective):
     margin: float
-    needs: ClassVar[Needs] = "negatives"
 
     def of_unit(self, unit_DE: Tensor, batch: Batch) -> Tensor:
         positive_B, negative_B = similarities(unit_DE, batch)
         pull_B = (1 - positive_B).square() / 2
         push_B = (self.margin - (1 - negative_B)).clamp(min=0).square() / 2
-        return weighted_mean(torch.cat([pull_B, push_B]), torch.cat([batch.weight_B, negative_weight(batch)]))
+        return weighted_mean(
+            torch.cat([pull_B, push_B]), torch.cat([batch.weight_B, negative_weight(batch)])
+        )

@@ -22,21 +22,19 @@ Further shape: Q = B, one column a row, of which repeated queries use the first.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from embsearch.data.batch import Batch
-from embsearch.objectives.base import Needs, Objective, weighted_mean
+from embsearch.objectives.base import Objective, weighted_mean
 
 
 @dataclass(frozen=True)
 class InfoNCE(Objective):
     temperature: float
     symmetric: bool = False
-    needs: ClassVar[Needs] = "choices"
 
     def of_unit(self, unit_DE: Tensor, batch: Batch) -> Tensor:
         loss_B = self._choose_title(unit_DE, batch)
@@ -58,17 +56,17 @@ class InfoNCE(Objective):
         return self._choose(scores_BQ, known_BQ | same_BQ | again_Q, first_B)
 
     def _choose(self, scores_BN: Tensor, left_out_BN: Tensor, own_B: Tensor) -> Tensor:
-        """Cross-entropy of each row's own choice against those not left out."""
+        """Return the cross-entropy of each row's own choice against those not left out."""
         own_BN = torch.arange(scores_BN.shape[1], device=own_B.device) == own_B[:, None]
         logits_BN = (scores_BN / self.temperature).masked_fill(left_out_BN & ~own_BN, -torch.inf)
         return cross_entropy(logits_BN, own_B, reduction="none")
 
 
 def own_title(batch: Batch) -> Tensor:
-    """(B,) the column of ``title_C`` that holds the row's positive."""
+    """Return (B,) the column of ``title_C`` that holds the row's positive."""
     return (batch.title_C[None, :] == batch.positive_B[:, None]).int().argmax(1)
 
 
 def first_equal(value_B: Tensor) -> Tensor:
-    """(B,) the first row with the same value. argmax takes the first of equals."""
+    """Return (B,) the first row with the same value. argmax takes the first of equals."""
     return (value_B[None, :] == value_B[:, None]).int().argmax(1)

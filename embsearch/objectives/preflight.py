@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from embsearch.config.catalogue import OBJECTIVES
 from embsearch.config.schema import ObjectiveConfig
 from embsearch.data.dataset import Triplets
 from embsearch.errors import ConfigError
@@ -27,7 +28,10 @@ def preflight(config: ObjectiveConfig, rows: Triplets, batch_size: int) -> None:
 def preflight_space(
     config: ObjectiveConfig, batch_size: int, searched: Mapping[str, Sequence[Any]], rows: Triplets
 ) -> None:
-    """``preflight`` for every objective among the ``searched`` values, with the smallest batch: every reason."""
+    """Raise ConfigError with what ``preflight`` says of every searched objective.
+
+    The batch is the smallest one that is searched.
+    """
     faults: list[str] = []
     smallest = min(searched.get("train.batch_size", (batch_size,)))
     for name in searched.get("objective.name", (config.name,)):
@@ -37,22 +41,33 @@ def preflight_space(
 
 
 def _settings(config: ObjectiveConfig) -> Iterator[str]:
-    if config.name in ("triplet", "contrastive"):
-        if not config.margin > 0:  # also NaN
-            yield (
-                f"objective.margin={config.margin} is not above 0: giving all texts one and the same "
-                f"vector would satisfy {config.name}. Set objective.margin between 0.05 and 0.5"
-            )
-        elif config.margin > 2:
-            yield (
-                f"objective.margin={config.margin} can never be met: cosines lie between -1 and 1, so two "
-                "of them differ by at most 2. Set objective.margin between 0.05 and 0.5"
-            )
-    elif not (config.temperature > 0 and math.isfinite(config.temperature)):
+    for name in OBJECTIVES[config.name].settings:
+        if name in CHECKS:
+            yield from CHECKS[name](config)
+
+
+def _margin(config: ObjectiveConfig) -> Iterator[str]:
+    if not config.margin > 0:  # also NaN
+        yield (
+            f"objective.margin={config.margin} is not above 0: giving all texts one and the same "
+            f"vector would satisfy {config.name}. Set objective.margin between 0.05 and 0.5"
+        )
+    elif config.margin > 2:
+        yield (
+            f"objective.margin={config.margin} can never be met: cosines lie between -1 and 1, so "
+            "two of them differ by at most 2. Set objective.margin between 0.05 and 0.5"
+        )
+
+
+def _temperature(config: ObjectiveConfig) -> Iterator[str]:
+    if not (config.temperature > 0 and math.isfinite(config.temperature)):
         yield (
             f"objective.temperature={config.temperature} is not a number above 0. "
             "Set objective.temperature between 0.01 and 0.1"
         )
+
+
+CHECKS = {"margin": _margin, "temperature": _temperature}
 
 
 def _rows(config: ObjectiveConfig, rows: Triplets, batch_size: int) -> Iterator[str]:
@@ -60,7 +75,7 @@ def _rows(config: ObjectiveConfig, rows: Triplets, batch_size: int) -> Iterator[
         return
     none = f"objective.name={config.name}: none of the {len(rows)} training rows has a negative (worse) title"
     give = "give data with negatives (a 'negative' column, judgements of two grades, or unclicked titles)"
-    if config.name != "infonce":
+    if OBJECTIVES[config.name].needs == "negatives":
         yield f"{none}, and this objective learns from nothing else. Set objective.name=infonce, or {give}"
     elif batch_size < 2:
         yield (

@@ -13,18 +13,16 @@ sentence-transformers' TripletLoss with TripletDistanceMetric.COSINE: tested.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from embsearch.data.batch import Batch
-from embsearch.objectives.base import Needs, Objective, negative_weight, similarities, weighted_mean
+from embsearch.objectives.base import Objective, negative_weight, similarities, weighted_mean
 
 
 @dataclass(frozen=True)
 class Triplet(Objective):
     margin: float
-    needs: ClassVar[Needs] = "negatives"
 
     def of_unit(self, unit_DE: Tensor, batch: Batch) -> Tensor:
         positive_B, negative_B = similarities(unit_DE, batch)

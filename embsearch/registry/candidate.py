@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embsearch.config.build import build, to_dict
 from embsearch.config.schema import Config
-from embsearch.data.dataset import Dataset
-from embsearch.data.load import prepare_dataset
 from embsearch.errors import EmbsearchError, Refused, StudyError
-from embsearch.evaluate.bootstrap import auc_interval
-from embsearch.folder import StudyFolder
+from embsearch.history import events
+from embsearch.history.folder import StudyFolder
+from embsearch.history.log import read_events
 from embsearch.model.base_model import UNKNOWN, base_of
-from embsearch.registry import looks
 from embsearch.registry import mlflow_registry as registry
-from embsearch.registry.evidence import Judge, Judged
+from embsearch.registry import test_set_uses
+from embsearch.registry.judge import Judge, JudgedModel
+from embsearch.tasks.base import AnyTask
+from embsearch.tasks.catalogue import task_of
 from embsearch.track.digest import digest, manifest
-from embsearch.track.events import read_events
 from embsearch.track.mirror import study_uid
 from embsearch.track.mlflow import MlflowRecorder
 from embsearch.values import Interval
@@ -30,38 +30,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trial's model and all that its study's record says of it."""
+    """A trial's model with everything that its study's record says of it."""
 
     asked: Config
     config: Config  # the study's
     folder: StudyFolder
     trial: int
     model: Path
-    data: Dataset
+    data: Any  # as its task loads them
     judge: Judge
     client: Any
     recorded: dict[str, dict[str, str]]  # manifests, by who kept them before today
 
     @staticmethod
-    def of(asked: Config, folder: StudyFolder) -> Candidate:
-        """The one that is asked for. Raises StudyError, Refused."""
-        result = folder.result()
-        if result is None:
+    def of(asked: Config, folder: StudyFolder, trial: int | None) -> Candidate:
+        """Return the candidate that is asked for. Raises StudyError, Refused."""
+        closed = folder.state().closed
+        if closed is None:
             raise StudyError(
                 f"study {asked.study.name} has not ended in {folder.home}; run 'embsearch search' for it first, "
                 "or see 'embsearch status'"
             )
         now = {"track": to_dict(asked)["track"], "home": asked.home, "device": asked.device}
         config = build(folder.read_locked()["config"] | now)
-        trial = result["best"] if asked.trial is None else asked.trial
+        trial = closed.best if trial is None else trial
         model = None if trial is None else folder.trial(trial) / "model"
         if trial is None or model is None or not model.exists():
             raise StudyError(f"study {asked.study.name}: trial {trial} has no model to promote")
-        cache = prepare_dataset(config.data, folder.home / "cache")
-        data = Dataset.load(cache)
-        if not data.test.relevant.any() or data.test.relevant.all():
+        task = task_of(config)
+        cache = task.prepare(config.data, folder.home / "cache")
+        data = task.load(cache)
+        if lacking := task.lacking(task.rows(data, "test")):
             raise Refused(
-                f"study {asked.study.name} has no test rows with relevant and irrelevant titles: nothing proves the "
+                f"study {asked.study.name} has no test {lacking}: nothing proves the "
                 "gain; give a test split (data.test=FILE, or data.split.test above 0)"
             )
         client = registry.registry(config)
@@ -74,38 +75,51 @@ class Candidate:
         return digest(manifest(self.model))
 
     @property
+    def task(self) -> AnyTask:
+        """The task that it was trained for."""
+        return self.judge.task
+
+    @property
+    def rows(self) -> Any:
+        """The test rows."""
+        return self.judge.rows
+
+    @property
     def name(self) -> str:
         return registered_name(self.config)
 
     @property
     def models(self) -> Path:
-        """Where files of remote models are kept."""
+        """The folder that keeps files of remote models."""
         return self.folder.home / "cache" / "models"
 
     @cached_property
-    def opened(self) -> dict[str, Any]:
-        """A session in which it was trained; where those had several data, one whose data are not today's."""
+    def opened(self) -> events.Opened:
+        """The session in which it was trained; where its data changed meanwhile, one whose data are
+        not today's.
+        """
         log = read_events(self.folder.trial(self.trial) / "events.jsonl")
-        began, ended = log[0]["time"], next((e["time"] for e in log if e["kind"] == "ended"), log[-1]["time"])
-        every = self.folder.log_of_kind("opened")
-        until = [e for e in every if e["time"] <= ended] or every[:1]
-        first = max((i for i, e in enumerate(until) if e["time"] <= began), default=0)
+        ends = [event.time for event in events.of_kind(log, events.Ended)]
+        began, ended = log[0].time, ends[0] if ends else log[-1].time
+        every = self.folder.of_kind(events.Opened)
+        until = [session for session in every if session.time <= ended] or every[:1]
+        first = max((i for i, session in enumerate(until) if session.time <= began), default=0)
         trained = until[first:]
-        return next((e for e in trained if e["data"] != self.data.fingerprint), trained[-1])
+        return next((one for one in trained if one.data != self.data.fingerprint), trained[-1])
 
     @cached_property
     def uid(self) -> str:
-        """Of the study."""
-        return study_uid(self.folder.log_of_kind("opened")[0])
+        """The study's id."""
+        return study_uid(self.folder.of_kind(events.Opened)[0])
 
     @cached_property
     def licence(self) -> str | None:
-        """Of the base model, as asked or as its own files name it."""
+        """The base model's licence, as asked or as its own files name it."""
         named = base_of(self.config.model).license
         return self.asked.promote.licence or (None if named == UNKNOWN else named)
 
     def logged_model(self) -> LoggedModel:
-        """Its model in MLflow. Raises EmbsearchError where the recorder has not sent it."""
+        """Return its model in MLflow. Raises EmbsearchError where the recorder has not sent it."""
         logged = registry.model_of_trial(self.client, self.config, self.uid, self.trial)
         if logged is None:
             raise EmbsearchError(
@@ -114,28 +128,34 @@ class Candidate:
             )
         return logged
 
-    def looked(self) -> int:
-        """Note that the test rows have judged it; how many models they have judged by now."""
-        by = f"study {self.config.study.name}, trial {self.trial}"
-        return looks.look(self.folder.home, looks.test_rows(self.data), self.digest, by)
+    def note_test_use(self) -> int:
+        """Note that the test rows have judged it.
 
-    def note(self, **what: Any) -> None:
+        Return how many models they have judged by now.
+        """
+        by = f"study {self.config.study.name}, trial {self.trial}"
+        rows = test_set_uses.digest_of_rows(self.task, self.data)
+        return test_set_uses.note_use(self.folder.home, rows, self.digest, by)
+
+    def note(self, decided: events.Promoted) -> None:
         """Write into the study's log, which the caller holds, what was decided of it."""
-        self.folder.log.append("promoted", **what, trial=self.trial)
+        self.folder.log.append(replace(decided, trial=self.trial))
         MlflowRecorder(self.config, self.folder.path, live=False).sync()
 
-    def auc(self, found: Judged) -> Interval:
-        """On the test rows."""
-        rows = self.data.test
-        return auc_interval(found.scores, rows.relevant, rows.query, self.asked.promote.draws, self.config.seed)
+    def interval(self, found: JudgedModel) -> Interval:
+        """Return the primary metric on the test rows."""
+        return self.task.interval(
+            self.rows, found.answers, self.asked.promote.draws, self.config.seed
+        )
 
 
 def registered_name(config: Config) -> str:
-    """One registered model a task."""
+    """Return the name of the registered model: one for each task of a study."""
     return config.track.registered_model or config.study.task
 
 
 def _recorded(folder: StudyFolder, trial: int) -> dict[str, dict[str, str]]:
-    """The manifest that the study kept when it tested the model. MLflow has its own."""
-    tested = [e for e in folder.log_of_kind("tested") if e.get("trial") == trial and e.get("files")]
-    return {"the study": tested[-1]["files"]} if tested else {}
+    """Return the manifest that the study kept when it tested the model. MLflow has its own."""
+    every = folder.of_kind(events.Tested)
+    tested = [event for event in every if event.trial == trial and event.files]
+    return {"the study": dict(tested[-1].files)} if tested else {}

@@ -1,7 +1,7 @@
 """The model registry as promotion needs it: versions by digest, and their files.
 
-MLflow registers the same model twice without a word (measured with MLflow 3.17), so a version is found by its digest
-before it is made.
+MLflow registers the same model twice without a word (measured with MLflow 3.17), so a version is
+found by its digest before it is made.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 
 CHAMPION = "champion"
-AUC = "embsearch.test_auc"  # a version's tag: what it scored when it was promoted
+
+
+def scored_tag(metric: str) -> str:
+    """Return the tag of a version that keeps its primary metric on the test rows when it was
+    promoted.
+    """
+    return f"embsearch.test_{metric}"
 
 
 @dataclass(frozen=True)
@@ -41,20 +47,28 @@ class Registered:
 
 
 def registry(config: Config) -> MlflowClient:
-    """A client whose registry holds the config's models."""
+    """Return a client whose registry holds the config's models."""
     return connect(config)
 
 
-def model_of_trial(client: MlflowClient, config: Config, study_uid: str, trial: int) -> LoggedModel | None:
-    """The logged model of a trial, None where the recorder has not sent it (or MLflow was away)."""
+def model_of_trial(
+    client: MlflowClient, config: Config, study_uid: str, trial: int
+) -> LoggedModel | None:
+    """Return the logged model of a trial, None where the recorder has not sent it (or MLflow was
+    away).
+    """
     experiment = find_experiment(client, config, create=False)
     return find_model(client, experiment, f"{study_uid}/t{trial:04d}") if experiment else None
 
 
 def register(
-    client: MlflowClient, name: str, model_id: str, digest: str, tags: Mapping[str, str] | None = None
+    client: MlflowClient,
+    name: str,
+    model_id: str,
+    digest: str,
+    tags: Mapping[str, str] | None = None,
 ) -> ModelVersion:
-    """The version of ``name`` with this model digest, found or made, with the given tags on it."""
+    """Find or make the version of ``name`` with this model digest; put the given tags on it."""
     _ensure_registered_model(client, name)
     versions = client.search_model_versions(f"name = {quoted(name)}", max_results=1000)
     found = [v for v in versions if v.tags.get(DIGEST) == digest]
@@ -72,18 +86,20 @@ def register(
 
 
 def get_version(client: MlflowClient, name: str, version: int) -> ModelVersion:
-    """A version as it stands now."""
+    """Return a version as it stands now."""
     return _value(client.get_model_version(name, str(version)))
 
 
 def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """All versions, the oldest first."""
+    """Return all versions, the oldest first."""
     found = client.search_model_versions(f"name = {quoted(name)}", max_results=1000)
-    return sorted((get_version(client, name, int(v.version)) for v in found), key=lambda v: v.version)
+    return sorted(
+        (get_version(client, name, int(v.version)) for v in found), key=lambda v: v.version
+    )
 
 
 def by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
-    """The version an alias points to, None where there is none."""
+    """Return the version an alias points to, None where there is none."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -95,13 +111,13 @@ def by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None
 
 
 def champion(client: MlflowClient, name: str, cache: Path) -> Registered | None:
-    """The present champion with its files; remote ones are fetched into ``cache``, once."""
+    """Return the present champion with its files; remote ones are fetched into ``cache``, once."""
     version = by_alias(client, name, CHAMPION)
     return files_of(client, version, cache) if version else None
 
 
 def files_of(client: MlflowClient, version: ModelVersion, cache: Path) -> Registered:
-    """A version with its files on this machine. Raises ModelError where they are gone."""
+    """Return a version with its files on this machine. Raises ModelError where they are gone."""
     tags = client.get_model_version(version.name, str(version.version)).tags
     source = client.get_model_version_download_uri(version.name, str(version.version))
     folder = _here(client, source, version.digest or f"{version.name}-{version.version}", cache)
@@ -114,12 +130,14 @@ def files_of(client: MlflowClient, version: ModelVersion, cache: Path) -> Regist
 
 
 def artifacts_of(client: MlflowClient, model: LoggedModel, cache: Path) -> Path:
-    """The folder that MLflow loads a logged model from."""
+    """Return the folder that MLflow loads a logged model from."""
     return _here(client, model.artifact_location, model.tags.get(DIGEST) or model.model_id, cache)
 
 
 def _here(client: MlflowClient, source: str, key: str, cache: Path) -> Path:
-    """A folder of artifacts on this machine; a remote one is fetched into ``cache`` under ``key``."""
+    """Return a folder of artifacts on this machine; a remote one is fetched into ``cache`` under
+    ``key``.
+    """
     folder = local_path(source)
     if folder is None:
         folder = cache / key
@@ -148,7 +166,9 @@ def _download(client: MlflowClient, source: str, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        fetched = download_artifacts(artifact_uri=source, dst_path=str(draft), tracking_uri=client.tracking_uri)
+        fetched = download_artifacts(
+            artifact_uri=source, dst_path=str(draft), tracking_uri=client.tracking_uri
+        )
         Path(fetched).replace(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -157,5 +177,9 @@ def _download(client: MlflowClient, source: str, folder: Path) -> None:
 def _value(found: Any) -> ModelVersion:
     name, version = found.name, int(found.version)
     return ModelVersion(
-        name, version, found.tags.get(DIGEST, ""), f"models:/{name}/{version}", tuple(sorted(found.aliases or []))
+        name,
+        version,
+        found.tags.get(DIGEST, ""),
+        f"models:/{name}/{version}",
+        tuple(sorted(found.aliases or [])),
     )

@@ -1,4 +1,6 @@
-"""Which trial a run or a registered version is of, by the tags that the recorder and promotion leave on them."""
+"""The trial of a run or of a registered version, by the tags that the recorder and promotion leave
+on them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class Origin(NamedTuple):
-    """``uid`` is the study's (empty where it is not known), ``digest`` that of the saved model (empty likewise)."""
+    """``uid`` is the study's (empty where it is not known), ``digest`` that of the saved model
+    (empty likewise).
+    """
 
     study: str
     trial: int
@@ -22,12 +26,21 @@ class Origin(NamedTuple):
 
 
 def of_run(client: MlflowClient, run_id: str) -> Origin:
-    """Raises StudyError where there is no such run, or it is no trial's."""
+    """Return the trial of a run.
+
+    Raises StudyError where there is no such run, or it is no trial's.
+    """
     tags = _asked(client, f"run={run_id}", lambda: client.get_run(run_id)).data.tags
     uid, _, number = tags.get(UID, "").rpartition("/t")
     if not uid or not number.isdigit():
-        what = f"it is the run of study {tags['embsearch.study']}" if tags.get(UID) else f"it has no tag {UID}"
-        raise StudyError(f"run={run_id}: not a trial's run: {what}; give the run of one of a study's trials")
+        what = (
+            f"it is the run of study {tags['embsearch.study']}"
+            if tags.get(UID)
+            else f"it has no tag {UID}"
+        )
+        raise StudyError(
+            f"run={run_id}: not a trial's run: {what}; give the run of one of a study's trials"
+        )
     return Origin(tags["embsearch.study"], int(number), uid)
 
 
@@ -35,13 +48,17 @@ VERSION = re.compile(r"(?:models:/)?([^/@]+)(?:/(\d+)|@([^/@]+))")
 
 
 def is_version(checkpoint: str) -> bool:
-    """Whether ``checkpoint`` names a registered version: NAME/VERSION or NAME@ALIAS, also in MLflow's words."""
+    """Return true where ``checkpoint`` names a registered version: NAME/VERSION or NAME@ALIAS, also
+    in MLflow's words.
+    """
     return VERSION.fullmatch(checkpoint) is not None
 
 
 def of_version(client: MlflowClient, uri: str) -> Origin:
-    """Of ``NAME/3`` or ``NAME@champion``. Raises StudyError where there is no such version, or it
-    was not promoted from a study."""
+    """Return the trial of ``NAME/3`` or ``NAME@champion``.
+
+    Raises StudyError where there is no such version, or it was not promoted from a study.
+    """
     parts = VERSION.fullmatch(uri)
     if parts is None:
         raise StudyError(f"checkpoint={uri}: expected NAME/VERSION or NAME@ALIAS, as shop/3")
@@ -50,7 +67,9 @@ def of_version(client: MlflowClient, uri: str) -> Origin:
         client,
         f"checkpoint={uri}",
         lambda: (
-            client.get_model_version(name, version) if version else client.get_model_version_by_alias(name, alias)
+            client.get_model_version(name, version)
+            if version
+            else client.get_model_version_by_alias(name, alias)
         ),
     )
     study, trial = found.tags.get("embsearch.study"), found.tags.get("embsearch.trial", "")

@@ -13,8 +13,9 @@ from typing import Any
 
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
-from embsearch.folder import StudyFolder
-from embsearch.registry import looks, moves, promotion_run
+from embsearch.history import events
+from embsearch.history.folder import StudyFolder
+from embsearch.registry import alias_history, promotion_run, test_set_uses
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry.candidate import Candidate
 from embsearch.registry.examination import Examination, examine
@@ -25,8 +26,8 @@ Card = Callable[[StudyFolder, int], str]  # of a study's trial, in Markdown
 
 
 @dataclass(frozen=True)
-class Promotion:
-    """What promotion found and did. ``version`` is None where a gate refused, and for a dry run."""
+class ChampionDecision:
+    """The outcome of a promotion. ``version`` is None where a gate refused, and for a dry run."""
 
     trial: int
     found: Examination
@@ -35,53 +36,77 @@ class Promotion:
     already: bool = False
 
 
-def promote(asked: Config, card: Card = lambda folder, trial: "") -> Promotion:
-    """Promote the best trial of a finished study (or ``trial=N``). ``card`` writes the version's description.
+def promote(
+    asked: Config, trial: int | None, card: Card = lambda folder, trial: ""
+) -> ChampionDecision:
+    """Promote a trial of a finished study; None: the best.
 
-    Raises StudyError where there is nothing to promote, Refused where there are no rows to prove it by.
+    ``card`` writes the version's description.
+
+    Raises StudyError where there is nothing to promote, Refused where there are no rows to prove it
+    by.
     """
     folder = StudyFolder(asked)
-    with file_lock(folder.home / "registry.lock"):  # one promotion after the other, the next against its champion
-        candidate = Candidate.of(asked, folder)
+    with file_lock(
+        folder.home / "registry.lock"
+    ):  # one promotion after the other, the next against its champion
+        candidate = Candidate.of(asked, folder, trial)
         trial, client = candidate.trial, candidate.client
         champion = registry.champion(client, candidate.name, candidate.models)
         if champion is not None and champion.version.digest == candidate.digest:
             if asked.promote.dry_run:
-                return Promotion(trial, _judged_again(candidate), champion.version, already=True)
+                return ChampionDecision(
+                    trial, _judged_again(candidate), champion.version, already=True
+                )
             return _already(candidate, champion.version, card)
 
         model = candidate.logged_model()
         found = examine(candidate, champion, registry.artifacts_of(client, model, candidate.models))
-        warning = looks.warning(candidate.looked())
+        warning = test_set_uses.warning(candidate.note_test_use())
         if asked.promote.dry_run:
-            return Promotion(trial, found, None, warning)
+            return ChampionDecision(trial, found, None, warning)
         with folder.hold():
             run = promotion_run.keep(candidate, found)
             if found.refused:
                 reasons = "; ".join(f"{gate.name}: {gate.words}" for gate in found.refused)
-                candidate.note(refused=reasons, gates=_plain(found), run=run)
-                return Promotion(trial, found, None, warning)
-            assert found.auc is not None, "a model that was not loaded is refused"
-            version = _apply(candidate, model.model_id, champion, found.auc.value, run)
-            candidate.note(version=record(version), gates=_plain(found), run=run)
+                refused = events.Promoted(refused=reasons, gates=_plain(found), run=run)
+                candidate.note(refused)
+                return ChampionDecision(trial, found, None, warning)
+            assert found.interval is not None, "a model that was not loaded is refused"
+            version = _apply(candidate, model.model_id, champion, found.interval.value, run)
+            candidate.note(events.Promoted(version=record(version), gates=_plain(found), run=run))
         _describe(candidate, version, card)
-    return Promotion(trial, found, version, warning)
+    return ChampionDecision(trial, found, version, warning)
 
 
 def _apply(
-    candidate: Candidate, model_id: str, champion: registry.Registered | None, auc: float, run: str
+    candidate: Candidate,
+    model_id: str,
+    champion: registry.Registered | None,
+    scored: float,
+    run: str,
 ) -> ModelVersion:
     """Register and move the alias. Safe to repeat after a crash at any point."""
-    client, name, study, trial = candidate.client, candidate.name, candidate.config.study.name, candidate.trial
+    client, name, study, trial = (
+        candidate.client,
+        candidate.name,
+        candidate.config.study.name,
+        candidate.trial,
+    )
     tags = {
-        registry.AUC: str(auc),
-        "embsearch.study": study, "embsearch.trial": str(trial), "embsearch.data": candidate.opened["data"],
-        "embsearch.licence": candidate.licence or "", promotion_run.TAG: run,
-    }  # fmt: skip
+        registry.scored_tag(candidate.task.primary.name): str(scored),
+        "embsearch.study": study,
+        "embsearch.trial": str(trial),
+        "embsearch.data": candidate.opened.data,
+        "embsearch.licence": candidate.licence or "",
+        promotion_run.TAG: run,
+    }
     version = registry.register(client, name, model_id, candidate.digest, tags)
     expected = None if champion is None else champion.version.version
     reason = f"promoted: study {study}, trial {trial}"
-    return moves.move(client, name, version.version, expected, reason, study=study, trial=trial, run=run)
+    return alias_history.move_champion(
+        client, name, version.version, expected, reason, study=study, trial=trial, run=run
+    )
 
 
 def _describe(candidate: Candidate, version: ModelVersion, card: Card) -> None:
@@ -93,19 +118,22 @@ def _describe(candidate: Candidate, version: ModelVersion, card: Card) -> None:
         candidate.client.update_model_version(version.name, str(version.version), text)
 
 
-def _already(candidate: Candidate, version: ModelVersion, card: Card) -> Promotion:
-    """It is champion. Completes what a promotion that was killed has not written down."""
-    moves.settle(candidate.client, candidate.name)
-    noted = (event.get("version") for event in candidate.folder.log_of_kind("promoted"))
+def _already(candidate: Candidate, version: ModelVersion, card: Card) -> ChampionDecision:
+    """Return the decision about a model that is champion.
+
+    Write down what a killed promotion has not.
+    """
+    alias_history.settle_last_move(candidate.client, candidate.name)
+    noted = (event.version for event in candidate.folder.of_kind(events.Promoted))
     if not any(at and at["version"] == version.version for at in noted):
         with candidate.folder.hold():
-            candidate.note(version=record(version))
+            candidate.note(events.Promoted(version=record(version)))
     _describe(candidate, version, card)
-    return Promotion(candidate.trial, _judged_again(candidate), version, already=True)
+    return ChampionDecision(candidate.trial, _judged_again(candidate), version, already=True)
 
 
 def _judged_again(candidate: Candidate) -> Examination:
-    return Examination((), candidate.auc(candidate.judge(candidate.model)))
+    return Examination((), candidate.interval(candidate.judge(candidate.model)))
 
 
 def _plain(found: Examination) -> list[dict[str, Any]]:

@@ -1,4 +1,6 @@
-"""A promotion as a run in MLflow, refusals too: gates, paired scores, pictures, what the model was trained on."""
+"""A promotion as a run in MLflow, refusals too: gates, paired scores, pictures, what the model was
+trained on.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from embsearch.data.dataset import Judged
-from embsearch.registry import leak, plots
+from embsearch.data.dataset import JudgedRows
+from embsearch.data.pairs import Keys
+from embsearch.history import events
+from embsearch.registry import plots
+from embsearch.tasks.base import Metric
 from embsearch.track.mlflow_model import UID
 from embsearch.track.mlflow_store import find_experiment, quoted
 from embsearch.values import record
@@ -28,20 +33,29 @@ TRAINED = "trained_on.npy"
 
 
 def keep(candidate: Candidate, found: Examination) -> str:
-    """The run of this decision, found or made, and its id. The same call again writes the same again."""
+    """Find or make the run of this decision and write it; return its id.
+
+    The same call again writes the same.
+    """
     client = candidate.client
     experiment = find_experiment(client, candidate.config)
     assert experiment is not None, "the study is in it"
-    before = len(candidate.folder.log_of_kind("promoted"))  # each decision has its run, one that died none of its own
+    # Each decision has its run, one that died none of its own.
+    before = len(candidate.folder.of_kind(events.Promoted))
     uid = f"{candidate.uid}/t{candidate.trial:04d}/promotion/{before}"
     runs = client.search_runs([experiment], f"tags.`{UID}` = {quoted(uid)}", max_results=1)
     run = runs[0] if runs else client.create_run(experiment, tags=_tags(candidate, experiment, uid))
     run_id = str(run.info.run_id)
     client.set_tag(run_id, "embsearch.refused_by", ", ".join(gate.name for gate in found.refused))
-    client.set_tag(run_id, "mlflow.note.content", "\n\n".join(
-        f"**{gate.name}** {'passed' if gate.passed else 'refused'}: {gate.words}" for gate in found.gates
-    ))  # fmt: skip
-    for key, value in _metrics(found).items():
+    client.set_tag(
+        run_id,
+        "mlflow.note.content",
+        "\n\n".join(
+            f"**{gate.name}** {'passed' if gate.passed else 'refused'}: {gate.words}"
+            for gate in found.gates
+        ),
+    )
+    for key, value in _metrics(found, candidate.task.primary).items():
         client.log_metric(run_id, key, value, timestamp=run.info.start_time, step=0)
     with tempfile.TemporaryDirectory(prefix="promotion.") as folder:
         _write(Path(folder), found, candidate)
@@ -50,8 +64,10 @@ def keep(candidate: Candidate, found: Examination) -> str:
     return run_id
 
 
-def trained_on(client: MlflowClient, run_id: str | None) -> leak.Pairs | None:
-    """What the promoted model of a promotion run was trained on; None where that is not known (any more)."""
+def trained_on(client: MlflowClient, run_id: str | None) -> Keys | None:
+    """Return the training rows of a promotion run's model; None where they are not known (any
+    more).
+    """
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
 
@@ -59,7 +75,7 @@ def trained_on(client: MlflowClient, run_id: str | None) -> leak.Pairs | None:
         return None
     with tempfile.TemporaryDirectory(prefix="promotion.") as folder:
         try:
-            pairs: leak.Pairs = np.load(client.download_artifacts(run_id, TRAINED, folder))
+            pairs: Keys = np.load(client.download_artifacts(run_id, TRAINED, folder))
         except RequestException:  # an OSError too, but of a server that does not answer
             raise
         except (OSError, ValueError):
@@ -73,13 +89,22 @@ def trained_on(client: MlflowClient, run_id: str | None) -> leak.Pairs | None:
 
 def _tags(candidate: Candidate, experiment: str, uid: str) -> dict[str, Any]:
     title = f"promotion of {candidate.config.study.name}, trial {candidate.trial}"
-    tags = {UID: uid, "embsearch.role": "promotion", "embsearch.study_uid": candidate.uid, "mlflow.runName": title}
-    study = candidate.client.search_runs([experiment], f"tags.`{UID}` = {quoted(candidate.uid)}", max_results=1)
+    tags = {
+        UID: uid,
+        "embsearch.role": "promotion",
+        "embsearch.study_uid": candidate.uid,
+        "mlflow.runName": title,
+    }
+    study = candidate.client.search_runs(
+        [experiment], f"tags.`{UID}` = {quoted(candidate.uid)}", max_results=1
+    )
     return tags | ({"mlflow.parentRunId": study[0].info.run_id} if study else {})
 
 
-def _metrics(found: Examination) -> dict[str, float]:
-    metrics = {} if found.auc is None else {"test/auc": found.auc.value}
+def _metrics(found: Examination, primary: Metric) -> dict[str, float]:
+    metrics = {}
+    if found.interval is not None:
+        metrics[f"test/{primary.name}"] = found.interval.value
     for gate in found.gates:
         if gate.name == "gain":
             against = gate.facts["against"].split(" (")[0]
@@ -90,21 +115,28 @@ def _metrics(found: Examination) -> dict[str, float]:
 
 def _write(folder: Path, found: Examination, candidate: Candidate) -> None:
     gates = [record(gate) for gate in found.gates]
-    (folder / "gates.json").write_text(json.dumps(gates, ensure_ascii=False, indent=1), encoding="utf-8")
-    np.save(folder / TRAINED, leak.trained_on(candidate.data))
-    if found.scores:
-        rows = candidate.data.test
+    (folder / "gates.json").write_text(
+        json.dumps(gates, ensure_ascii=False, indent=1), encoding="utf-8"
+    )
+    np.save(folder / TRAINED, candidate.task.training_keys(candidate.data))
+    if not found.answers:
+        return
+    rows, primary = candidate.rows, candidate.task.primary
+    (folder / "gains.png").write_bytes(plots.gains_plot(found.gates, primary.label))
+    if isinstance(rows, JudgedRows):  # the pictures of other tasks are not drawn
+        mine, *rivals = found.answers
         (folder / "scores.csv").write_text(_table(rows, found), encoding="utf-8")
-        mine, *rivals = found.scores
-        (folder / "gains.png").write_bytes(plots.gains(found.gates))
-        (folder / "pairs.png").write_bytes(
-            plots.pairs(rows, found.scores[mine], found.scores[rivals[-1]], rivals[-1])
-        )
+        pairs = plots.pairs_plot(rows, found.answers[mine], found.answers[rivals[-1]], rivals[-1])
+        (folder / "pairs.png").write_bytes(pairs)
 
 
-def _table(rows: Judged, found: Examination) -> str:
+def _table(rows: JudgedRows, found: Examination) -> str:
     segments = np.array([*rows.segments, ""])  # -1: none
-    table = {"query": rows.query, "relevant": rows.relevant.astype(int), "segment": segments[rows.segment]}
+    table = {
+        "query": rows.query,
+        "relevant": rows.relevant.astype(int),
+        "segment": segments[rows.segment],
+    }
     text = io.StringIO()
-    pd.DataFrame(table | dict(found.scores)).to_csv(text, index_label="row", float_format="%.6f")
+    pd.DataFrame(table | dict(found.answers)).to_csv(text, index_label="row", float_format="%.6f")
     return text.getvalue()

@@ -8,45 +8,50 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from embsearch.data.dataset import Dataset, Judged
-from embsearch.evaluate.bootstrap import auc_gain, auc_interval
-from embsearch.evaluate.score import by_segment, score
+from embsearch.data.dataset import JudgedRows, TaskData
+from embsearch.history.events import encode
 from embsearch.report.calibration import QUANTILES, best_cut, cut_at, quantiles
 from embsearch.report.findings import signed
-from embsearch.report.models import Models
 from embsearch.report.record import BEST, DEFAULT, UNTUNED, Course, Record
-from embsearch.report.result import number, ranks
-from embsearch.values import Interval
+from embsearch.report.result import number, with_interval
+from embsearch.report.tested_models import Models
+from embsearch.tasks.base import Metric
+from embsearch.tasks.catalogue import task_of
+from embsearch.values import PRIMARY, Interval, primary_interval
 from embsearch.values import record as plain
 
 MOST_SEGMENTS = 12
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What models say of single rows: those of the final table of the held-out ones (``models``), the card's own of
-    each split (``scores``, (M,) cosines)."""
+class RowScores:
+    """The answers of models by row: ``models`` of the final table, ``scores`` of the card's own
+    model by split.
+    """
 
-    data: Dataset
+    data: TaskData
     models: Models
     scores: Mapping[str, NDArray[Any]]
 
 
-class Scores:
-    """Of one trial's model, beside the untuned encoder and the default configuration."""
+class CardScores:
+    """The measured sections of a card: one trial's model beside the untuned encoder and the
+    default.
+    """
 
-    def __init__(self, record: Record, course: Course, evidence: Evidence | None) -> None:
+    def __init__(self, record: Record, course: Course, evidence: RowScores | None) -> None:
         self.record, self.course, self.evidence = record, course, evidence
-        self.split = str(next(iter(record.tested.values()))["split"]) if record.tested else "test"
-        self.rows: Judged | None = None if evidence is None else getattr(evidence.data, self.split)
+        self.split = str(next(iter(record.tested.values())).split) if record.tested else "test"
+        self.task = task_of(record.config)
+        self.rows: Any = None if evidence is None else self.task.rows(evidence.data, self.split)
 
     @property
     def _pooled(self) -> bool:
-        """Whether the study's recall is among all titles of the split."""
-        return any("pool_recall_1" in event["metrics"] for event in self.record.tested.values())
+        """True where the study's recall is among all titles of the split."""
+        return any("pool_recall_1" in event.metrics for event in self.record.tested.values())
 
     def results(self) -> Iterator[str]:
-        """AUC with its interval, the paired gain, ranking metrics, segments."""
+        """Yield the primary metric with its interval, the paired gain, further metrics, segments."""
         tested = {label: event for label, event in self.record.tested.items() if label != BEST}
         mine = self._mine()
         if mine is None and not tested:
@@ -57,55 +62,82 @@ class Scores:
         pool = "all titles of the split" if self._pooled else "the same"
         yield "## Results"
         yield ""
-        yield (
-            f"On the {rows}. Intervals of 95 % by resampling queries, the gain paired on the same rows. nDCG is "
-            f"among the titles shown for a query, recall among {pool}."
-        )
+        how = f"On the {rows}. Intervals of 95 % by resampling queries, the gain paired on the same rows."
+        if self.task.columns:
+            how += f" nDCG is among the titles shown for a query, recall among {pool}."
+        yield how
         yield ""
-        yield "| encoder | AUC | gain over the untuned encoder | nDCG@10 | recall@1 | recall@10 |"
-        yield "|---|---|---|---|---|---|"
+        heads = [
+            "encoder",
+            self.task.primary.label,
+            "gain over the untuned encoder",
+            *self.task.columns,
+        ]
+        yield f"| {' | '.join(heads)} |"
+        yield f"|{'---|' * len(heads)}"
         for label, event in tested.items():
-            if event["trial"] != self.course.number:
-                yield _line(label, event, None if label == UNTUNED else self._gain(label, UNTUNED))
+            if event.trial != self.course.number:
+                gain = None if label == UNTUNED else self._gain(label, UNTUNED)
+                yield self._line(label, encode(event), gain)
         if mine is not None:
-            yield _line(f"**this model** (trial {self.course.number})", mine, self._gain(None, UNTUNED))
+            yield self._line(
+                f"**this model** (trial {self.course.number})", mine, self._gain(None, UNTUNED)
+            )
         yield ""
         yield " ".join(self._remarks())
-        yield from _segments(mine, tested.get(UNTUNED))
+        untuned = tested.get(UNTUNED)
+        before = None if untuned is None else encode(untuned)
+        yield from _segments(mine, before, self.task.primary)
+
+    def _line(self, name: str, event: Mapping[str, Any], gain: Interval | None) -> str:
+        cells = [name, with_interval(primary_interval(event)), signed(gain) if gain else ""]
+        cells += [number(value) for value in self.task.column_values(event["metrics"])]
+        return f"| {' | '.join(cells)} |"
 
     def _mine(self) -> Mapping[str, Any] | None:
-        """This model's test as a ``tested`` event holds it; from its scores where the study did not test it."""
+        """Return this model's test as a ``tested`` event holds it; from its scores where there is
+        none.
+        """
         for event in self.record.tested.values():
-            if event["trial"] == self.course.number:
-                return event
+            if event.trial == self.course.number:
+                return encode(event)
         if self.evidence is None or self.rows is None or self.split not in self.evidence.scores:
             return None
-        scores, rows, evaluate = self.evidence.scores[self.split], self.rows, self.record.config.evaluate
-        auc = auc_interval(scores, rows.relevant, rows.query, evaluate.draws, self.record.config.seed)
-        metrics = score(rows, scores)
+        scores, rows, evaluate = (
+            self.evidence.scores[self.split],
+            self.rows,
+            self.record.config.evaluate,
+        )
+        interval = self.task.interval(rows, scores, evaluate.draws, self.record.config.seed)
+        metrics = self.task.metrics(rows, scores)
         if self._pooled:  # recall among fewer titles would look better than it is beside the others
-            metrics = {name: value for name, value in metrics.items() if not name.startswith("recall")}
-        return {"metrics": metrics, "auc": plain(auc), "segments": by_segment(rows, scores)}
+            metrics = {
+                name: value for name, value in metrics.items() if not name.startswith("recall")
+            }
+        segments = self.task.segment_scores(rows, scores)
+        return {"metrics": metrics, PRIMARY: plain(interval), "segments": segments}
 
     def _gain(self, of: str | None, over: str) -> Interval | None:
-        """AUC of a model of the table, or of this one (None), minus that of another of the table."""
+        """Return the gain of a model of the table, or of this one (None), over another of the
+        table.
+        """
         if self.evidence is None or self.rows is None or over not in self.evidence.models.by_label:
             return None
         models, rows = self.evidence.models, self.rows
         if of is not None:
             return models.gain(of, over)
-        if self.split not in self.evidence.scores or rows.relevant.all() or not rows.relevant.any():
+        if self.split not in self.evidence.scores or self.task.lacking(rows):
             return None
         theirs, config = models.by_label[over].similarity, self.record.config
         mine = self.evidence.scores[self.split]
-        return auc_gain(mine, theirs, rows.relevant, rows.query, config.evaluate.draws, config.seed)
+        return self.task.gain(rows, mine, theirs, config.evaluate.draws, config.seed)
 
     def _remarks(self) -> Iterator[str]:
         best = self.record.best
         if self.course.number == 0:
             yield "This is the default configuration."
         elif over := self._gain(None, DEFAULT):
-            yield f"Gain over the default configuration: {signed(over)} AUC."
+            yield f"Gain over the default configuration: {signed(over)} {self.task.primary.label}."
         yield f"Validation {self.record.objective}, by which trials were compared: {number(self.course.best)}."
         if best is not None and best.number != self.course.number:
             yield (
@@ -114,12 +146,14 @@ class Scores:
             )
 
     def cosine(self) -> Iterator[str]:
-        """How scores lie, and a threshold: chosen on validation rows where their scores are there."""
-        if self.evidence is None or self.rows is None or self.split not in self.evidence.scores:
+        """Yield how scores lie, and a threshold: chosen on validation rows where their scores are
+        there.
+        """
+        if self.evidence is None or self.split not in self.evidence.scores:
+            return
+        if not isinstance(self.rows, JudgedRows) or self.task.lacking(self.rows):
             return
         scores, relevant = self.evidence.scores[self.split], self.rows.relevant
-        if relevant.all() or not relevant.any():
-            return
         yield "## What a cosine means"
         yield ""
         yield f"Quantiles of the scores of the {self.split} rows:"
@@ -129,11 +163,21 @@ class Scores:
         for name, values in quantiles(scores, relevant).items():
             yield f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |"
         yield ""
-        valid = self.evidence.data.valid.relevant
-        chosen_on = "valid" if "valid" in self.evidence.scores and valid.any() and not valid.all() else self.split
-        cut = best_cut(self.evidence.scores[chosen_on], getattr(self.evidence.data, chosen_on).relevant)
+        valid = self.task.rows(self.evidence.data, "valid").relevant
+        chosen_on = (
+            "valid"
+            if "valid" in self.evidence.scores and valid.any() and not valid.all()
+            else self.split
+        )
+        cut = best_cut(
+            self.evidence.scores[chosen_on], self.task.rows(self.evidence.data, chosen_on).relevant
+        )
         there = cut_at(cut.threshold, scores, relevant)
-        where = "the validation rows" if chosen_on != self.split else f"these {self.split} rows, so it is flattered"
+        where = (
+            "the validation rows"
+            if chosen_on != self.split
+            else f"these {self.split} rows, so it is flattered"
+        )
         yield (
             f"Suggested threshold: **{cut.threshold:.2f}**, the one with the highest F1 on {where}. On the "
             f"{self.split} rows it has precision {there.precision:.3f}, recall {there.recall:.3f}, F1 {there.f1:.3f} "
@@ -141,15 +185,15 @@ class Scores:
         )
 
 
-def _line(name: str, event: Mapping[str, Any], gain: Interval | None) -> str:
-    auc, more = event["auc"], " | ".join(number(value) for value in ranks(event["metrics"]))
-    interval = f"{auc['value']:.4f} ({auc['low']:.4f} to {auc['high']:.4f})"
-    return f"| {name} | {interval} | {signed(gain) if gain else ''} | {more} |"
-
-
-def _segments(mine: Mapping[str, Any] | None, untuned: Mapping[str, Any] | None) -> Iterator[str]:
+def _segments(
+    mine: Mapping[str, Any] | None, untuned: Mapping[str, Any] | None, primary: Metric
+) -> Iterator[str]:
     before = {} if untuned is None else untuned["segments"]
-    found = {} if mine is None else {name: row for name, row in mine["segments"].items() if "auc" in row}
+    found = (
+        {}
+        if mine is None
+        else {name: row for name, row in mine["segments"].items() if primary.name in row}
+    )
     if len(found) < 2:
         return
     rows = sorted(found.items(), key=lambda item: (-item[1]["rows"], item[0]))
@@ -157,8 +201,11 @@ def _segments(mine: Mapping[str, Any] | None, untuned: Mapping[str, Any] | None)
     if len(rows) > MOST_SEGMENTS:
         yield f"The {MOST_SEGMENTS} largest of {len(rows)} segments:"
         yield ""
-    yield "| segment | queries | rows | AUC untuned | AUC |"
+    yield f"| segment | queries | rows | {primary.label} untuned | {primary.label} |"
     yield "|---|---|---|---|---|"
     for name, row in rows[:MOST_SEGMENTS]:
-        old, shown = number(before.get(name, {}).get("auc")), " ".join(name.split()).replace("|", "\\|")
-        yield f"| {shown} | {row['queries']:,.0f} | {row['rows']:,.0f} | {old} | {row['auc']:.4f} |"
+        old, shown = (
+            number(before.get(name, {}).get(primary.name)),
+            " ".join(name.split()).replace("|", "\\|"),
+        )
+        yield f"| {shown} | {row['queries']:,.0f} | {row['rows']:,.0f} | {old} | {row[primary.name]:.4f} |"

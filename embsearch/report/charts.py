@@ -15,6 +15,8 @@ from embsearch.report.importance import Importance
 from embsearch.report.record import BEST, DEFAULT, UNTUNED, Record
 from embsearch.report.tables import SHOWN
 from embsearch.search.space import Dimension
+from embsearch.tasks.base import Metric
+from embsearch.tasks.catalogue import task_of
 
 Spec = dict[str, Any]
 MODELS = [UNTUNED, DEFAULT, BEST]
@@ -34,8 +36,10 @@ class Chart:
     narrow: bool = False  # stands beside others
 
 
-def charts(record: Record, data: Mapping[str, Sequence[Any]], found: Sequence[Importance]) -> dict[str, list[Chart]]:
-    """The charts by section of the page; a section without data has none."""
+def charts(
+    record: Record, data: Mapping[str, Sequence[Any]], found: Sequence[Importance]
+) -> dict[str, list[Chart]]:
+    """Return the charts by section of the page; a section without data has none."""
     objective = f"validation {record.objective}"
     made = {
         "history": [_history(record, objective)],
@@ -44,34 +48,57 @@ def charts(record: Record, data: Mapping[str, Sequence[Any]], found: Sequence[Im
         "importance": [_importance(len(found))] if found else [],
         "slices": [
             _slice(i, d, name, objective)
-            for i, (d, name) in enumerate(zip(record.space.dimensions, record.space.short_names(), strict=True))
+            for i, (d, name) in enumerate(
+                zip(record.space.dimensions, record.space.short_names(), strict=True)
+            )
         ],
         "interactions": _interactions(record, found, objective),
         "seeds": [_seeds(objective, len({row["n"] for row in data["seeds"]}))],
-        "segments": [_segments(len({row["segment"] for row in data["segments"]}))],
-        "scores": [_scores(model, data["scores"]) for model in (UNTUNED, BEST) if data.get("scores")],
+        "segments": [
+            _segments(
+                len({row["segment"] for row in data["segments"]}), task_of(record.config).primary
+            )
+        ],
+        "scores": [
+            _scores(model, data["scores"]) for model in (UNTUNED, BEST) if data.get("scores")
+        ],
         "map": [_map(UNTUNED), _map(BEST)],
     }
     needs = {"history": "trials", "map": "points", "slices": "trials", "interactions": "trials"}
     for chart in (chart for some in made.values() for chart in some):
         _name_only(chart.spec, {row["state"] for row in data["trials"]})
-    return {section: some if data.get(needs.get(section, section)) else [] for section, some in made.items()}
+    return {
+        section: some if data.get(needs.get(section, section)) else []
+        for section, some in made.items()
+    }
 
 
 def _name_only(spec: Any, states: set[str]) -> None:
     """Leave the states that no trial has out of the legends."""
-    for value in spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else ():
+    for value in (
+        spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else ()
+    ):
         if isinstance(value, dict) and value.get("field") == "state":
             value["legend"] = {"values": [state for state in STATES if state in states]}
         _name_only(value, states)
 
 
 # Colours are named ranges, which the page fills in for light and dark: states, models, kinds.
-_STATE = {"field": "state", "type": "nominal", "title": None, "scale": {"domain": list(STATES), "range": "states"}}
+_STATE = {
+    "field": "state",
+    "type": "nominal",
+    "title": None,
+    "scale": {"domain": list(STATES), "range": "states"},
+}
 _MODEL = {"field": "model", "type": "nominal", "title": None, "scale": {"domain": MODELS}}
 _SHAPES = ("circle", "triangle-down", "cross", "diamond", "square", "square")
 _SHAPE = _STATE | {"scale": {"domain": list(STATES), "range": list(_SHAPES)}}
-_TRIAL = {"field": "n", "type": "quantitative", "title": "trial", "axis": {"tickMinStep": 1, "format": "d"}}
+_TRIAL = {
+    "field": "n",
+    "type": "quantitative",
+    "title": "trial",
+    "axis": {"tickMinStep": 1, "format": "d"},
+}
 
 
 def _table(name: str) -> Spec:
@@ -89,7 +116,12 @@ def _y(field: str, title: str) -> Spec:
 
 
 def _kinds(first: str, second: str) -> Spec:
-    return {"field": "kind", "type": "nominal", "title": None, "scale": {"domain": [first, second], "range": "kinds"}}
+    return {
+        "field": "kind",
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": [first, second], "range": "kinds"},
+    }
 
 
 def _tips(*fields: tuple[str, str]) -> list[Spec]:
@@ -102,72 +134,129 @@ def _history(record: Record, objective: str) -> Chart:
             "mark": {"type": "point", "filled": True, "size": 60},
             "transform": [{"filter": "isValid(datum.best)"}],
             "encoding": {
-                "x": _TRIAL, "y": _y("best", objective), "color": _STATE, "shape": _SHAPE,
-                "tooltip": _tips(("n", "trial"), ("state", "state"), ("best", objective), ("rung", "evaluations")),
+                "x": _TRIAL,
+                "y": _y("best", objective),
+                "color": _STATE,
+                "shape": _SHAPE,
+                "tooltip": _tips(
+                    ("n", "trial"), ("state", "state"), ("best", objective), ("rung", "evaluations")
+                ),
             },
         },
         {
-            "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2, "tooltip": False},
+            "mark": {
+                "type": "line",
+                "interpolate": "step-after",
+                "strokeWidth": 2,
+                "tooltip": False,
+            },
             "encoding": {"x": _TRIAL, "y": _y("so_far", objective)},
         },
-    ]  # fmt: skip
+    ]
     untuned = (record.baseline or {}).get(record.objective)
     words = "Each mark is a trial's best evaluation, the line the best so far."
     if untuned is not None:
-        rule = {"mark": {"type": "rule", "strokeDash": [4, 4], "aria": False}, "encoding": {"y": {"datum": untuned}}}
+        rule = {
+            "mark": {"type": "rule", "strokeDash": [4, 4], "aria": False},
+            "encoding": {"y": {"datum": untuned}},
+        }
         values = [c.best for c in record.courses.values() if c.best is not None]
-        if values and untuned > 2 * min(values) - max(values):  # not so far below that nothing else could be read
+        if values and untuned > 2 * min(values) - max(
+            values
+        ):  # not so far below that nothing else could be read
             layers.append(rule)
             words += f" Dashed: the untuned encoder, {untuned:.4f}."
         else:
             words += f" The untuned encoder is at {untuned:.4f}, below this chart."
-    return Chart("history", "The search", words, _table("trials") | {"layer": layers, "height": 260})
+    return Chart(
+        "history", "The search", words, _table("trials") | {"layer": layers, "height": 260}
+    )
 
 
 def _curves(objective: str, record: Record) -> Chart:
     spec = _table("curves") | {"height": 280, **_traces("value", objective, points=True)}
     seen = len(record.courses)
     most = f" The {SHOWN} trials of {seen} that came furthest." if seen > SHOWN else ""
-    return Chart("curves", "Learning curves", f"One line a trial, the winner thick. A line ends where the scheduler "
-                 f"stopped the trial, or where its budget was spent.{most}", spec)  # fmt: skip
+    return Chart(
+        "curves",
+        "Learning curves",
+        f"One line a trial, the winner thick. A line ends where the scheduler "
+        f"stopped the trial, or where its budget was spent.{most}",
+        spec,
+    )
 
 
 def _losses() -> Chart:
     spec = _table("losses") | {"height": 220, **_traces("loss", "training loss", points=False)}
-    spec["encoding"]["y"]["scale"] = {"type": "log", "domainMin": LEAST, "clamp": True, "nice": False}
+    spec["encoding"]["y"]["scale"] = {
+        "type": "log",
+        "domainMin": LEAST,
+        "clamp": True,
+        "nice": False,
+    }
     spec["encoding"]["y"]["axis"] = {"tickCount": 4, "format": "~g", "labelOverlap": True}
-    return Chart("losses", "Training loss", "Means over neighbouring steps, on a logarithmic scale. Losses of "
-                 "different objectives or margins cannot be compared with each other; the validation metric can.",
-                 spec)  # fmt: skip
+    return Chart(
+        "losses",
+        "Training loss",
+        "Means over neighbouring steps, on a logarithmic scale. Losses of "
+        "different objectives or margins cannot be compared with each other; the validation metric can.",
+        spec,
+    )
 
 
 def _traces(field: str, title: str, points: bool) -> Spec:
     over = {"param": "over", "empty": False}
-    bold = {"condition": [{**over, "value": 1.0}, {"test": "datum.won", "value": 1.0}], "value": 0.45}
+    bold = {
+        "condition": [{**over, "value": 1.0}, {"test": "datum.won", "value": 1.0}],
+        "value": 0.45,
+    }
     wide = {"condition": [{**over, "value": 3}, {"test": "datum.won", "value": 3}], "value": 1.3}
     return {
         "mark": {"type": "line", "point": {"filled": True, "size": 25} if points else False},
-        "params": [{"name": "over", "select": {"type": "point", "fields": ["n"], "on": "pointerover"}}],
+        "params": [
+            {"name": "over", "select": {"type": "point", "fields": ["n"], "on": "pointerover"}}
+        ],
         "encoding": {
-            "x": {"field": "texts", "type": "quantitative", "title": "texts seen", "axis": {"tickCount": 6}},
-            "y": _y(field, title), "color": _STATE, "detail": {"field": "n"}, "opacity": bold, "strokeWidth": wide,
-            "tooltip": _tips(("n", "trial"), ("state", "state"), ("texts", "texts seen"), (field, title)),
+            "x": {
+                "field": "texts",
+                "type": "quantitative",
+                "title": "texts seen",
+                "axis": {"tickCount": 6},
+            },
+            "y": _y(field, title),
+            "color": _STATE,
+            "detail": {"field": "n"},
+            "opacity": bold,
+            "strokeWidth": wide,
+            "tooltip": _tips(
+                ("n", "trial"), ("state", "state"), ("texts", "texts seen"), (field, title)
+            ),
         },
-    }  # fmt: skip
+    }
 
 
 def _budget_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     most = max((row["texts"] for row in rows), default=0)
     y = {"field": "rung", "type": "ordinal", "title": None, "sort": None}
-    x = {"field": "texts", "type": "quantitative", "title": "texts trained on, on the way to each evaluation",
-         "scale": {"domain": [0, 1.15 * most], "nice": False}, "axis": {"tickCount": 6}}  # fmt: skip
+    x = {
+        "field": "texts",
+        "type": "quantitative",
+        "title": "texts trained on, on the way to each evaluation",
+        "scale": {"domain": [0, 1.15 * most], "nice": False},
+        "axis": {"tickCount": 6},
+    }
     tips = _tips(("rung", "evaluation"), ("trials", "trials that came there"), ("texts", "texts"))
     text = {
         "mark": {"type": "text", "align": "left", "dx": 4},
         "encoding": {"y": y, "x": x, "text": {"field": "label"}},
     }
     spec = _table("budget") | {
-        "transform": [{"calculate": "datum.trials + (datum.trials == 1 ? ' trial' : ' trials')", "as": "label"}],
+        "transform": [
+            {
+                "calculate": "datum.trials + (datum.trials == 1 ? ' trial' : ' trials')",
+                "as": "label",
+            }
+        ],
         "layer": [{"mark": "bar", "encoding": {"y": y, "x": x, "tooltip": tips}}, text],
         "height": 30 * len(rows),
     }
@@ -181,41 +270,69 @@ def _budget_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
 
 def _importance(rows: int) -> Chart:
     y = {"field": "name", "type": "nominal", "title": None, "sort": None}
-    x = {"field": "value", "type": "quantitative", "title": "share of the variance explained",
-         "scale": {"domain": [0, 1]}, "axis": {"format": "%", "tickCount": 6}}  # fmt: skip
+    x = {
+        "field": "value",
+        "type": "quantitative",
+        "title": "share of the variance explained",
+        "scale": {"domain": [0, 1]},
+        "axis": {"format": "%", "tickCount": 6},
+    }
     tips = [
         {"field": "name", "title": "parameter"},
-        *({"field": f, "title": t, "type": "quantitative", "format": ".0%"}
-          for f, t in (("value", "share"), ("low", "low"), ("high", "high"))),
-    ]  # fmt: skip
+        *(
+            {"field": f, "title": t, "type": "quantitative", "format": ".0%"}
+            for f, t in (("value", "share"), ("low", "low"), ("high", "high"))
+        ),
+    ]
     spec = _table("importance") | {
         "layer": [
-            {"mark": {"type": "bar", "opacity": 0.55}, "encoding": {"y": y, "x": x, "tooltip": tips}},
-            {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": {"y": y, "x": x | {"field": "low"},
-                                                                      "x2": {"field": "high"}, "tooltip": tips}},
+            {
+                "mark": {"type": "bar", "opacity": 0.55},
+                "encoding": {"y": y, "x": x, "tooltip": tips},
+            },
+            {
+                "mark": {"type": "rule", "strokeWidth": 2},
+                "encoding": {
+                    "y": y,
+                    "x": x | {"field": "low"},
+                    "x2": {"field": "high"},
+                    "tooltip": tips,
+                },
+            },
         ],
         "height": 28 * rows,
-    }  # fmt: skip
+    }
     return Chart("importance", "Which parameters mattered", "", spec)
 
 
 def _x(place: int, dimension: Dimension, name: str) -> Spec:
-    """A parameter as an axis, on its own scale."""
+    """Return a parameter as an axis, on its own scale."""
     field = f"p{place}"
     if dimension.ordered:
-        return {"field": field, "type": "ordinal", "title": name, "sort": list(dimension.ordered),
-                "axis": {"labelAngle": 0}}  # fmt: skip
+        return {
+            "field": field,
+            "type": "ordinal",
+            "title": name,
+            "sort": list(dimension.ordered),
+            "axis": {"labelAngle": 0},
+        }
     if isinstance(dimension.distribution, CategoricalDistribution):
         return {"field": field, "type": "nominal", "title": name, "axis": {"labelAngle": 0}}
     low, high = dimension.values
     log = bool(dimension.distribution.log)  # type: ignore[attr-defined]
     scale = {"type": "log", "domain": [low, high]} if log else {"domain": [low, high]}
     axis = {"format": "~e" if log and high < 0.1 else "~g", "tickCount": 4, "labelOverlap": True}
-    return {"field": field, "type": "quantitative", "title": name, "scale": scale | {"nice": False}, "axis": axis}
+    return {
+        "field": field,
+        "type": "quantitative",
+        "title": name,
+        "scale": scale | {"nice": False},
+        "axis": axis,
+    }
 
 
 def _marks() -> Spec:
-    """The winner's mark is large."""
+    """Return the size of marks: the winner's is large."""
     return {"condition": {"test": "datum.won", "value": 170}, "value": 50}
 
 
@@ -224,17 +341,24 @@ def _slice(place: int, dimension: Dimension, name: str, objective: str) -> Chart
         "transform": [{"filter": "isValid(datum.there)"}],
         "mark": {"type": "point", "filled": True},
         "encoding": {
-            "x": _x(place, dimension, name), "y": _y("there", objective), "color": _STATE, "shape": _SHAPE,
+            "x": _x(place, dimension, name),
+            "y": _y("there", objective),
+            "color": _STATE,
+            "shape": _SHAPE,
             "size": _marks(),
-            "tooltip": _tips(("n", "trial"), ("state", "state"), (f"p{place}", name), ("there", objective)),
+            "tooltip": _tips(
+                ("n", "trial"), ("state", "state"), (f"p{place}", name), ("there", objective)
+            ),
         },
         "height": 180,
-    }  # fmt: skip
+    }
     return Chart(f"slice-{place}", name, "", spec, narrow=True)
 
 
 def _interactions(record: Record, found: Sequence[Importance], objective: str) -> list[Chart]:
-    """The most important parameters in pairs: where in the plane of two the good trials lie."""
+    """Return charts of the most important parameters in pairs: where in the plane of two the good
+    trials lie.
+    """
     names = record.space.short_names()
     top = [names.index(one.name) for one in found[:3]]
     pairs = [(a, b) for i, a in enumerate(top) for b in top[i + 1 :]][:PAIRS]
@@ -250,17 +374,26 @@ def _interactions(record: Record, found: Sequence[Importance], objective: str) -
                 "encoding": {
                     "x": _x(a, record.space.dimensions[a], names[a]),
                     "y": _x(b, record.space.dimensions[b], names[b]),
-                    "color": {"field": "there", "type": "quantitative", "title": record.objective,
-                              "scale": {"scheme": {"name": "viridis", "extent": [0.2, 1]}}},
+                    "color": {
+                        "field": "there",
+                        "type": "quantitative",
+                        "title": record.objective,
+                        "scale": {"scheme": {"name": "viridis", "extent": [0.2, 1]}},
+                    },
                     "size": _marks(),
-                    "tooltip": _tips(("n", "trial"), (f"p{a}", names[a]), (f"p{b}", names[b]), ("there", objective)),
+                    "tooltip": _tips(
+                        ("n", "trial"),
+                        (f"p{a}", names[a]),
+                        (f"p{b}", names[b]),
+                        ("there", objective),
+                    ),
                 },
                 "height": 220,
             },
             narrow=True,
         )
         for a, b in pairs
-    ]  # fmt: skip
+    ]
 
 
 def _seeds(objective: str, trials: int) -> Chart:
@@ -270,37 +403,66 @@ def _seeds(objective: str, trials: int) -> Chart:
             "y": {"field": "n", "type": "ordinal", "title": "trial"},
             "x": _y("value", objective),
             "color": _STATE,
-            "tooltip": _tips(("n", "trial"), ("seed", "seed"), ("rung", "evaluation"), ("value", objective)),
+            "tooltip": _tips(
+                ("n", "trial"), ("seed", "seed"), ("rung", "evaluation"), ("value", objective)
+            ),
         },
         "height": 22 * trials,
     }
-    return Chart("seeds", "Seeds", "One tick a seed, at the last evaluation of the trial. Two trials whose ticks mix "
-                 "cannot be told apart.", spec)  # fmt: skip
+    return Chart(
+        "seeds",
+        "Seeds",
+        "One tick a seed, at the last evaluation of the trial. Two trials whose ticks mix cannot be told apart.",
+        spec,
+    )
 
 
-def _segments(segments: int) -> Chart:
+def _segments(segments: int, primary: Metric) -> Chart:
+    x = _y(primary.name, primary.label)
     y = {"field": "segment", "type": "nominal", "title": None, "axis": {"labelLimit": 140}}
     spec = _table("segments") | {
         "layer": [
-            {"mark": {"type": "line", "opacity": 0.5},
-             "encoding": {"y": y, "x": _y("auc", "AUC"), "detail": {"field": "segment"}}},
-            {"mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
-             "encoding": {"y": y, "x": _y("auc", "AUC"),
-                          "color": _MODEL | {"scale": {"domain": MODELS, "range": "models"}},
-                          "shape": _MODEL,
-                          "tooltip": _tips(("segment", "segment"), ("model", "model"), ("auc", "AUC"),
-                                           ("rows", "rows"))}},
+            {
+                "mark": {"type": "line", "opacity": 0.5},
+                "encoding": {"y": y, "x": x, "detail": {"field": "segment"}},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
+                "encoding": {
+                    "y": y,
+                    "x": x,
+                    "color": _MODEL | {"scale": {"domain": MODELS, "range": "models"}},
+                    "shape": _MODEL,
+                    "tooltip": _tips(
+                        ("segment", "segment"),
+                        ("model", "model"),
+                        (primary.name, primary.label),
+                        ("rows", "rows"),
+                    ),
+                },
+            },
         ],
         "height": 24 * segments,
-    }  # fmt: skip
-    return Chart("segments", "By segment", "A segment where the tuned model is left of the untuned one lost by the "
-                 "tuning.", spec)  # fmt: skip
+    }
+    return Chart(
+        "segments",
+        "By segment",
+        "A segment where the tuned model is left of the untuned one lost by the tuning.",
+        spec,
+    )
 
 
 def _scores(model: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
-    """Of one model, on the scales of both."""
-    x = {"type": "quantitative", "scale": {"nice": False, "domain": [rows[0]["from"], rows[-1]["to"]]}}
-    y = {"type": "quantitative", "scale": {"domain": [0, max(row["share"] for row in rows)]}, "stack": None}
+    """Return the chart of one model, on the scales of both."""
+    x = {
+        "type": "quantitative",
+        "scale": {"nice": False, "domain": [rows[0]["from"], rows[-1]["to"]]},
+    }
+    y = {
+        "type": "quantitative",
+        "scale": {"domain": [0, max(row["share"] for row in rows)]},
+        "stack": None,
+    }
     spec = _table("scores") | {
         "transform": [
             {"filter": f"datum.model === '{model}'"},
@@ -308,15 +470,24 @@ def _scores(model: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
         ],
         "mark": {"type": "bar", "opacity": 0.55, "binSpacing": 0},
         "encoding": {
-            "x": {"field": "from", "title": "cosine of query and title", "bin": {"binned": True}, **x},
+            "x": {
+                "field": "from",
+                "title": "cosine of query and title",
+                "bin": {"binned": True},
+                **x,
+            },
             "x2": {"field": "to"},
             "y": {"field": "share", "title": "share of rows", "axis": {"format": "%"}, **y},
             "color": _kinds("relevant", "not relevant"),
-            "tooltip": [{"field": "kind", "title": "rows"}, {"field": "from"}, {"field": "to"},
-                        {"field": "share", "type": "quantitative", "format": ".1%"}],
+            "tooltip": [
+                {"field": "kind", "title": "rows"},
+                {"field": "from"},
+                {"field": "to"},
+                {"field": "share", "type": "quantitative", "format": ".1%"},
+            ],
         },
         "height": 200,
-    }  # fmt: skip
+    }
     return Chart(f"scores-{model.split()[0]}", model, "", spec, narrow=True)
 
 
@@ -324,16 +495,28 @@ def _map(model: str) -> Chart:
     here = [{"filter": f"datum.model === '{model}'"}]
     plane = {"type": "quantitative", "axis": None, "scale": {"zero": False}}
     links = {
-        "data": {"name": "links"}, "transform": here, "mark": {"type": "rule", "opacity": 0.35, "aria": False},
-        "encoding": {"x": {"field": "x", **plane}, "y": {"field": "y", **plane},
-                     "x2": {"field": "x2"}, "y2": {"field": "y2"}},
-    }  # fmt: skip
+        "data": {"name": "links"},
+        "transform": here,
+        "mark": {"type": "rule", "opacity": 0.35, "aria": False},
+        "encoding": {
+            "x": {"field": "x", **plane},
+            "y": {"field": "y", **plane},
+            "x2": {"field": "x2"},
+            "y2": {"field": "y2"},
+        },
+    }
     points = {
-        "data": {"name": "points"}, "transform": here,
+        "data": {"name": "points"},
+        "transform": here,
         "mark": {"type": "point", "filled": True, "size": 45, "opacity": 0.9},
-        "encoding": {"x": {"field": "x", **plane}, "y": {"field": "y", **plane},
-                     "color": _kinds("title", "query"),
-                     "shape": {"field": "kind", "type": "nominal", "title": None},
-                     "tooltip": _tips(("text", "text"), ("kind", "kind"))},
-    }  # fmt: skip
-    return Chart(f"map-{model.split()[0]}", model, "", {"layer": [links, points], "height": 340}, narrow=True)
+        "encoding": {
+            "x": {"field": "x", **plane},
+            "y": {"field": "y", **plane},
+            "color": _kinds("title", "query"),
+            "shape": {"field": "kind", "type": "nominal", "title": None},
+            "tooltip": _tips(("text", "text"), ("kind", "kind")),
+        },
+    }
+    return Chart(
+        f"map-{model.split()[0]}", model, "", {"layer": [links, points], "height": 340}, narrow=True
+    )

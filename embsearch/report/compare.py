@@ -1,4 +1,6 @@
-"""Studies side by side: what each found, at what cost, in which space; and who is better where rows are the same."""
+"""Studies side by side: what each found, at what cost, in which space; and who is better where rows
+are the same.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,15 @@ from rich.table import Table
 
 from embsearch.config.build import value_at
 from embsearch.report.charts import Chart
-from embsearch.report.findings import signed
+from embsearch.report.findings import metric_label, signed
 from embsearch.report.importance import importances
 from embsearch.report.live import clock, short
-from embsearch.report.models import Models
 from embsearch.report.page import render
 from embsearch.report.ranges import range_words
 from embsearch.report.record import BEST, UNTUNED, Record
-from embsearch.report.result import number
-from embsearch.values import Interval
+from embsearch.report.result import number, with_interval
+from embsearch.report.tested_models import Models
+from embsearch.values import Interval, primary_interval
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Side:
 
     @cached_property
     def facts(self) -> dict[str, str]:
-        """What is compared, in words."""
+        """The facts that are compared, in words."""
         record, best = self.record, self.record.best
         states = [trial.state for trial in record.trials.values()]
         won = record.tested.get(BEST)
@@ -47,8 +49,8 @@ class Side:
             "winner": "" if best is None else f"trial {best.number}",
         }
         if won is not None:
-            auc = won["auc"]
-            found[f"{won['split']} AUC (95 %)"] = f"{auc['value']:.4f} ({auc['low']:.4f} to {auc['high']:.4f})"
+            label = f"{won.split} {metric_label(record)} (95 %)"
+            found[label] = with_interval(primary_interval(won))
         if gain is not None:
             found["gain over the untuned encoder"] = signed(gain)
         return found | {
@@ -63,20 +65,27 @@ class Side:
 
     @cached_property
     def importance(self) -> dict[str, str]:
-        """Of each parameter by config path, with its interval."""
-        paths = dict(zip(self.record.space.short_names(), self.record.space.dimensions, strict=True))
+        """The importance of each parameter by config path, with its interval."""
+        paths = dict(
+            zip(self.record.space.short_names(), self.record.space.dimensions, strict=True)
+        )
         found, _, _ = importances(self.record)
-        return {paths[one.name].path: f"{one.value:.0%} ({one.low:.0%} to {one.high:.0%})" for one in found}
+        return {
+            paths[one.name].path: f"{one.value:.0%} ({one.low:.0%} to {one.high:.0%})"
+            for one in found
+        }
 
 
 def facts_rows(sides: Sequence[Side]) -> list[tuple[str, list[str]]]:
-    """Every fact and what it is in each study."""
+    """Return every fact and its value in each study."""
     names = dict.fromkeys(name for side in sides for name in side.facts)
     return [(name, [side.facts.get(name, "") for side in sides]) for name in names]
 
 
 def space_rows(sides: Sequence[Side]) -> list[tuple[str, list[Mapping[str, str]]]]:
-    """Every searched parameter; in each study its ``range``, the ``winner``'s value and its ``importance``."""
+    """Return every searched parameter; in each study its ``range``, the ``winner``'s value and its
+    ``importance``.
+    """
     paths = dict.fromkeys(d.path for side in sides for d in side.record.space.dimensions)
     return [(path, [_of(side, path) for side in sides]) for path in paths]
 
@@ -96,11 +105,16 @@ def _of(side: Side, path: str) -> Mapping[str, str]:
 
 
 def answers(sides: Sequence[Side]) -> Iterator[str]:
-    """Who is better, a sentence for each pair; of studies on the same test rows with a paired interval."""
+    """Yield who is better, a sentence for each pair; of studies on the same test rows with a paired
+    interval.
+    """
     for one, other in combinations(sides, 2):
         gain = _gain(one, other)
         if gain is not None:
-            found = f"{other.name}'s winner against {one.name}'s on the same test rows: {signed(gain)} AUC"
+            found = (
+                f"{other.name}'s winner against {one.name}'s on the same test rows: {signed(gain)} "
+            )
+            found += metric_label(one.record)
             if gain.low <= 0 <= gain.high:
                 yield f"{found}; the 95 % interval reaches 0: they cannot be told apart."
             else:
@@ -116,7 +130,7 @@ def answers(sides: Sequence[Side]) -> Iterator[str]:
 
 
 def _gain(one: Side, other: Side) -> Interval | None:
-    """How much better the winner of ``other`` is, where both scored the same rows."""
+    """Return how much better the winner of ``other`` is, where both scored the same rows."""
     mine, theirs = one.models, other.models
     if mine is None or theirs is None or one.record.data != other.record.data:
         return None
@@ -155,19 +169,30 @@ def _table(first: str, names: Sequence[str]) -> Table:
 
 
 def comparison_page(sides: Sequence[Side], vega: str) -> str:
-    """The comparison as a page of its own."""
+    """Return the comparison as a page of its own."""
     progress = [
         {"study": side.name, "seconds": round(seconds, 1), "texts": texts, "best": round(best, 5)}
         for side in sides
         for seconds, texts, best in _to_the_end(side.record)
     ]
-    drawn = [_progress("seconds", "seconds"), _progress("texts", "texts trained on")] if progress else []
+    drawn = (
+        [_progress("seconds", "seconds"), _progress("texts", "texts trained on")]
+        if progress
+        else []
+    )
     names = " and ".join(side.name for side in sides)
     return render(
-        "compare.html.j2", f"{names} compared", drawn, {"progress": progress}, vega,
-        names=[side.name for side in sides], answers=list(answers(sides)), facts=facts_rows(sides),
-        space=space_rows(sides), charts=drawn,
-    )  # fmt: skip
+        "compare.html.j2",
+        f"{names} compared",
+        drawn,
+        {"progress": progress},
+        vega,
+        names=[side.name for side in sides],
+        answers=list(answers(sides)),
+        facts=facts_rows(sides),
+        space=space_rows(sides),
+        charts=drawn,
+    )
 
 
 def _to_the_end(record: Record) -> list[tuple[float, int, float]]:
@@ -178,7 +203,12 @@ def _to_the_end(record: Record) -> list[tuple[float, int, float]]:
 def _progress(field: str, title: str) -> Chart:
     spec = {
         "data": {"name": "progress"},
-        "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2, "point": {"size": 30}},
+        "mark": {
+            "type": "line",
+            "interpolate": "step-after",
+            "strokeWidth": 2,
+            "point": {"size": 30},
+        },
         "encoding": {
             "x": {"field": field, "type": "quantitative", "title": title},
             "y": {

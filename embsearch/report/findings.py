@@ -1,4 +1,6 @@
-"""The answer of a study in sentences: what won, by how much, whether to trust it, where a plot would mislead."""
+"""The answer of a study in sentences: what won, by how much, whether to trust it, where a plot
+would mislead.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,14 @@ from statistics import fmean
 from typing import Any, Literal
 
 from embsearch.config.command import same_study
+from embsearch.history import events
 from embsearch.report.live import failures, short
-from embsearch.report.models import Models
 from embsearch.report.ranges import at_end, wider
 from embsearch.report.record import BEST, DEFAULT, UNTUNED, Course, Record
 from embsearch.report.result import luck, warnings
-from embsearch.values import Interval
+from embsearch.report.tested_models import Models
+from embsearch.tasks.catalogue import task_of
+from embsearch.values import Interval, primary_interval
 
 FEW = 20  # complete trials, below which importances and interactions are guesses
 FELL = 0.003  # of the objective: a smaller fall is within the noise of a few hundred queries
@@ -22,7 +26,9 @@ SMALL_TEST = 100  # queries
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence about a study, and what to do about it: an override or a command, where there is one."""
+    """One sentence about a study, and what to do about it: an override or a command, where there is
+    one.
+    """
 
     kind: Literal["good", "note", "warning"]
     text: str
@@ -30,7 +36,7 @@ class Finding:
 
 
 def headline(record: Record, models: Models | None) -> str:
-    """The first thing a reader should know."""
+    """Return the first thing a reader should know."""
     best, name = record.best, record.objective
     if best is None or best.best is None:
         return "Nothing was measured yet."
@@ -41,8 +47,9 @@ def headline(record: Record, models: Models | None) -> str:
     won = record.tested.get(BEST)
     if won is None:
         return f"{who} won: validation {name} {best.best:.4f}."
-    auc = won["auc"]
-    text = f"{who} won: {won['split']} AUC {auc['value']:.4f} (95 % {auc['low']:.4f} to {auc['high']:.4f})"
+    found, label = primary_interval(won), metric_label(record)
+    ends = f"95 % {found.low:.4f} to {found.high:.4f}"
+    text = f"{who} won: {won.split} {label} {found.value:.4f} ({ends})"
     gains = []
     for label in (UNTUNED, DEFAULT):
         gain = None if models is None else models.gain(BEST, label)
@@ -54,7 +61,7 @@ def headline(record: Record, models: Models | None) -> str:
 
 
 def findings(record: Record, models: Models | None) -> list[Finding]:
-    """Everything worth a sentence, the gravest first."""
+    """Return everything worth a sentence, the gravest first."""
     found = [
         *_gains(record, models),
         *_edges(record),
@@ -68,31 +75,47 @@ def findings(record: Record, models: Models | None) -> list[Finding]:
     return sorted(found, key=lambda one: order[one.kind])
 
 
+def metric_label(record: Record) -> str:
+    """Return the primary metric of the study's task, as tables and sentences name it."""
+    return task_of(record.config).primary.label
+
+
 def signed(gain: Interval) -> str:
-    """``+0.0133 (+0.0101 to +0.0166)``."""
+    """Return a gain with its interval: ``+0.0133 (+0.0101 to +0.0166)``."""
     return f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
 
 
 def _gains(record: Record, models: Models | None) -> Iterator[Finding]:
     if models is None or record.best is None:
         return
-    gain = models.gain(BEST, UNTUNED)
+    gain, metric = models.gain(BEST, UNTUNED), metric_label(record)
     if gain is not None and gain.low > 0:
-        yield Finding("good", f"Tuning helps: {signed(gain)} AUC over the untuned encoder, and the whole 95 % "
-                              "interval is above 0.")  # fmt: skip
+        yield Finding(
+            "good",
+            f"Tuning helps: {signed(gain)} {metric} over the untuned encoder, and the whole 95 % interval is "
+            "above 0.",
+        )
     elif gain is not None:
-        yield Finding("warning", f"Not proven: {signed(gain)} AUC over the untuned encoder, and the 95 % interval "
-                                 "reaches 0.", "more test rows, or a longer search")  # fmt: skip
+        yield Finding(
+            "warning",
+            f"Not proven: {signed(gain)} {metric} over the untuned encoder, and the 95 % interval reaches 0.",
+            "more test rows, or a longer search",
+        )
     if record.best.number == 0:
         yield Finding("note", "The default configuration won: the search found nothing better.")
         return
     over = models.gain(BEST, DEFAULT)
     if over is not None and over.low > 0:
-        yield Finding("good", f"The search paid: {signed(over)} AUC over the default configuration.")
+        yield Finding(
+            "good", f"The search paid: {signed(over)} {metric} over the default configuration."
+        )
     elif over is not None:
-        yield Finding("note", f"Against the default configuration the gain is {signed(over)} AUC: within what these "
-                              "test rows can tell apart.")  # fmt: skip
-    for line in warnings(_rows(record)):
+        yield Finding(
+            "note",
+            f"Against the default configuration the gain is {signed(over)} {metric}: within what these test rows can "
+            "tell apart.",
+        )
+    for line in warnings(_rows(record), task_of(record.config)):
         yield Finding("warning", f"{line[0].upper()}{line[1:]}.")
 
 
@@ -101,7 +124,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
 
 
 def _edges(record: Record) -> Iterator[Finding]:
-    """The winner at the end of a range: the best may lie beyond."""
+    """Yield where the winner lies at the end of a range: the best may lie beyond."""
     if record.best is None:
         return
     for dimension in record.space.dimensions:
@@ -119,8 +142,12 @@ def _edges(record: Record) -> Iterator[Finding]:
 
 
 def _disagreement(record: Record, models: Models | None) -> Iterator[Finding]:
-    """What validation promised and the test rows do not hold."""
-    if models is None or record.best is None or record.objective != "auc":
+    """Yield where the test rows do not hold what validation promised."""
+    if (
+        models is None
+        or record.best is None
+        or record.objective != task_of(record.config).primary.name
+    ):
         return
     rows = {row["label"]: row for row in _rows(record)}
     for label in (DEFAULT, UNTUNED):
@@ -128,27 +155,40 @@ def _disagreement(record: Record, models: Models | None) -> Iterator[Finding]:
         if gain is None or label not in rows or (label == DEFAULT and record.best.number == 0):
             continue
         best, other = rows[BEST]["validation"], rows[label]["validation"]
-        if best is None or other is None:  # its trial was cut short before an evaluation on all rows
+        if (
+            best is None or other is None
+        ):  # its trial was cut short before an evaluation on all rows
             continue
         promised = best - other
         if promised > gain.high:
-            yield Finding("note", f"Validation promised {promised:+.4f} over the {label}, the test rows say "
-                                  f"{signed(gain)}: the best of many trials is partly the luckiest.",
-                          "study.seeds=3 compares means of several seeds")  # fmt: skip
+            yield Finding(
+                "note",
+                f"Validation promised {promised:+.4f} over the {label}, the test rows say {signed(gain)}: the best "
+                "of many trials is partly the luckiest.",
+                "study.seeds=3 compares means of several seeds",
+            )
         elif label == DEFAULT:
-            yield Finding("good", f"No sign of a lucky pick: validation promised {promised:+.4f} over the {label}, "
-                                  f"the test rows say {signed(gain)}.")  # fmt: skip
+            yield Finding(
+                "good",
+                f"No sign of a lucky pick: validation promised {promised:+.4f} over the {label}, the test rows say "
+                f"{signed(gain)}.",
+            )
 
 
 def _luck(record: Record) -> Iterator[Finding]:
-    """What fresh seeds say of the winner."""
+    """Yield what fresh seeds say of the winner."""
     confirmed = (record.result or {}).get("confirmed") or []
     number = None if record.best is None else record.best.number
-    lost = [e["failure"] for e in record.of_kind("unconfirmed") if e["trial"] == number]
+    lost = [event.failure for event in record.of_kind(events.Unconfirmed) if event.trial == number]
     if lost:
-        yield Finding("warning", f"Trained again, the configuration of trial {number} failed with {len(lost)} fresh "
-                                 f"seeds ({', '.join(sorted(set(lost)))}): it is fragile.")  # fmt: skip
-    one = next((c for c in confirmed if record.best is not None and c["trial"] == record.best.number), None)
+        yield Finding(
+            "warning",
+            f"Trained again, the configuration of trial {number} failed with {len(lost)} fresh seeds "
+            f"({', '.join(sorted(set(lost)))}): it is fragile.",
+        )
+    one = next(
+        (c for c in confirmed if record.best is not None and c["trial"] == record.best.number), None
+    )
     if one is None:
         return
     values, mean = one["values"], fmean(one["values"])
@@ -159,14 +199,15 @@ def _luck(record: Record) -> Iterator[Finding]:
     )
     highest = max(confirmed, key=lambda c: float(c["value"]))
     if highest["trial"] != one["trial"]:
-        text += (
-            f" Trial {highest['trial']} had {highest['value']:.4f}, but a lower mean, {fmean(highest['values']):.4f}."
-        )
+        value, mean = highest["value"], fmean(highest["values"])
+        text += f" Trial {highest['trial']} had {value:.4f}, but a lower mean, {mean:.4f}."
     yield Finding("note", text)
 
 
 def falling(course: Course) -> tuple[float, float] | None:
-    """(peak, last) objective of a trial whose loss went on falling after its objective had peaked."""
+    """Return the (peak, last) objective of a trial whose loss went on falling after its objective
+    had peaked.
+    """
     most = max((e.rows for e in course.own), default=0)
     own = [e for e in course.own if e.rows == most]  # what fell on other rows did not fall
     if len(own) < 2 or not course.losses:
@@ -201,25 +242,41 @@ def _loss_falls(record: Record) -> Iterator[Finding]:
 def _size(record: Record, models: Models | None) -> Iterator[Finding]:
     complete = sum(c.trial.state == "complete" for c in record.courses.values())
     if record.courses and complete < FEW:
-        yield Finding("note", f"{complete} of {len(record.courses)} trials ran to their end: enough to choose a "
-                              "configuration, too few to say which parameter mattered.",
-                      f"stop.trials={max(2 * record.config.stop.trials, 24)} goes on with this study")  # fmt: skip
-    if record.config.study.seeds == 1 and complete > 1 and not (record.result or {}).get("confirmed"):
-        yield Finding("note", "Every configuration was trained with one seed: how far two seeds of one lie apart was "
-                              "not measured.", "study.seeds=3")  # fmt: skip
+        yield Finding(
+            "note",
+            f"{complete} of {len(record.courses)} trials ran to their end: enough to choose a configuration, too few "
+            "to say which parameter mattered.",
+            f"stop.trials={max(2 * record.config.stop.trials, 24)} goes on with this study",
+        )
+    if (
+        record.config.study.seeds == 1
+        and complete > 1
+        and not (record.result or {}).get("confirmed")
+    ):
+        yield Finding(
+            "note",
+            "Every configuration was trained with one seed: how far two seeds of one lie apart was not measured.",
+            "study.seeds=3",
+        )
     if models is None:
         return
-    queries = int(models.rows.query.max()) + 1
+    groups = models.groups
     gain = models.gain(BEST, DEFAULT if record.best is not None and record.best.number else UNTUNED)
     if gain is not None:
         least = (gain.high - gain.low) / 2
-        kind: Literal["note", "warning"] = "warning" if queries < SMALL_TEST else "note"
-        yield Finding(kind, f"{queries:,} {models.split} queries: a difference below about {least:.4f} AUC would not "
-                            "have been seen.")  # fmt: skip
+        kind: Literal["note", "warning"] = "warning" if groups.count < SMALL_TEST else "note"
+        yield Finding(
+            kind,
+            f"{groups.count:,} {models.split} {groups.name}: a difference below about {least:.4f} "
+            f"{metric_label(record)} would not have been seen.",
+        )
     if models.split != "test":
-        yield Finding("warning", "There are no test rows: these are the validation rows that the trials were chosen "
-                                 "by, so every number is too good.",
-                      "data.test=FILE, or data.split.test=0.15")  # fmt: skip
+        yield Finding(
+            "warning",
+            "There are no test rows: these are the validation rows that the trials were chosen by, so every number "
+            "is too good.",
+            "data.test=FILE, or data.split.test=0.15",
+        )
 
 
 def _failures(record: Record) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Which searched parameters mattered, and how sure that is with so few trials."""
+"""The searched parameters that mattered, and how sure that is with so few trials."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ FEWEST, MOST = 4, 200  # trials
 
 
 class Importance(NamedTuple):
-    """The share of the objective's variance that a parameter explains by itself (fANOVA, Hutter et al. 2014), and
-    the middle 80 % of what resampled trials say."""
+    """The share of the objective's variance that a parameter explains by itself (fANOVA, Hutter et
+    al. 2014), and the middle 80 % of what resampled trials say.
+    """
 
     name: str
     value: float
@@ -27,11 +28,12 @@ class Importance(NamedTuple):
 
 
 def importances(record: Record, seed: int = 0) -> tuple[list[Importance], int, int]:
-    """The parameters by falling importance; at which evaluation; of how many trials.
+    """Return the parameters by falling importance; at which evaluation; of how many trials.
 
-    Values are compared where half of the trials came to (``Record.common_rung``), so that a trial is not bad for
-    having been stopped early; where there are more than 200, so many are drawn at random. Inactive conditional
-    parameters count with their default. Empty with fewer than four trials there, or where all are equal.
+    Values are compared where half of the trials came to (``Record.common_rung``), so that a trial
+    is not bad for having been stopped early; where there are more than 200, so many are drawn at
+    random. Inactive conditional parameters count with their default. Empty with fewer than four
+    trials there, or where all are equal.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rung = record.common_rung()
@@ -42,7 +44,10 @@ def importances(record: Record, seed: int = 0) -> tuple[list[Importance], int, i
     draw = np.random.default_rng(seed)
     if len(trials) > MOST:
         trials = [trials[i] for i in np.sort(draw.choice(len(trials), MOST, replace=False))]
-    drawn = [_evaluate([trials[i] for i in draw.integers(len(trials), size=len(trials))], n) for n in range(DRAWS)]
+    drawn = [
+        _evaluate([trials[i] for i in draw.integers(len(trials), size=len(trials))], n)
+        for n in range(DRAWS)
+    ]
     usable = [one for one in drawn if one]
     if not usable:
         return [], rung, len(trials)
@@ -61,11 +66,13 @@ def _made(record: Record, course: Course, rung: int) -> FrozenTrial | None:
     if value is None or not inside:
         return None
     params = {name: d.to_optuna(course.axes[name]) for name, d in known.items()}
-    return create_trial(params=params, distributions={n: d.distribution for n, d in known.items()}, value=value)
+    return create_trial(
+        params=params, distributions={n: d.distribution for n, d in known.items()}, value=value
+    )
 
 
 def _evaluate(trials: list[FrozenTrial], seed: int) -> dict[str, float]:
-    """Importances that sum to 1; empty where the trials do not differ."""
+    """Return importances that sum to 1; empty where the trials do not differ."""
     study = optuna.create_study(direction="maximize")
     study.add_trials(trials)
     evaluator = FanovaImportanceEvaluator(n_trees=TREES, max_depth=32, seed=seed)

@@ -56,7 +56,9 @@ class Watch:
         self._drawn = self._said = 0.0
 
     def __call__(self, study: Watched, line: str) -> None:
-        with suppress(OSError):  # a terminal that was closed, a full disk under the output: no reason to stop
+        with suppress(
+            OSError
+        ):  # a terminal that was closed, a full disk under the output: no reason to stop
             self._show(study, line)
 
     def _show(self, study: Watched, line: str) -> None:
@@ -68,7 +70,9 @@ class Watch:
             self._live.start()
         if line:
             self._live.console.print(Text(line), highlight=False)
-        if time.monotonic() - self._drawn > EVERY:  # not at every line: a study may have thousands of trials
+        if (
+            time.monotonic() - self._drawn > EVERY
+        ):  # not at every line: a study may have thousands of trials
             self._drawn = time.monotonic()
             self._live.update(Group(trials_table(study), Text(summary(study))), refresh=True)
 
@@ -99,10 +103,14 @@ def trials_table(study: Watched, most: int = 18) -> Table:
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     table.add_column("parameters", no_wrap=True, overflow="ellipsis", ratio=1)
     rungs = len(study.config.evaluate.at)
-    order = sorted(study.trials.values(), key=lambda t: (t.state != "running", -(t.best or -1), t.number))
+    order = sorted(
+        study.trials.values(), key=lambda t: (t.state != "running", -(t.best or -1), t.number)
+    )
     for trial in order[:most]:
         axes = study.space.axes(trial.params, study.config)
-        shown = [k for k, d in zip(axes, study.space.dimensions, strict=True) if d.path in trial.params]
+        shown = [
+            k for k, d in zip(axes, study.space.dimensions, strict=True) if d.path in trial.params
+        ]
         table.add_row(
             str(trial.number),
             Text(state(trial), style=STYLES[trial.state]),
@@ -126,9 +134,13 @@ def summary(study: Watched) -> str:
     """One line: how far, the best so far, speed, time left."""
     trials = list(study.trials.values())
     ended = sum(t.state in ("complete", "pruned", "failed") for t in trials)
-    words = [f"{study.config.study.name}: {ended} of {study.config.stop.trials} trials ended, {len(trials)} begun"]
+    words = [
+        f"{study.config.study.name}: {ended} of {study.config.stop.trials} trials ended, {len(trials)} begun"
+    ]
     if study.best is not None and study.best.best is not None:
-        words.append(f"best {study.config.evaluate.objective} {study.best.best:.4f} (trial {study.best.number})")
+        words.append(
+            f"best {study.config.evaluate.objective} {study.best.best:.4f} (trial {study.best.number})"
+        )
     elif study.baseline is not None:
         words.append(f"untuned {study.baseline[study.config.evaluate.objective]:.4f}")
     else:

@@ -14,43 +14,74 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from embsearch import __version__
 from embsearch.config.command import same_study
+from embsearch.history import events
 from embsearch.report.charts import Chart, charts
-from embsearch.report.findings import findings, headline, signed
+from embsearch.report.findings import findings, headline, metric_label, signed
 from embsearch.report.importance import Importance, importances
 from embsearch.report.live import clock, reads, short, state
-from embsearch.report.models import Models
 from embsearch.report.ranges import choices_table
 from embsearch.report.record import BEST, UNTUNED, Record
-from embsearch.report.result import number, ranks
+from embsearch.report.result import number, with_interval
 from embsearch.report.tables import tables
+from embsearch.report.tested_models import Models
+from embsearch.tasks.catalogue import task_of
+from embsearch.values import primary_interval
 
 LISTED = 1000  # trials in the table of all
-HEADS = ("nDCG@10", "recall@1", "recall@10")  # as report.result.ranks gives them
 
 
 def study_page(record: Record, models: Models | None, vega: str) -> str:
-    """The page as HTML. ``models`` None: nothing is known of single rows, and what needs them is left out.
-    ``vega`` is the script that draws."""
+    """Return the page as HTML.
+
+    ``models`` None: nothing is known of single rows, and what needs them is left out. ``vega`` is
+    the script that draws.
+    """
     found, rung, at_rung = importances(record)
     data = tables(record, models, found)
     drawn = charts(record, data, found)
     return render(
-        "study.html.j2", f"{record.name}: study page", [one for some in drawn.values() for one in some], data, vega,
-        name=record.name, config=record.config, headline=headline(record, models), objective=record.objective,
-        choices=choices_table(record), winner=_winner(record), results=list(_results(record, models)),
-        heads=HEADS, split=next((e["split"] for e in record.tested.values()), ""),
-        queries=f"{int(models.rows.query.max()) + 1:,} queries, {len(models.rows):,} " if models else "",
-        findings=findings(record, models), commands=_commands(record, models), spent=_spent(record), charts=drawn,
-        rung=rung, at_rung=at_rung, importance_words=_importance_words(found), axes=record.space.short_names(),
-        trials=list(_trials(record))[:LISTED], more=_more(record), made=list(_made(record)),
+        "study.html.j2",
+        f"{record.name}: study page",
+        [one for some in drawn.values() for one in some],
+        data,
+        vega,
+        name=record.name,
+        config=record.config,
+        headline=headline(record, models),
+        objective=record.objective,
+        choices=choices_table(record),
+        winner=_winner(record),
+        results=list(_results(record, models)),
+        heads=task_of(record.config).columns,
+        metric=metric_label(record),
+        split=next((event.split for event in record.tested.values()), ""),
+        queries=_rows_in_words(models),
+        findings=findings(record, models),
+        commands=_commands(record, models),
+        spent=_spent(record),
+        charts=drawn,
+        rung=rung,
+        at_rung=at_rung,
+        importance_words=_importance_words(found),
+        axes=record.space.short_names(),
+        trials=list(_trials(record))[:LISTED],
+        more=_more(record),
+        made=list(_made(record)),
         **_moved(models),
-    )  # fmt: skip
+    )
 
 
 def render(
-    template: str, title: str, drawn: Sequence[Chart], data: Mapping[str, Any], vega: str, **words: Any
+    template: str,
+    title: str,
+    drawn: Sequence[Chart],
+    data: Mapping[str, Any],
+    vega: str,
+    **words: Any,
 ) -> str:
-    """A page of our dress as HTML: what ``template`` makes of ``words``, with its charts and their data."""
+    """Render ``template`` with ``words`` into the common page frame, with its charts and their
+    data.
+    """
     html: str = _template(template).render(**_frame(title, drawn, data, vega), **words)
     return html
 
@@ -58,15 +89,22 @@ def render(
 @cache
 def _template(name: str) -> Any:
     loader = FunctionLoader(_file)
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True).get_template(name)
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    ).get_template(name)
 
 
 def _file(name: str) -> str:
     return files("embsearch.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _frame(title: str, drawn: Sequence[Chart], data: Mapping[str, Any], vega: str) -> dict[str, Any]:
-    payload = {"charts": [{"id": c.id, "title": c.title, "spec": c.spec} for c in drawn], "tables": data}
+def _frame(
+    title: str, drawn: Sequence[Chart], data: Mapping[str, Any], vega: str
+) -> dict[str, Any]:
+    payload = {
+        "charts": [{"id": c.id, "title": c.title, "spec": c.spec} for c in drawn],
+        "tables": data,
+    }
     text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return {
         "title": title,
@@ -86,16 +124,25 @@ def _winner(record: Record) -> str:
 
 
 def _results(record: Record, models: Models | None) -> Iterator[Mapping[str, Any]]:
+    task = task_of(record.config)
     for row in record.result["table"] if record.result is not None else []:
-        auc, trial = row["auc"], row["trial"]
+        trial = row["trial"]
         gain = None if models is None or row["label"] == BEST else models.gain(BEST, row["label"])
         yield {
             "label": row["label"] if trial is None else f"{row['label']} ({trial})",
             "validation": number(row["validation"]),
-            "auc": f"{auc['value']:.4f} ({auc['low']:.4f} to {auc['high']:.4f})",
+            "primary": with_interval(primary_interval(row)),
             "gain": "" if gain is None else signed(gain),
-            "metrics": [number(value) for value in ranks(row["test"])],
+            "metrics": [number(value) for value in task.column_values(row["test"])],
         }
+
+
+def _rows_in_words(models: Models | None) -> str:
+    if models is None:
+        return ""
+    groups = models.groups
+    counted = "" if groups.name == "rows" else f"{groups.count:,} {groups.name}, "
+    return f"{counted}{len(models.rows):,} "
 
 
 def _commands(record: Record, models: Models | None) -> list[str]:
@@ -112,7 +159,11 @@ def _spent(record: Record) -> str:
     words = ", ".join(f"{n} {name}" for name, n in counts.items())
     full = len(record.courses) * record.config.train.texts
     searched, fresh = record.texts - record.fresh_texts, record.fresh_texts
-    share = f", {searched / full:.0%} of what training every trial to its end would take" if full else ""
+    share = (
+        f", {searched / full:.0%} of what training every trial to its end would take"
+        if full
+        else ""
+    )
     again = f", and {fresh:,} more with fresh seeds" if fresh else ""
     ended = f" It ended by {record.result['why']}." if record.result is not None else ""
     return (
@@ -139,7 +190,9 @@ def _importance_words(found: Sequence[Importance]) -> str:
 
 def _trials(record: Record) -> Iterator[Mapping[str, Any]]:
     best = record.best
-    best_first = sorted(record.courses.values(), key=lambda c: c.trial.best_score or (-1, -1.0), reverse=True)
+    best_first = sorted(
+        record.courses.values(), key=lambda c: c.trial.best_score or (-1, -1.0), reverse=True
+    )
     for course in sorted(best_first, key=lambda c: c.trial.state != "complete"):
         trial = course.trial
         active = trial.params
@@ -154,7 +207,7 @@ def _trials(record: Record) -> Iterator[Mapping[str, Any]]:
                 short(active[d.path]) if d.path in active else "" for d in record.space.dimensions
             ],
             "why": trial.why,
-        }  # fmt: skip
+        }
 
 
 def _more(record: Record) -> str:
@@ -163,7 +216,7 @@ def _more(record: Record) -> str:
 
 
 def _moved(models: Models | None) -> dict[str, Any]:
-    if models is None or not {UNTUNED, BEST} <= models.by_label.keys():
+    if models is None or not models.of_titles or not {UNTUNED, BEST} <= models.by_label.keys():
         return {"moved": [], "moved_words": ""}
     gained, lost = models.moved()
     if not gained and not lost:
@@ -178,18 +231,27 @@ def _moved(models: Models | None) -> dict[str, Any]:
 
 
 def _made(record: Record) -> Iterator[tuple[str, str]]:
-    sessions = record.of_kind("opened")
-    first = sessions[0] if sessions else {}
-    environment = first.get("environment") or {}
+    sessions = record.of_kind(events.Opened)
+    first = sessions[0] if sessions else events.Opened(name="")
+    environment = first.environment
     data = record.config.data
-    yield "data", f"{data.path or data.train or ''}, fingerprint {str(first.get('data', ''))[:12]}"
+    yield "data", f"{data.path or data.train or ''}, fingerprint {first.data[:12]}"
     yield "encoder", record.config.model.path
-    yield "validation rows", reads(record.readings) or "all that the search reads, at every evaluation"
-    yield "seeds", f"{record.config.study.seeds} a configuration, the first {record.config.train.seed}"
+    yield (
+        "validation rows",
+        reads(record.readings) or "all that the search reads, at every evaluation",
+    )
+    yield (
+        "seeds",
+        f"{record.config.study.seeds} a configuration, the first {record.config.train.seed}",
+    )
     machine = [str(environment[key]) for key in ("host", "platform") if environment.get(key)]
     yield "machine", ", ".join([*machine, f"{environment.get('cpus', '?')} cores"])
     commit = str(environment.get("git_commit") or "")[:12]
     if commit:
-        yield "code", commit + (", with uncommitted changes" if environment.get("git_dirty") else "")
-    yield "config", f"{record.folder.locked.name} beside this page; sha256 {str(first.get('config', ''))[:12]}"
+        yield (
+            "code",
+            commit + (", with uncommitted changes" if environment.get("git_dirty") else ""),
+        )
+    yield "config", f"{record.folder.locked.name} beside this page; sha256 {first.config[:12]}"
     yield "sessions", str(len(sessions))

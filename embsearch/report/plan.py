@@ -14,7 +14,7 @@ from embsearch.search.plan import BATCH, Draw, Machine, Plan
 LEFT, WIDTH = 12, 80
 
 
-def lines(config: Config, plan: Plan, machine: Machine) -> Iterator[str]:
+def lines(config: Config, plan: Plan, machine: Machine, verbose: bool = False) -> Iterator[str]:
     workers = f"{machine.workers} worker{'s' * (machine.workers > 1)}"
     yield f"plan of study {config.study.name} on this machine: {workers}"
     yield from _row("computing", f"in {machine.compute}")
@@ -34,9 +34,13 @@ def lines(config: Config, plan: Plan, machine: Machine) -> Iterator[str]:
     yield from _row("", _batch(machine))
     yield from _row("disk", _disk(config, plan, machine))
     if plan.unprobed:
-        yield from _row("note", f"not timed, so reckoned as the default's: {', '.join(plan.unprobed)}")
-    if config.verbose:
-        seconds = ((f.name, getattr(plan.costs, f.name)) for f in fields(plan.costs) if f.type == "float")
+        yield from _row(
+            "note", f"not timed, so reckoned as the default's: {', '.join(plan.unprobed)}"
+        )
+    if verbose:
+        seconds = (
+            (f.name, getattr(plan.costs, f.name)) for f in fields(plan.costs) if f.type == "float"
+        )
         yield from _row("seconds", ", ".join(f"{name} {value:.3g}" for name, value in seconds))
 
 
@@ -53,14 +57,18 @@ def _expected(plan: Plan, what: Callable[[Draw], float], words: Callable[[float]
 def _trials(config: Config, plan: Plan) -> str:
     trials, known = plan.mean(lambda d: d.trials), len(config.study.defaults)
     count = (
-        f"{config.stop.trials}" if round(trials) == config.stop.trials else f"{trials:.0f} of {config.stop.trials}"
+        f"{config.stop.trials}"
+        if round(trials) == config.stop.trials
+        else f"{trials:.0f} of {config.stop.trials}"
     )
     points = f" and {known} known point{'s' * (known > 1)}" if known else ""
     return f"{count}: the default{points}, then by {config.sampler.name}"
 
 
 def _rungs(config: Config, plan: Plan) -> Iterator[str]:
-    """How many trials are expected at each evaluation, and where the scheduler may hold them back."""
+    """Return how many trials are expected at each evaluation, and where the scheduler may hold them
+    back.
+    """
     rule = config.scheduler.name
     yield from _row("rungs", f"scheduler {rule}; trials expected at each evaluation:")
     for number, (share, texts) in enumerate(zip(config.evaluate.at, plan.texts, strict=True), 1):
@@ -75,7 +83,9 @@ def _speeds(config: Config, plan: Plan) -> str:
     words = []
     for speed in plan.costs.speeds:
         size = int(speed.params.get(BATCH) or config.train.batch_size)
-        name = f"batch {size}" if speed.path == BATCH else f"{speed.path}={speed.params[speed.path]}"
+        name = (
+            f"batch {size}" if speed.path == BATCH else f"{speed.path}={speed.params[speed.path]}"
+        )
         words.append(f"{name} {speed.step:.2g} s")
     return f"{', '.join(words)}, with every worker at work"
 
@@ -92,7 +102,7 @@ def _parts(plan: Plan) -> str:
 
 
 def _confirm(config: Config, plan: Plan) -> str:
-    """What training the best once more adds."""
+    """Return the cost of training the best once more."""
     spent = plan.mean(lambda d: d.texts)
     top, seeds = affordable(config.confirm, round(spent), config.train.texts)
     if not top:

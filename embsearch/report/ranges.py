@@ -1,4 +1,4 @@
-"""Where the winner lies in the ranges that were searched, and how to widen one."""
+"""The winner's place in the ranges that were searched, and how to widen one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EDGE = 0.05  # of a range, on its own scale: nearer to an end than this is at th
 
 
 def at_end(dimension: Dimension, value: Any) -> Literal["low", "high"] | None:
-    """At which end of its range a value lies; None inside, and where there is no order."""
+    """Return the end of its range that a value lies at; None inside, and where there is no order."""
     if isinstance(dimension.distribution, CategoricalDistribution) or not dimension.contains(value):
         return None
     if dimension.ordered:
@@ -31,7 +31,9 @@ def at_end(dimension: Dimension, value: Any) -> Literal["low", "high"] | None:
 
 
 def wider(record: Record, dimension: Dimension, end: Literal["low", "high"]) -> str:
-    """The override that widens a range at one end; empty where the config cannot go further there."""
+    """Return the override that widens a range at one end; empty where the config cannot go further
+    there.
+    """
     at = f"space.{dimension.path}"
     spec = _further_choice(dimension, end) if dimension.ordered else _further_end(dimension, end)
     if not spec:
@@ -47,7 +49,7 @@ def wider(record: Record, dimension: Dimension, end: Literal["low", "high"]) -> 
 
 
 def _further_choice(dimension: Dimension, end: Literal["low", "high"]) -> dict[str, Any]:
-    """One choice more, in the ratio of the last two; nothing where that is no whole number."""
+    """Return one choice more, in the ratio of the last two; nothing where that is no whole number."""
     choices: list[Any] = list(dimension.ordered)
     first, second = (choices[0], choices[1]) if end == "low" else (choices[-1], choices[-2])
     if not second or first * first % second:
@@ -57,7 +59,9 @@ def _further_choice(dimension: Dimension, end: Literal["low", "high"]) -> dict[s
 
 
 def _further_end(dimension: Dimension, end: Literal["low", "high"]) -> dict[str, Any]:
-    """Three times as far on a logarithmic range, half of the range on another; not from above 0 to 0 or below."""
+    """Return three times as far on a logarithmic range, half of the range on another; not from
+    above 0 to 0 or below.
+    """
     low, high = (float(value) for value in dimension.values)
     if dimension.distribution.log:  # type: ignore[attr-defined]
         new = low / 3 if end == "low" else high * 3
@@ -71,25 +75,31 @@ def _further_end(dimension: Dimension, end: Literal["low", "high"]) -> dict[str,
 
 
 def choices_table(record: Record) -> list[Mapping[str, str]]:
-    """Of every searched parameter: its value in the winner and in the default configuration, and its range."""
+    """Return of every searched parameter its value in the winner and in the default configuration,
+    and its range.
+    """
     best = record.best
     default = record.space.default(record.config)
     rows: list[Mapping[str, str]] = []
     for dimension in record.space.dimensions:
         won = None if best is None else best.trial.params.get(dimension.path)
         active = best is not None and dimension.path in best.trial.params
-        rows.append({
-            "path": dimension.path,
-            "winner": short(won) if active else "not used",
-            "default": short(default[dimension.path]) if dimension.path in default else "not used",
-            "range": range_words(dimension),
-            "end": (at_end(dimension, won) or "") if active else "",
-        })  # fmt: skip
+        rows.append(
+            {
+                "path": dimension.path,
+                "winner": short(won) if active else "not used",
+                "default": short(default[dimension.path])
+                if dimension.path in default
+                else "not used",
+                "range": range_words(dimension),
+                "end": (at_end(dimension, won) or "") if active else "",
+            }
+        )
     return rows
 
 
 def range_words(dimension: Dimension) -> str:
-    """``1e-05 to 0.001``, or the choices."""
+    """Return ``1e-05 to 0.001``, or the choices."""
     if dimension.ordered or isinstance(dimension.distribution, CategoricalDistribution):
         return ", ".join(str(value) for value in dimension.values)
     low, high = dimension.values

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 from embsearch.config.build import build
 from embsearch.config.schema import Config
-from embsearch.folder import StudyFolder, holder, result_in, spent
-from embsearch.history import Trial, read_trial
-from embsearch.search.board import Board
+from embsearch.history import events
+from embsearch.history.events import E, Event
+from embsearch.history.folder import StudyFolder, holder
+from embsearch.history.log import read_events
+from embsearch.history.state import StudyState
+from embsearch.history.trial import Trial
 from embsearch.search.space import Space, parse
-from embsearch.track.events import Event, read_events
 from embsearch.values import Reading, Scalar
 
 UNTUNED, DEFAULT, BEST = "untuned encoder", "default configuration", "best trial"
@@ -47,8 +49,12 @@ class Course:
     trial: Trial
     axes: Mapping[str, Scalar]  # every searched parameter by short name
     evaluations: list[Evaluation] = field(default_factory=list)
-    losses: list[tuple[int, float]] = field(default_factory=list)  # (step, loss) of the run with the first seed
-    machine: Mapping[str, Any] = field(default_factory=dict)  # that made its last evaluation; empty in old records
+    losses: list[tuple[int, float]] = field(
+        default_factory=list
+    )  # (step, loss) of the run with the first seed
+    machine: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # that made its last evaluation; empty in old records
 
     @property
     def number(self) -> int:
@@ -81,8 +87,13 @@ class Course:
     def loss_curve(self, points: int = 40) -> list[Loss]:
         """The loss in at most so many points, each the mean of as many steps."""
         size = -(-len(self.losses) // points)
-        parts = [self.losses[i : i + size] for i in range(0, len(self.losses), size)] if size else []
-        middle = [(sum(s for s, _ in part) / len(part), sum(v for _, v in part) / len(part)) for part in parts]
+        parts = (
+            [self.losses[i : i + size] for i in range(0, len(self.losses), size)] if size else []
+        )
+        middle = [
+            (sum(s for s, _ in part) / len(part), sum(v for _, v in part) / len(part))
+            for part in parts
+        ]
         return [Loss(self.texts_at(step), loss) for step, loss in middle]
 
 
@@ -95,16 +106,18 @@ class Record:
         self.space: Space = parse(self.config.space, self.config)
         self.running = holder(folder.path / "lock")
         self._events = read_events(folder.log.path)
-        self.result = result_in(self._events)
-        self.elapsed = spent(self._events)
-        self.courses: dict[int, Course] = {}
-        for number, events in folder.trial_logs():
-            self.elapsed = max(self.elapsed, spent(events))
-            if (trial := read_trial(number, events, self.objective)) is not None:
-                if trial.state == "running" and not self.running:
-                    trial.state = "waiting"
-                axes = self.space.axes(trial.params, self.config)
-                self.courses[number] = _fold(Course(trial, axes), events, f"val/{self.objective}")
+        logs = dict(folder.trial_logs())
+        self.state = StudyState(self.objective).apply_all(self._events, logs)
+        if not self.running:
+            self.state.release_all()
+        closed = self.state.closed
+        self.result = None if closed is None else dict(closed.result)
+        self.courses = {
+            number: _course(
+                trial, logs[number], self.space.axes(trial.params, self.config), self.objective
+            )
+            for number, trial in sorted(self.state.trials.items())
+        }
 
     @property
     def name(self) -> str:
@@ -120,44 +133,50 @@ class Record:
         """By number."""
         return {number: course.trial for number, course in self.courses.items()}
 
-    def of_kind(self, kind: str) -> list[Event]:
-        """What of a kind stands in the study's own log."""
-        return [event for event in self._events if event["kind"] == kind]
+    def of_kind(self, kind: type[E]) -> list[E]:
+        """Return the events of one kind in the study's own log."""
+        return events.of_kind(self._events, kind)
 
     @property
-    def tested(self) -> dict[str, Event]:
+    def elapsed(self) -> float:
+        """Seconds of all sessions so far."""
+        return self.state.spent
+
+    @property
+    def tested(self) -> dict[str, events.Tested]:
         """The last test of the untuned encoder, the default configuration and the best trial, by label. Empty
         while the study runs."""
         if self.result is None:
             return {}
-        found = {event["label"]: event for event in self.of_kind("tested")}
-        return {row["label"]: found[row["label"]] for row in self.result["table"] if row["label"] in found}
+        found = self.state.tested
+        return {
+            row["label"]: found[row["label"]]
+            for row in self.result["table"]
+            if row["label"] in found
+        }
 
     @property
     def baseline(self) -> Mapping[str, float] | None:
         """The untuned encoder on the validation rows."""
-        logged = self.of_kind("baseline")
-        return logged[-1]["metrics"] if logged else None
+        return None if self.state.baseline is None else self.state.baseline.metrics
 
     @property
     def readings(self) -> list[Reading]:
         """What each evaluation of a trial reads; empty where all read all rows."""
-        logged = self.of_kind("baseline")
-        return [Reading(**one) for one in logged[-1].get("readings", [])] if logged else []
+        return self.state.readings
 
     @property
     def data(self) -> str:
         """The fingerprint of its data."""
-        opened = self.of_kind("opened")
-        return str(opened[-1]["data"]) if opened else ""
+        return self.state.sessions[-1].data if self.state.sessions else ""
 
     @cached_property
     def best(self) -> Course | None:
         """The winner; while the study runs, who is ahead."""
-        if self.result is not None:
-            return None if self.result["best"] is None else self.courses[self.result["best"]]
-        ahead = Board.of(self.trials).best
-        return None if ahead is None else self.courses[ahead.number]
+        if self.result is not None and self.result["best"] is None:
+            return None
+        leader = self.state.leader
+        return None if leader is None else self.courses[leader.number]
 
     @property
     def seconds(self) -> float:
@@ -177,7 +196,11 @@ class Record:
     def progress(self) -> list[tuple[float, int, float]]:
         """(seconds, texts trained on, best objective) by then, at every evaluation that raised the best; the first
         on more rows counts as one."""
-        every = ((e.spent, number, e) for number, course in self.courses.items() for e in course.evaluations)
+        every = (
+            (e.spent, number, e)
+            for number, course in self.courses.items()
+            for e in course.evaluations
+        )
         ends = sorted(every, key=lambda end: end[:2])
         texts: dict[tuple[int, int], int] = {}
         found: list[tuple[float, int, float]] = []
@@ -196,18 +219,33 @@ class Record:
         return rungs[min(max(8, (len(rungs) + 1) // 2), len(rungs)) - 1] if rungs else 0
 
 
-def _fold(course: Course, events: Sequence[Event], objective: str) -> Course:
+def _course(
+    trial: Trial, log: Sequence[Event], axes: Mapping[str, Scalar], objective: str
+) -> Course:
+    """Return how a trial went: each evaluation once, and the losses of its own run."""
+    course = Course(trial, axes)
     known: set[tuple[int, int]] = set()
-    for event in events:
-        kind = event["kind"]
-        if kind == "points" and not event.get("seed", 0):
-            course.losses += [(p[0], p[2]["train/loss"]) for p in event["points"] if "train/loss" in p[2]]
-        elif kind in ("measured", "repeated") and (event["rung"], event.get("seed", 0)) not in known:
-            known.add((event["rung"], event.get("seed", 0)))
-            course.machine = event.get("machine") or course.machine
-            course.evaluations.append(
-                Evaluation(event["rung"], event["step"], event["texts_seen"], event["metrics"][objective],
-                           event["metrics"], event.get("seed", 0), event.get("spent", 0.0), event.get("rows", 0))
-            )  # fmt: skip
+    for event in log:
+        if isinstance(event, events.Trained) and event.seed == 0:
+            course.losses += [
+                (p[0], p[2]["train/loss"]) for p in event.points if "train/loss" in p[2]
+            ]
+        elif isinstance(event, events.Evaluated) and (event.rung, event.run) not in known:
+            known.add((event.rung, event.run))
+            course.machine = event.machine or course.machine
+            course.evaluations.append(_evaluation(event, objective))
     course.losses.sort()
     return course
+
+
+def _evaluation(event: events.Evaluated, objective: str) -> Evaluation:
+    return Evaluation(
+        rung=event.rung,
+        step=event.step,
+        texts=event.texts_seen,
+        value=event.metrics[f"val/{objective}"],
+        metrics=event.metrics,
+        seed=event.run,
+        spent=event.spent or 0.0,
+        rows=event.rows,
+    )

@@ -1,4 +1,6 @@
-"""A trial that was trained again beside what its record says: the same bits, nearly the same, or another result."""
+"""A trial that was trained again beside what its record says: the same bits, nearly the same, or
+another result.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,22 @@ class Evaluated:
         return self.again is not None and dict(self.recorded) == dict(self.again)
 
     def off(self, metric: str) -> float:
-        """How far a metric lies from the recorded one; infinite where it was not measured again."""
+        """Return how far a metric lies from the recorded one; infinite where it was not measured
+        again.
+        """
         return (
-            abs(self.again[metric] - self.recorded[metric]) if self.again and metric in self.again else float("inf")
+            abs(self.again[metric] - self.recorded[metric])
+            if self.again and metric in self.again
+            else float("inf")
         )
 
 
 @dataclass(frozen=True)
 class Weights:
-    """sha256 then and now, of the weights or of the whole saved model (``of`` says which). ``recorded`` is empty
-    where nothing is left to compare with."""
+    """sha256 then and now, of the weights or of the whole saved model (``of`` says which).
+
+    ``recorded`` is empty where nothing is left to compare with.
+    """
 
     recorded: str
     again: str
@@ -43,8 +51,12 @@ class Weights:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came of it. ``changed`` is what is no longer as recorded; ``loose`` says why equal surroundings may give
-    other bits, empty where they may not; ``stopped`` why it did not come to the last recorded evaluation."""
+    """The outcome of a reproduction.
+
+    ``changed`` is what is no longer as recorded; ``loose`` says why equal surroundings may give
+    other bits, empty where they may not; ``stopped`` why it did not come to the last recorded
+    evaluation.
+    """
 
     objective: str
     evaluations: tuple[Evaluated, ...]
@@ -65,14 +77,19 @@ class Reproduction:
 
     @property
     def reproduced(self) -> bool:
-        """The same bits, or within the tolerance. Not where every measurement has the same bits and the model has
-        others although nothing changed: then it is not the model that was measured."""
+        """The same bits, or within the tolerance.
+
+        Not where every measurement has the same bits and the model has others although nothing
+        changed: then it is not the model that was measured.
+        """
         if self.measured_alike:
             return self.weights.identical or bool(self.changed)
         return not self.stopped and self.worst.off(self.objective) <= self.tolerance
 
     def verdict(self) -> str:
-        """One sentence: identical, equal within so much and why not to the bit, or what differs."""
+        """Return one sentence: identical, equal within so much and why not to the bit, or what
+        differs.
+        """
         count, weights = len(self.evaluations), self.weights
         alike = f"{sum(one.identical for one in self.evaluations)} of {count} evaluations"
         because = f"because {self._why()}"
@@ -81,7 +98,9 @@ class Reproduction:
                 return f"identical: {alike}, {weights.of} sha256 {weights.again}"
             return f"identical: {alike}; of the model nothing is left to compare with (now sha256 {weights.again})"
         if self.measured_alike:
-            files = f"{weights.of} sha256 {weights.recorded} is recorded, {weights.again} came of it"
+            files = (
+                f"{weights.of} sha256 {weights.recorded} is recorded, {weights.again} came of it"
+            )
             if self.changed:
                 return f"identical: {alike}; the saved files differ ({files}), {because}"
             return (
@@ -100,4 +119,7 @@ class Reproduction:
 
     def _why(self) -> str:
         found = [*self.changed, *([self.loose] if self.loose else [])]
-        return "; ".join(found) or "of something that the record does not hold: everything recorded is as it was"
+        return (
+            "; ".join(found)
+            or "of something that the record does not hold: everything recorded is as it was"
+        )

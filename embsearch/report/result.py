@@ -9,53 +9,52 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-RANKINGS = {
-    "ndcg_10": "nDCG@10", "pool_recall_1": "recall@1 over all titles", "pool_recall_10": "recall@10 over all titles",
-}  # fmt: skip
+from embsearch.tasks.base import AnyTask
+from embsearch.values import Interval, primary_interval
+
 FELL = 0.01  # a smaller fall is within the noise of a few hundred test queries
 
 
-def result_table(rows: Sequence[Mapping[str, Any]], objective: str) -> Table:
-    """Rows as ``study.Result.table`` holds them. recall@k is against the whole title pool where measured."""
+def result_table(rows: Sequence[Mapping[str, Any]], objective: str, task: AnyTask) -> Table:
+    """Return the table of a study's result; ``rows`` as ``study.Result.table`` holds them."""
     split = rows[0]["split"] if rows else "test"
     table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
-    heads = (f"valid\n{objective}", f"{split} AUC\n(95 %)", "nDCG\n@10", "recall\n@1", "recall\n@10")
     table.add_column("")
+    heads = [f"valid\n{objective}", f"{split} {task.primary.label}\n(95 %)"]
+    heads += [column.replace("@", "\n@") for column in task.columns]
     for head in heads:  # 77 columns in all
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         label = row["label"] if row["trial"] is None else f"{row['label']} ({row['trial']})"
-        auc, metrics = row["auc"], row["test"]
+        found = primary_interval(row)
         table.add_row(
             label,
             number(row["validation"]),
-            f"{auc['value']:.4f} ({auc['low']:.4f}-{auc['high']:.4f})",
-            *(number(value) for value in ranks(metrics)),
+            f"{found.value:.4f} ({found.low:.4f}-{found.high:.4f})",
+            *(number(value) for value in task.column_values(row["test"])),
         )
     return table
 
 
-def ranks(metrics: Mapping[str, float]) -> tuple[float | None, float | None, float | None]:
-    """nDCG@10, recall@1 and recall@10; recall is against the whole title pool where that was measured."""
-    recall = (metrics.get(f"pool_recall_{k}", metrics.get(f"recall_{k}")) for k in (1, 10))
-    return metrics.get("ndcg_10"), *recall  # type: ignore[return-value]
-
-
-def show(result: Any, objective: str, console: Console | None = None) -> None:
+def show(result: Any, objective: str, task: AnyTask, console: Console | None = None) -> None:
     """Print what a study found."""
     console = console or Console()
     counts = ", ".join(f"{n} {state}" for state, n in result.counts.items() if n)
-    console.print(f"study {result.name}: {counts}; ended by {result.why}", highlight=False, soft_wrap=True)
+    console.print(
+        f"study {result.name}: {counts}; ended by {result.why}", highlight=False, soft_wrap=True
+    )
     if result.table:
-        console.print(result_table(result.table, objective))
+        console.print(result_table(result.table, objective, task))
         for one in result.confirmed:
             console.print(confirmed_line(one, objective), highlight=False, soft_wrap=True)
-        for line in warnings(result.table):
+        for line in warnings(result.table, task):
             console.print(f"note:  {line}", highlight=False, soft_wrap=True)
 
 
 def confirmed_line(one: Mapping[str, Any], objective: str) -> str:
-    """How much of a trial's value was luck, by the fresh seeds that its configuration was trained with again."""
+    """Return a line that says how much of a trial's value was luck, by the fresh seeds of its
+    configuration.
+    """
     mean = fmean(one["values"])
     each = ", ".join(f"{value:.4f}" for value in one["values"])
     return (
@@ -66,42 +65,54 @@ def confirmed_line(one: Mapping[str, Any], objective: str) -> str:
 
 
 def luck(bias: float) -> str:
-    """What the difference between a value in the search and the mean of fresh seeds means."""
+    """Return the difference between a value in the search and the mean of fresh seeds, in words."""
     return f"{bias:.4f} of it was luck" if bias > 0 else "it was not luck"
 
 
-def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where the best trial ranks worse than the untuned encoder although its AUC is higher, a line each."""
+def warnings(rows: Sequence[Mapping[str, Any]], task: AnyTask) -> list[str]:
+    """Return a line where the best trial's primary metric did not rise, or rose while secondary
+    ones fell.
+    """
     by_label = {row["label"]: row for row in rows}
     if not {"untuned encoder", "best trial"} <= by_label.keys():
         return []
     before, after = by_label["untuned encoder"], by_label["best trial"]
-    if after["auc"]["value"] <= before["auc"]["value"]:
-        return ["AUC did not rise: the untuned encoder is as good"]
+    metric = task.primary.label
+    if primary_interval(after).value <= primary_interval(before).value:
+        return [f"{metric} did not rise: the untuned encoder is as good"]
     fell = [
         f"{words} {before['test'][name]:.4f} -> {after['test'][name]:.4f}"
-        for name, words in RANKINGS.items()
+        for name, words in task.secondary.items()
         if before["test"].get(name, 0) - after["test"].get(name, 0) > FELL
     ]
     if not fell:
         return []
-    return [f"AUC rose, but against the untuned encoder these fell: {'; '.join(fell)}. See the guide "
-            "loss-falls-metric-does-not"]  # fmt: skip
+    return [
+        f"{metric} rose, but against the untuned encoder these fell: {'; '.join(fell)}. See the guide "
+        "loss-falls-metric-does-not"
+    ]
 
 
-def metrics_table(label: str, split: str, found: Mapping[str, Any]) -> None:
-    """Print every metric of one model, and its AUC by segment."""
+def metrics_table(label: str, split: str, found: Mapping[str, Any], task: AnyTask) -> None:
+    """Print every metric of one model, and the primary one by segment."""
     console = Console()
     table = Table(title=f"{label}, {split} rows", title_justify="left", box=None, show_header=False)
-    auc = found["auc"]
+    primary, interval = task.primary.name, primary_interval(found)
     for name, value in found["metrics"].items():
-        more = f"95 % interval {auc['low']:.4f} to {auc['high']:.4f}" if name == "auc" else ""
+        more = f"95 % interval {interval.low:.4f} to {interval.high:.4f}" if name == primary else ""
         table.add_row(name, f"{value:.4f}", more)
     for name, scores in sorted(found["segments"].items()):
-        table.add_row(f"auc, {name}", number(scores.get("auc")), f"{scores['rows']:.0f} rows")
+        table.add_row(
+            f"{primary}, {name}", number(scores.get(primary)), f"{scores['rows']:.0f} rows"
+        )
     console.print(table)
 
 
+def with_interval(found: Interval) -> str:
+    """Return a value and its interval: ``0.9012 (0.8901 to 0.9123)``."""
+    return f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
+
+
 def number(value: float | None) -> str:
-    """Four places; nothing for None."""
+    """Return the value in four places; nothing for None."""
     return "" if value is None else f"{value:.4f}"

@@ -7,18 +7,28 @@ from collections.abc import Sequence
 from typing import Any
 
 from embsearch.report.importance import Importance
-from embsearch.report.models import Models
 from embsearch.report.record import Course, Record
+from embsearch.report.tested_models import Models
+from embsearch.tasks.catalogue import task_of
 
-SHOWN, MARKS = 200, 1000  # trials whose curves, and whose marks, are drawn: those that came furthest
+SHOWN, MARKS = (
+    200,
+    1000,
+)  # trials whose curves, and whose marks, are drawn: those that came furthest
 
 
-def tables(record: Record, models: Models | None, found: Sequence[Importance]) -> dict[str, list[dict[str, Any]]]:
-    """The data of every chart by name. Parameters are the fields p0, p1, ... in the order of the space."""
+def tables(
+    record: Record, models: Models | None, found: Sequence[Importance]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the data of every chart by name.
+
+    Parameters are the fields p0, p1, ... in the order of the space.
+    """
     rung = record.common_rung()
     courses = list(record.courses.values())
     furthest = sorted(courses, key=lambda c: (c.trial.rung, c.trial.best or -1.0), reverse=True)
     drawn = sorted(furthest[:SHOWN], key=lambda c: c.trial.number)
+    primary = task_of(record.config).primary.name
     made: dict[str, list[dict[str, Any]]] = {
         "trials": _trials(record, courses, furthest[:MARKS], rung),
         "curves": [
@@ -27,7 +37,9 @@ def tables(record: Record, models: Models | None, found: Sequence[Importance]) -
             for e in c.own
         ],
         "losses": [
-            {**_who(record, c), "texts": round(x), "loss": round(y, 5)} for c in drawn for x, y in c.loss_curve()
+            {**_who(record, c), "texts": round(x), "loss": round(y, 5)}
+            for c in drawn
+            for x, y in c.loss_curve()
         ],
         "budget": _budget(record, courses),
         "importance": [one._asdict() for one in found],
@@ -38,13 +50,18 @@ def tables(record: Record, models: Models | None, found: Sequence[Importance]) -
             if len(c.trial.runs) > 1 and e.rung == c.trial.rung
         ],
         "segments": [
-            {"model": label, "segment": name, "auc": round(scores["auc"], 5), "rows": int(scores["rows"])}
+            {
+                "model": label,
+                "segment": name,
+                primary: round(scores[primary], 5),
+                "rows": int(scores["rows"]),
+            }
             for label, event in record.tested.items()
-            for name, scores in (event.get("segments") or {}).items()
-            if "auc" in scores
+            for name, scores in event.segments.items()
+            if primary in scores
         ],
     }
-    if models is not None:
+    if models is not None and models.of_titles:
         points, links = models.projection()
         made |= {"scores": models.distributions(), "points": points, "links": links}
     return made
@@ -55,7 +72,9 @@ def _who(record: Record, course: Course) -> dict[str, Any]:
     return {"n": course.trial.number, "state": course.trial.state, "won": won}
 
 
-def _trials(record: Record, courses: Sequence[Course], shown: Sequence[Course], rung: int) -> list[dict[str, Any]]:
+def _trials(
+    record: Record, courses: Sequence[Course], shown: Sequence[Course], rung: int
+) -> list[dict[str, Any]]:
     rows, best = [], (0, -math.inf)
     numbers = {course.trial.number for course in shown}
     for course in sorted(courses, key=lambda c: c.trial.number):
@@ -75,14 +94,18 @@ def _trials(record: Record, courses: Sequence[Course], shown: Sequence[Course], 
 
 
 def _budget(record: Record, courses: Sequence[Course]) -> list[dict[str, Any]]:
-    """Texts that were spent on the way to each evaluation, and how many trials got there."""
+    """Return the texts that were spent on the way to each evaluation, and how many trials got
+    there.
+    """
     rows = []
     for rung, share in enumerate(record.config.evaluate.at, 1):
         spent, there = 0, 0
         for course in courses:
             at = {(e.seed, e.rung): e.texts for e in course.evaluations}
             there += any(r == rung for _, r in at)
-            spent += sum(texts - at.get((seed, rung - 1), 0) for (seed, r), texts in at.items() if r == rung)
+            spent += sum(
+                texts - at.get((seed, rung - 1), 0) for (seed, r), texts in at.items() if r == rung
+            )
         rows.append({"rung": f"{rung} ({share:.0%})", "texts": spent, "trials": there})
     return [row for row in rows if row["trials"]]
 

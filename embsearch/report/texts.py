@@ -1,4 +1,4 @@
-"""What texts a model has seen: how long they are in its own tokens, and in which scripts."""
+"""The texts that a model has seen: how long they are in its own tokens, and in which scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ SHARE = 0.01  # of the letters, below which a script is not named
 
 
 class Lengths(NamedTuple):
-    """In tokens. ``limit`` is where the model cuts, ``cut`` the share of texts that it cuts."""
+    """Lengths in tokens.
+
+    ``limit`` is where the model cuts, ``cut`` the share of texts that it cuts.
+    """
 
     median: int
     most: int  # 95 in 100 texts are no longer
@@ -25,11 +28,17 @@ class Lengths(NamedTuple):
 
 
 def lengths(texts: Sequence[str], model: Path) -> Lengths | None:
-    """By the tokenizer of a saved model; None where its files do not have one that can be read without the model."""
+    """Return lengths by the tokenizer of a saved model; None where its files do not have one that
+    can be read without the model.
+    """
     from tokenizers import Tokenizer
 
     try:
-        limit = int(json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))["model_max_length"])
+        limit = int(
+            json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))[
+                "model_max_length"
+            ]
+        )
         tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     except Exception:  # the library raises nothing narrower
         return None
@@ -41,7 +50,9 @@ def lengths(texts: Sequence[str], model: Path) -> Lengths | None:
 
 
 def scripts(texts: Iterable[str]) -> dict[str, float]:
-    """The share of the letters that each script has, the most frequent first: ``{"Latin": 0.98, "CJK": 0.02}``."""
+    """Return the share of the letters that each script has, the most frequent first: ``{"Latin":
+    0.98, "CJK": 0.02}``.
+    """
     letters = Counter("".join(texts))
     found: Counter[str] = Counter()
     for letter, count in letters.items():

@@ -1,4 +1,6 @@
-"""The script that draws charts in a page: Vega, Vega-Lite and vega-embed in one piece, from vl-convert's own copy."""
+"""The script that draws charts in a page: Vega, Vega-Lite and vega-embed in one piece, from
+vl-convert's own copy.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,17 @@ from embsearch import disk
 
 
 def name() -> str:
-    """The bundle's file, by version."""
+    """Return the bundle's file, by version."""
     import vl_convert
 
     return f"vega-{vl_convert.get_vega_version()}-{vl_convert.get_vegalite_versions()[-1]}.js"
 
 
 def script(cache: Path) -> str:
-    """The bundle. Making it takes a second and a half, so it is kept in ``cache`` by version."""
+    """Return the bundle.
+
+    Making it takes a second and a half, so it is kept in ``cache`` by version.
+    """
     import vl_convert
 
     path = cache / name()

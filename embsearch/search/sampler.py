@@ -23,7 +23,7 @@ GRID_POINTS = 4  # values of a continuous range on a grid
 
 
 def make(config: SamplerConfig, space: Space, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler that suggests trial ``number``. Raises ConfigError for a space it cannot search."""
+    """Return the sampler that suggests trial ``number``. Raises ConfigError for a space it cannot search."""
     seed = int.from_bytes(hashlib.sha256(f"{config.seed} {number}".encode()).digest()[:4], "big")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -50,7 +50,7 @@ def make(config: SamplerConfig, space: Space, number: int) -> optuna.samplers.Ba
 
 
 class Grid(optuna.samplers.GridSampler):
-    """Optuna's, without its wish to stop the study: that is for the budget to say."""
+    """Optuna's grid, without its wish to stop the study: that is for the budget to say."""
 
     def after_trial(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -74,20 +74,24 @@ class Sobol(optuna.samplers.QMCSampler):
     ) -> dict[str, BaseDistribution]:
         return {name: d for name, d in self._axes.items() if not d.single()}
 
-    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
+    def _find_sample_id(
+        self, study: optuna.Study, search_space: dict[str, BaseDistribution]
+    ) -> int:
         return self._number
 
 
 def trials_of(sampler: SamplerConfig, space: Space, known: int) -> int | None:
-    """After how many trials a sampler has nothing new to suggest: a grid of n points, n more than
-    the ``known`` points tried first. None for the others, which always have."""
+    """Return after how many trials a sampler has nothing new to suggest.
+
+    A grid of n points: n more than the ``known`` points tried first. None for the others.
+    """
     if sampler.name != "grid":
         return None
     return known + math.prod(len(values) for values in grid(space).values())
 
 
 def grid(space: Space) -> dict[str, list[Any]]:
-    """The values of each parameter. Raises ConfigError where parameters are conditional."""
+    """Return the values of each parameter. Raises ConfigError where parameters are conditional."""
     conditional = [d.path for d in space.dimensions if d.when]
     if conditional:
         raise ConfigError(
@@ -98,7 +102,7 @@ def grid(space: Space) -> dict[str, list[Any]]:
 
 
 def _points(dimension: Dimension) -> list[Any]:
-    """All choices; of a range its ends and what lies evenly between them, on its steps."""
+    """Return all choices; of a range its ends and what lies evenly between them, on its steps."""
     distribution = dimension.distribution
     if dimension.ordered or isinstance(distribution, CategoricalDistribution):
         return [dimension.to_optuna(value) for value in dimension.values]

@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError
+from embsearch.history.board import Board
+from embsearch.history.trial import Trial
 from embsearch.search import budget
-from embsearch.search.board import Board, Standing
+from embsearch.search.memory_study import as_told, memory_study
 from embsearch.search.promotion import Promotion
+from embsearch.search.space import Space
 from embsearch.values import Decision
 
-__all__ = ["Board", "OptunaPruner", "Scheduler", "Standing", "Trials", "make"]
-
-
-Trials = Mapping[int, Standing]
+Trials = Mapping[int, Trial]
+NO_SPACE = Space(())  # pruners look at no parameters
 
 
 class Scheduler(Protocol):
     """A scheduler decides by the board alone, so that a resumed study decides the same."""
 
-    def decide(self, trial: Standing, board: Trials) -> Decision:
+    def decide(self, trial: Trial, board: Trials) -> Decision:
         """What to do with ``trial``, just measured and not at its end."""
 
     def promotable(self, board: Trials) -> Decision | None:
@@ -38,26 +40,56 @@ class Scheduler(Protocol):
     def next_paused(self, board: Trials) -> int | None:
         """The paused trial that goes on next."""
 
-    def proved(self, trial: Standing, board: Trials) -> Mapping[int, float]:
+    def proved(self, trial: Trial, board: Trials) -> Mapping[int, float]:
         """The trial's values by rung, as far as its own results brought it: what a sampler may learn."""
 
 
 class OptunaPruner:
-    """Stop-only: one of Optuna's pruners, asked at every evaluation."""
+    """Stop-only: one of Optuna's pruners, asked at every evaluation. ``name`` is the study's, by which Hyperband
+    spreads trials over its brackets."""
 
-    def __init__(self, pruner: optuna.pruners.BasePruner, name: str, at: Sequence[float], min_rung: int) -> None:
-        self.pruner, self.name, self.at, self.min_rung = pruner, name, at, min_rung
+    def __init__(
+        self,
+        pruner: optuna.pruners.BasePruner,
+        kind: str,
+        at: Sequence[float],
+        min_rung: int,
+        name: str = "study",
+    ) -> None:
+        self._pruner, self._kind, self._at = pruner, kind, at
+        self._min_rung, self._name = min_rung, name
+        self._kept: dict[int, tuple[tuple[object, ...], FrozenTrial]] = {}
 
-    def decide(self, trial: Standing, board: Trials) -> Decision:
-        """Reports to Optuna and asks it. The reason quotes the value and its place at this rung."""
+    def decide(self, trial: Trial, board: Trials) -> Decision:
+        """Ask Optuna. The reason quotes the value and its place at this rung."""
         rung, value = trial.rung, trial.values[trial.rung]
-        trial.optuna.report(value, budget.step(self.at, rung))
         there = Board.of(board)
         place = 1 + there.above(value, rung)
-        words = f"{self.name}: place {place} of {there.reached(rung)} at rung {rung} ({value:.4f})"
-        if rung >= self.min_rung and trial.optuna.should_prune():
-            return Decision("stop", words)
-        return Decision("continue", words)
+        words = f"{self._kind}: place {place} of {there.reached(rung)} at rung {rung} ({value:.4f})"
+        prune, attributes = self._ask(trial, there)
+        stops = prune and rung >= self._min_rung
+        return Decision("stop" if stops else "continue", words, attributes)
+
+    def _ask(self, trial: Trial, board: Board) -> tuple[bool, dict[str, Any]]:
+        """Return whether Optuna would prune the trial, and what it keeps in it."""
+        known = [self._as_told(board[number]) for number in sorted(board) if number != trial.number]
+        study = memory_study(known, trial.number, self._name)
+        asked = as_told(trial, NO_SPACE, self._at)
+        study._storage.create_new_trial(study._study_id, asked)
+        there = study.get_trials(deepcopy=False)[-1]
+        prune = trial.rung >= self._min_rung and self._pruner.prune(study, there)
+        kept = study.get_trials(deepcopy=False)[
+            -1
+        ].system_attrs  # the storage made a new trial of it
+        return prune, {key: value for key, value in kept.items() if key not in trial.attributes}
+
+    def _as_told(self, trial: Trial) -> FrozenTrial:
+        standing = (trial.state, len(trial.values), len(trial.attributes))
+        last = self._kept.get(trial.number)
+        if last is None or last[0] != standing:
+            last = (standing, as_told(trial, NO_SPACE, self._at))
+            self._kept[trial.number] = last
+        return last[1]
 
     def promotable(self, board: Trials) -> Decision | None:
         return None
@@ -66,7 +98,7 @@ class OptunaPruner:
         """Nothing pauses here but a stopped study: its trials go on in order."""
         return min((t.number for t in Board.of(board).in_state("paused")), default=None)
 
-    def proved(self, trial: Standing, board: Trials) -> Mapping[int, float]:
+    def proved(self, trial: Trial, board: Trials) -> Mapping[int, float]:
         return trial.values
 
 
@@ -86,7 +118,9 @@ def make(config: Config) -> Scheduler:
             f"expected 1 to {len(at)}"
         )
     if reduction < 2:
-        faults.append(f"scheduler.reduction={reduction}: one in this many goes up a rung; expected 2 or more")
+        faults.append(
+            f"scheduler.reduction={reduction}: one in this many goes up a rung; expected 2 or more"
+        )
     if faults:
         raise ConfigError(faults)
     if name == "promotion":
@@ -98,8 +132,10 @@ def make(config: Config) -> Scheduler:
         "median": lambda: optuna.pruners.MedianPruner(scheduler.startup_trials, first),
         "asha": lambda: optuna.pruners.SuccessiveHalvingPruner(first, reduction, 0),
         "hyperband": lambda: optuna.pruners.HyperbandPruner(first, top, reduction),
-        "wilcoxon": lambda: optuna.pruners.WilcoxonPruner(p_threshold=scheduler.threshold, n_startup_steps=2),
+        "wilcoxon": lambda: optuna.pruners.WilcoxonPruner(
+            p_threshold=scheduler.threshold, n_startup_steps=2
+        ),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return OptunaPruner(pruners[name](), name, at, scheduler.min_rung)
+        return OptunaPruner(pruners[name](), name, at, scheduler.min_rung, config.study.name)

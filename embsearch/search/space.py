@@ -22,51 +22,12 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
-from embsearch.config.build import paths, value_at, with_values
+from embsearch.config.build import value_at, with_values
 from embsearch.config.schema import Config
+from embsearch.config.settings import settings
 from embsearch.errors import ConfigError, did_you_mean
 from embsearch.values import Scalar
 
-# What a search must not change: trials would no longer be comparable.
-FIXED_ROOMS = (
-    "data",
-    "evaluate",
-    "space",
-    "sampler",
-    "scheduler",
-    "launcher",
-    "track",
-    "study",
-    "stop",
-    "confirm",
-    "promote",
-    "serve",
-    "export",
-)
-FIXED = (
-    "train.texts",
-    "train.devices",
-    "home",
-    "device",
-    "seed",
-    "input",
-    "output",
-    "checkpoint",
-    "version",
-    "reason",
-    "run",
-    "tolerance",
-    "trial",
-    "format",
-    "index",
-    "text",
-    "compare",
-    "k",
-    "open",
-    "port",
-    "verbose",
-    "why",
-)
 KEYS = ("low", "high", "log", "step", "choices", "ordered", "when")
 
 
@@ -89,14 +50,14 @@ class Dimension:
 
     @property
     def name(self) -> str:
-        """What Optuna calls it."""
+        """Return Optuna's name for it."""
         if not self.ordered:
             return self.path
         return f"log2({self.path})" if self._first else f"place({self.path})"
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """The choices, or the two ends of the range."""
+        """Return the choices, or the two ends of the range."""
         if self.ordered:
             return self.ordered
         if isinstance(self.distribution, CategoricalDistribution):
@@ -105,12 +66,14 @@ class Dimension:
 
     def contains(self, value: Any) -> bool:
         try:
-            return self.distribution._contains(self.distribution.to_internal_repr(self.to_optuna(value)))
+            return self.distribution._contains(
+                self.distribution.to_internal_repr(self.to_optuna(value))
+            )
         except (TypeError, ValueError):
             return False
 
     def nearest(self, value: Any) -> Any:
-        """The end of the range or the ordered choice next to a number outside; else the value itself."""
+        """Return what lies next to a number outside: an end of the range, an ordered choice."""
         unordered = isinstance(self.distribution, CategoricalDistribution)
         if self.contains(value) or unordered or not isinstance(value, (int, float)):
             return value
@@ -139,7 +102,7 @@ class Space:
         return next(d for d in self.dimensions if d.path == path)
 
     def suggest(self, trial: Trial) -> dict[str, Scalar]:
-        """Values of the active parameters. Asking the same trial again gives the same values."""
+        """Return values of the active parameters. Asking the same trial again gives the same values."""
         params: dict[str, Scalar] = {}
         for dimension in self.dimensions:
             if dimension.active(params):
@@ -148,11 +111,11 @@ class Space:
         return params
 
     def default(self, config: Config) -> dict[str, Scalar]:
-        """The point of the config itself: what one would train without a search."""
+        """Return the point of the config itself: what one would train without a search."""
         return self.fill({}, config)
 
     def fill(self, point: Mapping[str, Any], config: Config) -> dict[str, Scalar]:
-        """``point`` with the config's own values where it says nothing; only active parameters."""
+        """Return ``point`` with the config's own values where it says nothing; only active parameters."""
         params: dict[str, Scalar] = {}
         for dimension in self.dimensions:
             if dimension.active(params):
@@ -160,15 +123,15 @@ class Space:
         return params
 
     def start(self, point: Mapping[str, Any], config: Config) -> dict[str, Scalar]:
-        """A point to try first, moved into a space that has been narrowed since it was written."""
+        """Return a point to try first, moved into a space that has been narrowed since it was written."""
         return {path: self[path].nearest(value) for path, value in self.fill(point, config).items()}
 
     def to_optuna(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """A point by Optuna's names and values."""
+        """Return a point by Optuna's names and values."""
         return {d.name: d.to_optuna(params[d.path]) for d in self.dimensions if d.path in params}
 
     def axes(self, params: Mapping[str, Scalar], config: Config) -> dict[str, Scalar]:
-        """Every searched parameter by its shortest unambiguous name; inactive ones get the
+        """Return every searched parameter by its shortest unambiguous name; inactive ones get the
         config's value, so that no trial drops out of a parallel-coordinates plot."""
         return {
             short: params.get(d.path, value_at(config, d.path))
@@ -176,9 +139,11 @@ class Space:
         }
 
     def short_names(self) -> list[str]:
-        """``lr`` for ``train.lr``; the whole path where two end alike; ``objective`` for its name."""
+        """Return ``lr`` for ``train.lr``, the whole path where two end alike."""
         ends = [_short(d.path) for d in self.dimensions]
-        return [e if ends.count(e) == 1 else d.path for e, d in zip(ends, self.dimensions, strict=True)]
+        return [
+            e if ends.count(e) == 1 else d.path for e, d in zip(ends, self.dimensions, strict=True)
+        ]
 
 
 def _short(path: str) -> str:
@@ -187,16 +152,18 @@ def _short(path: str) -> str:
 
 
 def parse(raw: Mapping[str, Any], config: Config) -> Space:
-    """The space of ``config.space``. Raises ConfigError with every fault, before anything starts."""
+    """Return the space of ``config.space``. Raises ConfigError with every fault, before anything starts."""
     faults: list[str] = []
-    kinds = paths()
+    known = settings()
     found: dict[str, Dimension] = {}
     for path, spec in raw.items():
-        if path not in kinds:
-            faults.append(f"space.{path}: no such config path.{did_you_mean(path, kinds)}")
-        elif path in FIXED or path.split(".")[0] in FIXED_ROOMS:
-            faults.append(f"space.{path}: must be equal for all trials, else they cannot be compared; set it instead")
-        elif (dimension := _dimension(path, spec, kinds[path], faults)) is not None:
+        if path not in known:
+            faults.append(f"space.{path}: no such config path.{did_you_mean(path, known)}")
+        elif not known[path].setting.searchable:
+            faults.append(
+                f"space.{path}: must be equal for all trials, else they cannot be compared; set it instead"
+            )
+        elif (dimension := _dimension(path, spec, known[path].kind, faults)) is not None:
             found[path] = dimension
     for path, dimension in found.items():
         faults += _condition_faults(path, dimension, found, raw)
@@ -216,9 +183,14 @@ def _dimension(path: str, spec: Any, kind: Any, faults: list[str]) -> Dimension 
         return None
     wrong = [k for k in spec if k not in KEYS]
     if wrong:
-        faults += [f"{at}.{k}: no such key.{did_you_mean(k, KEYS)} Known: {', '.join(KEYS)}" for k in wrong]
+        faults += [
+            f"{at}.{k}: no such key.{did_you_mean(k, KEYS)} Known: {', '.join(KEYS)}" for k in wrong
+        ]
         return None
-    when = {p: tuple(v) if isinstance(v, (list, tuple)) else (v,) for p, v in (spec.get("when") or {}).items()}
+    when = {
+        p: tuple(v) if isinstance(v, (list, tuple)) else (v,)
+        for p, v in (spec.get("when") or {}).items()
+    }
     if "choices" in spec:
         choices = spec["choices"]
         if not isinstance(choices, (list, tuple)) or not choices:
@@ -226,7 +198,9 @@ def _dimension(path: str, spec: Any, kind: Any, faults: list[str]) -> Dimension 
             return None
         odd = [c for c in choices if not isinstance(c, (str, int, float, bool, type(None)))]
         if odd:
-            faults.append(f"{at}.choices: expected numbers, words, true, false or null, got {odd[0]!r}")
+            faults.append(
+                f"{at}.choices: expected numbers, words, true, false or null, got {odd[0]!r}"
+            )
             return None
         if len(set(choices)) < len(choices):
             faults.append(f"{at}.choices={choices!r}: a value stands twice")
@@ -244,13 +218,15 @@ def _dimension(path: str, spec: Any, kind: Any, faults: list[str]) -> Dimension 
 
 
 def _power_of_two(values: Sequence[Any]) -> int:
-    """The exponent of the first value where all are powers of two in a row (2, 4, 8), else 0."""
+    """Return the exponent of the first value where all are powers of two in a row, else 0."""
     first = math.log2(values[0]) if values[0] > 1 else 0.0
     in_a_row = first.is_integer() and all(v == 2 ** (first + i) for i, v in enumerate(values))
     return int(first) if in_a_row else 0
 
 
-def _range(at: str, spec: Mapping[str, Any], kind: Any, faults: list[str]) -> BaseDistribution | None:
+def _range(
+    at: str, spec: Mapping[str, Any], kind: Any, faults: list[str]
+) -> BaseDistribution | None:
     if not (_is(kind, int) or _is(kind, float)):
         faults.append(f"{at}: not a number, so it needs choices: [...], got {dict(spec)!r}")
         return None
@@ -264,7 +240,10 @@ def _range(at: str, spec: Mapping[str, Any], kind: Any, faults: list[str]) -> Ba
     wrong = [
         (not (math.isfinite(low) and math.isfinite(high)), "low and high must be finite"),
         (low > high, f"the range is empty: low {low:g} is above high {high:g}"),
-        (log and low <= 0, f"a log range starts above 0, got low {low:g}; use a small number or log: false"),
+        (
+            log and low <= 0,
+            f"a log range starts above 0, got low {low:g}; use a small number or log: false",
+        ),
         (log and step is not None, "log and step exclude each other"),
         (step is not None and step <= 0, f"step must be above 0, got {step}"),
         (
@@ -282,8 +261,12 @@ def _range(at: str, spec: Mapping[str, Any], kind: Any, faults: list[str]) -> Ba
         return None
     if _is(kind, int):
         whole = int(step or 1)
-        return IntDistribution(int(low), int(high) - (int(high) - int(low)) % whole, log=log, step=whole)
-    with warnings.catch_warnings():  # a range that does not end on a step ends on the last step in it
+        return IntDistribution(
+            int(low), int(high) - (int(high) - int(low)) % whole, log=log, step=whole
+        )
+    with (
+        warnings.catch_warnings()
+    ):  # a range that does not end on a step ends on the last step in it
         warnings.simplefilter("ignore")
         return FloatDistribution(low, high, log=log, step=step)
 
@@ -302,12 +285,14 @@ def _condition_faults(
             faults.append(f"{at}: a condition needs a parameter with choices, {on} is a range")
         elif on in found:
             never = [v for v in values if not found[on].contains(v)]
-            faults += [f"{at}={v!r}: never true, {on} is one of {_range_words(found[on])}" for v in never]
+            faults += [
+                f"{at}={v!r}: never true, {on} is one of {_range_words(found[on])}" for v in never
+            ]
     return faults
 
 
 def _order(found: Mapping[str, Dimension], faults: list[str]) -> list[Dimension]:
-    """Conditions first. A circle is a fault."""
+    """Return the dimensions, those that conditions name first. A circle is a fault."""
     ordered: list[Dimension] = []
     left = dict(found)
     while left:
@@ -323,7 +308,7 @@ def _order(found: Mapping[str, Dimension], faults: list[str]) -> list[Dimension]
 
 
 def _value_faults(space: Space, config: Config) -> list[str]:
-    """The config's own point lies in the space, the points tried first can be moved there, its ends are usable."""
+    """Return what is wrong with values: of the config's own point, of points tried first, of ends."""
     faults = []
     for path, value in space.default(config).items():
         dimension = space[path]
@@ -338,7 +323,11 @@ def _value_faults(space: Space, config: Config) -> list[str]:
             try:
                 with_values(config, reached | {dimension.path: end})
             except ConfigError as error:
-                faults += [f"space.{dimension.path}: {fault}" for fault in error.faults if dimension.path in fault]
+                faults += [
+                    f"space.{dimension.path}: {fault}"
+                    for fault in error.faults
+                    if dimension.path in fault
+                ]
     for number, point in enumerate(config.study.defaults):
         faults += _point_faults(f"study.defaults[{number}]", point, space, config)
     return faults
@@ -367,7 +356,7 @@ def _range_words(dimension: Dimension) -> str:
 
 
 def _is(kind: Any, of: type) -> bool:
-    """Whether a declared type is ``of`` or ``of | None``."""
+    """Return True for a declared type that is ``of`` or ``of | None``."""
     if get_origin(kind) in (Union, types.UnionType):
         return of in get_args(kind)
     return kind is of

@@ -1,4 +1,5 @@
-"""Vectors as JSON, quickly: with json.dumps a quarter of the server's time went into writing numbers.
+"""Vectors as JSON, quickly: with json.dumps a quarter of the server's time went into writing
+numbers.
 
 Arrow writes the shortest text that reads back as the same float32; 16 vectors of 384 take 0.9 ms,
 json.dumps 7.9, MLflow's own encoder 9.5 (2 cores, 2026-11), and the answer is half as long.
@@ -16,27 +17,28 @@ import pyarrow.compute as pc
 
 
 def predictions(values: np.ndarray) -> bytes:
-    """MLflow's answer: {"predictions": [[...], ...]}, or of scores [...]."""
+    """Return MLflow's answer: {"predictions": [[...], ...]}, or of scores [...]."""
     if values.ndim == 1:
         return b'{"predictions": [' + ", ".join(_numbers(values)).encode() + b"]}"
     return b'{"predictions": [' + ", ".join(rows(values)).encode() + b"]}"
 
 
 def openai(values: np.ndarray, tokens: int, model: str, as_base64: bool) -> bytes:
-    """OpenAI's answer."""
+    """Return OpenAI's answer."""
     if as_base64:
         written = [f'"{base64.b64encode(row.astype("<f4").tobytes()).decode()}"' for row in values]
     else:
         written = rows(values)
     data = ", ".join(
-        f'{{"object": "embedding", "index": {i}, "embedding": {text}}}' for i, text in enumerate(written)
+        f'{{"object": "embedding", "index": {i}, "embedding": {text}}}'
+        for i, text in enumerate(written)
     )
     usage = json.dumps({"prompt_tokens": tokens, "total_tokens": tokens})
     return f'{{"object": "list", "data": [{data}], "model": {json.dumps(model)}, "usage": {usage}}}'.encode()
 
 
 def rows(values: np.ndarray) -> list[str]:
-    """Each row of a matrix of finite float32 as a JSON list."""
+    """Return each row of a matrix of finite float32 as a JSON list."""
     count, width = values.shape
     ends = np.arange(0, count * width + 1, width, dtype=np.int32)
     joined: Any = pc.binary_join(pa.ListArray.from_arrays(ends, _cast(values.ravel())), ",")

@@ -38,7 +38,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Served:
-    """What the server is about. ``names`` are the words for it that a request may use, the first one in answers."""
+    """The model that is served.
+
+    ``names`` are the words for it that a request may use, the first one in answers.
+    """
 
     folder: Path
     digest: str
@@ -46,8 +49,8 @@ class Served:
     version: int | None = None
 
 
-def make(served: Served, config: ServeConfig, device: str) -> tuple[FastAPI, Batcher]:
-    """The app, its model loaded, and what must be closed after it. Raises ModelError."""
+def make_app(served: Served, config: ServeConfig, device: str) -> tuple[FastAPI, Batcher]:
+    """Return the app, its model loaded, and what must be closed after it. Raises ModelError."""
     from mlflow.pyfunc import scoring_server
 
     pyfunc = _load(served, config, device)
@@ -61,7 +64,7 @@ def make(served: Served, config: ServeConfig, device: str) -> tuple[FastAPI, Bat
 
 
 def _load(served: Served, config: ServeConfig, device: str) -> Any:
-    """Our pyfunc by MLflow's own loader, from code."""
+    """Return our pyfunc by MLflow's own loader, from code."""
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     import mlflow.pyfunc
 
@@ -90,7 +93,12 @@ def _add_routes(app: FastAPI, served: Served, config: ServeConfig, batcher: Batc
     theirs = _take_route(app, "/invocations")
     _take_route(app, "/version")
     about = json.dumps(
-        {"model": served.names[0], "version": served.version, "digest": served.digest, "embsearch": __version__}
+        {
+            "model": served.names[0],
+            "version": served.version,
+            "digest": served.digest,
+            "embsearch": __version__,
+        }
     ).encode()
 
     async def version() -> Response:
@@ -120,12 +128,20 @@ def _add_routes(app: FastAPI, served: Served, config: ServeConfig, batcher: Batc
             asked = embeddings(body, limits)
             if asked.model is not None and asked.model not in served.names:
                 known = ", ".join(served.names)
-                raise BadRequest(f"model: {asked.model[:60]!r} is not served here; expected {known}", 404, "model")
+                raise BadRequest(
+                    f"model: {asked.model[:60]!r} is not served here; expected {known}",
+                    404,
+                    "model",
+                )
             found = await batcher(asked.texts)
-            answer = answers.openai(found.values, int(found.tokens.sum()), served.names[0], asked.base64)
+            answer = answers.openai(
+                found.values, int(found.tokens.sum()), served.names[0], asked.base64
+            )
             return Response(answer, media_type=JSON)
         except BadRequest as error:
-            return _refused(error.status, _openai_error("invalid_request_error", str(error), error.param))
+            return _refused(
+                error.status, _openai_error("invalid_request_error", str(error), error.param)
+            )
         except OutOfMemory as error:
             return _refused(503, _openai_error("server_error", str(error), None))
 
@@ -143,9 +159,11 @@ def _take_route(app: FastAPI, path: str) -> Handler:
 
 
 async def _body(request: Request, most_mb: float) -> bytes:
-    """The body, read no further than it may be long."""
+    """Return the body, read no further than it may be long."""
     most = int(most_mb * 1e6)
-    too_long = BadRequest(f"the body is longer than {most_mb:g} MB (serve.max_mb); send fewer rows a request", 413)
+    too_long = BadRequest(
+        f"the body is longer than {most_mb:g} MB (serve.max_mb); send fewer rows a request", 413
+    )
     given = request.headers.get("content-length", "")
     if given.isdigit() and int(given) > most:
         raise too_long

@@ -23,7 +23,11 @@ class Batcher:
     """``await batcher(texts)`` from any number of requests at once."""
 
     def __init__(self, encode: Encode, most: int, begin: Callable[[], None] = lambda: None) -> None:
-        """``most``: texts of a batch; a request of more is one by itself. ``begin`` runs first in the thread."""
+        """Start the thread.
+
+        ``most``: texts of a batch; a request of more is one by itself. ``begin`` runs first in the
+        thread.
+        """
         self._encode, self._most, self._begin = encode, most, begin
         self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
         self._closed = False
@@ -35,7 +39,7 @@ class Batcher:
         return await asyncio.wrap_future(self.submit(texts))
 
     def submit(self, texts: Sequence[str]) -> Future[Vectors]:
-        """The same for callers without an event loop. Raises RuntimeError once closed."""
+        """Do the same for callers without an event loop. Raises RuntimeError once closed."""
         if self._closed:
             raise RuntimeError("the server is shutting down")
         future: Future[Vectors] = Future()
@@ -43,7 +47,7 @@ class Batcher:
         return future
 
     def close(self) -> None:
-        """What waits is still answered."""
+        """End the thread; requests that wait are still answered."""
         self._closed = True
         self._queue.put(None)
         self._thread.join()
@@ -61,7 +65,7 @@ class Batcher:
                 return
 
     def _gather(self, first: Waiting) -> tuple[list[Waiting], Waiting | None, bool]:
-        """A batch, what did not fit into it, and whether nothing follows."""
+        """Return A batch, what did not fit into it, and whether nothing follows."""
         batch, size = [first], len(first[0])
         while size < self._most:
             try:
@@ -77,7 +81,10 @@ class Batcher:
         return batch, None, False
 
     def _answer(self, batch: list[Waiting]) -> None:
-        """A caller that has gone away is left out; what fails together is tried one by one."""
+        """Answer the requests.
+
+        A caller that has gone away is left out; requests that fail together are tried one by one.
+        """
         batch = [one for one in batch if one[1].set_running_or_notify_cancel()]
         if not batch:
             return

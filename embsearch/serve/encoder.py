@@ -1,4 +1,6 @@
-"""A saved model that answers: texts in, vectors out, in fp32 as ``SentenceTransformer.encode`` gives them."""
+"""A saved model that answers: texts in, vectors out, in fp32 as ``SentenceTransformer.encode``
+gives them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embsearch.data.tokenise import tokenise
+from embsearch.kernels.select import select
 from embsearch.model import pretrained
 from embsearch.model.device import choose
 from embsearch.model.embed import embed
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Vectors:
-    """(B, E) float32, one row a text; ``tokens`` is how many each text has, what was cut off not counted."""
+    """(B, E) float32, one row a text; ``tokens`` is how many each text has, what was cut off not
+    counted.
+    """
 
     values: np.ndarray
     tokens: np.ndarray
@@ -32,20 +37,22 @@ class TextEncoder:
     """One model in memory. Not for several threads at once: see batcher.py."""
 
     def __init__(self, model: SentenceTransformer, device: str = "auto", prompt: str = "") -> None:
-        """``prompt`` is put before every text."""
+        """Take the model. ``prompt`` is put before every text."""
         self._compute = choose(device, "fp32")
         self._encoder = Encoder(model.to(self._compute.device))
-        if self._compute.device.type == "cpu":
-            self._encoder.pack()
+        select(self._encoder, self._compute)
         self._prompt = prompt
 
     @staticmethod
     def open(folder: Path, device: str = "auto") -> TextEncoder:
-        """A saved model. Raises ModelError."""
+        """Return A saved model. Raises ModelError."""
         return TextEncoder(pretrained.load(folder), device, _prompt(folder))
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
-        """Each distinct text is computed once. Raises OutOfMemory where not even one fits."""
+        """Return the vectors of ``texts``; each distinct text is computed once.
+
+        Raises OutOfMemory where not even one fits.
+        """
         place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         model = self._encoder.model
         given = [self._prompt + text for text in place] if self._prompt else list(place)
@@ -56,7 +63,7 @@ class TextEncoder:
 
 
 def cosines(values: np.ndarray) -> np.ndarray:
-    """(M,) cosine of each of the first M rows with its fellow in the second M."""
+    """Return (M,) cosine of each of the first M rows with its fellow in the second M."""
     queries, titles = np.split(values, 2)
     lengths = np.linalg.norm(queries, axis=1) * np.linalg.norm(titles, axis=1)
     found: np.ndarray = np.einsum("me,me->m", queries, titles) / np.maximum(lengths, 1e-12)
@@ -64,9 +71,13 @@ def cosines(values: np.ndarray) -> np.ndarray:
 
 
 def _prompt(folder: Path) -> str:
-    """What sentence-transformers puts before every text of this model, where it says so."""
+    """Return the prompt that sentence-transformers puts before every text of this model; empty
+    without one.
+    """
     try:
-        config = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
+        config = json.loads(
+            (folder / "config_sentence_transformers.json").read_text(encoding="utf-8")
+        )
         return str((config.get("prompts") or {}).get(config.get("default_prompt_name")) or "")
     except (OSError, ValueError):
         return ""

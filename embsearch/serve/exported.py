@@ -48,14 +48,19 @@ class Graph(nn.Module):
 
 
 def check_installed(kind: str) -> None:
-    """Raises ConfigError naming the packages that ``format=kind`` lacks."""
+    """Raise ConfigError naming the packages that ``format=kind`` lacks."""
     missing = [name for name in NEEDS[kind] if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"format={kind}: needs {', '.join(missing)}; run: pip install 'embsearch[export]'")
+        raise ConfigError(
+            f"format={kind}: needs {', '.join(missing)}; run: pip install 'embsearch[export]'"
+        )
 
 
 def write(model_folder: Path, kind: str, folder: Path) -> None:
-    """The graph and its tokenizer, in ``folder``. Raises ModelError where the model has no graph."""
+    """Write the graph and its tokenizer, in ``folder``.
+
+    Raises ModelError where the model has no graph.
+    """
     model = pretrained.load(model_folder)
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -64,39 +69,52 @@ def write(model_folder: Path, kind: str, folder: Path) -> None:
         )
     tokenizer = type(backend).from_str(backend.to_str())
     tokenizer.enable_truncation(model.max_seq_length or pretrained.LONGEST)
-    tokenizer.enable_padding(pad_id=model.tokenizer.pad_token_id or 0, pad_token=model.tokenizer.pad_token or "[PAD]")
+    tokenizer.enable_padding(
+        pad_id=model.tokenizer.pad_token_id or 0, pad_token=model.tokenizer.pad_token or "[PAD]"
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
     plain = folder / "model.onnx"
     try:
         _to_onnx(Graph(model).eval(), plain)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{model_folder}: torch cannot write this model as a graph: {first[:300]}") from error
+        raise ModelError(
+            f"{model_folder}: torch cannot write this model as a graph: {first[:300]}"
+        ) from error
     if kind == "int8":
         _quantise(plain, folder / GRAPH[kind])
     if kind == "openvino":
         import openvino
 
-        openvino.save_model(openvino.convert_model(plain), folder / GRAPH[kind], compress_to_fp16=False)
+        openvino.save_model(
+            openvino.convert_model(plain), folder / GRAPH[kind], compress_to_fp16=False
+        )
     if kind != "onnx":
         plain.unlink()
 
 
 def open_graph(folder: Path, kind: str, threads: int) -> Encode:
-    """Texts to (B, E) float32 by the exported files alone."""
+    """Return a function from texts to (B, E) float32 by the exported files alone."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    run = _openvino(folder / GRAPH[kind], threads) if kind == "openvino" else _onnx(folder / GRAPH[kind], threads)
+    run = (
+        _openvino(folder / GRAPH[kind], threads)
+        if kind == "openvino"
+        else _onnx(folder / GRAPH[kind], threads)
+    )
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # near lengths together: less padding
+        order = sorted(
+            range(len(texts)), key=lambda i: -len(texts[i])
+        )  # near lengths together: less padding
         found: dict[int, np.ndarray] = {}
         for at in range(0, len(order), BATCH):
             take = order[at : at + BATCH]
             rows = tokenizer.encode_batch([texts[i] for i in take])
             ids, mask = (
-                np.array([getattr(row, name) for row in rows], np.int64) for name in ("ids", "attention_mask")
+                np.array([getattr(row, name) for row in rows], np.int64)
+                for name in ("ids", "attention_mask")
             )
             found |= dict(zip(take, run(ids, mask), strict=True))
         return np.stack([found[i] for i in range(len(texts))])
@@ -110,18 +128,31 @@ def _to_onnx(graph: nn.Module, file: Path) -> None:
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.inference_mode(False):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            torch.inference_mode(False),
+        ):
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                graph, (ids, torch.ones_like(ids)), str(file), input_names=list(INPUTS), output_names=[OUTPUT],
-                dynamic_shapes=dict.fromkeys(INPUTS, any_size), dynamo=True, external_data=False, verbose=False,
-            )  # fmt: skip
+                graph,
+                (ids, torch.ones_like(ids)),
+                str(file),
+                input_names=list(INPUTS),
+                output_names=[OUTPUT],
+                dynamic_shapes=dict.fromkeys(INPUTS, any_size),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
     finally:
         logging.disable(level)
 
 
 def _quantise(plain: Path, file: Path) -> None:
-    """Weights of matrix products in 8 bits, a scale for each output; activations are scaled as they come."""
+    """Write weights of matrix products in 8 bits, a scale for each output; activations are scaled
+    as they come.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     level = logging.root.manager.disable

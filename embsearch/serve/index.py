@@ -34,11 +34,18 @@ class Index:
     about: Mapping[str, Any]
 
     def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, k) cosines, the highest first, and the numbers of their titles; of equals the earlier title first."""
+        """Return (Q, k) cosines, the highest first, and the numbers of their titles; of equals the
+        earlier title first.
+        """
         k = min(k, len(self.titles))
         step = max(1, MOST // len(self.titles))
-        found = [_top(unit(queries[at : at + step]) @ self.vectors.T, k) for at in range(0, len(queries), step)]
-        return np.concatenate([scores for scores, _ in found]), np.concatenate([ids for _, ids in found])
+        found = [
+            _top(unit_rows(queries[at : at + step]) @ self.vectors.T, k)
+            for at in range(0, len(queries), step)
+        ]
+        return np.concatenate([scores for scores, _ in found]), np.concatenate(
+            [ids for _, ids in found]
+        )
 
     def save(self, folder: Path) -> None:
         """Write it whole or not at all; an index that was there is replaced."""
@@ -46,43 +53,51 @@ class Index:
         try:
             draft.chmod(0o755)
             np.save(draft / VECTORS, self.vectors)
-            (draft / TITLES).write_text(json.dumps(self.titles, ensure_ascii=False), encoding="utf-8")
+            (draft / TITLES).write_text(
+                json.dumps(self.titles, ensure_ascii=False), encoding="utf-8"
+            )
             about = {
                 **self.about,
                 "titles": len(self.titles),
                 "width": self.vectors.shape[1],
                 "embsearch": __version__,
             }
-            (draft / ABOUT).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            (draft / ABOUT).write_text(
+                json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+            )
             put(draft, folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
     @staticmethod
     def load(folder: Path) -> Index:
-        """What ``save`` wrote. Raises DataError."""
+        """Return what ``save`` wrote. Raises DataError."""
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             titles = json.loads((folder / TITLES).read_text(encoding="utf-8"))
             vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
-            whole = vectors.shape == (len(titles), about["width"]) and len(titles) == about["titles"]
+            whole = (
+                vectors.shape == (len(titles), about["width"]) and len(titles) == about["titles"]
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"index={folder}: no index here ({error}); expected what 'embsearch index output={folder}' wrote"
             ) from error
         if not whole:
-            raise DataError(f"index={folder}: titles and vectors do not fit together; build it again")
+            raise DataError(
+                f"index={folder}: titles and vectors do not fit together; build it again"
+            )
         return Index(titles, vectors, about)
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1."""
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Return rows of length 1."""
     found: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return found
 
 
 def _top(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k highest of each row. Equal ones are decided by their number, also at the cut."""
+    """Return the k highest of each row. Equal ones are decided by their number, also at the cut."""
     lowest = np.partition(scores, -k, axis=1)[:, -k]
     values, ids = np.empty((len(scores), k), scores.dtype), np.empty((len(scores), k), np.int64)
     for row, (line, least) in enumerate(zip(scores, lowest, strict=True)):

@@ -24,7 +24,7 @@ class Texts(PythonModel):
     """A table of texts in, vectors out; of queries and titles, their cosines."""
 
     def load_context(self, context: Any) -> None:
-        """Raises ModelError where the files are not those that were registered."""
+        """Load the model. Raises ModelError where the files are not those that were registered."""
         config = context.model_config
         folder = Path(config["folder"])
         check(folder, config["digest"])
@@ -32,7 +32,10 @@ class Texts(PythonModel):
         self.encode = TextEncoder.open(folder, config["device"])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
-        """(rows, width) vectors, or (rows,) cosines. Raises MlflowException naming the row."""
+        """Return (rows, width) vectors, or (rows,) cosines.
+
+        Raises MlflowException naming the row.
+        """
         try:
             rows = self._rows(model_input)
         except BadRequest as error:
@@ -43,7 +46,12 @@ class Texts(PythonModel):
 
     def _rows(self, given: Any) -> Rows:
         if hasattr(given, "columns"):
-            return table(list(given.columns), [list(given[name]) for name in given.columns], "rows", self.limits)
+            return table(
+                list(given.columns),
+                [list(given[name]) for name in given.columns],
+                "rows",
+                self.limits,
+            )
         return table(["text"], [list(given)], "rows", self.limits)
 
 

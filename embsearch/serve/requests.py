@@ -1,4 +1,4 @@
-"""What a request asks for: MLflow's and OpenAI's bodies to texts, every fault with its row.
+"""The question of a request: MLflow's and OpenAI's bodies to texts, every fault with its row.
 
 MLflow's forms are {"inputs": ...}, {"instances": ...}, {"dataframe_records": [...]} and
 {"dataframe_split": {"columns": [...], "data": [...]}}. A row is a text, {"text": ...}, or
@@ -34,7 +34,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts to encode, or pairs to compare: then ``titles`` has one for each of ``texts``, which are queries."""
+    """Texts to encode, or pairs to compare: then ``titles`` has one for each of ``texts``, which
+    are queries.
+    """
 
     texts: tuple[str, ...]
     titles: tuple[str, ...] | None = None
@@ -50,11 +52,13 @@ class Embeddings:
 
 
 def invocation(body: bytes, limits: Limits) -> Rows:
-    """The rows of a body for /invocations. Raises BadRequest."""
+    """Return the rows of a body for /invocations. Raises BadRequest."""
     given = _object(body, EXPECTED)
     form = _only(given, FORMS, ("params",), EXPECTED)
     if given.get("params"):
-        raise BadRequest(f"params: expected none, got {_shown(given['params'])}; what a row holds says what is done")
+        raise BadRequest(
+            f"params: expected none, got {_shown(given['params'])}; what a row holds says what is done"
+        )
     value = given[form]
     if form == "dataframe_split":
         return _split(value, limits)
@@ -67,14 +71,15 @@ def invocation(body: bytes, limits: Limits) -> Rows:
 
 
 def embeddings(body: bytes, limits: Limits) -> Embeddings:
-    """The question of a body for /v1/embeddings. Raises BadRequest."""
+    """Return the question of a body for /v1/embeddings. Raises BadRequest."""
     given = _object(body, EXPECTED_OPENAI)
     if "input" not in given:
         raise BadRequest(f"input: is missing; expected {EXPECTED_OPENAI}", param="input")
     encoding = given.get("encoding_format") or "float"
     if encoding not in ("float", "base64"):
         raise BadRequest(
-            f"encoding_format: expected float or base64, got {_shown(encoding)}", param="encoding_format"
+            f"encoding_format: expected float or base64, got {_shown(encoding)}",
+            param="encoding_format",
         )
     if given.get("dimensions") is not None:
         raise BadRequest("dimensions: this model has one width; leave it out", param="dimensions")
@@ -83,7 +88,9 @@ def embeddings(body: bytes, limits: Limits) -> Embeddings:
         raise BadRequest(f"model: expected a name, got {_shown(model)}", param="model")
     texts = [given["input"]] if isinstance(given["input"], str) else given["input"]
     if not isinstance(texts, list):
-        raise BadRequest(f"input: expected a text or a list of texts, got {_shown(texts)}", param="input")
+        raise BadRequest(
+            f"input: expected a text or a list of texts, got {_shown(texts)}", param="input"
+        )
     try:
         return Embeddings(_texts("input", texts, limits), model, encoding == "base64")
     except BadRequest as error:
@@ -91,15 +98,24 @@ def embeddings(body: bytes, limits: Limits) -> Embeddings:
         raise
 
 
-def table(columns: Sequence[str], data: Sequence[Sequence[Any]], where: str, limits: Limits) -> Rows:
-    """Rows by column, as CSV has them: one column of texts, or query and title. Raises BadRequest."""
+def table(
+    columns: Sequence[str], data: Sequence[Sequence[Any]], where: str, limits: Limits
+) -> Rows:
+    """Return rows by column, as CSV has them: one column of texts, or query and title.
+
+    Raises BadRequest.
+    """
     names = tuple(sorted(map(str, columns)))
     if names == tuple(sorted(PAIR)):
         queries, titles = (list(data[list(columns).index(name)]) for name in PAIR)
-        return Rows(_texts(where, queries, limits, ".query"), _texts(where, titles, limits, ".title"))
+        return Rows(
+            _texts(where, queries, limits, ".query"), _texts(where, titles, limits, ".title")
+        )
     if len(columns) == 1:  # one column is texts, whatever it is called
         return Rows(_texts(where, list(data[0]), limits))
-    raise BadRequest(f"{where}: expected the columns text, or query and title, got {_shown(list(columns))}")
+    raise BadRequest(
+        f"{where}: expected the columns text, or query and title, got {_shown(list(columns))}"
+    )
 
 
 def _object(body: bytes, expected: str) -> dict[str, Any]:
@@ -107,8 +123,13 @@ def _object(body: bytes, expected: str) -> dict[str, Any]:
         given = json.loads(body)
     except json.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON ({error}); expected {expected}") from None
-    except (ValueError, RecursionError) as error:  # bytes of no encoding, numbers of a million digits, [[[[...
-        raise BadRequest(f"the body is not JSON ({type(error).__name__}); expected {expected}") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # bytes of no encoding, numbers of a million digits, [[[[...
+        raise BadRequest(
+            f"the body is not JSON ({type(error).__name__}); expected {expected}"
+        ) from None
     if not isinstance(given, dict):
         raise BadRequest(f"the body is {_shown(given)}; expected an object, {expected}")
     return given
@@ -117,7 +138,9 @@ def _object(body: bytes, expected: str) -> dict[str, Any]:
 def _only(given: dict[str, Any], forms: Sequence[str], beside: Sequence[str], expected: str) -> str:
     unknown = [key for key in given if key not in (*forms, *beside)]
     if unknown:
-        raise BadRequest(f"{_shown(unknown[0])}: no such field; expected one of {', '.join(forms)}, as {expected}")
+        raise BadRequest(
+            f"{_shown(unknown[0])}: no such field; expected one of {', '.join(forms)}, as {expected}"
+        )
     found = [form for form in forms if form in given]
     if len(found) != 1:
         raise BadRequest(
@@ -129,28 +152,40 @@ def _only(given: dict[str, Any], forms: Sequence[str], beside: Sequence[str], ex
 def _split(value: Any, limits: Limits) -> Rows:
     at = "dataframe_split"
     if not isinstance(value, dict) or not {"columns", "data"} <= value.keys():
-        raise BadRequest(f'{at}: expected {{"columns": [...], "data": [[...], ...]}}, got {_shown(value)}')
+        raise BadRequest(
+            f'{at}: expected {{"columns": [...], "data": [[...], ...]}}, got {_shown(value)}'
+        )
     columns, data = value["columns"], value["data"]
-    if not isinstance(columns, list) or not isinstance(data, list) or not all(isinstance(c, str) for c in columns):
+    if (
+        not isinstance(columns, list)
+        or not isinstance(data, list)
+        or not all(isinstance(c, str) for c in columns)
+    ):
         raise BadRequest(f"{at}: expected lists of names and of rows, got {_shown(value)}")
     _count(at, data, limits)
     for number, row in enumerate(data, 1):
         if not isinstance(row, list) or len(row) != len(columns):
-            raise BadRequest(f"{at}, row {number}: expected {len(columns)} cells in a list, got {_shown(row)}")
+            raise BadRequest(
+                f"{at}, row {number}: expected {len(columns)} cells in a list, got {_shown(row)}"
+            )
     return table(columns, [list(column) for column in zip(*data, strict=True)], at, limits)
 
 
 def _columns(form: str, value: dict[str, Any], limits: Limits) -> Rows:
-    """{"query": [...], "title": [...]}."""
+    """Return {"query": [...], "title": [...]}."""
     lists = [[cells] if isinstance(cells, str) else cells for cells in value.values()]
     for name, cells in zip(value, lists, strict=True):
         if not isinstance(cells, list):
             raise BadRequest(f"{form}.{name}: expected a list of texts, got {_shown(cells)}")
     if len({len(cells) for cells in lists}) > 1:
-        lengths = ", ".join(f"{name} {len(cells)}" for name, cells in zip(value, lists, strict=True))
+        lengths = ", ".join(
+            f"{name} {len(cells)}" for name, cells in zip(value, lists, strict=True)
+        )
         raise BadRequest(f"{form}: expected columns of one length, got {lengths}")
     if tuple(value) not in (TEXT, PAIR, PAIR[::-1]):
-        raise BadRequest(f"{form}: expected the columns text, or query and title, got {_shown(list(value))}")
+        raise BadRequest(
+            f"{form}: expected the columns text, or query and title, got {_shown(list(value))}"
+        )
     return table(list(value), lists, form, limits)
 
 
@@ -159,9 +194,13 @@ def _rows(form: str, rows: list[Any], limits: Limits) -> Rows:
     kinds = [_kind(form, number, row) for number, row in enumerate(rows, 1)]
     if len(set(kinds)) > 1:
         other = next(n for n, kind in enumerate(kinds, 1) if kind != kinds[0])
-        raise BadRequest(f"{form}, row {other}: expected {kinds[0]} as in row 1, got {kinds[other - 1]}")
+        raise BadRequest(
+            f"{form}, row {other}: expected {kinds[0]} as in row 1, got {kinds[other - 1]}"
+        )
     if kinds[0] == "a text":
-        return Rows(_texts(form, [row if isinstance(row, str) else row["text"] for row in rows], limits))
+        return Rows(
+            _texts(form, [row if isinstance(row, str) else row["text"] for row in rows], limits)
+        )
     queries, titles = ([row[name] for row in rows] for name in PAIR)
     return Rows(_texts(form, queries, limits, ".query"), _texts(form, titles, limits, ".title"))
 
@@ -171,7 +210,9 @@ def _kind(form: str, number: int, row: Any) -> str:
         return "a text"
     if isinstance(row, dict) and tuple(sorted(row)) == tuple(sorted(PAIR)):
         return "a query and a title"
-    raise BadRequest(f'{form}, row {number}: expected a text or {{"query": ..., "title": ...}}, got {_shown(row)}')
+    raise BadRequest(
+        f'{form}, row {number}: expected a text or {{"query": ..., "title": ...}}, got {_shown(row)}'
+    )
 
 
 def _texts(where: str, values: list[Any], limits: Limits, field: str = "") -> tuple[str, ...]:
@@ -181,13 +222,17 @@ def _texts(where: str, values: list[Any], limits: Limits, field: str = "") -> tu
         if not isinstance(value, str):
             raise BadRequest(f"{at}: expected a text, got {_shown(value)}")
         if len(value) > limits.chars:
-            raise BadRequest(f"{at}: {len(value)} characters; expected at most {limits.chars} (serve.max_chars)")
+            raise BadRequest(
+                f"{at}: {len(value)} characters; expected at most {limits.chars} (serve.max_chars)"
+            )
         if not value.strip():
             raise BadRequest(f"{at}: is empty; expected a text")
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise BadRequest(f"{at}: holds half of a surrogate pair; expected Unicode text") from None
+            raise BadRequest(
+                f"{at}: holds half of a surrogate pair; expected Unicode text"
+            ) from None
     return tuple(values)
 
 
@@ -201,6 +246,6 @@ def _count(where: str, values: list[Any], limits: Limits) -> None:
 
 
 def _shown(value: Any) -> str:
-    """A value as JSON writes it, short."""
+    """Return A value as JSON writes it, short."""
     text = json.dumps(value)  # ASCII: also of what no encoding takes
     return text if len(text) <= 60 else f"{text[:57]}..."

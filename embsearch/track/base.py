@@ -40,7 +40,8 @@ class Recorders:
 
     @property
     def view(self) -> str:
-        return ", ".join(recorder.view for recorder in self._recorders)
+        behind = [recorder.view for recorder in self._recorders if recorder.problem]
+        return ", ".join(behind or [recorder.view for recorder in self._recorders])
 
     @property
     def problem(self) -> str:

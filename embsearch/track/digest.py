@@ -1,4 +1,4 @@
-"""What a model folder holds, byte for byte: the identity that promotion and serving check."""
+"""The identity of a model folder, byte for byte, which promotion and serving check."""
 
 from __future__ import annotations
 
@@ -8,22 +8,28 @@ from pathlib import Path
 
 
 def manifest(folder: Path) -> dict[str, str]:
-    """The sha256 of every file, by its path inside ``folder``."""
+    """Return the sha256 of every file, by its path inside ``folder``."""
     found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+    for path in sorted(
+        p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    ):
         with path.open("rb") as file:
-            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(
+                file, "sha256"
+            ).hexdigest()
     return found
 
 
 def digest(files: Mapping[str, str]) -> str:
-    """One sha256 for a manifest, as ``sha256sum`` would print it: equal models have equal digests."""
+    """Return one sha256 for a manifest, as ``sha256sum`` prints it: equal models, equal digests."""
     lines = "".join(f"{sha}  {path}\n" for path, sha in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def weights_digest(files: Mapping[str, str]) -> str:
-    """The sha256 of a manifest's weights: of the one file as it is, of several as ``digest`` counts them. Empty
-    where there are none."""
+    """Return the sha256 of a manifest's weights; empty if it has none.
+
+    A single file keeps its own sha256; several are combined as ``digest`` does it.
+    """
     weights = {path: sha for path, sha in files.items() if path.endswith(".safetensors")}
     return next(iter(weights.values())) if len(weights) == 1 else digest(weights) if weights else ""

@@ -1,4 +1,4 @@
-"""Where a study ran: what the ``opened`` event keeps so that a result can be made again."""
+"""The environment of a study, kept in its ``opened`` event so that a result can be reproduced."""
 
 from __future__ import annotations
 
@@ -20,27 +20,29 @@ PACKAGES = (
 
 
 def here() -> dict[str, Any]:
-    """This machine's name and the model of its CPU."""
+    """Return this machine's name and the model of its CPU."""
     return {"host": socket.gethostname(), "cpu": cpu()}
 
 
 @cache
 def cpu() -> str:
-    """The CPU by name, family, model and stepping: a virtual machine's name alone says little."""
+    """Return the CPU's name, family, model and stepping: a virtual machine's name alone says little."""
     found: dict[str, str] = {}
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
-        found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        found = {
+            key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+        }
     except (OSError, UnicodeDecodeError):  # no Linux
         pass
     name = found.get("model name") or platform.processor() or platform.machine()
-    numbers = [f"{word} {found[key]}" for word, key in (("family", "cpu family"), ("model", "model"),
-               ("stepping", "stepping")) if key in found]  # fmt: skip
+    named = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+    numbers = [f"{word} {found[key]}" for word, key in named.items() if key in found]
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
 def environment() -> dict[str, Any]:
-    """Git commit, package versions and machine, as plain JSON. Imports none of the packages."""
+    """Return git commit, package versions and machine, as plain JSON, without importing a package."""
     commit = _git("rev-parse", "HEAD")
     return {
         "git_commit": commit,
@@ -54,21 +56,28 @@ def environment() -> dict[str, Any]:
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of an ``environment`` is no longer as recorded, each as ``torch 2.12.0 -> 2.13.0``. What was not recorded
-    is left out, and so is what no result depends on: the host's name, how many cores it has."""
+    """List what of an ``environment`` has changed, each as ``torch 2.12.0 -> 2.13.0``.
+
+    Left out is what was not recorded, and what no result depends on: the host's name and its
+    number of cores.
+    """
     old, new = then.get("packages") or {}, now["packages"]
     found = [_change("python", then.get("python"), now["python"])]
-    found += [_change(name, version, new.get(name) or "not installed") for name, version in old.items()]
+    found += [
+        _change(name, version, new.get(name) or "not installed") for name, version in old.items()
+    ]
     commit, current = str(then.get("git_commit") or ""), str(now["git_commit"])
     if current:
         found.append(_change("embsearch's commit", commit[:10], current[:10]))
-    return [change for change in found if change]
+    return list(filter(None, found))
 
 
 def machine_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The same of what ``Measurement.machine`` holds."""
+    """List what of a ``Measurement.machine`` has changed."""
     return [
-        c for key in ("cpu", "device", "threads", "precision") if (c := _change(key, then.get(key), now.get(key)))
+        c
+        for key in ("cpu", "device", "threads", "precision")
+        if (c := _change(key, then.get(key), now.get(key)))
     ]
 
 
@@ -84,10 +93,12 @@ def _version(name: str) -> str:
 
 
 def _git(*args: str) -> str:
-    """Of the repository that holds the code, or the working directory's; empty where there is none."""
+    """Ask git about the code's repository, or the working directory's. Return "" if there is none."""
     for folder in (Path(__file__).parent, Path.cwd()):
         try:
-            done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+            done = subprocess.run(
+                ["git", *args], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+            )
         except (OSError, subprocess.SubprocessError):
             continue
         return done.stdout.strip()

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from embsearch.config import secrets
-from embsearch.track.mirror import LogTail, StudyMirror, TrialMirror, trial_folders
+from embsearch.history.log import LogTail
+from embsearch.history.state import StudyState
+from embsearch.track.mirror import StudyMirror, TrialMirror, trial_folders
 
 EVERY = 2.0  # seconds between two looks at the logs
 LONGEST_PAUSE = 60.0  # seconds between two tries while a view does not answer
@@ -32,8 +34,11 @@ T = TypeVar("T", bound=Followed)
 class Logs(Generic[T]):
     """A study's logs, and what they have said so far. ``make`` wraps a trial that is new."""
 
-    def __init__(self, folder: Path, objective: str, make: Callable[[Path, LogTail, TrialMirror], T]) -> None:
-        self.study = StudyMirror()
+    def __init__(
+        self, folder: Path, objective: str, make: Callable[[Path, LogTail, TrialMirror], T]
+    ) -> None:
+        self.state = StudyState(objective.removeprefix("val/"))
+        self.study = StudyMirror(self.state)
         self.trials: dict[str, T] = {}
         self._folder, self._objective, self._make = folder, objective, make
         self._tail = LogTail(folder / "events.jsonl")
@@ -45,7 +50,9 @@ class Logs(Generic[T]):
         for folder in trial_folders(self._folder):
             if folder.name not in self.trials:
                 tail = LogTail(folder / "events.jsonl")
-                self.trials[folder.name] = self._make(folder, tail, TrialMirror(self._objective))
+                self.trials[folder.name] = self._make(
+                    folder, tail, TrialMirror(self._objective, self.state)
+                )
             trial = self.trials[folder.name]
             if not trial.mirror.ended:
                 trial.mirror.fold(trial.tail.read())

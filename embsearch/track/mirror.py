@@ -1,4 +1,4 @@
-"""What the logs say, as recorders show it. Pure: events in, state and points out.
+"""The points that recorders show. Pure: events in, points out; how a study stands is in history.state.
 
 Each (metric, step) of a trial is one point, the first that was logged. A segment that is
 given out again after a crash logs its steps again, and those repeats are left out, so any
@@ -11,12 +11,14 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from embsearch.track.events import Event, whole
+from embsearch.history import events
+from embsearch.history.events import Event
+from embsearch.history.state import StudyState
+from embsearch.history.trial import Trial
 from embsearch.values import Scalar
 
 
@@ -29,33 +31,6 @@ class Point(NamedTuple):
     step: int
 
 
-class LogTail:
-    """The events of one log that were not read yet."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._offset = 0
-
-    def read(self) -> list[Event]:
-        """New whole events, oldest first. A torn last line is left for the next call."""
-        try:
-            if self.path.stat().st_size <= self._offset:
-                return []
-        except FileNotFoundError:
-            return []
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read()
-        events: list[Event] = []
-        for line in data.splitlines(keepends=True):
-            event = whole(line)
-            if event is None:
-                break  # torn: its writer cuts it off before it appends again
-            events.append(event)
-            self._offset += len(line)
-        return events
-
-
 class Points:
     """Points waiting for a view, each (metric, step) once."""
 
@@ -65,7 +40,11 @@ class Points:
 
     def add(self, key: str, value: Any, time: int, step: int, again: bool = False) -> None:
         """Queue a point unless its step has one; ``again`` adds a second, later value."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+        ):
             return
         if (key, step) in self._known and not again:
             return
@@ -91,219 +70,281 @@ class Told(NamedTuple):
     time: int
 
 
-@dataclass
 class TrialMirror:
-    """One trial so far."""
+    """The points of one trial so far. How the trial stands is its ``trial`` in the study's state."""
 
-    objective: str  # the metric that is maximised, as val/auc
-    number: int = -1
-    created: int = 0  # Unix ms
-    axes: Mapping[str, Scalar] = field(default_factory=dict)
-    params: Mapping[str, Scalar] = field(default_factory=dict)
-    state: str = "waiting"  # values.State
-    reason: str = ""
-    failure: str = ""
-    failures: list[str] = field(default_factory=list)
-    best: float | None = None  # of the evaluations on the most rows
-    best_metrics: dict[str, Point] = field(default_factory=dict)  # the evaluation with the best objective
-    _newest: dict[str, float] = field(default_factory=dict)  # the last evaluation's metrics
-    _read: int = 0  # rows that it read
-    _score: tuple[int, float] = (0, -math.inf)  # rows and value of the best
-    step: int = 0
-    rung: int = 0
-    texts: int = 0
-    seconds: float = 0.0
-    ended: int = 0  # Unix ms
-    model: str | None = None
-    test: dict[str, Point] = field(default_factory=dict)
-    events: int = 0
-    points: Points = field(default_factory=Points)
+    def __init__(self, objective: str, state: StudyState | None = None) -> None:
+        self.objective = objective  # the metric that is maximised, as val/auc
+        self._state = state or StudyState(objective.removeprefix("val/"))
+        self._trial: Trial | None = None
+        self.number = -1
+        self.created = 0  # Unix ms
+        self.axes: Mapping[str, Scalar] = {}
+        self.best_metrics: dict[str, Point] = {}  # the evaluation with the best objective
+        self._newest: Mapping[str, float] = {}  # the last evaluation's metrics
+        self.ended = 0  # Unix ms
+        self.model: str | None = None
+        self.test: dict[str, Point] = {}
+        self.events = 0
+        self.points = Points()
 
-    def fold(self, events: Iterable[Event]) -> None:
+    def fold(self, log: Iterable[Event]) -> None:
         """Take in new events. Kinds it does not know are counted and left alone."""
-        for event in events:
+        for event in log:
             self.events += 1
-            handle = getattr(self, f"_{event['kind']}", None)
-            if handle is not None:
-                handle(event)
+            if isinstance(event, events.Created):
+                self._create(event)
+            elif self._trial is not None:
+                self._fold(event, self._trial)
 
-    def _created(self, event: Event) -> None:
-        self.number = event["trial"]
-        self.created = self.created or event["time"]
-        self.params = event.get("params") or {}
-        self.axes = event.get("axes") or self.params
+    def _create(self, event: events.Created) -> None:
+        self.number = event.trial
+        self.created = self.created or event.time
+        self.axes = event.axes or event.params
+        self._state.apply(event, event.trial)
+        self._trial = self._state.trials[event.trial]
 
-    def _segment(self, event: Event) -> None:
-        self.state, self.reason = "running", ""
+    def _fold(self, event: Event, trial: Trial) -> None:
+        before = trial.best_score
+        self._state.apply(event, trial.number)
+        match event:
+            case events.Trained():
+                for step, time, metrics in event.points:
+                    for key, value in metrics.items():
+                        self.points.add(_of_seed(event.seed, key), value, time, step)
+            case events.Measured():
+                self._measure(event)
+                if event.seeds == 1:
+                    self._add_objective(trial, before, event.step, event.time)
+            case events.Repeated():
+                for key, value in event.metrics.items():
+                    self.points.add(
+                        _of_seed(event.seed, validation(key)), value, event.time, event.step
+                    )
+            case events.Compared():
+                self._compare(event)
+                self._add_objective(trial, before, event.step, event.time)
+            case events.Ended():
+                self.ended, self.model = event.time, event.model
 
-    def _points(self, event: Event) -> None:
-        for step, time, metrics in event["points"]:
-            for key, value in metrics.items():
-                self.points.add(_of_seed(event, key), value, time, step)
+    def _measure(self, event: events.Measured) -> None:
+        self._newest = {validation(key): value for key, value in event.metrics.items()}
+        for key, value in self._newest.items():
+            self.points.add(key, value, event.time, event.step)
+        self.points.add("cost/seconds", event.seconds, event.time, event.step)
+        self.points.add("cost/texts", event.texts_seen, event.time, event.step)
 
-    def _measured(self, event: Event) -> None:
-        step, time = event["step"], event["time"]
-        metrics = {validation(key): value for key, value in event["metrics"].items()}
-        self.step, self.rung = max(self.step, step), max(self.rung, event["rung"])
-        self.texts, self.seconds = event["texts_seen"], event["seconds"]
-        for key, value in metrics.items():
-            self.points.add(key, value, time, step)
-        self.points.add("cost/seconds", self.seconds, time, step)
-        self.points.add("cost/texts", self.texts, time, step)
-        value = metrics.get(validation(self.objective))
-        self._newest = metrics
-        self._read = event.get("rows", 0)
-        if event.get("seeds", 1) == 1:
-            self._valued(value, step, time)
+    def _compare(self, event: events.Compared) -> None:
+        """Add the mean of several seeds, which is the trial's value, and how far they lie apart."""
+        name = validation(self.objective)
+        self.points.add(f"{name} mean", event.value, event.time, event.step)
+        if len(event.values) > 1:
+            deviation = statistics.stdev(event.values)
+            self.points.add(f"{name} deviation", deviation, event.time, event.step)
 
-    def _repeated(self, event: Event) -> None:
-        for key, value in event["metrics"].items():
-            self.points.add(_of_seed(event, validation(key)), value, event["time"], event["step"])
-
-    def _compared(self, event: Event) -> None:
-        """The mean of several seeds is the trial's value; how far they lie apart says what a difference is worth."""
-        name, step, time = validation(self.objective), event["step"], event["time"]
-        self.points.add(f"{name} mean", event["value"], time, step)
-        self.points.add(f"{name} deviation", statistics.stdev(event["values"]), time, step)
-        self._valued(event["value"], step, time)
-
-    def _valued(self, value: float | None, step: int, time: int) -> None:
-        metrics = self._newest
-        if value is not None and math.isfinite(value) and (self._read, value) > self._score:
-            self._score, self.best = (self._read, value), value
-            self.best_metrics = {k: Point(metric_name(k), float(v), time, step) for k, v in metrics.items()}
-        self.points.add("objective", self.best, time, step)
-
-    def _decided(self, event: Event) -> None:
-        if event["decision"] == "pause":
-            self.state = "paused"
-        self.reason = event["reason"]
-
-    def _failed(self, event: Event) -> None:
-        self.state = "waiting"
-        self.failures.append(event["failure"])
-        self.reason = f"{event['failure']}: {event.get('message', '')}"
-
-    def _ended(self, event: Event) -> None:
-        self.state, self.ended, self.model = event["state"], event["time"], event.get("model")
-        self.reason = event.get("reason") or self.reason
-        self.failure = event.get("failure") or ""
-        best = event.get("objective", event.get("value"))
-        if best is not None and best != self.best:
-            self.best = best
-            self.points.add("objective", best, event["time"], self.step, again=True)
+    def _add_objective(
+        self, trial: Trial, before: tuple[int, float] | None, step: int, time: int
+    ) -> None:
+        if trial.best_score != before:
+            self.best_metrics = {
+                key: Point(metric_name(key), float(value), time, step)
+                for key, value in self._newest.items()
+            }
+        self.points.add("objective", trial.best, time, step)
 
     def told(self, value: Told) -> None:
-        """The study took the trial's result: its place in the search's history."""
+        """Take in the trial's place in the search's history."""
         self.events += 1
         self.points.add("search/trial number", value.trial, value.time, 0)
         self.points.add("search/best so far", value.best, value.time, 0)
 
     def tested(self, points: Mapping[str, Point]) -> None:
-        """The trial's model was scored on the test rows."""
+        """Take in the scores of the trial's model on the test rows."""
         self.events += 1
         self.test |= points
         for point in points.values():
             self.points.add(*point)
 
+    # ---- how it stands -------------------------------------------------------------------------
+
+    @property
+    def trial(self) -> Trial:
+        """The trial in the study's state; an empty one before its first event."""
+        return self._trial or Trial(self.number)
+
     @property
     def name(self) -> str:
         return f"t{self.number:04d}"
 
+    @property
+    def params(self) -> Mapping[str, Scalar]:
+        return self.trial.params
 
-@dataclass
+    @property
+    def state(self) -> str:
+        return self.trial.state
+
+    @property
+    def reason(self) -> str:
+        return self.trial.why
+
+    @property
+    def failure(self) -> str:
+        outcome = self.trial.outcome
+        return (outcome.failure or "") if outcome is not None else ""
+
+    @property
+    def failures(self) -> list[str]:
+        return self.trial.failures
+
+    @property
+    def best(self) -> float | None:
+        return self.trial.best
+
+    @property
+    def step(self) -> int:
+        return self.trial.step
+
+    @property
+    def rung(self) -> int:
+        return self.trial.runs[0].rung
+
+    @property
+    def texts(self) -> int:
+        return self.trial.texts_seen
+
+    @property
+    def seconds(self) -> float:
+        return self.trial.seconds
+
+
 class StudyMirror:
-    """The study's own log so far."""
+    """The points of the study's own log so far."""
 
-    opened: Event | None = None
-    uid: str = ""
-    state: str = "running"  # running | closed
-    created: int = 0
-    ended: int = 0
-    why: str = ""
-    best: float | None = None
-    best_trial: int | None = None
-    told: dict[int, Told] = field(default_factory=dict)
-    baseline: dict[str, float] = field(default_factory=dict)
-    tested: list[tuple[int, dict[str, Point]]] = field(default_factory=list)  # of trials' models
-    promoted: str = ""
-    _tests: dict[str, int] = field(default_factory=dict)  # how often a label was tested
-    _score: tuple[int, float] = (0, -math.inf)  # rows and value of the best
-    events: int = 0
-    points: Points = field(default_factory=Points)
+    def __init__(self, state: StudyState | None = None) -> None:
+        self._state = state or StudyState("")
+        self.opened: events.Opened | None = None  # the last session
+        self.uid = ""
+        self.created = 0  # Unix ms
+        self.ended = 0  # Unix ms
+        self.told: dict[int, Told] = {}
+        self.baseline: dict[str, float] = {}
+        self.tested: list[tuple[int, dict[str, Point]]] = []  # of trials' models
+        self._tests: dict[str, int] = {}  # how often a label was tested
+        self._score: tuple[int, float] = (0, -math.inf)  # rows and value of the best that ended
+        self.events = 0
+        self.points = Points()
 
-    def fold(self, events: Iterable[Event]) -> None:
+    def fold(self, log: Iterable[Event]) -> None:
         """Take in new events. Kinds it does not know are counted and left alone."""
-        for event in events:
+        for event in log:
             self.events += 1
-            handle = getattr(self, f"_{event['kind']}", None)
-            if handle is not None:
-                handle(event)
+            self._state.apply(event)
+            match event:
+                case events.Opened():
+                    self._open(event)
+                case events.Baseline():
+                    self.baseline = {k.removeprefix("val/"): v for k, v in event.metrics.items()}
+                    for key, value in self.baseline.items():
+                        self.points.add(f"baseline/{key}", value, event.time, 0)
+                case events.Told():
+                    self._tell(event)
+                case events.Closed():
+                    self.ended = event.time
+                case events.Tested():
+                    self._test(event)
+                case events.Confirmed():
+                    self._confirm(event)
 
-    def _opened(self, event: Event) -> None:
+    def _open(self, event: events.Opened) -> None:
         if self.opened is None:
-            self.created = event["time"]
+            self.created = event.time
             self.uid = study_uid(event)
-        self.opened, self.state, self.ended = event, "running", 0
+        self.opened, self.ended = event, 0
 
-    def _baseline(self, event: Event) -> None:
-        self.baseline = {k.removeprefix("val/"): v for k, v in event["metrics"].items()}
-        for key, value in self.baseline.items():
-            self.points.add(f"baseline/{key}", value, event["time"], 0)
-
-    def _told(self, event: Event) -> None:
-        trial, value = event["trial"], event.get("value")
-        if trial in self.told:
+    def _tell(self, event: events.Told) -> None:
+        if event.trial in self.told:
             return
-        if value is not None and (score := (event.get("rows", 0), value)) > self._score:
-            self._score, self.best, self.best_trial = score, value, trial
-        self.points.add("objective", self.best, event["time"], len(self.told))
-        self.told[trial] = Told(trial, value, self.best, event["time"])
+        if event.value is not None:
+            self._score = max(self._score, (event.rows, event.value))
+        best = self._score[1] if self._score[1] > -math.inf else None
+        self.points.add("objective", best, event.time, len(self.told))
+        self.told[event.trial] = Told(event.trial, event.value, best, event.time)
 
-    def _closed(self, event: Event) -> None:
-        self.state, self.ended, self.why = "closed", event["time"], event["why"]
-        winner = self.told.get(event["best"])  # the study may prefer a complete trial to a better pruned one
-        if winner is not None and winner.value is not None:
-            self.best, self.best_trial = winner.value, winner.trial
-
-    def _tested(self, event: Event) -> None:
-        label, split, time = event["label"], event.get("split", "test"), event["time"]
-        again = self._tests[label] = self._tests.get(label, -1) + 1  # a study that went on has another winner
-        metrics = dict(event["metrics"])
-        if interval := event.get("auc"):
-            metrics |= {"auc_low": interval["low"], "auc_high": interval["high"]}
+    def _test(self, event: events.Tested) -> None:
+        again = self._tests[event.label] = (
+            self._tests.get(event.label, -1) + 1
+        )  # another winner of a longer study
+        metrics = dict(event.metrics)
+        if event.auc:
+            metrics |= {"auc_low": event.auc["low"], "auc_high": event.auc["high"]}
         for key, value in metrics.items():
-            self.points.add(f"{split}/{label}/{key}", value, time, again)
-        if event.get("trial") is not None:
+            self.points.add(f"{event.split}/{event.label}/{key}", value, event.time, again)
+        if event.trial is not None:
             points = {
-                key: Point(metric_name(f"{split}/{key}"), float(value), time, 0)
+                key: Point(metric_name(f"{event.split}/{key}"), float(value), event.time, 0)
                 for key, value in metrics.items()
                 if isinstance(value, (int, float))
             }
-            self.tested.append((event["trial"], points))
+            self.tested.append((event.trial, points))
 
-    def _confirmed(self, event: Event) -> None:
-        """What fresh seeds say of a trial's configuration stands beside its value in the search."""
-        found = {"mean": event["mean"], "luck": event["luck"], "seeds": len(event["values"])}
-        again = sum(trial == event["trial"] for trial, _ in self.tested)
+    def _confirm(self, event: events.Confirmed) -> None:
+        """Add what fresh seeds say of a trial's configuration, beside its value in the search."""
+        found = {"mean": event.mean, "luck": event.luck, "seeds": len(event.values)}
+        again = sum(trial == event.trial for trial, _ in self.tested)
         points = {
-            f"confirmed/{key}": Point(f"confirmed/{key}", float(value), event["time"], again)
+            f"confirmed/{key}": Point(f"confirmed/{key}", float(value), event.time, again)
             for key, value in found.items()
         }
-        self.tested.append((event["trial"], points))
+        self.tested.append((event.trial, points))
         for key, value in found.items():
-            self.points.add(f"confirmed/{key} by trial", value, event["time"], event["trial"])
+            self.points.add(f"confirmed/{key} by trial", value, event.time, event.trial)
 
-    def _promoted(self, event: Event) -> None:
-        if event.get("refused"):
-            self.promoted = f"refused: {event['refused']}"
-        else:
-            self.promoted = f"{event['version']['name']} version {event['version']['version']}"
+    # ---- how it stands -------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """``closed``, or ``running`` while it goes on."""
+        return "running" if self._state.closed is None else "closed"
+
+    @property
+    def why(self) -> str:
+        """The reason why it ended."""
+        return "" if self._state.closed is None else self._state.closed.why
+
+    @property
+    def best(self) -> float | None:
+        """The value of the best trial."""
+        return None if self._state.leader is None else self._state.leader.best
+
+    @property
+    def best_trial(self) -> int | None:
+        """The best trial, as ``embsearch status`` names it."""
+        return None if self._state.leader is None else self._state.leader.number
+
+    @property
+    def data(self) -> str:
+        """The fingerprint of its data."""
+        return "" if self.opened is None else self.opened.data
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """Packages and machine of the last session."""
+        return {} if self.opened is None else self.opened.environment
+
+    @property
+    def promoted(self) -> str:
+        """What ``embsearch promote`` decided."""
+        promoted = self._state.promoted
+        if promoted is None:
+            return ""
+        if promoted.version is None:
+            return f"refused: {promoted.refused}"
+        return f"{promoted.version['name']} version {promoted.version['version']}"
 
 
-def _of_seed(event: Event, key: str) -> str:
-    """A metric of a trial's repeat with another seed."""
-    seed = event.get("seed", 0)
+def _of_seed(seed: int, key: str) -> str:
+    """Return the name of a metric of a trial's repeat with another seed."""
     return f"seed{seed}/{key}" if seed else key
 
 
@@ -312,12 +353,12 @@ def validation(key: str) -> str:
     return key if "/" in key else f"val/{key}"
 
 
-def study_uid(opened: Event) -> str:
+def study_uid(opened: events.Opened) -> str:
     """The name that tells a study from a later one of the same name, and from that of another home that began in
     the same millisecond: ``product@20261124-083009.214-3f9a2c10be``."""
-    moment = datetime.fromtimestamp(opened["time"] / 1000, UTC)
-    home = f"-{opened['home_id']}" if "home_id" in opened else ""  # older studies have none
-    return f"{opened['name']}@{moment:%Y%m%d-%H%M%S}.{moment.microsecond // 1000:03d}{home}"
+    moment = datetime.fromtimestamp(opened.time / 1000, UTC)
+    home = f"-{opened.home_id}" if opened.home_id else ""  # older studies have none
+    return f"{opened.name}@{moment:%Y%m%d-%H%M%S}.{moment.microsecond // 1000:03d}{home}"
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:

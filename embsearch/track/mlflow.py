@@ -27,7 +27,7 @@ from embsearch.track import mlflow_model, mlflow_view
 from embsearch.track.follower import Followed, Follower, Logs, one_line
 from embsearch.track.mirror import TrialMirror, validation
 from embsearch.track.mlflow_store import connect, find_experiment, quoted, slug
-from embsearch.track.mlflow_words import Words, data_digest
+from embsearch.track.run_fields import RunFields, data_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,7 +69,7 @@ class MlflowRecorder(Follower):
         self._folder = study_folder
         self._live = live
         self._objective = validation(config.evaluate.objective)
-        self._words = Words(config)
+        self._fields = RunFields(config)
         self._logs = Logs(study_folder, self._objective, _Trial)
         self._study, self._trials = self._logs.study, self._logs.trials
         self._study_view = _View()
@@ -86,7 +86,9 @@ class MlflowRecorder(Follower):
         """A last sync, then no more; the number of events that MLflow lacks."""
         self._live = False
         if self._was_away:
-            self._known = None  # a request that was given up may have made a run since: look once more
+            self._known = (
+                None  # a request that was given up may have made a run since: look once more
+            )
         return super().close(timeout)
 
     @property
@@ -168,14 +170,26 @@ class MlflowRecorder(Follower):
             if not token:
                 break
         for twins in found.values():
-            twins.sort(key=lambda r: (r.info.lifecycle_stage != "active", -len(r.data.metrics), r.info.run_id))
+            twins.sort(
+                key=lambda r: (
+                    r.info.lifecycle_stage != "active",
+                    -len(r.data.metrics),
+                    r.info.run_id,
+                )
+            )
             for twin in twins[1:]:
                 if twin.info.lifecycle_stage == "active":
                     self._client.delete_run(twin.info.run_id)
         return {uid: twins[0] for uid, twins in found.items()}
 
     def _run_of(
-        self, client: MlflowClient, view: _View, uid: str, name: str, begun: int, tags: Mapping[str, str]
+        self,
+        client: MlflowClient,
+        view: _View,
+        uid: str,
+        name: str,
+        begun: int,
+        tags: Mapping[str, str],
     ) -> str:
         """The run with this uid, found or made."""
         if view.run_id:
@@ -202,9 +216,15 @@ class MlflowRecorder(Follower):
     def _send_study(self, client: MlflowClient) -> None:
         study, view = self._study, self._study_view
         events, points = study.events, list(study.points.waiting)
-        tags = self._words.study_tags(study, [trial.mirror for trial in self._trials.values()], self._live)
-        run = self._run_of(client, view, study.uid, f"study/{self._config.study.name}", study.created, tags)
-        if view.deleted:  # trials that are deleted by hand stay so; without the parent nobody finds the others
+        tags = self._fields.study_tags(
+            study, [trial.mirror for trial in self._trials.values()], self._live
+        )
+        run = self._run_of(
+            client, view, study.uid, f"study/{self._config.study.name}", study.created, tags
+        )
+        if (
+            view.deleted
+        ):  # trials that are deleted by hand stay so; without the parent nobody finds the others
             client.restore_run(run)
             view.deleted = False
         self._send(client, view, points, {}, tags)
@@ -212,9 +232,11 @@ class MlflowRecorder(Follower):
         if "artifacts" not in view.parts:
             if (self._folder / "study.yaml").exists():
                 client.log_artifact(run, str(self._folder / "study.yaml"))
-            environment = (study.opened or {}).get("environment") or {}
+            environment = study.environment
             if environment:
-                client.log_text(run, json.dumps(environment, indent=1, ensure_ascii=False), "environment.json")
+                client.log_text(
+                    run, json.dumps(environment, indent=1, ensure_ascii=False), "environment.json"
+                )
             if packages := environment.get("packages"):
                 pins = "".join(f"{name}=={version}\n" for name, version in packages.items())
                 client.log_text(run, pins, "packages.txt")
@@ -244,12 +266,12 @@ class MlflowRecorder(Follower):
         if mirror.number < 0:
             return  # created, but not a whole line of its log yet
         events, points = mirror.events, list(mirror.points.waiting)
-        tags = self._words.trial_tags(mirror, self._study, trial.folder, self._live)
+        tags = self._fields.trial_tags(mirror, self._study, trial.folder, self._live)
         tags |= {"mlflow.parentRunId": self._study_view.run_id}
         run = self._run_of(client, view, self._uid(mirror), mirror.name, mirror.created, tags)
         whole = str(events) if mirror.ended else ""
         if not view.deleted and not (whole and view.tags.get("embsearch.events") == whole):
-            self._send(client, view, points, self._words.params(mirror), tags)
+            self._send(client, view, points, self._fields.params(mirror), tags)
             status = _STATUS.get(mirror.state, "SCHEDULED")
             if status == "RUNNING" and not self._live:
                 status = "SCHEDULED"
@@ -310,15 +332,14 @@ class MlflowRecorder(Follower):
         """The data with our own fingerprint: MLflow's digests read 10,000 rows at most."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        opened = self._study.opened or {}
         digest = data_digest(self._study)
         if "dataset" in view.parts or not digest:
             return
         data = self._config.data
         source = {k: v for k in ("path", "train", "valid", "test") if (v := getattr(data, k))}
-        profile = opened.get("rows") or {}
+        profile = self._study.opened.rows if self._study.opened is not None else {}
         dataset = Dataset(
-            self._words.dataset,
+            self._fields.dataset,
             digest,
             "local",
             json.dumps({"uri": next(iter(source.values()), ""), **source}, ensure_ascii=False),
@@ -346,7 +367,7 @@ class MlflowRecorder(Follower):
             uid=self._uid(mirror),
             folder=folder,
             name=slug(f"{self._config.study.name}-{mirror.name}"),
-            params={k: str(v) for k, v in self._words.params(mirror).items()},
+            params={k: str(v) for k, v in self._fields.params(mirror).items()},
             tags={
                 "embsearch.study": self._config.study.name,
                 "embsearch.study_uid": self._study.uid,
@@ -373,9 +394,13 @@ class MlflowRecorder(Follower):
         track = self._config.track
         if self._study.state != "closed" or track.model_artifacts == "all":
             return
-        ended = [t for t in self._trials.values() if t.mirror.best is not None and self._model_folder(t)]
+        ended = [
+            t for t in self._trials.values() if t.mirror.best is not None and self._model_folder(t)
+        ]
         winner = self._study.best_trial  # the one that promotion asks for
-        ended.sort(key=lambda t: (t.mirror.number != winner, -(t.mirror.best or 0.0), t.mirror.number))
+        ended.sort(
+            key=lambda t: (t.mirror.number != winner, -(t.mirror.best or 0.0), t.mirror.number)
+        )
         for trial in ended[: track.top_k if track.model_artifacts == "top_k" else 1]:
             self._send_model(client, trial)
 
@@ -383,7 +408,7 @@ class MlflowRecorder(Follower):
 
     def _show_view(self, client: MlflowClient) -> None:
         seen = (list(t.mirror.axes) for t in self._trials.values() if t.mirror.axes)
-        columns, plotted = self._words.columns(next(seen, None))
+        columns, plotted = self._fields.columns(next(seen, None))
         key = mlflow_view.TAG + mlflow_view.view_id(self._study.uid)
         made = self._study.created
         view = mlflow_view.saved_view(
@@ -393,13 +418,22 @@ class MlflowRecorder(Follower):
 
     def _show_note(self, client: MlflowClient) -> None:
         tags = self._study_view.tags
-        self._show(client, "mlflow.note.content", json.dumps(tags, sort_keys=True), lambda _: self._note(client))
+        self._show(
+            client,
+            "mlflow.note.content",
+            json.dumps(tags, sort_keys=True),
+            lambda _: self._note(client),
+        )
 
     def _note(self, client: MlflowClient) -> str:
-        studies = client.search_runs([self._experiment], "tags.`embsearch.role` = 'study'", max_results=20)
+        studies = client.search_runs(
+            [self._experiment], "tags.`embsearch.role` = 'study'", max_results=20
+        )
         return mlflow_view.experiment_note(self._experiment, [run.data.tags for run in studies])
 
-    def _show(self, client: MlflowClient, key: str, content: str, make: Callable[[str], str]) -> None:
+    def _show(
+        self, client: MlflowClient, key: str, content: str, make: Callable[[str], str]
+    ) -> None:
         """Set an experiment tag when what it says has changed."""
         if self._shown.get(key) == content:
             return

@@ -1,8 +1,9 @@
-"""Before a study begins: would its MLflow server ever take the record?
+"""A check before a study begins: can its MLflow server take the record?
 
-An answer that will not change by itself is the user's to mend, now rather than after a night. A server that does not
-answer is no fault: the study goes on, and its record is brought later. Nothing here imports mlflow, which takes
-seconds; the requests are those that its client makes, with the same credentials and certificates.
+An answer that will not change by itself is the user's to mend, now rather than after a night. A
+server that does not answer is no fault: the study goes on, and its record is brought later. Nothing
+here imports mlflow, which takes seconds. The requests are those of its client, with the same
+credentials and certificates.
 """
 
 from __future__ import annotations
@@ -23,15 +24,19 @@ from embsearch.track.mlflow_store import experiment_name, give_credentials
 OLDEST = (3, 13)  # as in pyproject.toml: older ones let strangers read files
 API = "/api/2.0/mlflow/experiments/"
 TIMEOUT = 5.0  # seconds for one request
-OWN_WAYS = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")  # plugins that sign requests; we could not
+# Plugins that sign requests, which this check could not.
+OWN_WAYS = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")
 
 
 class _NoAnswer(Exception):
-    """Now; later perhaps."""
+    """A server that does not answer now, and may later."""
 
 
 def check(config: Config) -> str:
-    """A line to show where the server does not answer, else the empty string. Raises UserError."""
+    """Return a line to show if the server does not answer, else the empty string.
+
+    Raises UserError if it will never take the record.
+    """
     uri = (config.track.uri or "").rstrip("/")
     if not (config.track.mlflow and uri.startswith("http")) or any(map(os.environ.get, OWN_WAYS)):
         return ""
@@ -42,13 +47,14 @@ def check(config: Config) -> str:
         _check_experiment(server, experiment_name(config))
     except _NoAnswer as error:
         return (
-            f"MLflow at {uri} does not answer ({error}); the study goes on, 'embsearch sync' brings it what it lacks"
+            f"MLflow at {uri} does not answer ({error}); the study goes on, "
+            "'embsearch sync' brings it what it lacks"
         )
     return ""
 
 
 class _Server:
-    """Requests, and what is wrong with their answers."""
+    """A client that turns wrong answers into errors."""
 
     def __init__(self, uri: str, timeout: float) -> None:
         import requests
@@ -67,7 +73,7 @@ class _Server:
         self._session.cert = os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
 
     def check_version(self) -> None:
-        """A server that does not say its version may be one of another make that speaks the same language."""
+        """Raise UserError if MLflow is too old. A server of another make may not say its version."""
         status, text, _ = self._ask("GET", "/version")
         found = re.fullmatch(r"(\d+)\.(\d+)\.\S+", text.strip()) if status == 200 else None
         if found and (int(found[1]), int(found[2])) < OLDEST:
@@ -77,7 +83,10 @@ class _Server:
             )
 
     def call(self, method: str, what: str, /, **content: Any) -> tuple[str, Mapping[str, Any]]:
-        """MLflow's error code, or the empty string, and the answer. Raises UserError where it is not MLflow's."""
+        """Return MLflow's error code, or the empty string, and the answer.
+
+        Raises UserError if the answer is not MLflow's.
+        """
         status, _, answer = self._ask(method, API + what, **content)
         if not isinstance(answer, dict) or (status != 200 and "error_code" not in answer):
             raise UserError(
@@ -123,7 +132,9 @@ class _Server:
         if status == 401:
             user, password = login()
             whose = (
-                f"user {user} is not known there or the password is wrong" if user and password else "no login given"
+                f"user {user} is not known there or the password is wrong"
+                if user and password
+                else "no login given"
             )
             raise UserError(
                 f"track.uri={self.uri}: MLflow asks for a login (status 401): {whose}; set MLFLOW_TRACKING_USERNAME "
@@ -143,7 +154,7 @@ class _Server:
 
 
 def _check_experiment(server: _Server, name: str) -> None:
-    """That it is there or can be made, and may be written to."""
+    """Raise UserError unless the experiment is there or can be made, and may be written to."""
     error, answer = server.call("GET", "get-by-name", experiment_name=name)
     made = error == "RESOURCE_DOES_NOT_EXIST"
     if made:
@@ -155,26 +166,38 @@ def _check_experiment(server: _Server, name: str) -> None:
             )
         error, answer = server.call("GET", "get-by-name", experiment_name=name)
     if error:
-        raise UserError(f"track.uri={server.uri}: MLflow says {error} of experiment {name}: {answer.get('message')}")
+        raise UserError(
+            f"track.uri={server.uri}: MLflow says {error} of experiment {name}: {answer.get('message')}"
+        )
     experiment = answer["experiment"]
-    server.call("POST", "set-experiment-tag", experiment_id=experiment["experiment_id"])  # no tag: asks if we may
+    # Without a tag this only asks for the permission to write.
+    server.call("POST", "set-experiment-tag", experiment_id=experiment["experiment_id"])
     location = str(experiment.get("artifact_location", ""))
     if _out_of_reach(location, server.uri):
         if made:  # an experiment keeps its location, so this one must not keep the name
             number = experiment["experiment_id"]
-            server.call("POST", "update", experiment_id=number, new_name=f"{name} (no artifacts) {number}")
+            server.call(
+                "POST", "update", experiment_id=number, new_name=f"{name} (no artifacts) {number}"
+            )
             server.call("POST", "delete", experiment_id=number)
         raise UserError(
             f"track.uri={server.uri}: experiment {name} keeps its files in {location}, a folder of the server's that "
             "this machine does not have or may not write to. Start the server with --serve-artifacts and "
             "--artifacts-destination, without --default-artifact-root"
-            + ("" if made else "; an experiment keeps its place, so name a new one then: track.experiment=...")
+            + (
+                ""
+                if made
+                else "; an experiment keeps its place, so name a new one then: track.experiment=..."
+            )
         )
 
 
 def _out_of_reach(location: str, uri: str) -> bool:
-    """Whether files would go to a folder that is not here. The experiment's own is made by its first file; that of
-    all experiments too, where the server is on this machine."""
+    """Return True if files would go to a folder that is not here.
+
+    The experiment's own folder is made by its first file. If the server is on this machine, so is
+    the folder of all experiments.
+    """
     parts = urlsplit(location)
     if parts.scheme not in ("", "file"):
         return False
@@ -189,7 +212,7 @@ def _out_of_reach(location: str, uri: str) -> bool:
 
 
 def login() -> tuple[str | None, str | None]:
-    """User and password as MLflow finds them: the environment, then its file."""
+    """Return user and password as MLflow finds them: the environment, then its file."""
     file = configparser.ConfigParser(interpolation=None)
     file.read(Path("~/.mlflow/credentials").expanduser())
     kept: Mapping[str, str] = dict(file["mlflow"]) if file.has_section("mlflow") else {}
@@ -201,7 +224,7 @@ def login() -> tuple[str | None, str | None]:
 
 
 def _reason(error: Exception) -> str:
-    """The innermost: requests, urllib3 and the socket each wrap it once."""
+    """Return the innermost reason: requests, urllib3 and the socket each wrap it once."""
     text = " ".join(str(error).split())
     inner = re.findall(r"(?:\[Errno -?\d+\]|\[SSL[^\]]*\]|timed out)[^')\"]*", text)
     return secrets.masked((inner[-1] if inner else text)[:200])

@@ -36,8 +36,10 @@ _PINNED = ("mlflow", "sentence-transformers", "transformers", "torch", "numpy", 
 
 
 def find_model(client: MlflowClient, experiment_id: str, uid: str) -> LoggedModel | None:
-    """The model of the trial with this ``embsearch.uid``."""
-    found = client.search_logged_models([experiment_id], f"tags.`{UID}` = {quoted(uid)}", max_results=1)
+    """Return the model of the trial with this ``embsearch.uid``."""
+    found = client.search_logged_models(
+        [experiment_id], f"tags.`{UID}` = {quoted(uid)}", max_results=1
+    )
     return found[0] if found else None
 
 
@@ -55,7 +57,7 @@ def log_model(
 ) -> str:
     """Find or make the LoggedModel of a trial from ``folder`` (sentence-transformers' format).
 
-    Safe to call again after a crash at any point: an unfinished one is completed. The id.
+    Safe to call again after a crash at any point: an unfinished one is completed. Returns the id.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 
@@ -72,13 +74,16 @@ def log_model(
     outputs = client.get_run(run_id).outputs
     if model.model_id not in {o.model_id for o in (outputs.model_outputs if outputs else [])}:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
-    linked = [Metric(p.key, p.value, p.time, p.step, model_id=model.model_id, run_id=run_id) for p in metrics]
+    linked = [
+        Metric(p.key, p.value, p.time, p.step, model_id=model.model_id, run_id=run_id)
+        for p in metrics
+    ]
     client.log_batch(run_id, linked, synchronous=True)
     return model.model_id
 
 
 def local_path(uri: str) -> Path | None:
-    """The folder of an artifact location on this machine, None for a remote one."""
+    """Return the folder of an artifact location on this machine, None for a remote one."""
     parts = urlsplit(uri)
     if parts.scheme not in ("", "file"):
         return None
@@ -112,8 +117,10 @@ def _write_artifacts(
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """Copy a folder; hard links where the disk allows it, so that weights lie there once.
-    Safe because saved models are replaced whole and never changed."""
+    """Copy a folder, by hard links where the disk allows it, so that weights are stored once.
+
+    Safe because saved models are replaced whole and never changed.
+    """
 
     def link(a: str, b: str) -> str:
         try:
@@ -122,11 +129,13 @@ def _link_tree(source: Path, target: Path) -> None:
             shutil.copyfile(a, b)
         return b
 
-    shutil.copytree(source, target, copy_function=link, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        source, target, copy_function=link, ignore=shutil.ignore_patterns("__pycache__")
+    )
 
 
 def _describe(draft: Path, model: LoggedModel, run_id: str, files: Mapping[str, str]) -> None:
-    """MLmodel, manifest.json and the environment files around the encoder's folder."""
+    """Write MLmodel, manifest.json and the environment files around the encoder's folder."""
     import mlflow.pyfunc
     import numpy as np
     from mlflow.models import Model, ModelSignature
@@ -153,7 +162,8 @@ def _describe(draft: Path, model: LoggedModel, run_id: str, files: Mapping[str, 
             },
             sort_keys=False,
         ),
-        "manifest.json": json.dumps({"digest": digest(files), "files": dict(files)}, indent=1) + "\n",
+        "manifest.json": json.dumps({"digest": digest(files), "files": dict(files)}, indent=1)
+        + "\n",
     }
     for name, text in write.items():
         (draft / name).write_text(text, encoding="utf-8")
@@ -187,7 +197,7 @@ def _describe(draft: Path, model: LoggedModel, run_id: str, files: Mapping[str, 
 
 
 def dimension(folder: Path) -> int:
-    """The width of a saved encoder's vectors, -1 where its files do not say."""
+    """Return the width of a saved encoder's vectors, -1 where its files do not say."""
     width = -1
     modules = _json(folder / "modules.json")
     for module in modules if isinstance(modules, list) else []:

@@ -1,4 +1,4 @@
-"""The way to MLflow: a client that fails fast and says nothing, and a database made once.
+"""MLflow's client, which fails fast and prints nothing, and its database, which is made once.
 
 Nothing here imports mlflow before it is called: the import takes seconds.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def tracking_uri(config: Config) -> str:
-    """Where MLflow keeps its runs: the configured server, or a database in home."""
+    """Return the address where MLflow keeps its runs: the configured server, or a database in home."""
     return config.track.uri or database_uri(Path(config.home))
 
 
@@ -38,10 +38,10 @@ def experiment_name(config: Config) -> str:
 
 
 def connect(config: Config) -> MlflowClient:
-    """A client for the study's MLflow, its database made if need be.
+    """Return a client for the study's MLflow; make its database if it has none.
 
-    Raises what MLflow raises when a server does not answer; no call takes longer than about
-    twice ``track.timeout``.
+    Raises what MLflow raises if a server does not answer. No call takes longer than about twice
+    ``track.timeout``.
     """
     uri = tracking_uri(config)
     fail_fast(config.track.timeout)
@@ -58,14 +58,17 @@ def connect(config: Config) -> MlflowClient:
 
 
 def give_credentials(uri: str) -> None:
-    """What stood in ``track.uri=http://user:password@host`` goes where MLflow looks for it."""
-    for part, name in (("user", "MLFLOW_TRACKING_USERNAME"), ("password", "MLFLOW_TRACKING_PASSWORD")):
+    """Put the login of ``track.uri=http://user:password@host`` where MLflow looks for it."""
+    for part, name in (
+        ("user", "MLFLOW_TRACKING_USERNAME"),
+        ("password", "MLFLOW_TRACKING_PASSWORD"),
+    ):
         if part in secrets.credentials(uri):
             os.environ[name] = secrets.credentials(uri)[part]
 
 
 def find_experiment(client: MlflowClient, config: Config, create: bool = True) -> str | None:
-    """The id of the task's experiment."""
+    """Return the id of the task's experiment; None if there is none and ``create`` is false."""
     from mlflow.exceptions import MlflowException
 
     name = experiment_name(config)
@@ -86,7 +89,7 @@ def find_experiment(client: MlflowClient, config: Config, create: bool = True) -
 
 
 def fail_fast(timeout: float) -> None:
-    """MLflow's own limits let one call block for 247 s (measured with MLflow 3.17); ours are short.
+    """Set short time limits: MLflow's own let one call block for 247 s (measured with MLflow 3.17).
 
     A limit that the user has set in the environment stays.
     """
@@ -106,14 +109,17 @@ def fail_fast(timeout: float) -> None:
 
 
 def be_quiet() -> None:
-    """No log lines of MLflow and the libraries under it between the study's own."""
+    """Silence the logs of MLflow and the libraries under it."""
     for name in ("mlflow", "alembic", "sqlalchemy.engine", "urllib3.connectionpool", "huey"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def prepare_database(path: Path, artifacts: Path) -> None:
-    """Create MLflow's schema, once and whole: processes that start together, or one that dies on
-    the way, break the file for good (measured with MLflow 3.17), hence the lock and the rename."""
+    """Create MLflow's schema once and whole, hence the lock and the rename.
+
+    Processes that start together, or one that dies on the way, break the file for good (measured
+    with MLflow 3.17).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(path.with_suffix(".lock")):
         if path.exists() and path.stat().st_size > 0:
@@ -127,7 +133,8 @@ def prepare_database(path: Path, artifacts: Path) -> None:
             old.unlink()
         make_store(f"sqlite:///{draft}", artifacts.as_uri()).engine.dispose()
         database = sqlite3.connect(draft)
-        database.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer; stays in the file
+        # Readers do not wait for the writer; the mode stays in the file.
+        database.execute("PRAGMA journal_mode=WAL")
         database.close()
         draft.replace(path)
 
@@ -137,6 +144,6 @@ def slug(text: str) -> str:
 
 
 def quoted(value: Any) -> str:
-    """A value inside a search filter. MLflow has no escapes, so a value with both quotes finds nothing."""
+    """Quote a value of a search filter. MLflow has no escapes: a value with both quotes finds nothing."""
     mark = '"' if "'" in str(value) else "'"
     return f"{mark}{value}{mark}"

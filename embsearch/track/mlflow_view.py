@@ -13,18 +13,21 @@ from typing import Any
 from urllib.parse import quote
 
 TAG = "mlflow.sharedViewState."
-ORDER, BEST = "search/trial number", "search/best so far"  # the charts show metrics' names as titles
+ORDER, BEST = (
+    "search/trial number",
+    "search/best so far",
+)  # the charts show metrics' names as titles
 _WON, _WENT = "embsearch-won", "embsearch-went"
 _RUNS = 1000  # charts show this many of the trials at most
 
 
 def view_id(uid: str) -> str:
-    """The view of the study with this uid."""
+    """Return the id of the view of the study with this uid."""
     return hashlib.sha256(uid.encode()).hexdigest()[:20]
 
 
 def deep_link(base_url: str, experiment_id: str, view: str) -> str:
-    """The address that opens a saved view on its charts. ``base_url`` may be empty: a link inside MLflow."""
+    """Return the address that opens a saved view on its charts. Empty ``base_url``: inside MLflow."""
     return (
         f"{base_url.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs"
         f"?viewStateShareKey={quote(view)}&compareRunsMode=CHART&workflowType=machine_learning"
@@ -32,22 +35,33 @@ def deep_link(base_url: str, experiment_id: str, view: str) -> str:
 
 
 def artifact_link(experiment_id: str, run_id: str, path: str) -> str:
-    """The address, inside MLflow, of a file of a run."""
+    """Return the address, inside MLflow, of a file of a run."""
     run = f"/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
     return f"{run}/artifacts/{quote(path)}?workflowType=machine_learning"
 
 
 def saved_view(
-    name: str, uid: str, axes: Sequence[str], plotted: Sequence[str], objective: str, created: int, updated: int
+    name: str,
+    uid: str,
+    axes: Sequence[str],
+    plotted: Sequence[str],
+    objective: str,
+    created: int,
+    updated: int,
 ) -> dict[str, Any]:
-    """The view as MLflow stores it. ``axes`` are the searched parameters' short names, the columns;
-    ``plotted`` the same as charts take them (``log10 lr``); ``objective`` the metric that is
-    maximised (``val/auc``); times are in Unix milliseconds."""
+    """Return the view as MLflow stores it.
+
+    ``axes`` are the short names of the searched parameters, as columns; ``plotted`` the same as
+    charts take them (``log10 lr``); ``objective`` is the metric that is maximised (``val/auc``).
+    Times are in Unix milliseconds.
+    """
     return {
         "name": f"{name}: what won and why",
         "createdAt": created,
         "updatedAt": updated,
-        "state": json.dumps(_state(uid, list(axes), list(plotted), objective), separators=(",", ":")),
+        "state": json.dumps(
+            _state(uid, list(axes), list(plotted), objective), separators=(",", ":")
+        ),
     }
 
 
@@ -91,14 +105,29 @@ def _state(uid: str, axes: list[str], plotted: list[str], objective: str) -> dic
     }
 
 
-def _section(uuid: str, name: str, columns: int = 3, shown: bool = True, generated: bool = False) -> dict[str, Any]:
-    return {"uuid": uuid, "name": name, "display": shown, "columns": columns, "cardHeight": 340,
-            "isReordered": False, "deleted": False, "isGenerated": generated}  # fmt: skip
+def _section(
+    uuid: str, name: str, columns: int = 3, shown: bool = True, generated: bool = False
+) -> dict[str, Any]:
+    return {
+        "uuid": uuid,
+        "name": name,
+        "display": shown,
+        "columns": columns,
+        "cardHeight": 340,
+        "isReordered": False,
+        "deleted": False,
+        "isGenerated": generated,
+    }
 
 
 def _chart(kind: str, section: str) -> dict[str, Any]:
-    return {"type": kind, "metricSectionId": section, "deleted": False, "isGenerated": False,
-            "runsCountToCompare": _RUNS}  # fmt: skip
+    return {
+        "type": kind,
+        "metricSectionId": section,
+        "deleted": False,
+        "isGenerated": False,
+        "runsCountToCompare": _RUNS,
+    }
 
 
 def _parallel(section: str, axes: list[str]) -> dict[str, Any]:
@@ -134,7 +163,7 @@ def _scatter(section: str, x: tuple[str, str], y: tuple[str, str]) -> dict[str, 
 
 
 def experiment_note(experiment_id: str, studies: Sequence[Mapping[str, str]]) -> str:
-    """The experiment's header in MLflow, as markdown: every study of the task, the newest first.
+    """Return the experiment's header in MLflow, as markdown: every study of the task, newest first.
 
     A study is its parent run's tags.
     """
@@ -148,13 +177,14 @@ def experiment_note(experiment_id: str, studies: Sequence[Mapping[str, str]]) ->
 
 
 def facts(tags: Mapping[str, str]) -> list[str]:
-    """What a study's tags say, in a few words each."""
+    """Return what a study's tags say, in a few words each."""
     found = [tags.get("embsearch.state", "?")]
     if tags.get("embsearch.best"):
         against = tags.get("embsearch.baseline")
         found.append(
             f"best {tags.get('embsearch.objective', 'objective')} {tags['embsearch.best']} "
-            f"by {tags.get('embsearch.best_trial', '?')}" + (f", untuned {against}" if against else "")
+            f"by {tags.get('embsearch.best_trial', '?')}"
+            + (f", untuned {against}" if against else "")
         )
     for key, label in (
         ("embsearch.trials", "trials"),

@@ -9,7 +9,10 @@ from embsearch.config.schema import Config
 from embsearch.errors import ConfigError
 from embsearch.track.base import Recorder, Recorders
 
-EXTRAS = ("tensorboard", "wandb")  # settings of track, packages and extras of ours: they share their names
+EXTRAS = (
+    "tensorboard",
+    "wandb",
+)  # settings of track, packages and extras of ours: they share their names
 
 
 def check(config: Config) -> None:
@@ -26,9 +29,11 @@ def check(config: Config) -> None:
 
 
 def make(config: Config, study_folder: Path, live: bool = True) -> Recorders:
-    """All of them, not started. ``live``: this process runs the study."""
+    """Return all of them, not started. Optuna's database is always one. ``live``: this process runs the study."""
+    from embsearch.track.optuna_follower import OptunaFollower
+
     check(config)
-    made: list[Recorder] = []
+    made: list[Recorder] = [OptunaFollower(config, study_folder)]
     if config.track.mlflow:
         from embsearch.track.mlflow import MlflowRecorder
 

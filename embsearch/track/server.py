@@ -1,4 +1,4 @@
-"""The local MLflow server: one a home, started when somebody wants to look.
+"""The local MLflow server, one a home, started when somebody wants to look.
 
 MLflow's default start is 10 processes and 2.3 GB (measured with MLflow 3.17); with its job runner
 off and one worker it is 2 processes and 0.5 GB. It listens on 127.0.0.1 only.
@@ -38,8 +38,8 @@ class Server(NamedTuple):
 def serve(home: Path, port: int = 5000) -> Server:
     """Find the home's running server, or start one on ``port`` or the next free port.
 
-    Returns when it answers; it goes on running when this process ends. Raises EmbsearchError
-    with the tail of its log when it does not start.
+    Returns when it answers. It continues after this process ends. Raises EmbsearchError with the
+    end of its log if it does not start.
     """
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def serve(home: Path, port: int = 5000) -> Server:
 
 
 def running(home: Path) -> Server | None:
-    """The home's server, where one answers and is really ours."""
+    """Return the home's server, None unless one answers and is really ours."""
     try:
         state = json.loads((home.resolve() / "mlflow_server.json").read_text())
         command = psutil.Process(state["pid"]).cmdline()
@@ -76,7 +76,7 @@ def running(home: Path) -> Server | None:
 
 
 def stop(home: Path) -> bool:
-    """End the home's server; whether there was one."""
+    """End the home's server. Return False if there was none."""
     found = running(home)
     if found is None:
         return False
@@ -105,9 +105,14 @@ def _start(home: Path, port: int) -> subprocess.Popen[bytes]:
     }
     with (home / "mlflow_server.log").open("wb") as log:
         return subprocess.Popen(
-            command, cwd=home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            command,
+            cwd=home,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
             start_new_session=True,
-        )  # fmt: skip
+        )
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -118,7 +123,11 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         if _answers(url):
             return
         time.sleep(0.1)
-    state = f"exit code {process.returncode}" if process.returncode is not None else f"no answer in {START:.0f} s"
+    state = (
+        f"exit code {process.returncode}"
+        if process.returncode is not None
+        else f"no answer in {START:.0f} s"
+    )
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
     raise EmbsearchError(f"The MLflow server did not start ({state}). The end of {log}:\n{tail}")
 
@@ -132,7 +141,7 @@ def _answers(url: str) -> bool:
 
 
 def _free_port(port: int) -> int:
-    """The first free port from ``port`` on; any for 0."""
+    """Return the first free port from ``port`` on; any for 0."""
     for candidate in range(port, port + 100 if port else 1):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -145,7 +154,7 @@ def _free_port(port: int) -> int:
 
 
 def _end(pid: int) -> None:
-    """The server and its worker, gently and then not."""
+    """End the server and its worker: ask first, then kill."""
     try:
         tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.Error:

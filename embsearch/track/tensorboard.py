@@ -1,9 +1,10 @@
-"""TensorBoard as a view of the event logs: one folder a trial under <study folder>/tensorboard, and one of the study.
+"""TensorBoard as a view of the event logs: a folder a trial, and one of the study.
 
-    tensorboard/study/   the study's curve, its tests, the searched space; the embedding projector once it has ended
-    tensorboard/t0007/   every point of trial 7, its parameters, why it ended
+    <study folder>/tensorboard/study/   the study's curve, its tests, the searched space;
+                                        once it has ended, the embedding projector
+    <study folder>/tensorboard/t0007/   every point of trial 7, its parameters, why it ended
 
-Each process begins from the logs: whatever an earlier one has left, every point is there once.
+Each process begins from the logs. Every point is there once, whatever an earlier one has left.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class _Trial(Followed):
 
 
 class TensorBoardRecorder(Follower):
-    """Keeps the event files of one study up to date."""
+    """The follower that keeps the event files of one study up to date."""
 
     view = "TensorBoard"
 
@@ -41,7 +42,7 @@ class TensorBoardRecorder(Follower):
         self._begin()
 
     def _begin(self) -> None:
-        """From the logs, as if nothing was written."""
+        """Begin from the logs, as if nothing was written."""
         self._logs = Logs(self._folder, validation(self._config.evaluate.objective), _Trial)
         self._study_file: EventFile | None = None
         self._study_sent = 0
@@ -82,7 +83,9 @@ class TensorBoardRecorder(Follower):
         late = [events.point(p) for p in mirror.points.waiting if p in tests]
         new += [events.point(p) for p in mirror.points.waiting if p not in tests]
         if mirror.ended and not trial.closed and mirror.number in self._logs.study.told:
-            words = f"**{mirror.state}**: {mirror.reason}" + (f" ({mirror.failure})" if mirror.failure else "")
+            words = f"**{mirror.state}**: {mirror.reason}" + (
+                f" ({mirror.failure})" if mirror.failure else ""
+            )
             new += [events.end(mirror), events.text("outcome", words, mirror.ended)]
             trial.closed = True
         trial.file.write(new + late)
@@ -96,7 +99,9 @@ class TensorBoardRecorder(Follower):
         if self._study_file is None:
             objective = validation(self._config.evaluate.objective)
             self._study_file = EventFile(self._root / "study", study.created)
-            new.append(events.space(self._config.space, {"objective": f"best {objective}"}, study.created))
+            new.append(
+                events.space(self._config.space, {"objective": f"best {objective}"}, study.created)
+            )
             if self._config.study.question:
                 new.append(events.text("question", self._config.study.question, study.created))
         new += [events.point(p) for p in study.points.waiting]
@@ -110,7 +115,7 @@ class TensorBoardRecorder(Follower):
         self._study_sent = study.events
 
     def _project(self, study: StudyMirror) -> None:
-        """The vectors that the final test has left, with the texts they are of, while those are still at hand."""
+        """Write the vectors of the final test with their texts, if the data are still at hand."""
         from embsearch.track import tensorboard_projector as projector
 
         models = projector.models(self._folder)
@@ -120,7 +125,7 @@ class TensorBoardRecorder(Follower):
 
         home = Path(self._config.home).expanduser().resolve()
         try:
-            data = dataset_again(self._config.data, home / "cache", (study.opened or {}).get("data", ""))
+            data = dataset_again(self._config.data, home / "cache", study.data)
         except UserError as error:  # the files are gone, or others
             self._remark = f"no projector: {one_line(error)}"
             return

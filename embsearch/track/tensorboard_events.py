@@ -1,4 +1,4 @@
-"""TensorBoard's records: points, searched parameters and text as events, and the file they are appended to.
+"""TensorBoard's records: points, searched parameters and text as events, and their file.
 
 Nothing here imports tensorboard before it is called.
 """
@@ -21,8 +21,8 @@ VERSION = "brain.Event:2"  # of the file format
 class EventFile:
     """A run of TensorBoard: the one event file of a folder.
 
-    TensorBoard's own writer begins a file and a thread whenever it is made, and a study keeps many trials
-    paused; this one holds nothing open between two writes.
+    TensorBoard's own writer begins a file and a thread whenever it is made, and a study keeps many
+    trials paused. This one holds nothing open between two writes.
     """
 
     def __init__(self, folder: Path, created: int) -> None:
@@ -31,8 +31,10 @@ class EventFile:
         self._begun = False
 
     def write(self, events: Iterable[Any]) -> None:
-        """Append. What is written first is the file from its beginning: where a process before this one has
-        written the same, only the rest is appended; anything else there is replaced."""
+        """Append events. The first write of a process gives the file from its beginning.
+
+        If the file begins with the same bytes, only the rest is appended; else it is replaced.
+        """
         if self._begun:
             self._append(_records(events))
             return
@@ -42,7 +44,7 @@ class EventFile:
             self._append(whole[len(there) :])
         else:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # not disk.whole: TensorBoard reads every file whose name holds "tfevents", a draft of one too
+            # not disk.whole: TensorBoard also reads a draft whose name holds "tfevents"
             draft = self._path.with_name(f".{self._path.parent.name}.{os.getpid()}")
             draft.write_bytes(whole)
             disk.put(draft, self._path)
@@ -56,12 +58,12 @@ class EventFile:
 
 
 def point(at: Point) -> Any:
-    """One value of one metric, in fp32."""
+    """Return one value of one metric as an event, in fp32."""
     return _event(at.time, at.step, tag=at.key, simple_value=at.value)
 
 
 def text(tag: str, words: str, time: int, step: int = 0) -> Any:
-    """Markdown for the page Text."""
+    """Return Markdown for the page Text; ``time`` in Unix milliseconds."""
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
     from tensorboard.compat.proto.types_pb2 import DT_STRING
     from tensorboard.plugins.text.metadata import create_summary_metadata
@@ -71,25 +73,29 @@ def text(tag: str, words: str, time: int, step: int = 0) -> Any:
 
 
 def parameters(trial: TrialMirror) -> Any:
-    """A trial's axes, for the page HParams."""
+    """Return a trial's axes, for the page HParams."""
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
     axes = {name: _plain(value) for name, value in trial.axes.items()}
-    return _hparams(hparams_pb(axes, trial_id=trial.name, start_time_secs=trial.created / 1000), trial.created)
+    return _hparams(
+        hparams_pb(axes, trial_id=trial.name, start_time_secs=trial.created / 1000), trial.created
+    )
 
 
 def end(trial: TrialMirror) -> Any:
-    """Whether a trial came to an end of its own, and when."""
+    """Return a trial's end: its time, and success or failure."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     status = api_pb2.STATUS_FAILURE if trial.state == "failed" else api_pb2.STATUS_SUCCESS
     info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=trial.ended / 1000)
-    data = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=info))
+    data = metadata.create_summary_metadata(
+        plugin_data_pb2.HParamsPluginData(session_end_info=info)
+    )
     return _event(trial.ended, 0, tag=metadata.SESSION_END_INFO_TAG, metadata=data)
 
 
 def space(dimensions: Mapping[str, Any], metrics: Mapping[str, str], created: int) -> Any:
-    """The searched parameters with their ranges, and ``metrics`` by tag with what they are called."""
+    """Return the searched parameters with their ranges, and the names of ``metrics`` by tag."""
     from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb
 
     names = short_names(dimensions)
@@ -107,7 +113,9 @@ def _domain(dimension: Mapping[str, Any]) -> Any:
     choices = [_plain(choice) for choice in dimension["choices"]]
     kinds = {type(choice) for choice in choices}
     if len(kinds) > 1:  # a domain has one
-        choices = [float(c) for c in choices] if kinds == {int, float} else [str(c) for c in choices]
+        choices = (
+            [float(c) for c in choices] if kinds == {int, float} else [str(c) for c in choices]
+        )
     return Discrete(choices)
 
 
@@ -116,17 +124,19 @@ def _plain(value: Scalar) -> float | int | str | bool:
 
 
 def _hparams(summary: Any, time: int) -> Any:
-    """The plugin's summary as an event whose bytes are the same in every process: maps have no order."""
+    """Return the plugin's summary as an event with the same bytes in every process: maps are sorted."""
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     (value,) = summary.value
     content = value.metadata.plugin_data
-    content.content = HParamsPluginData.FromString(content.content).SerializeToString(deterministic=True)
+    content.content = HParamsPluginData.FromString(content.content).SerializeToString(
+        deterministic=True
+    )
     return _event(time, 0, tag=value.tag, metadata=value.metadata)
 
 
 def _event(time: int, step: int, file_version: str = "", **value: Any) -> Any:
-    """``time`` is in Unix milliseconds."""
+    """Return an event; ``time`` in Unix milliseconds."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -136,7 +146,7 @@ def _event(time: int, step: int, file_version: str = "", **value: Any) -> Any:
 
 
 def _records(events: Iterable[Any]) -> bytes:
-    """The events as the file holds them, each with its length and checksums."""
+    """Return events as the file holds them, each with its length and checksums."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""TensorBoard's embedding projector: what the untuned encoder and the best trial make of the same texts."""
+"""TensorBoard's embedding projector: the same texts by the untuned encoder and by the best trial."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ MODELS = ("untuned_encoder", "best_trial")  # of the final table
 
 
 def models(study_folder: Path) -> dict[str, Path]:
-    """What the final test has kept of each model: arrays ``sample`` (S,) of text ids, ``vectors`` (S, E) in fp16."""
+    """Return the files that the final test has kept, by model.
+
+    Each holds the arrays ``sample`` (S,) of text ids and ``vectors`` (S, E) in fp16.
+    """
     kept = {name: study_folder / "tested" / f"{name}.npz" for name in MODELS}
     return {name: path for name, path in kept.items() if path.exists()}
 
 
 def write(folder: Path, models: dict[str, Path], data: Dataset) -> None:
-    """The vectors and what each is of, into a run's folder. Raises OSError or ValueError."""
+    """Write vectors with their texts into a run's folder. Raises OSError or ValueError."""
     from google.protobuf import text_format
     from tensorboard.plugins.projector.metadata import PROJECTOR_FILENAME
     from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
@@ -35,9 +38,14 @@ def write(folder: Path, models: dict[str, Path], data: Dataset) -> None:
         except (KeyError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path}: damaged: {error}") from error
         (folder / name).mkdir(parents=True, exist_ok=True)
-        np.savetxt(folder / name / "tensors.tsv", vectors_SE.astype(np.float32), fmt="%.5g", delimiter="\t")
+        np.savetxt(
+            folder / name / "tensors.tsv", vectors_SE.astype(np.float32), fmt="%.5g", delimiter="\t"
+        )
         labels = ["text\tis"]
-        labels += [f"{' '.join(data.texts[i].split())}\t{'query' if int(i) in asked else 'title'}" for i in sample_S]
+        labels += [
+            f"{' '.join(data.texts[i].split())}\t{'query' if int(i) in asked else 'title'}"
+            for i in sample_S
+        ]
         (folder / name / "metadata.tsv").write_text("\n".join(labels) + "\n", encoding="utf-8")
         shown: Any = config.embeddings.add()
         shown.tensor_name = name.replace("_", " ")

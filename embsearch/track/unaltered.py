@@ -1,4 +1,4 @@
-"""A model's files before they are read: the ones that were registered, and nothing that runs code on loading."""
+"""Checks of a model's files before they are read: those registered, and none that runs code."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ MODULES = "sentence_transformers."  # whose classes modules.json may name
 
 
 def check(folder: Path, expected: str | None = None) -> str:
-    """The sha256 over all files of a model, each read now. ``expected`` is what it was registered with.
+    """Return the sha256 over all files of a model, each read now. ``expected``: the registered one.
 
-    Raises ModelError naming every file that was changed, is missing or too many, could run code, or asks for some.
+    Raises ModelError naming every file that was changed, is missing or was added, could run code, or
+    asks for a module that does.
     """
     files = manifest(folder)
     faults = runs_code(folder, files)
@@ -28,14 +29,16 @@ def check(folder: Path, expected: str | None = None) -> str:
         faults += _changed(folder, files, expected) or [
             f"{folder}: sha256 over its files is {found}, the registered version has {expected}"
         ]
-        faults[-1] += "; nothing was loaded: restore the files, or go to another version with 'embsearch rollback'"
+        faults[-1] += (
+            "; nothing was loaded: restore the files, or go to another version with 'embsearch rollback'"
+        )
     if faults:
         raise ModelError(faults)
     return found
 
 
 def kept_manifest(artifacts: Path) -> dict[str, str]:
-    """The manifest that was logged with a model's artifacts; empty where there is none that can be read."""
+    """Return the manifest that was logged with a model's artifacts; empty if none can be read."""
     try:
         found = json.loads((artifacts / "manifest.json").read_text(encoding="utf-8"))["files"]
         return {str(path): str(sha) for path, sha in found.items()}
@@ -44,12 +47,15 @@ def kept_manifest(artifacts: Path) -> dict[str, str]:
 
 
 def _changed(folder: Path, files: Mapping[str, str], expected: str) -> list[str]:
-    """File by file, where the manifest beside the model is still the one that was registered."""
+    """List faults by file, if the manifest beside the model is still the registered one."""
     registered = kept_manifest(folder.parent)
     if digest(registered) != expected:
         return []
     faults = [f"{folder / name}: is missing" for name in sorted(registered.keys() - files.keys())]
-    faults += [f"{folder / name}: is not one of the registered files" for name in sorted(files.keys() - registered)]
+    faults += [
+        f"{folder / name}: is not one of the registered files"
+        for name in sorted(files.keys() - registered)
+    ]
     return faults + [
         f"{folder / name}: its sha256 is {files[name]}, registered was {registered[name]}"
         for name in sorted(files.keys() & registered.keys())
@@ -58,7 +64,7 @@ def _changed(folder: Path, files: Mapping[str, str], expected: str) -> list[str]
 
 
 def runs_code(folder: Path, files: Iterable[str]) -> list[str]:
-    """A fault for every such file of a model, named by its path in ``folder``, and for modules of others."""
+    """List a fault for every file that can run code, and for every foreign module."""
     faults = [
         f"{folder / name}: a file that can run code when it is loaded; expected weights as safetensors; save the "
         "model again with sentence-transformers 3 or newer"
@@ -72,7 +78,9 @@ def _foreign_modules(path: Path) -> list[str]:
     try:
         kinds = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return [f"{path}: cannot be read ({error}); expected sentence-transformers' list of modules"]
+        return [
+            f"{path}: cannot be read ({error}); expected sentence-transformers' list of modules"
+        ]
     return [
         f"{path}: module {kind} is not one of sentence-transformers' own; its code is not run here"
         for kind in kinds

@@ -1,11 +1,11 @@
 """Weights & Biases as a view of the event logs: a study is a group, each of its trials a run.
 
-A trial is sent when it has ended: paused trials may be many, and a run that is begun there is not taken up again
-without asking the server. <study folder>/wandb/sent names the runs that are there, so no process sends one twice;
-what a killed process has left of another is removed and sent anew, under the same id.
+A trial is sent when it has ended: paused trials may be many, and a run cannot be continued without
+asking the server. <study folder>/wandb/sent names the runs that were sent, so no process sends one
+twice. A run that a killed process has left half sent is removed and sent anew, under the same id.
 
-W&B's library works in a thread and a service process of its own; it never prompts, and what it says against a run
-is the recorder's ``problem``.
+W&B's library works in a thread and a service process of its own. It never prompts; what it says
+against a run is the recorder's ``problem``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SETTLED, ORPHANED = 0.25, 3.0
 
 
 class WandbRecorder(Follower):
-    """Sends one study's runs."""
+    """The follower that sends one study's runs."""
 
     view = "Weights & Biases"
 
@@ -45,17 +45,25 @@ class WandbRecorder(Follower):
 
     @property
     def pending(self) -> int:
-        """Events of what has ended and was not sent."""
+        """Events of trials and studies that have ended and were not sent."""
         study = self._logs.study
         trials = sum(trial.events for trial in self._ready())
-        ended = study.events if study.state == "closed" and self._study_mark(study) not in self._sent else 0
+        ended = (
+            study.events
+            if study.state == "closed" and self._study_mark(study) not in self._sent
+            else 0
+        )
         return trials + ended + self._logs.unread
 
     def _ready(self) -> list[TrialMirror]:
-        """Trials that have ended, the study knowing of it, and were not sent."""
+        """Return the trials that have ended, also for the study, and were not sent."""
         mirrors = [trial.mirror for trial in list(self._logs.trials.values())]
         told = self._logs.study.told
-        return [m for m in mirrors if m.ended and m.number in told and self._id(m.name) not in self._sent]
+        return [
+            m
+            for m in mirrors
+            if m.ended and m.number in told and self._id(m.name) not in self._sent
+        ]
 
     def _sync(self) -> str:
         self._logs.read()
@@ -85,14 +93,21 @@ class WandbRecorder(Follower):
         return ""
 
     def _send_trial(self, mirror: TrialMirror) -> None:
-        summary = {"best": mirror.best, "state": mirror.state, "reason": mirror.reason, "failure": mirror.failure}
+        summary = {
+            "best": mirror.best,
+            "state": mirror.state,
+            "reason": mirror.reason,
+            "failure": mirror.failure,
+        }
         tests = set(mirror.test.values())  # they come later, in the study's run
         points = [p for p in mirror.points.waiting if p not in tests]
-        self._send(mirror.name, "trial", mirror.axes, points, summary, failed=mirror.state == "failed")
+        self._send(
+            mirror.name, "trial", mirror.axes, points, summary, failed=mirror.state == "failed"
+        )
 
     def _send_study(self, study: StudyMirror) -> None:
-        """Once it has ended, and once more when it has gone on since or a model was promoted."""
-        config = {"question": self._config.study.question, "data": (study.opened or {}).get("data", "")}
+        """Send the study once it has ended, and again if it was continued or a model was promoted."""
+        config = {"question": self._config.study.question, "data": study.data}
         best = None if study.best_trial is None else f"t{study.best_trial:04d}"
         summary = {
             "best": study.best,
@@ -112,7 +127,10 @@ class WandbRecorder(Follower):
         summary: Mapping[str, Any],
         failed: bool = False,
     ) -> None:
-        """One run, from its beginning to its end. Raises what W&B raises, also where the upload takes too long."""
+        """Send one run, from its beginning to its end.
+
+        Raises what W&B raises, also if the upload takes too long.
+        """
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import
         import wandb
 
@@ -121,28 +139,48 @@ class WandbRecorder(Follower):
         self._remove(run_id)
         wandb.setup(wandb.Settings(silent=True))  # else it asks for a key where there is a terminal
         settings = wandb.Settings(
-            console="off", silent=True, symlink=False, disable_git=True, disable_code=True, save_code=False,
-            init_timeout=max(1.0, self._config.track.timeout), finish_timeout=UPLOAD, finish_timeout_raises=True,
-            x_disable_stats=True, x_disable_meta=True, x_save_requirements=False,
-        )  # fmt: skip
+            console="off",
+            silent=True,
+            symlink=False,
+            disable_git=True,
+            disable_code=True,
+            save_code=False,
+            init_timeout=max(1.0, self._config.track.timeout),
+            finish_timeout=UPLOAD,
+            finish_timeout_raises=True,
+            x_disable_stats=True,
+            x_disable_meta=True,
+            x_save_requirements=False,
+        )
         track, study = self._config.track, self._config.study
         run = wandb.init(
-            project=track.wandb_project or study.task, group=self._logs.study.uid, job_type=kind, id=run_id,
-            name=name if kind == "trial" else f"study/{study.name}", config=dict(config), dir=str(self._folder),
-            mode=track.wandb_mode, reinit="create_new", settings=settings,
-        )  # fmt: skip
+            project=track.wandb_project or study.task,
+            group=self._logs.study.uid,
+            job_type=kind,
+            id=run_id,
+            name=name if kind == "trial" else f"study/{study.name}",
+            config=dict(config),
+            dir=str(self._folder),
+            mode=track.wandb_mode,
+            reinit="create_new",
+            settings=settings,
+        )
         if run.disabled:  # not sent, so not to be remembered
             raise ValueError("it is disabled, by WANDB_MODE or its own settings")
         try:
             for step, row in rows(points).items():
                 run.log(row, step=step)
-            run.summary.update({key: value for key, value in summary.items() if value not in (None, "")})
+            run.summary.update(
+                {key: value for key, value in summary.items() if value not in (None, "")}
+            )
         finally:
             run.finish(exit_code=int(failed))
 
     def _remove(self, run_id: str) -> None:
-        """Remove what a killed process has left of a run, also what its service still adds. Raises OSError where it
-        cannot."""
+        """Remove what a killed process has left of a run, also what its service still adds.
+
+        Raises OSError if it cannot.
+        """
         until = time.monotonic() + ORPHANED
         while left := list(self._sent_file.parent.glob(f"*run-*-{run_id}*")):
             for folder in left:
@@ -150,8 +188,10 @@ class WandbRecorder(Follower):
             time.sleep(SETTLED)
 
     def _remember(self, marks: list[str]) -> None:
-        """Write down what was sent, once it is. A run that has finished may not be in its file yet, and one that
-        failed still has its id in use: both are over when W&B's service has ended."""
+        """Write down what was sent, after W&B's service has ended.
+
+        Before that a finished run may not be in its file yet, and a failed one still uses its id.
+        """
         if self._in_use:
             import wandb
 
@@ -165,7 +205,7 @@ class WandbRecorder(Follower):
         marks.clear()
 
     def _id(self, name: str) -> str:
-        """The same in every process; W&B takes no ``:`` or ``@`` in one."""
+        """Return a run's id, the same in every process. W&B takes no ``:`` or ``@`` in one."""
         return hashlib.sha256(f"{self._logs.study.uid}/{name}".encode()).hexdigest()[:16]
 
     def _study_mark(self, study: StudyMirror) -> str:
@@ -173,7 +213,7 @@ class WandbRecorder(Follower):
 
 
 def rows(points: Iterable[Point]) -> dict[int, dict[str, float]]:
-    """W&B's history: a row a step, steps rising. A row has one time, that of its last point."""
+    """Return W&B's history: a row a step, steps rising. A row has the time of its last point."""
     found: dict[int, dict[str, float]] = {}
     for point in sorted(points, key=lambda p: p.step):
         row = found.setdefault(point.step, {"_timestamp": 0.0})

@@ -23,7 +23,11 @@ from embsearch.model.pretrained import disk_errors
 
 
 def save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any], ended: bool = False
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: dict[str, Any],
+    ended: bool = False,
 ) -> None:
     """``position`` is plain JSON: step, texts seen, best so far, ... Raises OSError (disk full).
 
@@ -31,7 +35,9 @@ def save(
     """
     tensors = {} if ended else {f"model/{n}": p.detach().contiguous() for n, p in _state(model)}
     for index, state in () if ended else optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{k}": torch.as_tensor(v).contiguous() for k, v in state.items()}
+        tensors |= {
+            f"optimizer/{index}/{k}": torch.as_tensor(v).contiguous() for k, v in state.items()
+        }
     tensors["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
@@ -39,7 +45,9 @@ def save(
     words = json.dumps(position)
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk.whole(path) as draft, disk_errors():
-        save_file(tensors, draft, metadata={"position": words, "checksum": str(checksum(tensors, words))})
+        save_file(
+            tensors, draft, metadata={"position": words, "checksum": str(checksum(tensors, words))}
+        )
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -60,7 +68,9 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
         return position  # of a trial that has ended
     wanted = {f"model/{name}": own.shape for name, own in _state(model)}
     if wanted != {name: t.shape for name, t in tensors.items() if name.startswith("model/")}:
-        raise UserError(f"{path}: a checkpoint of another model; delete it to start this trial again")
+        raise UserError(
+            f"{path}: a checkpoint of another model; delete it to start this trial again"
+        )
     with torch.no_grad():
         for name, own in _state(model):
             own.copy_(tensors[f"model/{name}"])
@@ -70,7 +80,9 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
         if room == "optimizer":
             index, key = rest.split("/")
             state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     torch.set_rng_state(tensors["random/cpu"])
     if torch.cuda.is_available() and "random/cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random/cuda"])

@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -67,8 +68,13 @@ class Group(Alone):
 
     def __init__(self, store: TCPStore, rank: int, size: int, device: str) -> None:
         self.rank, self.size, self.device = rank, size, device
-        self.lost: Callable[[str], Exception] = lambda why: Lost(f"the other processes of this trial are gone: {why}")
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # all are on this machine: nothing else hears them
+        self.lost: Callable[[str], Exception] = lambda why: Lost(
+            f"the other processes of this trial are gone: {why}"
+        )
+        for name in (
+            "GLOO_SOCKET_IFNAME",
+            "NCCL_SOCKET_IFNAME",
+        ):  # all are on this machine: nothing else hears them
             os.environ.setdefault(name, _loopback())
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
@@ -87,7 +93,9 @@ class Group(Alone):
     def _tell(self, news: dict[str, Any]) -> None:
         words = json.dumps(news).encode()
         self._broadcast(
-            torch.frombuffer(bytearray(len(words).to_bytes(8) + words[:SHORT].ljust(SHORT)), dtype=torch.uint8)
+            torch.frombuffer(
+                bytearray(len(words).to_bytes(8) + words[:SHORT].ljust(SHORT)), dtype=torch.uint8
+            )
         )
         if len(words) > SHORT:
             self._broadcast(torch.frombuffer(bytearray(words[SHORT:]), dtype=torch.uint8))
@@ -123,7 +131,9 @@ class Group(Alone):
     def shares(self, lengths_D: np.ndarray) -> list[np.ndarray]:
         """Which texts each process encodes, by position: about as many tokens each. Some may have none."""
         turn = np.arange(len(lengths_D)) % (2 * self.size)
-        owner = np.minimum(turn, 2 * self.size - 1 - turn)  # there and back again: 0 1 2 2 1 0 0 1 2 ...
+        owner = np.minimum(
+            turn, 2 * self.size - 1 - turn
+        )  # there and back again: 0 1 2 2 1 0 0 1 2 ...
         order = np.argsort(-lengths_D, kind="stable")
         return [np.sort(order[owner == rank]) for rank in range(self.size)]
 
@@ -151,11 +161,16 @@ class Group(Alone):
         """Every parameter's gradient becomes the sum over all processes; one that is None counts as zero."""
         under_way = []
         for bucket in _buckets(parameters):
-            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket])
-            under_way.append((bucket, flat, self._begun(lambda flat=flat: dist.all_reduce(flat, async_op=True))))  # type: ignore[misc]
+            flat = torch.cat(
+                [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket]
+            )
+            work = self._begun(partial(dist.all_reduce, flat, async_op=True))
+            under_way.append((bucket, flat, work))
         for bucket, flat, work in under_way:
             self._begun(work.wait)
-            for parameter, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
+            for parameter, part in zip(
+                bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True
+            ):
                 parameter.grad = part.view_as(parameter)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from embsearch.config.schema import TrainConfig
-from embsearch.model.encoder import Encoder
+from embsearch.model.tower import Tower
 
 
 def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -17,15 +17,23 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     ``config.l2`` is decoupled weight decay (Loshchilov & Hutter 2019); biases, norms and the
     rows of embedding tables get none: a decayed row of an absent token would drift.
     """
-    rows = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    rows = {
+        id(p)
+        for m in model.modules()
+        if isinstance(m, nn.Embedding)
+        for p in m.parameters(recurse=False)
+    }
     trainable = [p for p in model.parameters() if p.requires_grad]
     plain = [p for p in trainable if p.ndim < 2 or id(p) in rows]
     decayed = [p for p in trainable if p.ndim >= 2 and id(p) not in rows]
-    groups = [{"params": decayed, "weight_decay": config.l2}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": config.l2},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, fused=True)
 
 
-def clip(encoder: Encoder, longest: float) -> Tensor:
+def clip(encoder: Tower, longest: float) -> Tensor:
     """The length of the gradient, which is at most ``longest`` afterwards; as torch's ``clip_grad_norm_``."""
     gradient = encoder.gradient()
     if gradient is None:

@@ -18,7 +18,9 @@ def main(full: str) -> None:
     rows = pd.read_csv(full, dtype=str, keep_default_na=False)[COLUMNS]
     size = rows.astype(str).map(lambda s: len(s.encode()) + 1).sum(axis=1)
     by_query = size[rows.split == "train"].groupby(rows.query_id).sum()
-    order = sorted(by_query.index, key=lambda q: hashlib.sha256(f"product_search {q}".encode()).hexdigest())
+    order = sorted(
+        by_query.index, key=lambda q: hashlib.sha256(f"product_search {q}".encode()).hexdigest()
+    )
     left = LIMIT - size[rows.split != "train"].sum()
     kept = set()
     for query in order:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.story
 BENCH = Path(__file__).parents[2] / "benchmarks" / "bench.py"
 # the trainer's own requirements, which pip install -e '.[dev]' brings
 THEIRS = pytest.mark.skipif(
@@ -30,7 +31,9 @@ def bench(tmp_path, tiny_bert, judgements_csv, *words):
 
 @THEIRS
 def test_steps_of_both_sides_are_compared_on_the_same_rows(tmp_path, tiny_bert, judgements_csv):
-    found, shown = bench(tmp_path, tiny_bert, judgements_csv, "step", "--sides", "theirs, bf16", "ours", "peak")
+    found, shown = bench(
+        tmp_path, tiny_bert, judgements_csv, "step", "--sides", "theirs, bf16", "ours", "peak"
+    )
     step = found["step"]
     assert step["ratio"]["ours / theirs, bf16"]["wall"] > 0
     assert step["auc"].keys() == step["wall_ms"].keys()

@@ -17,6 +17,8 @@ def test_coordinators_at_once_are_exact_and_cost_no_more_than_twice_one(tmp_path
     """CPU, which other work on the machine changes little; wall times are the benchmark's."""
     with tracking(tmp_path / "mlflow") as mlflow:
         servers = {"postgresql": pg.pid, "mlflow": server.running(mlflow.folder).pid}
-        found = run(tmp_path, pg.address(pg.database()), mlflow.url, servers, trials=20, most=3, seconds=0.0)
+        found = run(
+            tmp_path, pg.address(pg.database()), mlflow.url, servers, trials=20, most=3, seconds=0.0
+        )
     assert [found[part]["faults"] for part in ("alone", "shared")] == [[], []]
     assert found["ratio"]["cpu_ms"] <= PROMISED, found

@@ -12,7 +12,9 @@ from embsearch.launch.local import visible_gpus
 
 DEFAULTS = ["data.path=rows.csv", "study.name=s", "device=cpu", "track=none", "launcher=inline", "train.texts=300",
             "train.batch_size=8", "space=none", "stop.trials=2"]  # fmt: skip
-ROWS = "query,title,grade\n" + "".join(f"q{q},t{t},{int(t == q % 4)}\n" for q in range(12) for t in range(4))
+ROWS = "query,title,grade\n" + "".join(
+    f"q{q},t{t},{int(t == q % 4)}\n" for q in range(12) for t in range(4)
+)
 FILES = {
     "p.csv": "anchor,positive\n" + "".join(f"q{q},t{q}\n" for q in range(12)),
     "v.csv": "anchor,positive,negative\n" + "".join(f"v{q},t{q},t{q + 1}\n" for q in range(6)),
@@ -24,19 +26,31 @@ BAD = {
     "no data": ("search data.path=null", {}, ["data.path"]),
     "file missing": ("search data.path=nope.csv", {}, ["nope.csv", "no such file"]),
     "file of another kind": ("search data.path=a.xlsx", {"a.xlsx": "PK"}, ["a.xlsx", "csv"]),
-    "empty file": ("search data.path=a.csv", {"a.csv": ""}, ["a.csv", "is empty", "expected a header and rows"]),
+    "empty file": (
+        "search data.path=a.csv",
+        {"a.csv": ""},
+        ["a.csv", "is empty", "expected a header and rows"],
+    ),
     "a bad grade": (
         "search data.path=a.csv",
         {"a.csv": ROWS + "q1,t9,good\n"},
         ["a.csv, row 50", "grade 'good'", "data.on_bad_row=drop"],
     ),
-    "an empty title": ("data check data.path=a.csv", {"a.csv": ROWS + "q1,,1\n"}, ["a.csv, row 50", "title ''"]),
+    "an empty title": (
+        "data check data.path=a.csv",
+        {"a.csv": ROWS + "q1,,1\n"},
+        ["a.csv, row 50", "title ''"],
+    ),
     "not UTF-8": (
         "search data.path=a.csv data.encoding=utf-8",
         {"a.csv": b"query,title,grade\nq,\xff\xfe,1\n"},
         ["a.csv", "data.encoding"],
     ),
-    "unknown column": ("search data.path=a.csv data.columns.title=titel", {"a.csv": ROWS}, ["titel", "title"]),
+    "unknown column": (
+        "search data.path=a.csv data.columns.title=titel",
+        {"a.csv": ROWS},
+        ["titel", "title"],
+    ),
     "no column that says what is good": (
         "search data.path=a.csv",
         {"a.csv": "query,title\nq,t\n"},
@@ -52,11 +66,23 @@ BAD = {
         {},
         ["data.split.valid=0.6", "shares"],
     ),
-    "given splits that are not": ("search data.split.by=given", {}, ["data.split.by=given", "data.split.by=query"]),
+    "given splits that are not": (
+        "search data.split.by=given",
+        {},
+        ["data.split.by=given", "data.split.by=query"],
+    ),
     # values
     "a word for a number": ("search train.lr=fast", {}, ["train.lr='fast'", "expected a number"]),
-    "a broken batch": ("search train.batch_size=2.5", {}, ["train.batch_size=2.5", "a whole number"]),
-    "a choice that is not": ("search objective.name=hinge", {}, ["objective.name='hinge'", "one of triplet"]),
+    "a broken batch": (
+        "search train.batch_size=2.5",
+        {},
+        ["train.batch_size=2.5", "a whole number"],
+    ),
+    "a choice that is not": (
+        "search objective.name=hinge",
+        {},
+        ["objective.name='hinge'", "one of triplet"],
+    ),
     "learning rate 0": ("search train.lr=0", {}, ["train.lr=0.0", "above 0"]),
     "a margin that cannot be met": (
         "train objective.margin=3",
@@ -80,8 +106,16 @@ BAD = {
         ["none of the", "objective.name=infonce"],
     ),
     "no trial": ("search stop.trials=0", {}, ["stop.trials=0", "at least 1"]),
-    "evaluations that do not rise": ("search evaluate.at=[0.5,0.25,1.0]", {}, ["evaluate.at", "must rise"]),
-    "a rung that is not": ("search scheduler.min_rung=9", {}, ["scheduler.min_rung=9", "expected 1 to 5"]),
+    "evaluations that do not rise": (
+        "search evaluate.at=[0.5,0.25,1.0]",
+        {},
+        ["evaluate.at", "must rise"],
+    ),
+    "a rung that is not": (
+        "search scheduler.min_rung=9",
+        {},
+        ["scheduler.min_rung=9", "expected 1 to 5"],
+    ),
     "a name that is a path": ("search study.name=../x", {}, ["study.name='../x'", "without '/'"]),
     # the space
     "a space with faults": (
@@ -110,11 +144,19 @@ BAD = {
         ["sampler=grid", "objective.margin", "sampler=tpe"],
     ),
     # the model and the machine
-    "a model folder that is not": ("search model.path=./nowhere", {}, ["model.path=./nowhere", "no such folder"]),
+    "a model folder that is not": (
+        "search model.path=./nowhere",
+        {},
+        ["model.path=./nowhere", "no such folder"],
+    ),
     "a model to be named": ("search model=custom", {}, ["model.path", "must be given"]),
     "a GPU that is not there": ("search device=cuda", {}, ["device=cuda", "cpu"]),
     "a device that is not": ("train device=tpu", {}, ["device=tpu", "expected auto, cpu, cuda"]),
-    "too many layers to freeze": ("train model.freeze_layers=99", {}, ["model.freeze_layers=99", "2 layers"]),
+    "too many layers to freeze": (
+        "train model.freeze_layers=99",
+        {},
+        ["model.freeze_layers=99", "2 layers"],
+    ),
     "a metric that is not": (
         "search evaluate.objective=acu",
         {},
@@ -125,7 +167,11 @@ BAD = {
     "a plan with faults of the space, the scheduler and the data": (
         "plan data.path=a.csv scheduler.min_rung=9 +space.train.lr={low:1,high:0.5}",
         {"a.csv": ROWS + "q1,t9,good\n"},
-        ["space.train.lr: the range is empty", "scheduler.min_rung=9", "a.csv, row 50: grade 'good'"],
+        [
+            "space.train.lr: the range is empty",
+            "scheduler.min_rung=9",
+            "a.csv, row 50: grade 'good'",
+        ],
     ),
     "a plan of a grid with conditions": (
         "plan sampler=grid space=small train.batch_size=32 data.path=nope.csv",
@@ -138,22 +184,50 @@ BAD = {
         FILES,
         ["objective.name=triplet: none of the", "objective.name=bce: none of the"],
     ),
-    "a plan without weights": ("plan model.path=./nowhere", {}, ["model.path=./nowhere", "no such folder"]),
-    "a plan of a metric that is not": ("plan evaluate.objective=acu", {}, ["evaluate.objective=acu", "'auc'"]),
+    "a plan without weights": (
+        "plan model.path=./nowhere",
+        {},
+        ["model.path=./nowhere", "no such folder"],
+    ),
+    "a plan of a metric that is not": (
+        "plan evaluate.objective=acu",
+        {},
+        ["evaluate.objective=acu", "'auc'"],
+    ),
     # the other verbs
-    "a study not begun": ("status study.name=nope", {}, ["study nope", "not begun", "embsearch search"]),
+    "a study not begun": (
+        "status study.name=nope",
+        {},
+        ["study nope", "not begun", "embsearch search"],
+    ),
     "promoting a study not begun": (
         "promote study.name=nope",
         {},
         ["study nope", "has not ended", "embsearch search"],
     ),
     "two models": ("evaluate checkpoint=x trial=1", {}, ["checkpoint=x and trial=1", "one model"]),
-    "a checkpoint that is not": ("evaluate checkpoint=./nope", {}, ["checkpoint=./nope", "modules.json is missing"]),
+    "a checkpoint that is not": (
+        "evaluate checkpoint=./nope",
+        {},
+        ["checkpoint=./nope", "modules.json is missing"],
+    ),
     "a trial that is not": ("evaluate trial=7", {}, ["trial=7", "no model"]),
-    "no champion": ("evaluate checkpoint=champion", {}, ["checkpoint=champion", "embsearch promote"]),
+    "no champion": (
+        "evaluate checkpoint=champion",
+        {},
+        ["checkpoint=champion", "embsearch promote"],
+    ),
     "output that is no JSON": ("evaluate output=x.txt", {}, ["output=x.txt", ".json"]),
-    "a text file that is not": ("encode checkpoint=. input=nope.txt", {}, ["input=nope.txt", "expected a text file"]),
-    "no texts": ("encode checkpoint=. input=e.txt", {"e.txt": ""}, ["e.txt", "no texts", "expected one a line"]),
+    "a text file that is not": (
+        "encode checkpoint=. input=nope.txt",
+        {},
+        ["input=nope.txt", "expected a text file"],
+    ),
+    "no texts": (
+        "encode checkpoint=. input=e.txt",
+        {"e.txt": ""},
+        ["e.txt", "no texts", "expected one a line"],
+    ),
     "an empty line": (
         "encode checkpoint=. input=e.txt",
         {"e.txt": "a\n\nb\n"},
@@ -174,7 +248,11 @@ BAD = {
         {"e.txt": "a\n"},
         ["output=no/v.npy", "no folder no"],
     ),
-    "a model over another": ("train output=there", {"there": "x"}, ["output=there", "already there"]),
+    "a model over another": (
+        "train output=there",
+        {"there": "x"},
+        ["output=there", "already there"],
+    ),
 }
 
 
@@ -189,7 +267,9 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_told_in_one_message_and_leaves_nothing(case, folder, tmp_path, tiny_bert, capsys):
+def test_bad_input_is_told_in_one_message_and_leaves_nothing(
+    case, folder, tmp_path, tiny_bert, capsys
+):
     command, files, says = BAD[case]
     if case == "a GPU that is not there" and visible_gpus():
         pytest.skip("this machine has a GPU")
@@ -213,7 +293,10 @@ def test_bad_input_is_told_in_one_message_and_leaves_nothing(case, folder, tmp_p
         assert not home.exists() or os.listdir(home) == ["cache"]
 
 
-def test_the_message_of_a_study_that_never_began_does_not_stop_the_next_run(folder, tmp_path, tiny_bert, capsys):
+@pytest.mark.story
+def test_the_message_of_a_study_that_never_began_does_not_stop_the_next_run(
+    folder, tmp_path, tiny_bert, capsys
+):
     words = [*DEFAULTS, f"model.path={tiny_bert}"]
     assert main(["search", *words, "evaluate.objective=acu"]) == 2
     assert main(["search", *words, "train.l2=0.05", "stop.trials=1"]) == 0

@@ -12,6 +12,7 @@ import pytest
 from embsearch import __version__
 from embsearch.cli.main import main
 from embsearch.cli.verbs import VERBS
+from embsearch.config.options import TellsMore
 from embsearch.errors import DataError, Refused
 
 
@@ -34,7 +35,7 @@ def verb(monkeypatch):
 
 
 def raises(error):
-    def run(config):
+    def run(config, options):
         raise error
 
     return run
@@ -42,17 +43,23 @@ def raises(error):
 
 def test_a_verb_gets_the_typed_config_and_returns_the_exit_code(verb, empty_folder):
     seen = []
-    verb("search", lambda config: seen.append(config) or 7)
-    assert main(["search", "train.lr=2e-4", "data.path=点击 (1).csv"]) == 7
-    assert seen[0].train.lr == 2e-4
-    assert seen[0].data.path == "点击 (1).csv"
+    verb("search", lambda config, options: seen.append((config, options)) or 7)
+    assert main(["search", "train.lr=2e-4", "data.path=点击 (1).csv", "--verbose"]) == 7
+    config, options = seen[0]
+    assert config.train.lr == 2e-4
+    assert config.data.path == "点击 (1).csv"
+    assert options == TellsMore(verbose=True)
     assert list(empty_folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
-        (DataError(["a.csv, row 2: empty", "a.csv, row 9: empty"]), 2, "embsearch: a.csv, row 9: empty"),
+        (
+            DataError(["a.csv, row 2: empty", "a.csv, row 9: empty"]),
+            2,
+            "embsearch: a.csv, row 9: empty",
+        ),
         (Refused("no gain"), 3, "embsearch: no gain"),
         (KeyboardInterrupt(), 130, "embsearch: interrupted"),
     ],
@@ -87,7 +94,10 @@ def test_a_bug_shows_its_traceback(verb, capsys):
         ("search shoes", "Did you mean 'study=shoes'?"),
         ("search space.train.lrr.high=1", "Did you mean 'space.train.lr.high'?"),
         ("search ~space.train.lrr", "Did you mean 'space.train.lr'?"),
-        ("search space.train.clip_norm.high=1", "'+space.train.clip_norm={low: ..., high: ...}' adds it"),
+        (
+            "search space.train.clip_norm.high=1",
+            "'+space.train.clip_norm={low: ..., high: ...}' adds it",
+        ),
         ("search data.path=a(1).csv", "needs quotes of its own: \"data.path='a(1).csv'\""),
         ("search train.lr=1,2", "put it in the space"),
         ("search --multirun", "embsearch searches by itself"),
@@ -132,6 +142,7 @@ def test_help_shows_defaults_with_their_comments(capsys):
     assert "objective.name=triplet triplet | contrastive | infonce | bce" in out
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_help_compose(capsys):
     for verb in VERBS:
         for example in verb.examples:
@@ -170,7 +181,7 @@ def test_hydra_shows_the_config_of_a_verb_and_of_none(capsys, empty_folder):
 
 @pytest.mark.parametrize("words", ["search --info", "search", "search trian.lr=1", "--hydra-help"])
 def test_the_process_is_left_as_it_was(words, verb, capsys):
-    verb("search", lambda config: 0)
+    verb("search", lambda config, options: 0)
     root = logging.getLogger()
     other = logging.getLogger("another.library")
 
@@ -195,7 +206,7 @@ def test_a_folder_of_the_users_own_is_read_with_dotted_keys(verb, empty_folder):
     (empty_folder / "my/space").mkdir(parents=True)
     (empty_folder / "my/space/mine.yaml").write_text("train.lr: {low: 1e-5, high: 2e-5}\n")
     seen = []
-    verb("search", lambda config: seen.append(config.space) or 0)
+    verb("search", lambda config, options: seen.append(config.space) or 0)
     words = ["search", "--config-dir", "my", "space=mine", "space.train.lr.high=3e-5"]
     assert main(words) == 0
     assert seen == [{"train.lr": {"low": 1e-5, "high": 3e-5}}]
@@ -215,7 +226,9 @@ def test_a_folder_of_the_users_own_is_read_with_dotted_keys(verb, empty_folder):
         ("embsearch search study=shoes space.train.l", ["space.train.l2.", "space.train.lr."]),
     ],
 )
-def test_tab_completes_verbs_groups_options_and_settings(line, offered, monkeypatch, empty_folder, capsys):
+def test_tab_completes_verbs_groups_options_and_settings(
+    line, offered, monkeypatch, empty_folder, capsys
+):
     (empty_folder / "studies/shoes").mkdir(parents=True)
     (empty_folder / "studies/shoes/study.yaml").write_text("stop: {trials: 3}\n")
     monkeypatch.setenv("COMP_LINE", line)

@@ -14,19 +14,47 @@ from embsearch.config.load import compose
 from embsearch.search.space import parse
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("studies/*/README.md")])
+PAGES = sorted(
+    [*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("studies/*/README.md")]
+)
 VERB = "|".join(sorted((verb.name for verb in VERBS), key=len, reverse=True))
 
 
 def commands():
     for page in PAGES:
-        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M):
+        for block in re.findall(
+            r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M
+        ):
             for line in block.replace("\\\n", " ").splitlines():
                 found = re.search(rf"\bembsearch ({VERB})( .*|$)", line)
                 words = found and shlex.split(found[2], comments=True)
                 if found and not {"...", "--help", "--info"} & set(words) and "2>" not in line:
                     words = words[: words.index("|")] if "|" in words else words
-                    yield pytest.param(page, [*found[1].split(), *words], id=f"{page.name}: {found[0].strip()}"[:90])
+                    yield pytest.param(
+                        page,
+                        [*found[1].split(), *words],
+                        id=f"{page.name}: {found[0].strip()}"[:90],
+                    )
+
+
+def commands_once():
+    """Yield each command once, with the first page that shows it."""
+    seen = set()
+    for shown in commands():
+        words = tuple(shown.values[1])
+        if words not in seen:
+            seen.add(words)
+            yield shown
+
+
+def searches():
+    """Yield the settings of each search and each plan once."""
+    seen = set()
+    for shown in commands_once():
+        verb, *words = shown.values[1]
+        if verb in ("search", "plan") and tuple(words) not in seen:
+            seen.add(tuple(words))
+            yield words
 
 
 @pytest.fixture
@@ -38,13 +66,16 @@ def shown_studies(tmp_path, monkeypatch):
         (tmp_path / "studies" / study.name).symlink_to(study)
     for page in PAGES:
         for name, text in re.findall(
-            r"^```yaml\n(?:# embsearch search study=(\w+)\n)(.*?)^```", page.read_text(), re.S | re.M
+            r"^```yaml\n(?:# embsearch search study=(\w+)\n)(.*?)^```",
+            page.read_text(),
+            re.S | re.M,
         ):
             (tmp_path / "studies" / name).mkdir()
             (tmp_path / "studies" / name / "study.yaml").write_text(text)
 
 
-@pytest.mark.parametrize(("page", "words"), list(commands()))
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "words"), list(commands_once()))
 @pytest.mark.usefixtures("shown_studies")
 def test_a_command_that_is_shown_composes(page, words, capsys):
     if "--cfg" not in words:
@@ -52,9 +83,8 @@ def test_a_command_that_is_shown_composes(page, words, capsys):
     assert main(words) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "words", [p.values[1][1:] for p in commands() if p.values[1][0] in ("search", "plan")], ids=" ".join
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("words", list(searches()), ids=" ".join)
 @pytest.mark.usefixtures("shown_studies")
 def test_a_search_that_is_shown_has_a_space_without_faults(words):
     if not any(word.startswith("--") for word in words):
@@ -67,7 +97,9 @@ def test_a_page_has_no_place_left_to_fill(page):
     """A word in capitals that stands where figures or a sentence were meant to come."""
     text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.S)
     left = re.findall(
-        r"^\W*[A-Z][A-Z_]{3,}\W*$|: [A-Z][A-Z_]{5,}\.?$|\b(?:TODO|TBD|FIXME|XXX)\b|\b\w+_RESULT\b", text, re.M
+        r"^\W*[A-Z][A-Z_]{3,}\W*$|: [A-Z][A-Z_]{5,}\.?$|\b(?:TODO|TBD|FIXME|XXX)\b|\b\w+_RESULT\b",
+        text,
+        re.M,
     )
     assert left == []
 
@@ -93,5 +125,7 @@ def test_links_lead_somewhere_and_no_figure_is_left_open(page):
 
 def places(page):
     """What a link into a page may name: its headings, as GitHub writes them."""
-    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M) if page.exists() else []
+    headings = (
+        re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M) if page.exists() else []
+    )
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -31,15 +31,22 @@ def run(tmp_path, monkeypatch, tiny_bert, capsys):
     return run
 
 
+@pytest.mark.story
 @pytest.mark.parametrize("kind", PACKAGES)
-def test_a_graph_gives_the_models_vectors_by_the_lines_of_its_readme(kind, run, tmp_path, tiny_bert):
+def test_a_graph_gives_the_models_vectors_by_the_lines_of_its_readme(
+    kind, run, tmp_path, tiny_bert
+):
     pytest.importorskip("onnxscript")
     pytest.importorskip(PACKAGES[kind])
-    code, out, err = run(f"format={kind}", "input=texts.txt", "output=graph", "export.min_cosine=0.95")
+    code, out, err = run(
+        f"format={kind}", "input=texts.txt", "output=graph", "export.min_cosine=0.95"
+    )
     assert code == 0, err
     assert re.search(rf"4 texts: least similar vector \d\.\d+; {kind} \d+ texts/s", out)
     kept = json.loads((tmp_path / "graph/manifest.json").read_text())["files"]
-    assert kept == {name: sha for name, sha in manifest(tmp_path / "graph").items() if name != "manifest.json"}
+    assert kept == {
+        name: sha for name, sha in manifest(tmp_path / "graph").items() if name != "manifest.json"
+    }
 
     lines = re.search(r"```python\n(.*?)```", (tmp_path / "graph/README.md").read_text(), re.S)[1]
     lines += f"\nimport sys\nassert 'torch' not in sys.modules\nnp.save('found.npy', encode({TEXTS!r}))\n"
@@ -55,7 +62,10 @@ def test_a_graph_gives_the_models_vectors_by_the_lines_of_its_readme(kind, run, 
         np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-def test_a_graph_that_is_another_model_is_refused_and_leaves_nothing(run, tmp_path, judgements_csv, monkeypatch):
+@pytest.mark.story
+def test_a_graph_that_is_another_model_is_refused_and_leaves_nothing(
+    run, tmp_path, judgements_csv, monkeypatch
+):
     pytest.importorskip("onnxscript")
     from embsearch.serve import exported
 
@@ -81,7 +91,10 @@ def test_a_graph_that_is_another_model_is_refused_and_leaves_nothing(run, tmp_pa
         ("input=texts.txt output=texts.txt", "output=texts.txt: already there"),
         ("input=texts.txt output=no/graph", "there is no folder no"),
         ("output=graph", "give study=NAME for its test rows, or input=FILE"),
-        ("input=texts.txt output=graph format=tflite", "format='tflite': expected one of onnx, openvino, int8"),
+        (
+            "input=texts.txt output=graph format=tflite",
+            "format='tflite': expected one of onnx, openvino, int8",
+        ),
         ("input=nope.txt output=graph", "input=nope.txt: No such file"),
     ],
 )

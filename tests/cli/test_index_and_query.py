@@ -8,7 +8,8 @@ import pytest
 
 from embsearch.cli.main import main
 from embsearch.cli.verbs import with_text
-from embsearch.config.load import compose
+from embsearch.config.load import compose_options
+from embsearch.config.options import QueryOptions
 
 TITLES = ["crimson shoe for kids", "navy lamp new 2024", "olive coat", "金 灯"]
 
@@ -17,10 +18,17 @@ TITLES = ["crimson shoe for kids", "navy lamp new 2024", "olive coat", "金 灯"
 def run(tmp_path, monkeypatch, tiny_bert, capsys):
     """A command in a folder of its own; its exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "titles.csv").write_text("id,title\n" + "".join(f"{n},{t}\n" for n, t in enumerate(TITLES)))
+    (tmp_path / "titles.csv").write_text(
+        "id,title\n" + "".join(f"{n},{t}\n" for n, t in enumerate(TITLES))
+    )
 
     def run(*words, checkpoint=tiny_bert):
-        own = [f"home={tmp_path / 'home'}", "device=cpu", f"model.path={tiny_bert}", f"checkpoint={checkpoint}"]
+        own = [
+            f"home={tmp_path / 'home'}",
+            "device=cpu",
+            f"model.path={tiny_bert}",
+            f"checkpoint={checkpoint}",
+        ]
         code = main([*words, *own])
         return code, *capsys.readouterr()
 
@@ -58,7 +66,9 @@ def test_an_index_of_another_model_is_refused(run, tmp_path, tiny_bert):
     assert "their vectors do not compare. Build the index again" in err
 
 
-def test_two_encoders_stand_side_by_side_with_what_is_known_to_be_right(run, tmp_path, judgements_csv, monkeypatch):
+def test_two_encoders_stand_side_by_side_with_what_is_known_to_be_right(
+    run, tmp_path, judgements_csv, monkeypatch
+):
     monkeypatch.setenv("COLUMNS", "140")
     words = [f"data.path={judgements_csv}", "study.name=s"]
     assert run("index", "output=i", *words)[0] == 0
@@ -103,12 +113,19 @@ def test_bad_input_is_told_and_leaves_nothing(run, tmp_path, words, says):
 
 
 @pytest.mark.parametrize(
-    "text", ["running shoes", "it's 50% {off}, [new]: $5", "back\\slash", "end\\", "a ${home} b", "鞋"]
+    "text",
+    ["running shoes", "it's 50% {off}, [new]: $5", "back\\slash", "end\\", "a ${home} b", "鞋"],
 )
 def test_free_words_reach_the_verb_as_they_were_typed(text):
-    assert compose(with_text(["index=i", *text.split(" ")])).text == text
+    typed = with_text(["index=i", *text.split(" ")])
+    assert compose_options(typed, QueryOptions).text == text
 
 
 def test_a_flag_and_its_value_are_not_text():
-    assert with_text(["index=i", "red", "--cfg", "job", "shoe"]) == ["text='red shoe'", "index=i", "--cfg", "job"]
+    assert with_text(["index=i", "red", "--cfg", "job", "shoe"]) == [
+        "text='red shoe'",
+        "index=i",
+        "--cfg",
+        "job",
+    ]
     assert with_text(["index=i", "--cfg", "job"]) == ["index=i", "--cfg", "job"]

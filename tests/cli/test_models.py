@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from embsearch.cli.models import chosen, chosen_or_champion
-from embsearch.config.load import compose
+from embsearch.config.load import compose, compose_options
+from embsearch.config.options import TakesModel
 from embsearch.errors import ModelError
 from embsearch.registry.mlflow_registry import CHAMPION, registry
 from embsearch.track.digest import digest, manifest
@@ -23,36 +24,40 @@ def home(tmp_path_factory, tiny_bert):
     for version in ("1", "2"):
         folder = home / "artifacts" / version
         shutil.copytree(tiny_bert, folder / DATA)
-        client.create_model_version("shoes", folder.as_uri(), tags={DIGEST: digest(manifest(folder / DATA))})
+        client.create_model_version(
+            "shoes", folder.as_uri(), tags={DIGEST: digest(manifest(folder / DATA))}
+        )
     (folder / DATA / "config.json").write_text("{}")
     client.set_registered_model_alias("shoes", CHAMPION, "1")
     return home
 
 
 def named(home, words):
-    return compose([f"home={home}", "study.task=shoes", f"checkpoint={words}"])
+    """What a verb gets of ``checkpoint=words``."""
+    typed = [f"home={home}", "study.task=shoes", f"checkpoint={words}"]
+    return compose(typed), compose_options(typed, TakesModel)
 
 
 @pytest.mark.parametrize(
     "words", ["champion", "shoes@champion", "shoes/1", "models:/shoes@champion", "models:/shoes/1"]
 )
 def test_an_alias_and_a_version_name_a_registered_model(home, words):
-    model = chosen(named(home, words))
+    model = chosen(*named(home, words))
     assert (model.version.name, model.version.version) == ("shoes", 1)
     assert model.folder == home / "artifacts/1" / DATA
     assert model.digest() == digest(manifest(model.folder))
 
 
 def test_nothing_named_is_the_champion_for_those_who_ask_for_it(home):
-    model = chosen_or_champion(compose([f"home={home}", "study.task=shoes"]))
+    model = chosen_or_champion(compose([f"home={home}", "study.task=shoes"]), TakesModel())
     assert model.name == "shoes@champion"
-    assert chosen(compose([f"home={home}"])).folder is None
+    assert chosen(compose([f"home={home}"]), TakesModel()).folder is None
 
 
 def test_a_folder_wins_over_a_version_of_the_same_words(home, tiny_bert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_bert, tmp_path / "shoes" / "1")
-    assert chosen(named(home, "shoes/1")).version is None
+    assert chosen(*named(home, "shoes/1")).version is None
 
 
 @pytest.mark.parametrize(
@@ -67,5 +72,5 @@ def test_a_folder_wins_over_a_version_of_the_same_words(home, tiny_bert, tmp_pat
 )
 def test_what_is_not_there_or_not_as_it_was_is_told(home, words, says):
     with pytest.raises(ModelError) as caught:
-        chosen(named(home, words))
+        chosen(*named(home, words))
     assert says in str(caught.value)

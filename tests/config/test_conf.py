@@ -1,14 +1,19 @@
 """Every file of conf/ and studies/ composes, builds, and has every setting."""
 
 import pytest
+from omegaconf import OmegaConf
 
-from embsearch.config.build import paths, to_dict
+from embsearch.config.build import paths
 from embsearch.config.folders import GROUPS, conf_folder, group_options, studies_folders, studies_in
 from embsearch.config.load import compose, compose_raw
-from embsearch.config.schema import Config
+from embsearch.config.settings import settings
 
 REQUIRED = {("model", "custom"): ["model.path=./encoder"]}
-OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((conf_folder() / group).glob("*.yaml"))]
+OPTIONS = [
+    (group, file.stem)
+    for group in GROUPS
+    for file in sorted((conf_folder() / group).glob("*.yaml"))
+]
 STUDIES = [name for folder in studies_folders() for name in studies_in(folder)]
 
 
@@ -30,12 +35,19 @@ def test_every_option_composes_builds_and_has_every_setting(group, option):
         assert getattr(config, group).name == option
 
 
-@pytest.mark.parametrize("words", ["mlflow", "none", "tensorboard", "[tensorboard]", "[wandb,mlflow]", "[]"])
+@pytest.mark.parametrize(
+    "words", ["mlflow", "none", "tensorboard", "[tensorboard]", "[wandb,mlflow]", "[]"]
+)
 def test_recorders_are_chosen_by_a_list(words):
     chosen = set(words.strip("[]").split(","))
-    for overrides in ([f"track={words}"], ["track.uri=http://mlflow", f"track={words}", "study=product_search"]):
+    for overrides in (
+        [f"track={words}"],
+        ["track.uri=http://mlflow", f"track={words}", "study=product_search"],
+    ):
         track = compose(overrides).track
-        assert {name for name in ("mlflow", "tensorboard", "wandb") if getattr(track, name)} == chosen - {"none", ""}
+        assert {
+            name for name in ("mlflow", "tensorboard", "wandb") if getattr(track, name)
+        } == chosen - {"none", ""}
         assert set(leaves(compose_raw(overrides))) == set(paths())
 
 
@@ -48,9 +60,14 @@ def test_every_study_composes_and_has_every_setting(name):
 
 def test_the_defaults_of_conf_are_those_of_the_schema(monkeypatch):
     monkeypatch.delenv("EMBSEARCH_HOME", raising=False)
-    composed, schema = to_dict(compose()), to_dict(Config())
-    composed.pop("space"), schema.pop("space")
-    assert composed == schema
+    raw = compose_raw()
+    declared = {path: one.default for path, one in settings().items() if path != "space"}
+    assert {path: plain(OmegaConf.select(raw, path)) for path in declared} == declared
+
+
+def plain(value):
+    found = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return tuple(found) if isinstance(found, list) else found
 
 
 def test_every_setting_can_be_overridden_without_a_plus():
@@ -58,8 +75,6 @@ def test_every_setting_can_be_overridden_without_a_plus():
         return "null" if value is None else "''" if value == "" else str(value)
 
     raw = compose_raw()
-    from omegaconf import OmegaConf
-
     values = {path: OmegaConf.select(raw, path) for path in paths() if path != "space"}
     assert compose([f"{path}={same_again(value)}" for path, value in values.items()]) == compose()
 

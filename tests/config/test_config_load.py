@@ -9,7 +9,11 @@ from embsearch.errors import ConfigError
 
 def test_a_space_is_kept_by_config_path():
     nested = {
-        "train": {"lr": {"low": 1e-5, "high": 1e-3, "log": True}, "l2": None, "texts": {"low": None, "high": None}},
+        "train": {
+            "lr": {"low": 1e-5, "high": 1e-3, "log": True},
+            "l2": None,
+            "texts": {"low": None, "high": None},
+        },
         "objective": {
             "name": {"choices": ["triplet", "bce"]},
             "margin": {"low": 0.1, "high": 0.5, "when": {"objective": {"name": "triplet"}}},
@@ -25,7 +29,13 @@ def test_a_space_is_kept_by_config_path():
 
 
 def test_every_entry_that_is_no_dimension_is_named_at_once():
-    space = {"train": {"lr": 5, "l2": {"low": 0, "hihg": 1}, "texts": {"choices": [1], "when": "triplet"}}}
+    space = {
+        "train": {
+            "lr": 5,
+            "l2": {"low": 0, "hihg": 1},
+            "texts": {"choices": [1], "when": "triplet"},
+        }
+    }
     with pytest.raises(ConfigError) as error:
         flatten(space)
     assert list(error.value.faults) == [
@@ -53,7 +63,14 @@ def test_the_digest_changes_with_what_a_trial_means_and_with_nothing_else():
     plain = digest(compose())
     assert digest(compose(["train.lr=2e-4"])) != plain
     assert digest(compose(["space.train.lr.high=5e-4"])) != plain
-    same = ["home=/x", "device=cpu", "launcher=inline", "track=none", "stop.trials=99", "study.on_drift=extend"]
+    same = [
+        "home=/x",
+        "device=cpu",
+        "launcher=inline",
+        "track=none",
+        "stop.trials=99",
+        "study.on_drift=extend",
+    ]
     assert digest(compose(same)) == plain
 
 
@@ -61,7 +78,9 @@ def test_the_digest_stays_when_a_study_folder_moves(tmp_path, monkeypatch):
     digests = set()
     for place in ("here", "there"):
         (tmp_path / place / "studies/shoes").mkdir(parents=True)
-        (tmp_path / place / "studies/shoes/study.yaml").write_text("data: {path: '${study.folder}/clicks.csv'}\n")
+        (tmp_path / place / "studies/shoes/study.yaml").write_text(
+            "data: {path: '${study.folder}/clicks.csv'}\n"
+        )
         monkeypatch.chdir(tmp_path / place)
         config = compose(["study=shoes"])
         assert config.data.path == str(tmp_path / place / "studies/shoes/clicks.csv")
@@ -82,7 +101,9 @@ def test_a_difference_reads_as_one_line_a_setting():
 
 def test_values_at_paths_leave_the_rest_as_it_was_and_are_checked_as_all_settings_are():
     config = build({"train": {"lr": 1e-4}, "evaluate": {"at": [0.5, 1.0]}, "device": "cpu"})
-    found = with_values(config, {"train.batch_size": 64, "study.storage": "postgresql://me:secret@host/db"})
+    found = with_values(
+        config, {"train.batch_size": 64, "study.storage": "postgresql://me:secret@host/db"}
+    )
     assert to_dict(found) == to_dict(config) | {
         "train": to_dict(config.train) | {"batch_size": 64},
         "study": to_dict(config.study) | {"storage": "postgresql://me@host/db"},

@@ -33,7 +33,11 @@ def write(file, text):
 
 
 def test_dotted_keys_become_nested_mappings():
-    tree = {"train.lr": {"low": 1, "when": {"objective.name": "x"}}, "train": {"l2": None}, "a": [{"b.c": 1}]}
+    tree = {
+        "train.lr": {"low": 1, "when": {"objective.name": "x"}},
+        "train": {"l2": None},
+        "a": [{"b.c": 1}],
+    }
     assert expand(tree) == {
         "train": {"lr": {"low": 1, "when": {"objective": {"name": "x"}}}, "l2": None},
         "a": [{"b.c": 1}],
@@ -62,7 +66,10 @@ def test_a_study_overrides_everything_but_the_command_line(study):
 
 def test_a_folder_of_the_users_own_may_use_dotted_keys_and_add_studies(tmp_path):
     write(tmp_path / "space/mine.yaml", "train.lr: {low: 1e-5, high: 2e-5}\n")
-    write(tmp_path / "space/whole.yaml", "# mine\n# @package _global_\nspace:\n  train.l2: {low: 0, high: 1}\n")
+    write(
+        tmp_path / "space/whole.yaml",
+        "# mine\n# @package _global_\nspace:\n  train.l2: {low: 0, high: 1}\n",
+    )
     write(tmp_path / "study/boots.yaml", "# @package _global_\nstop: {trials: 4}\n")
     mine = compose(["space=mine", "study=boots", "space.train.lr.high=3e-5"], [tmp_path])
     assert mine.space == {"train.lr": {"low": 1e-5, "high": 3e-5}}
@@ -95,9 +102,9 @@ def test_columns_take_names_without_a_plus():
 
 
 def test_options_of_a_cluster_take_names_without_a_plus():
-    found = compose(["launcher=slurm", "launcher.sbatch.constraint=a100", "launcher.resources.a100=1"]).launcher
-
-    assert (found.sbatch, found.resources) == ({"constraint": "a100"}, {"a100": 1.0})
+    typed = ["launcher.sbatch.constraint=a100", "launcher.resources.a100=1"]
+    assert compose(["launcher=slurm", *typed]).launcher.sbatch == {"constraint": "a100"}
+    assert compose(["launcher=ray", *typed]).launcher.resources == {"a100": 1.0}
 
 
 def test_other_programs_of_this_process_do_not_see_our_search_path():
@@ -116,7 +123,11 @@ def budget(*words):
 def test_an_effort_sets_the_budget_and_normal_changes_nothing():
     assert budget("effort=normal") == budget()
     assert budget("effort=quick") == (7680, (0.33, 1.0), 8)
-    assert budget("effort=thorough", "train=quick", "stop.trials=5") == (115200, (0.037, 0.111, 0.333, 0.666, 1.0), 5)
+    assert budget("effort=thorough", "train=quick", "stop.trials=5") == (
+        115200,
+        (0.037, 0.111, 0.333, 0.666, 1.0),
+        5,
+    )
 
 
 def test_an_effort_of_the_command_line_has_the_last_word_over_the_study(study):

@@ -25,7 +25,9 @@ def test_a_password_is_taken_out_of_an_address_and_kept_for_whoever_connects(typ
     assert secrets.without(typed) == kept
     assert secrets.credentials(kept) == found
     assert "***" in secrets.masked(f"cannot connect to {typed}")
-    assert found["password"] not in secrets.masked(f"cannot connect to {typed}, {found['password']} is wrong")
+    assert found["password"] not in secrets.masked(
+        f"cannot connect to {typed}, {found['password']} is wrong"
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,11 +43,16 @@ def test_an_address_without_one_stays_as_it_is(address):
 
 def test_free_text_is_left_alone():
     words = ["write to http://me:please@example.org", "text=http://me:please@example.org"]
-    assert [secrets.without_in_override(word) for word in words] == [words[0], "text=http://example.org"]
+    assert [secrets.without_in_override(word) for word in words] == [
+        words[0],
+        "text=http://example.org",
+    ]
 
 
 def test_a_config_holds_none_and_goes_on_finding_it():
-    config = build({"study": {"storage": "postgresql://me:s3cret@db/x"}, "track": {"uri": "http://a:b4dly@h"}})
+    config = build(
+        {"study": {"storage": "postgresql://me:s3cret@db/x"}, "track": {"uri": "http://a:b4dly@h"}}
+    )
     assert (config.study.storage, config.track.uri) == ("postgresql://me@db/x", "http://h")
     again = build(to_dict(config))
     assert secrets.credentials(again.study.storage) == {"password": "s3cret"}
@@ -72,7 +79,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize("words", WRONG, ids=" ".join)
-def test_what_hydra_and_we_print_of_the_command_line_has_no_password(words, capfd, tmp_path, monkeypatch):
+def test_what_hydra_and_we_print_of_the_command_line_has_no_password(
+    words, capfd, tmp_path, monkeypatch
+):
     monkeypatch.setenv("EMBSEARCH_HOME", str(tmp_path))
     assert main(words) == (0 if "--cfg" in words or "--info" in words else 2)
     out, err = capfd.readouterr()
@@ -81,7 +90,9 @@ def test_what_hydra_and_we_print_of_the_command_line_has_no_password(words, capf
 
 
 @pytest.mark.parametrize("source", ["file", "variable"])
-def test_what_hydra_shows_of_files_and_variables_has_none_either(source, capfd, tmp_path, monkeypatch):
+def test_what_hydra_shows_of_files_and_variables_has_none_either(
+    source, capfd, tmp_path, monkeypatch
+):
     monkeypatch.setenv("DATABASE", "postgresql://me:t0psecret@db/x")
     address = "${oc.env:DATABASE}" if source == "variable" else "postgresql://me:t0psecret@db/x"
     (tmp_path / "study").mkdir()
@@ -96,7 +107,9 @@ def test_what_hydra_shows_of_files_and_variables_has_none_either(source, capfd, 
 
 
 def test_a_bug_s_traceback_has_none(capfd, monkeypatch):
-    monkeypatch.setattr("embsearch.cli.status.run", lambda config: 1 / 0 if connect("me:t0psecret") else 0)
+    monkeypatch.setattr(
+        "embsearch.cli.status.run", lambda config, options: 1 / 0 if connect("me:t0psecret") else 0
+    )
     assert main(["status", "study.storage=postgresql://me:t0psecret@db/x"]) == 1
     err = capfd.readouterr().err
     assert "ZeroDivisionError" in err
@@ -113,8 +126,16 @@ def connect(login):
         ("postgresql://me:it's@host/db", "postgresql://me@host/db", "it's"),
         ("postgresql://me:se cr@host/db", "postgresql://me@host/db", "se cr"),
         ("postgresql://h/db?password=a#b", "postgresql://h/db", "a#b"),
-        ("postgresql://h/db?password=a'b&sslmode=require", "postgresql://h/db?sslmode=require", "a'b"),
-        ("postgresql://me:one@h/db?application_name=a@b", "postgresql://me@h/db?application_name=a@b", "one"),
+        (
+            "postgresql://h/db?password=a'b&sslmode=require",
+            "postgresql://h/db?sslmode=require",
+            "a'b",
+        ),
+        (
+            "postgresql://me:one@h/db?application_name=a@b",
+            "postgresql://me@h/db?application_name=a@b",
+            "one",
+        ),
     ],
 )
 def test_whatever_stands_in_a_whole_address_belongs_to_it(address, bare, password):

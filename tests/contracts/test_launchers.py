@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -19,14 +21,26 @@ from embsearch.cli import launchers
 from embsearch.config.build import build, to_dict, with_values
 from embsearch.data.load import prepare_dataset
 from embsearch.errors import ConfigError
-from embsearch.launch.base import ENDS
+from embsearch.launch.base import (
+    Died,
+    Ending,
+    Evaluated,
+    EvaluateJob,
+    Failed,
+    Halted,
+    Measured,
+    Points,
+    Probed,
+    ProbeJob,
+    TrainJob,
+)  # fmt: skip
 from embsearch.launch.curves import Curve, Recorded
 from embsearch.launch.inline import Inline
 from embsearch.launch.local import Local, python_module
 from embsearch.launch.replay import Replay, VirtualClock
 from embsearch.launch.slurm.launcher import Slurm
 from embsearch.launch.slurm.queue import Queue
-from embsearch.values import Measurement
+from embsearch.values import Segment
 from embsearch.worker import Worker
 
 PATIENCE = 90  # seconds a test waits: a worker imports torch first
@@ -66,7 +80,9 @@ def once_up(launcher):
 def slurm_of(cluster, folder):
     """One worker that is a Slurm job, ready for its first task."""
     cluster.empty()
-    return once_up(Slurm(folder, Queue(folder / "logs", folder.name, 1, 1, {"time": 60}, {}, []), 1))
+    return once_up(
+        Slurm(folder, Queue(folder / "logs", folder.name, 1, 1, {"time": 60}, {}, []), 1)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +95,18 @@ def slurm(slurm_cluster, tmp_path_factory):
 @pytest.fixture(scope="module")
 def replay(config, cache, tmp_path_factory):
     """The trial of these tests, recorded once and played from then on."""
-    task = {"config": to_dict(config), "cache": str(cache), "folder": str(tmp_path_factory.mktemp("recorded"))}
+    folder, asked = str(tmp_path_factory.mktemp("recorded")), to_dict(config)
     worker, points, measured = Worker(), [], []
-    [untuned] = worker(task | {"do": "evaluate", "split": "valid"})
+    [untuned] = worker(EvaluateJob("valid", asked, str(cache)))
     for at in (0, 1):
-        position = {"trial": 0, "attempt": 0, "from_checkpoint": at, "until": at + 1}
-        for message in worker(task | {"do": "segment", "segment": position}):
-            points += [(step, metrics) for step, _, metrics in message.get("points", ())]
-            measured += [Measurement(**message["measurement"])] if message["kind"] == "measured" else []
-    curves = Recorded(config.evaluate.at, [{}], [Curve(tuple(measured), tuple(points))], untuned["metrics"], "a test")
+        for message in worker(TrainJob(Segment(0, 0, at, at + 1), asked, folder, str(cache))):
+            if isinstance(message, Points):
+                points += [(step, metrics) for step, _, metrics in message.points]
+            elif isinstance(message, Measured):
+                measured.append(message.measurement)
+    curves = Recorded(
+        config.evaluate.at, [{}], [Curve(tuple(measured), tuple(points))], untuned.metrics, "a test"
+    )
     return Replay(curves, VirtualClock())
 
 
@@ -104,8 +123,10 @@ def ray_cluster():
 def on_ray(cluster, folder, files="auto"):
     from embsearch.launch.ray.launcher import Ray
 
-    launcher = once_up(Ray("embsearch.worker:begin", 1, cluster.Room(), folder, files=files, leave=False))
-    assert launcher._slots[0].shared == (files != "store")
+    launcher = once_up(
+        Ray("embsearch.worker:begin", 1, cluster.Room(), folder, files=files, leave=False)
+    )
+    assert launcher.transport.workers[0].shared == (files != "store")
     return launcher
 
 
@@ -138,26 +159,24 @@ def trainer(request):
 
 @pytest.fixture
 def evaluate(config, cache):
-    return {"do": "evaluate", "config": to_dict(config), "cache": str(cache), "split": "valid"}
+    return EvaluateJob("valid", to_dict(config), str(cache))
 
 
 @pytest.fixture
 def segment(config, cache, tmp_path):
-    """The task of training to evaluation ``until``."""
+    """The job of training to evaluation ``until``."""
 
     def make(at, until):
-        position = {"trial": 0, "attempt": 0, "from_checkpoint": at, "until": until}
-        return {
-            "do": "segment", "config": to_dict(config), "cache": str(cache), "folder": str(tmp_path / "trial"),
-            "segment": position,
-        }  # fmt: skip
+        return TrainJob(
+            Segment(0, 0, at, until), to_dict(config), str(tmp_path / "trial"), str(cache)
+        )
 
     return make
 
 
-def answers(launcher, task, slot=0):
-    """Every message of a task, to its end."""
-    launcher.submit(slot, task)
+def answers(launcher, job, slot=0):
+    """Every message of a job, to its end."""
+    launcher.submit(slot, job)
     return rest(launcher, slot)
 
 
@@ -165,15 +184,30 @@ def rest(launcher, slot=0):
     found, until = [], time.monotonic() + PATIENCE
     while time.monotonic() < until:
         found += [message for at, message in launcher.wait(1.0) if at == slot]
-        if found and found[-1]["kind"] in ENDS:
+        if found and isinstance(found[-1], Ending):
             return found
-    raise AssertionError(f"the task did not end; it said {found}")
+    raise AssertionError(f"the job did not end; it said {found}")
 
 
-def measured(launcher, task):
-    *_, last = answers(launcher, task)
-    assert last["kind"] == "measured", last
-    return last["measurement"]["rung"], last["measurement"]["metrics"]
+def until_it_trains(launcher):
+    """What is said until the first points come."""
+    found, until = [], time.monotonic() + PATIENCE
+    while not steps_of(found):
+        assert time.monotonic() < until, found
+        found += [message for _, message in launcher.wait(1.0)]
+    return found
+
+
+def measured(launcher, job):
+    *_, last = answers(launcher, job)
+    assert isinstance(last, Measured), last
+    return last.measurement.rung, last.measurement.metrics
+
+
+def steps_of(messages):
+    return [
+        step for message in messages if isinstance(message, Points) for step, _, _ in message.points
+    ]
 
 
 # ---- every launcher ----------------------------------------------------------------------------
@@ -181,26 +215,26 @@ def measured(launcher, task):
 
 @pytest.fixture(scope="module")
 def reference(config, cache, tmp_path_factory):
-    """The measurements of the same tasks by the handler itself, no launcher between."""
+    """The measurements of the same jobs by the handler itself, no launcher between."""
     folder, worker = tmp_path_factory.mktemp("reference"), Worker()
-    task = {"config": to_dict(config), "cache": str(cache), "folder": str(folder)}
-    [found] = worker(task | {"do": "evaluate", "split": "valid"})
-    *_, last = worker(
-        task | {"do": "segment", "segment": {"trial": 0, "attempt": 0, "from_checkpoint": 0, "until": 2}}
-    )
-    return found["metrics"], last["measurement"]["metrics"]
+    [found] = worker(EvaluateJob("valid", to_dict(config), str(cache)))
+    *_, last = worker(TrainJob(Segment(0, 0, 0, 2), to_dict(config), str(folder), str(cache)))
+    return found.metrics, last.measurement.metrics
 
 
-def test_a_model_and_a_trial_measure_the_same_wherever_they_run(launcher, evaluate, segment, reference):
+def test_a_model_and_a_trial_measure_the_same_wherever_they_run(
+    launcher, evaluate, segment, reference
+):
     untuned = answers(launcher, evaluate)[-1]
     first, last = measured(launcher, segment(0, 1)), measured(launcher, segment(1, 2))
 
-    assert (untuned["kind"], untuned["metrics"]) == ("evaluated", reference[0])
+    assert isinstance(untuned, Evaluated)
+    assert untuned.metrics == reference[0]
     assert (first[0], last[0]) == (1, 2)
     assert last[1] == reference[1]
 
 
-def test_a_slot_is_idle_until_it_has_a_task_and_again_when_the_task_ends(launcher, evaluate):
+def test_a_slot_is_idle_until_it_has_a_job_and_again_when_the_job_ends(launcher, evaluate):
     before = launcher.idle
     launcher.submit(0, evaluate)
     during = launcher.idle
@@ -209,50 +243,61 @@ def test_a_slot_is_idle_until_it_has_a_task_and_again_when_the_task_ends(launche
     assert (before, during, launcher.idle, launcher.workers) == ([0], [], [0], 1)
 
 
-def test_a_slot_that_works_takes_no_second_task(launcher, evaluate):
+def test_a_slot_that_works_takes_no_second_job(launcher, evaluate):
     launcher.submit(0, evaluate)
 
     with pytest.raises(RuntimeError, match="slot 0 is not idle"):
         launcher.submit(0, evaluate)
-    assert rest(launcher)[-1]["kind"] == "evaluated"
+    assert isinstance(rest(launcher)[-1], Evaluated)
 
 
 def test_the_points_of_a_segment_come_before_its_measurement(launcher, segment):
     *before, last = answers(launcher, segment(0, 1))
 
-    steps = [step for message in before if message["kind"] == "points" for step, _, _ in message["points"]]
-    assert steps == list(range(1, last["measurement"]["step"] + 1))
+    assert steps_of(before) == list(range(1, last.measurement.step + 1))
 
 
-def test_a_bug_in_a_task_is_told_with_its_traceback_and_the_slot_takes_the_next(launcher, evaluate):
-    failed = answers(launcher, evaluate | {"split": "no such split"})[-1]
+def test_a_bug_in_a_job_is_told_with_its_traceback_and_the_slot_takes_the_next(launcher, evaluate):
+    failed = answers(launcher, replace(evaluate, split="no such split"))[-1]
     after = answers(launcher, evaluate)[-1]
 
-    assert (failed["kind"], failed["failure"]) == ("failed", "bug")
-    assert "no such split" in failed["message"]
-    assert failed["traceback"].startswith("Traceback (most recent call last)")
-    assert after["kind"] == "evaluated"
+    assert (type(failed), failed.failure) == (Failed, "bug")
+    assert "no such split" in failed.message
+    assert failed.traceback.startswith("Traceback (most recent call last)")
+    assert isinstance(after, Evaluated)
 
 
-def test_a_task_that_nobody_knows_is_a_bug_too(launcher):
-    failed = answers(launcher, {"do": "nonsense"})[-1]
+@dataclass(frozen=True)
+class Nonsense:
+    """A job of another version of embsearch."""
 
-    assert (failed["kind"], failed["failure"]) == ("failed", "bug")
+    kind: ClassVar = "nonsense"
+
+
+def test_a_job_that_nobody_knows_is_a_bug_too(launcher):
+    failed = answers(launcher, Nonsense())[-1]
+
+    assert (type(failed), failed.failure) == (Failed, "bug")
+    assert "onsense" in failed.message
 
 
 def test_a_mistake_of_the_users_is_told_as_one(launcher, evaluate):
-    failed = answers(launcher, evaluate | {"model": "/no/such/folder"})[-1]
+    failed = answers(launcher, replace(evaluate, model="/no/such/folder"))[-1]
 
-    assert (failed["kind"], failed["failure"]) == ("failed", "data")
-    assert "/no/such/folder" in failed["message"]
+    assert (type(failed), failed.failure) == (Failed, "data")
+    assert "/no/such/folder" in failed.message
 
 
 def test_a_probe_times_real_steps_and_what_a_trial_leaves(trainer, config, cache, tmp_path):
-    probe = {"do": "probe", "config": to_dict(config), "cache": str(cache)}
-    speed = answers(trainer, probe | {"what": "speed", "folder": str(tmp_path / "speed")})[-1]
-    edge = answers(trainer, probe | {"what": "edge", "folder": str(tmp_path / "edge")})[-1]
+    found = []
+    for what in ("speed", "edge"):
+        last = answers(trainer, ProbeJob(what, to_dict(config), str(tmp_path / what), str(cache)))[
+            -1
+        ]
+        assert isinstance(last, Probed), last
+        found.append(last.values)
+    speed, edge = found
 
-    assert (speed["kind"], edge["kind"]) == ("probed", "probed")
     assert 0 < speed["step"] < 10
     assert speed["steps"] >= 2
     assert (edge["texts"], edge["cached"], edge["halved"]) == (48, False, False)
@@ -264,9 +309,9 @@ def test_a_probe_times_real_steps_and_what_a_trial_leaves(trainer, config, cache
 
 
 def test_an_evaluation_may_be_of_fewer_rows(trainer, evaluate):
-    whole, part = (answers(trainer, evaluate | {"most": most})[-1]["metrics"] for most in (0, 12))
+    whole, part = (answers(trainer, replace(evaluate, most=most))[-1].metrics for most in (0, 12))
 
-    assert whole == answers(trainer, evaluate)[-1]["metrics"]
+    assert whole == answers(trainer, evaluate)[-1].metrics
     assert part != whole
 
 
@@ -277,10 +322,13 @@ def test_waiting_for_nothing_gives_nothing(launcher):
 
 
 @pytest.mark.parametrize("kind", ["inline", "local", "ray", "ray_store", "slurm"])
-def test_a_segment_that_is_halted_goes_on_elsewhere_and_measures_the_same(kind, config, cache, tmp_path, request):
-    config = with_values(config, {"train.texts": 200_000, "evaluate.at": [1.0]})  # half a minute of training
-    task = {"do": "segment", "config": to_dict(config), "cache": str(cache), "folder": str(tmp_path / "trial")}
-    task["segment"] = {"trial": 0, "attempt": 0, "from_checkpoint": 0, "until": 1}
+def test_a_segment_that_is_halted_goes_on_elsewhere_and_measures_the_same(
+    kind, config, cache, tmp_path, request
+):
+    config = with_values(
+        config, {"train.texts": 200_000, "evaluate.at": [1.0]}
+    )  # half a minute of training
+    job = TrainJob(Segment(0, 0, 0, 1), to_dict(config), str(tmp_path / "trial"), str(cache))
     if kind == "inline":
         launcher = Inline(Worker())
     elif kind == "local":
@@ -290,16 +338,24 @@ def test_a_segment_that_is_halted_goes_on_elsewhere_and_measures_the_same(kind, 
     else:
         files = "store" if kind == "ray_store" else "auto"
         launcher = on_ray(request.getfixturevalue("ray_cluster"), tmp_path / "workers", files)
-    launcher.submit(0, task)
-    threading.Timer(12.0 if kind == "local" else 4.0, launcher.halt).start()
+    launcher.submit(0, job)
+    before = []
+    if kind == "inline":
+        threading.Timer(4.0, launcher.halt).start()
+    else:
+        before += until_it_trains(launcher)
+        launcher.halt()
 
-    *before, last = rest(launcher)
+    before += rest(launcher)
+    last = before.pop()
     idle = launcher.idle
     launcher.close()
 
-    steps = [step for message in before if message["kind"] == "points" for step, _, _ in message["points"]]
-    at = json.loads(safe_open(tmp_path / "trial/checkpoint.safetensors", "pt").metadata()["position"])
-    assert (last, idle) == ({"kind": "halted"}, [])
+    steps = steps_of(before)
+    at = json.loads(
+        safe_open(tmp_path / "trial/checkpoint.safetensors", "pt").metadata()["position"]
+    )
+    assert (last, idle) == (Halted(), [])
     assert steps == list(range(1, at["step"] + 1))
     assert 0 < at["step"] < 200_000 / 48
 
@@ -315,45 +371,48 @@ def stand_in(code):
 ECHO = """
 import json, os, sys, time
 for line in sys.stdin:
-    task = json.loads(line)
-    if task["do"] == "hang": time.sleep(600)
-    if task["do"] == "die": print("last words", file=sys.stderr, flush=True); os._exit(3)
-    if task["do"] == "talk":
-        for word in ("5", "not JSON", '["kind"]', '{"no": "kind"}'): print(word)
-    print(json.dumps({"kind": "evaluated", "metrics": task}), flush=True)
+    do = json.loads(line)["what"]
+    if do == "hang": time.sleep(600)
+    if do == "die": print("last words", file=sys.stderr, flush=True); os._exit(3)
+    if do == "talk":
+        for word in ("5", "not JSON", '["kind"]', '{"no": "kind"}', '{"kind": "probed"}'): print(word)
+    print(json.dumps({"kind": "probed", "values": do}), flush=True)
 """
+HANG, DIE, WORK, TALK = (ProbeJob(what, {}, "", "") for what in ("hang", "die", "work", "talk"))
 
 
 NAMES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "EMBSEARCH_GPU_SHARERS")
-SEES = ECHO.replace('"metrics": task', f'"metrics": [os.environ[name] for name in {NAMES}]')
+SEES = ECHO.replace('"values": do', f'"values": [os.environ[name] for name in {NAMES}]')
 
 
 @pytest.fixture
 def echo(tmp_path):
-    """Two slots of a worker that answers at once, hangs or dies, as its task says; given 1 s to answer."""
+    """Two slots of a worker that answers at once, hangs or dies, as its job says; given 1 s to answer."""
     launcher = Local(stand_in(ECHO), 2, 1, tmp_path / "logs", timeout=1.0)
     yield launcher
     launcher.close()
 
 
-def test_a_worker_killed_in_a_task_is_told_and_the_slot_goes_on_from_the_checkpoint(local, segment, reference):
+def test_a_worker_killed_in_a_task_is_told_and_the_slot_goes_on_from_the_checkpoint(
+    local, segment, reference
+):
     first = measured(local, segment(0, 1))
     local.submit(0, segment(1, 2))
-    os.kill(local._slots[0].process.pid, signal.SIGKILL)
+    os.kill(local.transport.workers[0].process.pid, signal.SIGKILL)
 
     died = rest(local)[-1]
 
-    assert (died["kind"], died["failure"], first[0]) == ("died", "killed", 1)
-    assert "worker 0 was killed by SIGKILL" in died["message"]
+    assert (type(died), died.failure, first[0]) == (Died, "killed", 1)
+    assert "worker 0 was killed by SIGKILL" in died.message
     assert measured(local, segment(1, 2)) == (2, reference[1])
 
 
 def test_a_worker_that_hangs_is_killed_when_its_time_is_up(echo):
-    died = answers(echo, {"do": "hang"})[-1]
+    died = answers(echo, HANG)[-1]
 
-    assert (died["kind"], died["failure"]) == ("died", "hung")
-    assert "worker 0 gave no sign of life for 1 s and was killed" in died["message"]
-    assert answers(echo, {"do": "work"})[-1]["kind"] == "evaluated"
+    assert (type(died), died.failure) == (Died, "hung")
+    assert "worker 0 gave no sign of life for 1 s and was killed" in died.message
+    assert isinstance(answers(echo, WORK)[-1], Probed)
 
 
 def test_a_worker_that_hangs_takes_with_it_whatever_it_started(tmp_path):
@@ -361,89 +420,88 @@ def test_a_worker_that_hangs_takes_with_it_whatever_it_started(tmp_path):
 import subprocess
 group = subprocess.Popen(["sleep", "600"])
 own = subprocess.Popen(["sleep", "600"], start_new_session=True)
-print(json.dumps({"kind": "points", "points": [group.pid, own.pid]}), flush=True)
+print(json.dumps({"kind": "points", "points": [[group.pid, 0, {}], [own.pid, 0, {}]]}), flush=True)
 time.sleep(600)
 """
-    code = ECHO.replace('if task["do"] == "hang": time.sleep(600)', f"exec({children!r})")
+    code = ECHO.replace('if do == "hang": time.sleep(600)', f"exec({children!r})")
     launcher = Local(stand_in(code), 1, 1, tmp_path / "logs", timeout=1.0)
-    told, died = answers(launcher, {"do": "hang"})
+    told, died = answers(launcher, HANG)
     launcher.close()
 
-    assert died["failure"] == "hung"
-    assert gone(told["points"])
+    assert died.failure == "hung"
+    assert gone([pid for pid, _, _ in told.points])
 
 
 def test_a_worker_that_leaves_children_behind_takes_them_with_it(tmp_path):
     code = ECHO.replace(
-        'if task["do"] == "die":',
-        'if task["do"] == "die": import subprocess; child = subprocess.Popen(["sleep", "600"]);'
-        ' print(json.dumps({"kind": "points", "points": [child.pid]}), flush=True);',
+        'if do == "die":',
+        'if do == "die": import subprocess; child = subprocess.Popen(["sleep", "600"]);'
+        ' print(json.dumps({"kind": "points", "points": [[child.pid, 0, {}]]}), flush=True);',
     )
     launcher = Local(stand_in(code), 1, 1, tmp_path / "logs")
-    told, died = answers(launcher, {"do": "die"})
+    told, died = answers(launcher, DIE)
     launcher.close()
 
-    assert "ended with exit code 3" in died["message"]
-    assert gone(told["points"])
+    assert "ended with exit code 3" in died.message
+    assert gone([pid for pid, _, _ in told.points])
 
 
-def test_a_worker_without_a_task_ends_on_sigterm_and_is_replaced(local, evaluate):
+def test_a_worker_without_a_job_ends_on_sigterm_and_is_replaced(local, evaluate):
     answers(local, evaluate)  # it has begun to listen
-    process = local._slots[0].process
+    process = local.transport.workers[0].process
     process.terminate()
 
     [(slot, died)] = local.wait(20)
 
-    assert (slot, died["kind"], died["idle"], process.returncode, local.idle) == (0, "died", True, 0, [0])
+    assert (slot, type(died), died.idle, process.returncode, local.idle) == (0, Died, True, 0, [0])
 
 
-def test_a_task_that_hung_once_is_given_out_again_as_it_was(echo):
-    task = {"do": "hang"}
-    answers(echo, task)
-    echo.submit(0, task)
-    os.kill(echo._slots[0].process.pid, signal.SIGKILL)
+def test_a_worker_that_is_killed_after_one_that_hung_did_not_hang(echo):
+    hung = answers(echo, HANG)[-1]
+    echo.submit(0, HANG)
+    os.kill(echo.transport.workers[0].process.pid, signal.SIGKILL)
 
-    assert (rest(echo)[-1]["failure"], task) == ("killed", {"do": "hang"})
+    assert (hung.failure, rest(echo)[-1].failure) == ("hung", "killed")
 
 
 def test_a_worker_that_ends_by_itself_is_told_with_the_end_of_its_log(echo):
-    died = answers(echo, {"do": "die"}, slot=1)[-1]
+    died = answers(echo, DIE, slot=1)[-1]
 
-    assert died["failure"] == "killed"
-    assert "worker 1 ended with exit code 3" in died["message"]
-    assert "last words" in died["message"]
-    assert answers(echo, {"do": "work"}, slot=1)[-1]["kind"] == "evaluated"
+    assert died.failure == "killed"
+    assert "worker 1 ended with exit code 3" in died.message
+    assert "last words" in died.message
+    assert isinstance(answers(echo, WORK, slot=1)[-1], Probed)
 
 
-def test_a_worker_that_dies_without_a_task_is_replaced(echo):
-    os.kill(echo._slots[0].process.pid, signal.SIGKILL)
+def test_a_worker_that_dies_without_a_job_is_replaced(echo):
+    os.kill(echo.transport.workers[0].process.pid, signal.SIGKILL)
 
     [(slot, died)] = echo.wait(20)
 
-    assert (slot, died["kind"], died["idle"], echo.idle) == (0, "died", True, [0, 1])
-    assert answers(echo, {"do": "work"})[-1]["kind"] == "evaluated"
+    assert (slot, type(died), died.idle, echo.idle) == (0, Died, True, [0, 1])
+    assert isinstance(answers(echo, WORK)[-1], Probed)
 
 
-def test_a_death_in_one_slot_leaves_the_task_in_the_other(echo):
-    echo.submit(0, {"do": "die"})
-    echo.submit(1, {"do": "work"})
+def test_a_death_in_one_slot_leaves_the_job_in_the_other(echo):
+    echo.submit(0, DIE)
+    echo.submit(1, WORK)
 
     found, until = {}, time.monotonic() + 20
     while len(found) < 2 and time.monotonic() < until:
-        found |= {slot: message["kind"] for slot, message in echo.wait(1.0)}
+        found |= {slot: type(message) for slot, message in echo.wait(1.0)}
 
-    assert found == {0: "died", 1: "evaluated"}
+    assert found == {0: Died, 1: Probed}
     assert echo.idle == [0, 1]
 
 
 def test_what_a_library_prints_between_the_messages_is_no_message(echo):
-    assert [m["kind"] for m in answers(echo, {"do": "talk"})] == ["evaluated"]
+    assert [type(message) for message in answers(echo, TALK)] == [Probed]
 
 
 def test_a_worker_sees_its_gpu_its_threads_and_how_many_share_the_gpu(tmp_path):
     launcher = Local(stand_in(SEES), 3, 5, tmp_path, gpus=["4", "6"])
 
-    found = [answers(launcher, {"do": "work"}, slot)[-1]["metrics"] for slot in range(3)]
+    found = [answers(launcher, WORK, slot)[-1].values for slot in range(3)]
     launcher.close()
 
     assert found == [["4", "5", "2"], ["6", "5", "2"], ["4", "5", "2"]]
@@ -457,7 +515,7 @@ def test_a_worker_that_trains_on_several_gpus_sees_a_set_of_its_own(monkeypatch,
     found = {}
     for per_gpu in (1, 2):
         launcher = launchers.launcher(with_values(config, {"launcher.per_gpu": per_gpu}))(tmp_path)
-        found[per_gpu] = [answers(launcher, {"do": "work"}, slot)[-1]["metrics"] for slot in launcher.idle]
+        found[per_gpu] = [answers(launcher, WORK, slot)[-1].values for slot in launcher.idle]
         launcher.close()
 
     assert found[1] == [["0,2", "6", "1"], ["4,6", "6", "1"]]
@@ -471,10 +529,15 @@ def test_a_worker_that_trains_on_several_gpus_sees_a_set_of_its_own(monkeypatch,
             {"train.devices": 4},
             r"train\.devices=4: this machine has 3 GPUs \(0, 1, 2\); use train\.devices=3 or fewer",
         ),
-        ({"train.devices": 2, "device": "cuda:1"}, r"device=cuda:1: names one GPU, and train\.devices=2 wants 2"),
+        (
+            {"train.devices": 2, "device": "cuda:1"},
+            r"device=cuda:1: names one GPU, and train\.devices=2 wants 2",
+        ),
     ],
 )
-def test_more_gpus_a_trial_than_there_are_is_said_before_anything_starts(monkeypatch, tmp_path, values, fault):
+def test_more_gpus_a_trial_than_there_are_is_said_before_anything_starts(
+    monkeypatch, tmp_path, values, fault
+):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
 
     with pytest.raises(ConfigError, match=fault):
@@ -482,8 +545,8 @@ def test_more_gpus_a_trial_than_there_are_is_said_before_anything_starts(monkeyp
 
 
 def test_closing_ends_every_worker_also_one_that_works(echo):
-    pids = [slot.process.pid for slot in echo._slots]
-    echo.submit(0, {"do": "hang"})
+    pids = [worker.process.pid for worker in echo.transport.workers]
+    echo.submit(0, HANG)
 
     echo.close()
 
@@ -493,16 +556,19 @@ def test_closing_ends_every_worker_also_one_that_works(echo):
 OWNER = """
 import sys, time
 from pathlib import Path
+from embsearch.launch.base import Ready
 from embsearch.launch.local import Local, python_module
 launcher = Local(python_module("embsearch.worker"), 1, 1, Path(sys.argv[1]))
-while not any(m["kind"] == "ready" for _, m in launcher.wait(1.0)): pass
-print(launcher._slots[0].process.pid, flush=True)
+while not any(isinstance(m, Ready) for _, m in launcher.wait(1.0)): pass
+print(launcher.transport.workers[0].process.pid, flush=True)
 time.sleep(600)
 """
 
 
 def test_workers_vanish_when_their_owner_is_killed(tmp_path):
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     worker = int(owner.stdout.readline())
     assert psutil.pid_exists(worker)
 

@@ -15,10 +15,26 @@ FIX = "fix the row or set data.on_bad_row=drop"
 CODEC = "name its codec with data.encoding="
 
 BAD = {
-    "blank anchor": ("x.csv", GOOD + "\u3000,e,f\n", ["x.csv, row 4", "anchor '\u3000'", "expected a text", FIX]),
-    "empty negative": ("x.csv", GOOD + "q3,e,\n", ["x.csv, row 4", "negative ''", "expected a text", FIX]),
-    "positive is negative": ("x.csv", GOOD + "q3,e, e\n", ["x.csv, row 4", "'e'", "two different titles", FIX]),
-    "both good and bad": ("x.csv", GOOD + "Q 2,d,e\n", ["x.csv, row 3", "negative 'd'", "x.csv, row 4", FIX]),
+    "blank anchor": (
+        "x.csv",
+        GOOD + "\u3000,e,f\n",
+        ["x.csv, row 4", "anchor '\u3000'", "expected a text", FIX],
+    ),
+    "empty negative": (
+        "x.csv",
+        GOOD + "q3,e,\n",
+        ["x.csv, row 4", "negative ''", "expected a text", FIX],
+    ),
+    "positive is negative": (
+        "x.csv",
+        GOOD + "q3,e, e\n",
+        ["x.csv, row 4", "'e'", "two different titles", FIX],
+    ),
+    "both good and bad": (
+        "x.csv",
+        GOOD + "Q 2,d,e\n",
+        ["x.csv, row 3", "negative 'd'", "x.csv, row 4", FIX],
+    ),
     "places changed": (
         "x.csv",
         "anchor,positive,negative,pos_grade,neg_grade\nq1,a,b,2,1\nq1,b,a,2,1\nq2,c,d,1,0\n",
@@ -29,9 +45,21 @@ BAD = {
         "anchor,positive,negative,pos_grade,neg_grade\nq1,a,b,1,2\n",
         ["x.csv, row 2", "pos_grade '1' is not above neg_grade '2'", FIX],
     ),
-    "two grades": ("x.csv", GRADED + "q1,a,0\n", ["x.csv, row 2", "'a'", "x.csv, row 6", "one grade", FIX]),
-    "bad grade": ("x.csv", GRADED + "q1,e,high\n", ["x.csv, row 6", "grade 'high'", "a finite number", FIX]),
-    "infinite grade": ("x.csv", GRADED + "q1,e,inf\n", ["x.csv, row 6", "grade 'inf'", "a finite number", FIX]),
+    "two grades": (
+        "x.csv",
+        GRADED + "q1,a,0\n",
+        ["x.csv, row 2", "'a'", "x.csv, row 6", "one grade", FIX],
+    ),
+    "bad grade": (
+        "x.csv",
+        GRADED + "q1,e,high\n",
+        ["x.csv, row 6", "grade 'high'", "a finite number", FIX],
+    ),
+    "infinite grade": (
+        "x.csv",
+        GRADED + "q1,e,inf\n",
+        ["x.csv, row 6", "grade 'inf'", "a finite number", FIX],
+    ),
     "bad click": ("x.csv", CLICKS + "q1,e,2\n", ["x.csv, row 6", "clicked '2'", "0 or 1", FIX]),
     "bad weight": (
         "x.csv",
@@ -53,17 +81,47 @@ BAD = {
         "anchor,positive,negative,split\nRed Shoe,a,b,train\nredshoe,c,d,valid\n",
         ["x.csv, row 2", "'Red Shoe'", "x.csv, row 3", "one split only", FIX],
     ),
-    "ragged row": ("x.csv", GOOD + "q3,e\n", ["x.csv, row 4", "2 cells", "the header has 3", "'q3'", FIX]),
-    "open quote": ("x.csv", GOOD + 'q3,"e,f\n', ["x.csv, row 4", "quotes", "expected every quoted cell", "doubled"]),
-    "empty file": ("x.csv", " \n", ["x.csv", "is empty", "expected a header and rows", "check that"]),
-    "header only": ("x.csv", "anchor,positive\n", ["x.csv, row 1", "no rows", "expected rows", "check that"]),
-    "header twice": ("x.csv", "anchor,anchor\na,b\n", ["x.csv, row 1", "'anchor'", "expected each name", "rename"]),
+    "ragged row": (
+        "x.csv",
+        GOOD + "q3,e\n",
+        ["x.csv, row 4", "2 cells", "the header has 3", "'q3'", FIX],
+    ),
+    "open quote": (
+        "x.csv",
+        GOOD + 'q3,"e,f\n',
+        ["x.csv, row 4", "quotes", "expected every quoted cell", "doubled"],
+    ),
+    "empty file": (
+        "x.csv",
+        " \n",
+        ["x.csv", "is empty", "expected a header and rows", "check that"],
+    ),
+    "header only": (
+        "x.csv",
+        "anchor,positive\n",
+        ["x.csv, row 1", "no rows", "expected rows", "check that"],
+    ),
+    "header twice": (
+        "x.csv",
+        "anchor,anchor\na,b\n",
+        ["x.csv, row 1", "'anchor'", "expected each name", "rename"],
+    ),
     "missing column": (
         "x.csv",
         "anchor,postive\nq1,a\n",
-        ["x.csv, row 1", "no column 'positive'", "anchor, postive", "Did you mean", "data.columns.positive=HEADER"],
+        [
+            "x.csv, row 1",
+            "no column 'positive'",
+            "anchor, postive",
+            "Did you mean",
+            "data.columns.positive=HEADER",
+        ],
     ),
-    "broken line": ("x.jsonl", '{"anchor": "q1"\n', ["x.jsonl, row 1", '\'{"anchor"', "one object a line", FIX]),
+    "broken line": (
+        "x.jsonl",
+        '{"anchor": "q1"\n',
+        ["x.jsonl, row 1", '\'{"anchor"', "one object a line", FIX],
+    ),
     "list for a text": (
         "x.jsonl",
         '{"anchor": "q1", "positive": ["a", "b"]}\n',
@@ -80,9 +138,17 @@ BAD = {
         ["x.csv, row 4", "byte 0xe9", "neither UTF-8", "GB18030", CODEC],
     ),
     "no text": ("x.csv", b"a,b\n\x00\x01", ["x.csv, row 2", "zero byte", CODEC]),
-    "no Parquet": ("x.parquet", b"PAR?", ["x.parquet", "not a readable Parquet file", "write it again"]),
+    "no Parquet": (
+        "x.parquet",
+        b"PAR?",
+        ["x.parquet", "not a readable Parquet file", "write it again"],
+    ),
     "unknown kind": ("x.xlsx", b"PK", ["x.xlsx", "'.xlsx'", "expected one of .csv", "convert it"]),
-    "one query": ("x.csv", "anchor,positive,negative\nq1,a,b\n", ["no validation rows", "two queries", "add rows"]),
+    "one query": (
+        "x.csv",
+        "anchor,positive,negative\nq1,a,b\n",
+        ["no validation rows", "two queries", "add rows"],
+    ),
     "no negatives": (
         "x.csv",
         "anchor,positive\nq1,a\nq2,b\n",
@@ -116,13 +182,22 @@ SETTINGS = {
     "named twice": ({"train": "t.csv"}, ["data.path=", "data.train", "one or the other"]),
     "no such codec": ({"encoding": "gbk2"}, ["data.encoding=gbk2", "gb18030"]),
     "wrong codec": ({"encoding": "ascii"}, ["x.csv, row 1 (byte 7)", "data.encoding=ascii"]),
-    "no such column": ({"columns": {"qurey": "a"}}, ["data.columns.qurey", "Did you mean 'query'?"]),
+    "no such column": (
+        {"columns": {"qurey": "a"}},
+        ["data.columns.qurey", "Did you mean 'query'?"],
+    ),
     "no such header": (
         {"columns": {"anchor": "搜索"}},
         ["x.csv, row 1", "data.columns.anchor=搜索", "anchor(搜索词)"],
     ),
-    "format not there": ({"format": "clicks"}, ["x.csv, row 1", "'title'", "'clicked'", "data.columns.title=HEADER"]),
-    "no split given": ({"split": SplitConfig(by="given")}, ["data.split.by=given", "data.split.by=query"]),
+    "format not there": (
+        {"format": "clicks"},
+        ["x.csv, row 1", "'title'", "'clicked'", "data.columns.title=HEADER"],
+    ),
+    "no split given": (
+        {"split": SplitConfig(by="given")},
+        ["data.split.by=given", "data.split.by=query"],
+    ),
     "no time": ({"split": SplitConfig(by="time")}, ["x.csv, row 2", "data.columns.time=HEADER"]),
 }
 

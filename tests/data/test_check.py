@@ -18,7 +18,9 @@ CLICKS = """搜索词,标题,点击,类目
 
 def test_the_check_tells_what_was_read_left_out_and_how_long_texts_are(write, cache):
     config = DataConfig(path=str(write("clicks.csv", CLICKS)), on_bad_row="drop")
-    text = describe(load_dataset(config, cache), lambda texts: np.array([len(t) // 2 for t in texts]))
+    text = describe(
+        load_dataset(config, cache), lambda texts: np.array([len(t) // 2 for t in texts])
+    )
     wanted = [
         "file        clicks.csv: 6 rows, utf-8",
         "query = 搜索词, title = 标题, clicked = 点击, segment = 类目",

@@ -3,12 +3,16 @@ from __future__ import annotations
 import pytest
 
 from embsearch.data.columns import choose_columns
-from embsearch.data.files import Source
 from embsearch.data.read import read
+from embsearch.data.source_files import Source
 from embsearch.errors import DataError
 
 HEADERS = [
-    ("anchor(搜索词),positive(点击商品),negative(未点击商品)", "triplets", "anchor positive negative"),
+    (
+        "anchor(搜索词),positive(点击商品),negative(未点击商品)",
+        "triplets",
+        "anchor positive negative",
+    ),
     ("anchor（搜索词）,Positive （点击商品）,negative", "triplets", "anchor positive negative"),
     ("搜索词,点击商品,未点击商品", "triplets", "anchor positive negative"),
     ("query,pos,neg", "triplets", "anchor positive negative"),
@@ -22,7 +26,9 @@ HEADERS = [
 
 @pytest.mark.parametrize(("header", "kind", "names"), HEADERS)
 def test_headers_are_known_by_name_gloss_or_synonym(header, kind, names, write):
-    columns = choose_columns(read(Source(write("x.csv", f"{header}\n{'1,' * header.count(',')}1\n"))), "auto", {})
+    columns = choose_columns(
+        read(Source(write("x.csv", f"{header}\n{'1,' * header.count(',')}1\n"))), "auto", {}
+    )
     found = dict(zip(names.split(), header.split(","), strict=False))
     assert (columns.format, columns.headers) == (kind, found)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embsearch.data.dataset import Judged, sample
+from embsearch.data.dataset import JudgedRows, sample
 
 
 def judged(queries=200, seed=0):
@@ -20,7 +20,9 @@ def judged(queries=200, seed=0):
     relevant = draw.random(len(query)) < 0.4
     segment = np.repeat(draw.choice([-1, 0, 1], queries, p=[0.1, 0.3, 0.6]), sizes).astype(np.int32)
     titles = np.arange(len(query), dtype=np.int32)
-    return Judged(query, query, titles, relevant.astype(np.float32), relevant, segment, ("a", "b"))
+    return JudgedRows(
+        query, query, titles, relevant.astype(np.float32), relevant, segment, ("a", "b")
+    )
 
 
 @given(st.integers(0, 100), st.integers(1, 220), st.integers(0, 220))
@@ -47,7 +49,9 @@ def test_segments_and_classes_have_the_share_they_have_among_all(count):
 
     def strata(part):
         queries = (part.query == query for query in range(part.query.max() + 1))
-        return Counter((part.segment[q][0], part.relevant[q].any(), part.relevant[q].all()) for q in queries)
+        return Counter(
+            (part.segment[q][0], part.relevant[q].any(), part.relevant[q].all()) for q in queries
+        )
 
     whole, part = strata(rows), strata(sample(rows, count))
     for kind, number in whole.items():

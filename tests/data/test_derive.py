@@ -30,19 +30,27 @@ def triplets(rows: pd.DataFrame, **config: float) -> list[tuple[str, str, str]]:
 
 
 @given(ROWS, st.integers(0, 5), st.sampled_from([0.0, 1.0, 2.0]))
-def test_every_pair_whose_grades_differ_enough_is_a_candidate_and_the_first_are_kept(rows, per_query, min_gap):
-    every = [(q, a, b) for q, a, x in rows for p, b, y in rows if q == p and x > y and x - y >= min_gap]
+def test_every_pair_whose_grades_differ_enough_is_a_candidate_and_the_first_are_kept(
+    rows, per_query, min_gap
+):
+    every = [
+        (q, a, b) for q, a, x in rows for p, b, y in rows if q == p and x > y and x - y >= min_gap
+    ]
     made = triplets(graded(rows), per_query=per_query, min_gap=min_gap)
     assert set(made) <= set(every)
     most = per_query or math.inf
-    assert Counter(q for q, _, _ in made) == {q: min(n, most) for q, n in Counter(q for q, *_ in every).items()}
+    assert Counter(q for q, _, _ in made) == {
+        q: min(n, most) for q, n in Counter(q for q, *_ in every).items()
+    }
 
 
 @given(ROWS, st.randoms())
 def test_the_order_of_rows_does_not_matter(rows, random):
     mixed = list(rows)
     random.shuffle(mixed)
-    assert sorted(triplets(graded(mixed), per_query=2)) == sorted(triplets(graded(rows), per_query=2))
+    assert sorted(triplets(graded(mixed), per_query=2)) == sorted(
+        triplets(graded(rows), per_query=2)
+    )
 
 
 def test_another_seed_keeps_other_pairs_and_blocks_change_nothing(monkeypatch):

@@ -32,7 +32,9 @@ def equal(one: Dataset, other: Dataset) -> bool:
     parts = [(getattr(one, name), getattr(other, name)) for name in ("train", "valid", "test")]
     arrays = [(getattr(a, f.name), getattr(b, f.name)) for a, b in parts for f in fields(a)]
     heads = ("texts", "fingerprint", "report")
-    same = all(np.array_equal(a, b) and type(a) is type(b) for a, b in [*arrays, (one.known, other.known)])
+    same = all(
+        np.array_equal(a, b) and type(a) is type(b) for a, b in [*arrays, (one.known, other.known)]
+    )
     return same and all(getattr(one, h) == getattr(other, h) for h in heads)
 
 
@@ -51,8 +53,14 @@ def test_graded_rows_become_triplets_evaluation_rows_and_a_click_graph(write, ca
     def text(ids: np.ndarray) -> list[str]:
         return [data.texts[at] for at in ids]
 
-    train = zip(text(data.train.anchor), text(data.train.positive), text(data.train.negative), strict=True)
-    assert sorted(train) == [("Red  Shoe", "a", "b"), ("Red  Shoe", "a", "c"), ("Red  Shoe", "c", "b")]
+    train = zip(
+        text(data.train.anchor), text(data.train.positive), text(data.train.negative), strict=True
+    )
+    assert sorted(train) == [
+        ("Red  Shoe", "a", "b"),
+        ("Red  Shoe", "a", "c"),
+        ("Red  Shoe", "c", "b"),
+    ]
     assert data.valid.query.tolist() == [0, 0, 1, 1]
     assert text(data.valid.title) == ["d", "f", "e", "a"]
     assert data.valid.grade.tolist() == [1, 0, 1, 0]
@@ -82,7 +90,9 @@ def test_dropped_rows_are_counted_and_written_beside_the_data(write, cache):
     ]
 
 
-def test_equal_data_are_read_once_and_have_one_fingerprint_wherever_they_lie(write, tmp_path, cache):
+def test_equal_data_are_read_once_and_have_one_fingerprint_wherever_they_lie(
+    write, tmp_path, cache
+):
     path = write("x.csv", SEED)
     first = load_dataset(DataConfig(path=str(path)), cache)
     moved = path.rename(tmp_path / "x.csv")
@@ -92,7 +102,9 @@ def test_equal_data_are_read_once_and_have_one_fingerprint_wherever_they_lie(wri
     assert load_dataset(DataConfig(path=str(moved)), cache).fingerprint != first.fingerprint
 
 
-TEXTS = st.text(st.characters(codec="utf-8", exclude_characters='\r\n\t",;\0\ufeff'), min_size=1).map(str.strip)
+TEXTS = st.text(
+    st.characters(codec="utf-8", exclude_characters='\r\n\t",;\0\ufeff'), min_size=1
+).map(str.strip)
 
 
 @settings(max_examples=30, deadline=None)

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from embsearch.config.schema import DataConfig
-from embsearch.data.files import Source, find_files
 from embsearch.data.read import read
+from embsearch.data.source_files import Source, find_files
 
 TEXT = "query,title\n手表,防水运动手表\nNA,null\n"
 ROWS = {"query": ["手表", "NA"], "title": ["防水运动手表", "null"]}

@@ -19,7 +19,9 @@ def test_tokenising_leaves_the_tokenizer_as_it_was(tiny_bert, given):
         tokenizer.backend_tokenizer.enable_padding(length=128)
     before = tokenizer.backend_tokenizer.to_str()
     first = tokenise(TEXTS, tokenizer, 4)
-    assert tokenizer.backend_tokenizer.to_str() == before  # it is saved with the model, whose digest is its name
+    assert (
+        tokenizer.backend_tokenizer.to_str() == before
+    )  # it is saved with the model, whose digest is its name
     again = tokenise(TEXTS, tokenizer, 4)
     assert np.array_equal(first.ids, again.ids)
     assert first.lengths.tolist() == [4, 4, 3]

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from embsearch.data.columns import choose_columns, renamed
-from embsearch.data.files import Source
 from embsearch.data.read import read
+from embsearch.data.source_files import Source
 from embsearch.data.validate import Checked, validate
 
 
@@ -24,13 +24,17 @@ def rows(checked: Checked, *names: str) -> list[list]:
 
 def test_texts_lose_the_blanks_at_their_ends_and_nothing_else(check):
     checked = check("anchor,positive,negative\n　Red  Shoe ,ＡＢＣ,NA\n")
-    assert rows(checked, "query", "positive", "negative", "key") == [["Red  Shoe", "ＡＢＣ", "NA", "redshoe"]]
+    assert rows(checked, "query", "positive", "negative", "key") == [
+        ["Red  Shoe", "ＡＢＣ", "NA", "redshoe"]
+    ]
 
 
 def test_a_click_beats_its_absence_and_the_contradiction_is_counted(check):
     checked = check("query,title,clicked,weight\nq,a,0,5\nQ,a,true,2\nq,a,1,3\nq,b,false,1\n")
     assert rows(checked, "title", "grade", "weight") == [["a", 1.0, 5.0], ["b", 0.0, 1.0]]
-    assert checked.contradictions == ("x.csv, row 3: 'a' has 1 here and 0 in x.csv, row 2; the higher holds",)
+    assert checked.contradictions == (
+        "x.csv, row 3: 'a' has 1 here and 0 in x.csv, row 2; the higher holds",
+    )
 
 
 def test_duplicates_are_counted_and_kept_once(check):
@@ -57,7 +61,11 @@ def test_dropped_rows_keep_their_place_reasons_and_values(check):
     assert [(f.row, f.kind, f.what) for f in checked.dropped] == [
         (5, "ragged row", "1 cells where the header has 3, starting 'q'"),
         (2, "bad grade", "grade 'x' is not a finite number"),
-        (3, "empty text", "query '' is empty or blank; expected a text; grade '' is not a finite number"),
+        (
+            3,
+            "empty text",
+            "query '' is empty or blank; expected a text; grade '' is not a finite number",
+        ),
     ]
     assert checked.dropped[1].values == {"query": "q", "title": "a", "grade": "x"}
 

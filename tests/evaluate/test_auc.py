@@ -13,9 +13,9 @@ from sklearn.metrics import roc_auc_score
 from embsearch.evaluate.auc import query_auc, roc_auc, triplet_accuracy
 
 # few distinct scores, so that ties are common
-rows = st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(0, 3)), min_size=2, max_size=30).filter(
-    lambda rows: len({relevant for _, relevant, _ in rows}) == 2
-)
+rows = st.lists(
+    st.tuples(st.integers(-3, 3), st.booleans(), st.integers(0, 3)), min_size=2, max_size=30
+).filter(lambda rows: len({relevant for _, relevant, _ in rows}) == 2)
 
 
 def columns(rows):
@@ -53,7 +53,8 @@ def test_metrics_within_queries_are_those_counted_pair_by_pair(rows):
         return
     accuracy = np.mean([lead > 0 for _, lead in leads])
     by_query = [
-        np.mean([(lead > 0) + (lead == 0) / 2 for q, lead in leads if q == one]) for one in {q for q, _ in leads}
+        np.mean([(lead > 0) + (lead == 0) / 2 for q, lead in leads if q == one])
+        for one in {q for q, _ in leads}
     ]
     assert triplet_accuracy(scores, relevant, query) == pytest.approx(accuracy, abs=1e-12)
     assert query_auc(scores, relevant, query) == pytest.approx(np.mean(by_query), abs=1e-12)

@@ -26,7 +26,11 @@ def rows(queries, per_query, lead, seed=0):
 @given(st.integers(0, 10_000))
 def test_auc_with_counts_is_the_auc_of_rows_repeated_so_often(seed):
     random = np.random.default_rng(seed)
-    scores, relevant, query = random.integers(0, 4, 20), random.random(20) < 0.5, random.integers(0, 5, 20)
+    scores, relevant, query = (
+        random.integers(0, 4, 20),
+        random.random(20) < 0.5,
+        random.integers(0, 5, 20),
+    )
     counts = random.integers(0, 3, size=5)[np.unique(query)]
     often = counts[np.unique(query, return_inverse=True)[1]]
     repeated = np.repeat(scores, often), np.repeat(relevant, often)
@@ -81,7 +85,9 @@ def test_a_gain_is_paired_and_turns_its_sign_with_its_arguments():
     loss = auc_gain(scores, better, relevant, query, draws=400)
     alone = auc_interval(scores, relevant, query, draws=400)
     assert gain.low > 0
-    assert [loss.value, loss.low, loss.high] == pytest.approx([-gain.value, -gain.high, -gain.low], abs=1e-12)
+    assert [loss.value, loss.low, loss.high] == pytest.approx(
+        [-gain.value, -gain.high, -gain.low], abs=1e-12
+    )
     assert gain.high - gain.low < (alone.high - alone.low) / 2
 
 

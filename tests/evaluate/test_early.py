@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embsearch.config.schema import EvaluateConfig
-from embsearch.data.dataset import Judged, sample
+from embsearch.data.dataset import JudgedRows, sample
 from embsearch.evaluate.bootstrap import auc_error
 from embsearch.evaluate.early import readings, reckoned
 from embsearch.evaluate.score import similarity
@@ -26,7 +26,14 @@ def rows():
     vectors_QE = draw.normal(size=(600, 16))
     titles = vectors_QE[query] * (0.25 * relevant[:, None]) + draw.normal(size=(3600, 16))
     none = np.full(3600, -1, dtype=np.int32)
-    judged = Judged(query, query, np.arange(600, 4200, dtype=np.int32), relevant.astype(np.float32), relevant, none)
+    judged = JudgedRows(
+        query,
+        query,
+        np.arange(600, 4200, dtype=np.int32),
+        relevant.astype(np.float32),
+        relevant,
+        none,
+    )
     return judged, np.arange(4200), np.concatenate([vectors_QE, titles])
 
 
@@ -35,11 +42,15 @@ def test_the_stated_error_is_measured_and_at_most_what_was_asked_for(rows):
     first, second, last = readings(*rows, CONFIG, seed=0)
     assert first.error <= 0.02
     assert second.error <= 0.01
-    assert last == Reading(600, 3600, pytest.approx(auc_error(similarity(*rows), judged.relevant, judged.query, 400)))
+    assert last == Reading(
+        600, 3600, pytest.approx(auc_error(similarity(*rows), judged.relevant, judged.query, 400))
+    )
     for one in (first, second):
         part = sample(judged, one.queries)
         assert one.rows == len(part)
-        assert one.error == auc_error(similarity(part, ids, vectors), part.relevant, part.query, 400)
+        assert one.error == auc_error(
+            similarity(part, ids, vectors), part.relevant, part.query, 400
+        )
 
 
 def test_few_rows_are_read_where_few_are_enough(rows):
@@ -60,7 +71,9 @@ def test_nothing_is_chosen_without_a_limit_or_for_another_metric(rows, config):
 
 def test_nothing_is_chosen_where_auc_is_not_defined(rows):
     judged, *texts = rows
-    assert readings(replace(judged, relevant=np.ones(3600, dtype=bool)), *texts, CONFIG, seed=0) == []
+    assert (
+        readings(replace(judged, relevant=np.ones(3600, dtype=bool)), *texts, CONFIG, seed=0) == []
+    )
 
 
 def test_what_is_reckoned_follows_from_the_error_on_all_rows():

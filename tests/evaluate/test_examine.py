@@ -5,21 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embsearch.data.dataset import Judged, texts_of
+from embsearch.data.dataset import JudgedRows, texts_of
 from embsearch.evaluate import examine as module
 from embsearch.evaluate.examine import TOP, Examined, examine, sampled
 from embsearch.evaluate.ranking import pool_ranks
-from embsearch.evaluate.score import similarity, unit
+from embsearch.evaluate.score import similarity, unit_vectors
 
 
 def rows(queries=40, per_query=6, titles=90, seed=0):
     """Query q is text q, titles come after; the first title of most queries is the relevant one."""
     draw = np.random.default_rng(seed)
     query = np.repeat(np.arange(queries, dtype=np.int32), per_query)
-    title = np.concatenate([draw.choice(titles, per_query, replace=False) for _ in range(queries)]) + queries
+    title = (
+        np.concatenate([draw.choice(titles, per_query, replace=False) for _ in range(queries)])
+        + queries
+    )
     relevant = (np.arange(len(query)) % per_query < 2) & (query % 7 != 3)  # some queries have none
     none = np.full(len(query), -1, dtype=np.int32)
-    return Judged(query, query, title.astype(np.int32), relevant.astype(np.float32), relevant, none)
+    return JudgedRows(
+        query, query, title.astype(np.int32), relevant.astype(np.float32), relevant, none
+    )
 
 
 @pytest.fixture(params=[1 << 23, 200], ids=["whole", "in chunks"])
@@ -33,7 +38,7 @@ def made(request, monkeypatch):
 
 def test_the_first_titles_and_the_place_of_the_first_relevant_one_are_those_of_sorted_lists(made):
     judged, ids, vectors, found = made
-    exact = dict(zip(ids.tolist(), unit(vectors), strict=True))
+    exact = dict(zip(ids.tolist(), unit_vectors(vectors), strict=True))
     pool = np.unique(judged.title)
     for query in range(int(judged.query.max()) + 1):
         listed = sorted(pool.tolist(), key=lambda title: -float(exact[title] @ exact[query]))
@@ -47,7 +52,7 @@ def test_the_place_is_the_best_of_the_ranks_that_the_metrics_use(made):
     judged, ids, vectors, found = made
     asks = np.flatnonzero(judged.relevant)
     pool = np.unique(judged.title)
-    exact = unit(vectors)
+    exact = unit_vectors(vectors)
     ranks = pool_ranks(
         exact[np.searchsorted(ids, np.unique(judged.query))], exact[np.searchsorted(ids, pool)],
         judged.query[asks], np.searchsorted(pool, judged.title[asks]),
@@ -84,7 +89,10 @@ def test_what_is_saved_is_read_again_and_damage_is_told(made, tmp_path):
     path = tmp_path / "tested" / "best_trial.npz"
     found.save(path)
     again = Examined.load(path)
-    assert all(np.array_equal(getattr(found, name), getattr(again, name)) for name in Examined.__dataclass_fields__)
+    assert all(
+        np.array_equal(getattr(found, name), getattr(again, name))
+        for name in Examined.__dataclass_fields__
+    )
     assert [p.name for p in path.parent.iterdir()] == ["best_trial.npz"]
     np.savez(path, similarity=found.similarity)
     with pytest.raises(ValueError, match=r"best_trial.npz: damaged"):
@@ -93,7 +101,14 @@ def test_what_is_saved_is_read_again_and_damage_is_told(made, tmp_path):
 
 def test_rows_with_few_titles_and_no_answer_are_taken_as_they_are():
     one = np.zeros(2, dtype=np.int32)
-    judged = Judged(one, one, np.array([1, 2], dtype=np.int32), one.astype(np.float32), one.astype(bool), one - 1)
+    judged = JudgedRows(
+        one,
+        one,
+        np.array([1, 2], dtype=np.int32),
+        one.astype(np.float32),
+        one.astype(bool),
+        one - 1,
+    )
     vectors = np.eye(3, dtype=np.float32)
     found = examine(judged, np.arange(3, dtype=np.int32), vectors, np.zeros(2, dtype=np.float32))
     assert found.top.tolist() == [[1, 2, -1, -1, -1]]

@@ -10,9 +10,9 @@ from sklearn.metrics import ndcg_score
 
 from embsearch.evaluate.ranking import mrr_at_k, ndcg_at_k, pool_metrics, pool_ranks, recall_at_k
 
-rows = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30).filter(
-    lambda rows: any(grade for _, grade, _ in rows)
-)
+rows = st.lists(
+    st.tuples(st.integers(-3, 3), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30
+).filter(lambda rows: any(grade for _, grade, _ in rows))
 
 
 def columns(rows):
@@ -24,7 +24,9 @@ def rankings(rows):
     """The grades of each query's titles as a person would list them: best score first, and of
     equal scores the lower grade first. Queries without a grade above 0 are left out."""
     for one in sorted({query for *_, query in rows}):
-        grades = [grade for _, grade in sorted((-score, grade) for score, grade, q in rows if q == one)]
+        grades = [
+            grade for _, grade in sorted((-score, grade) for score, grade, q in rows if q == one)
+        ]
         if any(grades):
             yield grades
 
@@ -45,7 +47,9 @@ def test_ndcg_is_that_of_lists_sorted_by_hand(rows, k):
     def dcg(grades):
         return sum((2**grade - 1) / np.log2(1 + place) for place, grade in enumerate(grades[:k], 1))
 
-    expected = np.mean([dcg(grades) / dcg(sorted(grades, reverse=True)) for grades in rankings(rows)])
+    expected = np.mean(
+        [dcg(grades) / dcg(sorted(grades, reverse=True)) for grades in rankings(rows)]
+    )
     assert ndcg_at_k(*columns(rows), k) == pytest.approx(expected, abs=1e-12)
 
 
@@ -82,7 +86,11 @@ def brute_ranks(scores_QP, query, title):
     """Irrelevant titles first among equals; equal relevant ones in the order given."""
     for q, t in zip(query, title, strict=True):
         mine = [other for asked, other in zip(query, title, strict=True) if asked == q]
-        worse = [p for p in range(scores_QP.shape[1]) if p not in mine and scores_QP[q, p] >= scores_QP[q, t]]
+        worse = [
+            p
+            for p in range(scores_QP.shape[1])
+            if p not in mine and scores_QP[q, p] >= scores_QP[q, t]
+        ]
         better = [p for p in mine if scores_QP[q, p] > scores_QP[q, t]]
         before = [p for p in mine[: mine.index(t)] if scores_QP[q, p] == scores_QP[q, t]]
         yield 1 + len(worse) + len(better) + len(before)

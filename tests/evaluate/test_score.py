@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from embsearch.data.dataset import Judged
+from embsearch.data.dataset import JudgedRows
 from embsearch.evaluate.score import by_segment, score, score_pool, similarity
 
 
@@ -17,7 +17,7 @@ def judged(query, title, grade, segment=None, segments=()):
     query = np.array(query, dtype=np.int32)
     grade = np.array(grade, dtype=np.float32)
     segment = [-1] * len(query) if segment is None else segment
-    return Judged(
+    return JudgedRows(
         query=query,
         text=query,
         title=np.array(title, dtype=np.int32),
@@ -28,7 +28,13 @@ def judged(query, title, grade, segment=None, segments=()):
     )
 
 
-ROWS = judged([0, 0, 0, 1, 1], [2, 3, 4, 2, 5], [1, 0, 0, 0, 1], [0, 0, 0, 1, -1], ("cameras", "phones", "rare"))
+ROWS = judged(
+    [0, 0, 0, 1, 1],
+    [2, 3, 4, 2, 5],
+    [1, 0, 0, 0, 1],
+    [0, 0, 0, 1, -1],
+    ("cameras", "phones", "rare"),
+)
 
 
 def test_a_perfect_order_scores_one_everywhere():
@@ -44,7 +50,12 @@ def test_a_perfect_order_scores_one_everywhere():
 
 
 def test_metrics_that_the_rows_do_not_define_are_left_out():
-    assert score(judged([0, 0], [2, 3], [1, 1]), [0.1, 0.2]).keys() == {"mrr_10", "ndcg_10", "recall_1", "recall_10"}
+    assert score(judged([0, 0], [2, 3], [1, 1]), [0.1, 0.2]).keys() == {
+        "mrr_10",
+        "ndcg_10",
+        "recall_1",
+        "recall_10",
+    }
     assert score(judged([0, 0], [2, 3], [0, 0]), [0.1, 0.2]) == {}
     assert "query_auc" not in score(judged([0, 1], [2, 3], [1, 0]), [0.1, 0.2])
 
@@ -80,7 +91,11 @@ def test_a_query_asks_the_whole_pool_and_unjudged_titles_stand_in_the_way():
     vectors = np.eye(7)
     vectors[[2, 5]] = vectors[0] + 0.5 * vectors[2], vectors[1]
     vectors[6] = vectors[0]
-    assert score_pool(ROWS, ids, vectors) == {"pool_mrr_10": 1.0, "pool_recall_1": 1.0, "pool_recall_10": 1.0}
+    assert score_pool(ROWS, ids, vectors) == {
+        "pool_mrr_10": 1.0,
+        "pool_recall_1": 1.0,
+        "pool_recall_10": 1.0,
+    }
     assert score_pool(ROWS, ids, vectors, pool=np.array([2, 3, 4, 5, 9])) == {
         "pool_mrr_10": 0.75,  # title 9 now stands before query 0's title
         "pool_recall_1": 0.5,

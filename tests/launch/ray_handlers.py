@@ -6,39 +6,44 @@ import os
 import time
 from pathlib import Path
 
+from embsearch.launch.base import Measured, Points, Probed, TrainJob
+from embsearch.values import Measurement
+
 
 class Echo:
-    """Answers at once, hangs, dies or asks for a file, as its task says."""
+    """Answers at once, hangs, dies or trains steps, as its job says."""
 
     halting = False
-    outbox = None
 
-    def __call__(self, task):
-        if task["do"] == "hang":
-            time.sleep(600)
-        if task["do"] == "die":
-            os._exit(3)
-        if task["do"] == "segment":
-            yield from self.segment(task)
+    def __init__(self, send):
+        self.send = send
+
+    def __call__(self, job):
+        if isinstance(job, TrainJob):
+            yield from self.train(job)
             return
-        yield {"kind": "evaluated", "metrics": {"pid": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]}}
+        if job.what == "hang":
+            time.sleep(600)
+        if job.what == "die":
+            os._exit(3)
+        yield Probed({"pid": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]})
 
-    def segment(self, task):
+    def train(self, job):
         """Writes a checkpoint a step; dies at step ``die_at``."""
-        checkpoint = Path(task["folder"]) / "checkpoint.safetensors"
+        checkpoint = Path(job.folder) / "checkpoint.safetensors"
         step = int(checkpoint.read_text()) if checkpoint.exists() else 0
-        while step < task["until"]:
+        while step < job.segment.until:
             step += 1
             checkpoint.write_text(str(step))
-            self.outbox({"kind": "points", "points": [[step, 0, {}]]})
+            self.send(Points(((step, 0, {}),)))
             time.sleep(0.1)
-            if step == task.get("die_at"):
+            if step == job.config.get("die_at"):
                 os._exit(1)
-        yield {"kind": "measured", "measurement": {"step": step}}
+        yield Measured(Measurement(1, step, step, {}, 1.0))
 
 
 class Broken:
     """A worker that cannot start, as where a package is missing."""
 
-    def __init__(self):
+    def __init__(self, send):
         raise ModuleNotFoundError("No module named 'torch'")

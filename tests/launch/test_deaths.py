@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from helpers import read_trials
 
 from embsearch.config.build import build
-from embsearch.history import read_trials
+from embsearch.launch.base import Died, Measured, Points
 from embsearch.launch.curves import Synthetic
 from embsearch.launch.replay import Replay, VirtualClock
-from embsearch.study import Study
+from embsearch.study.run import Study
 from embsearch.track.base import NoRecorder
 
 ROWS = "query,title,grade\n" + "".join(f"q{n},right {n},1\nq{n},wrong {n},0\n" for n in range(12))
@@ -24,16 +25,14 @@ class Killed(Replay):
     def wait(self, timeout):
         messages = []
         for slot, message in super().wait(timeout):
-            if message["kind"] in ("points", "measured") and self.died < self.times:
-                if message["kind"] == "points":
+            if isinstance(message, (Points, Measured)) and self.died < self.times:
+                if isinstance(message, Points):
                     continue
                 self.died += 1
                 trained = range(1, 1 + self.died * self.steps)
-                points = [[step, 0, {"train/loss": 1.0, "cost/texts_per_second": 1.0}] for step in trained]
-                messages += [
-                    (slot, {"kind": "points", "points": points}),
-                    (slot, {"kind": "died", "failure": "killed", "message": "worker 0 was killed by SIGKILL"}),
-                ]
+                values = {"train/loss": 1.0, "cost/texts_per_second": 1.0}
+                messages.append((slot, Points(tuple((step, 0, values) for step in trained))))
+                messages.append((slot, Died("killed", "worker 0 was killed by SIGKILL")))
             else:
                 messages.append((slot, message))
         return messages
@@ -44,7 +43,9 @@ class Killed(Replay):
     [(3, 0, "complete"), (4, 0, "failed"), (10, 1, "complete")],
     ids=["three times at one place", "four times at one place", "ten times, each time further on"],
 )
-def test_a_trial_whose_workers_are_killed_fails_only_where_it_does_not_get_on(tmp_path, times, steps, state):
+def test_a_trial_whose_workers_are_killed_fails_only_where_it_does_not_get_on(
+    tmp_path, times, steps, state
+):
     (tmp_path / "rows.csv").write_text(ROWS)
     config = build({
         "home": str(tmp_path / "home"), "data": {"path": str(tmp_path / "rows.csv")}, "study": {"name": "s"},
@@ -52,7 +53,9 @@ def test_a_trial_whose_workers_are_killed_fails_only_where_it_does_not_get_on(tm
         "launcher": {"name": "replay"}, "track": {"mlflow": False}, "scheduler": {"name": "none"},
     })  # fmt: skip
     clock = VirtualClock(0.0)
-    study = Study(config, lambda folder: Killed(clock, times, steps), lambda folder: NoRecorder(), clock=clock)
+    study = Study(
+        config, lambda folder: Killed(clock, times, steps), lambda folder: NoRecorder(), clock=clock
+    )
     result = study.run()
     assert result.counts[state] == 1
     assert read_trials(study.folder, "auc")[0].deaths == study.trials[0].deaths

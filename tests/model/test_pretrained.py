@@ -69,7 +69,9 @@ def test_each_pooling_equals_its_definition_on_the_plain_transformer(tiny_bert, 
 
 @pytest.mark.parametrize("pooling", POOLED)
 @pytest.mark.parametrize("projection", [None, 16])
-def test_a_saved_encoder_loads_anywhere_with_the_same_vectors(tiny_bert, tmp_path, pooling, projection):
+def test_a_saved_encoder_loads_anywhere_with_the_same_vectors(
+    tiny_bert, tmp_path, pooling, projection
+):
     model = pretrained.build(ModelConfig(str(tiny_bert), pooling=pooling, projection=projection))
 
     pretrained.save(model, tmp_path / "model")
@@ -82,7 +84,9 @@ def test_a_saved_encoder_loads_anywhere_with_the_same_vectors(tiny_bert, tmp_pat
 def test_a_model_with_the_pooler_leaves_those_built_after_it_alone(tiny_bert):
     before = vectors(pretrained.build(ModelConfig(str(tiny_bert), pooling="mean")))
     pretrained.build(ModelConfig(str(tiny_bert), pooling="pooler"))
-    assert np.array_equal(vectors(pretrained.build(ModelConfig(str(tiny_bert), pooling="mean"))), before)
+    assert np.array_equal(
+        vectors(pretrained.build(ModelConfig(str(tiny_bert), pooling="mean"))), before
+    )
 
 
 def test_the_pooler_is_refused_where_the_weights_have_none(tiny_bert, tmp_path):
@@ -90,12 +94,16 @@ def test_the_pooler_is_refused_where_the_weights_have_none(tiny_bert, tmp_path):
     shutil.copytree(tiny_bert, folder)
     BertModel.from_pretrained(folder, add_pooling_layer=False).save_pretrained(folder)
 
-    with pytest.raises(ModelError, match="holds no pooler weights, it would start from noise; use mean"):
+    with pytest.raises(
+        ModelError, match="holds no pooler weights, it would start from noise; use mean"
+    ):
         pretrained.build(ModelConfig(str(folder), pooling="pooler"))
 
 
 def test_a_projection_is_drawn_from_its_seed(tiny_bert):
-    one, same, other = (pretrained.build(ModelConfig(str(tiny_bert), projection=16), seed) for seed in (7, 7, 8))
+    one, same, other = (
+        pretrained.build(ModelConfig(str(tiny_bert), projection=16), seed) for seed in (7, 7, 8)
+    )
 
     assert vectors(one).shape == (len(TEXTS), 16)
     assert np.array_equal(vectors(one), vectors(same))
@@ -109,7 +117,9 @@ def test_a_projection_of_no_width_is_refused(tiny_bert):
 
 def test_vectors_have_length_one_only_when_normalised(tiny_bert):
     length = {
-        on: np.linalg.norm(vectors(pretrained.build(ModelConfig(str(tiny_bert), normalize=on))), axis=1)
+        on: np.linalg.norm(
+            vectors(pretrained.build(ModelConfig(str(tiny_bert), normalize=on))), axis=1
+        )
         for on in (True, False)
     }
 
@@ -129,7 +139,9 @@ def test_frozen_layers_stay_as_they_are_and_the_others_move(tiny_bert, count):
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     fixed = ["embeddings.", *(f"layer.{i}." for i in range(count))]
     expected = {n for n in before if "pooler" not in n and not any(f in n for f in fixed)}
-    assert {n.removesuffix("key.bias") for n in moved} == {n.removesuffix("key.bias") for n in expected}
+    assert {n.removesuffix("key.bias") for n in moved} == {
+        n.removesuffix("key.bias") for n in expected
+    }
 
 
 def test_more_frozen_layers_than_there_are_is_refused(tiny_bert):
@@ -155,7 +167,9 @@ def test_without_dropout_training_and_evaluation_agree_and_with_it_they_differ(t
         model = pretrained.build(ModelConfig(str(tiny_bert), dropout=rate))
         features = model.preprocess(TEXTS)
         with torch.no_grad():
-            calm, busy = (m(dict(features))["sentence_embedding"] for m in (model.eval(), model.train()))
+            calm, busy = (
+                m(dict(features))["sentence_embedding"] for m in (model.eval(), model.train())
+            )
             calm = model.eval()(dict(features))["sentence_embedding"]
         assert torch.allclose(calm, busy, atol=1e-6) is same
 
@@ -166,7 +180,9 @@ def test_a_dropout_of_one_is_refused(tiny_bert):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ModelError, match=r"nowhere: no such folder; give a folder with config\.json or a hub name"):
+    with pytest.raises(
+        ModelError, match=r"nowhere: no such folder; give a folder with config\.json or a hub name"
+    ):
         pretrained.build(ModelConfig(str(tmp_path / "nowhere")))
 
 
@@ -187,12 +203,16 @@ def test_a_file_that_is_not_weights_is_no_encoder(tiny_bert, tmp_path):
     shutil.copytree(tiny_bert, folder)
     (folder / "model.safetensors").write_text("not weights")
 
-    with pytest.raises(ModelError, match=r"cannot be loaded as an encoder.*Expected a folder or hub name"):
+    with pytest.raises(
+        ModelError, match=r"cannot be loaded as an encoder.*Expected a folder or hub name"
+    ):
         pretrained.build(ModelConfig(str(folder)))
 
 
 def test_weights_are_kept_as_safetensors_and_nothing_is_pickled(tiny_bert, tmp_path):
-    pretrained.save(pretrained.build(ModelConfig(str(tiny_bert), projection=16)), tmp_path / "model")
+    pretrained.save(
+        pretrained.build(ModelConfig(str(tiny_bert), projection=16)), tmp_path / "model"
+    )
 
     suffixes = {file.suffix for file in (tmp_path / "model").rglob("*") if file.is_file()}
 
@@ -202,7 +222,9 @@ def test_weights_are_kept_as_safetensors_and_nothing_is_pickled(tiny_bert, tmp_p
 
 
 def test_saving_again_replaces_the_folder_whole(tiny_bert, tmp_path):
-    pretrained.save(pretrained.build(ModelConfig(str(tiny_bert), projection=16)), tmp_path / "model")
+    pretrained.save(
+        pretrained.build(ModelConfig(str(tiny_bert), projection=16)), tmp_path / "model"
+    )
     pretrained.save(pretrained.build(ModelConfig(str(tiny_bert))), tmp_path / "model")
 
     assert len(json.loads((tmp_path / "model" / "modules.json").read_text())) == 3
@@ -224,7 +246,9 @@ def test_a_disk_that_fills_up_leaves_the_old_model(tiny_bert, tmp_path):
 
 
 def test_loading_what_is_no_model_says_so(tmp_path):
-    with pytest.raises(ModelError, match=r"no sentence-transformers model here \(modules\.json is missing\)"):
+    with pytest.raises(
+        ModelError, match=r"no sentence-transformers model here \(modules\.json is missing\)"
+    ):
         pretrained.load(tmp_path)
 
 

@@ -40,8 +40,13 @@ def draw(seed=0, negatives=0.7, count=9, texts=14):
     random = np.random.default_rng(seed)
     rows = []
     for _ in range(count):
-        anchor, positive, negative = random.choice(5), *(5 + random.choice(texts - 5, 2, replace=False))
-        rows.append((int(anchor), int(positive), int(negative) if random.random() < negatives else -1))
+        anchor, positive, negative = (
+            random.choice(5),
+            *(5 + random.choice(texts - 5, 2, replace=False)),
+        )
+        rows.append(
+            (int(anchor), int(positive), int(negative) if random.random() < negatives else -1)
+        )
     weight = random.uniform(0.2, 2, size=count).astype(np.float32).tolist()
     known = [(0, 5), (0, 6), (1, 7), (2, 8), (3, 9), (3, 10)]
     vectors = torch.tensor(random.normal(size=(texts, 6)) * 3, dtype=torch.float32)

@@ -24,7 +24,13 @@ from embsearch.objectives.contrastive import Contrastive
 from embsearch.objectives.infonce import InfoNCE
 from embsearch.objectives.triplet import Triplet
 
-EVERY = [Triplet(0.3), Contrastive(0.5), InfoNCE(0.1), InfoNCE(0.1, symmetric=True), BinaryCrossEntropy(0.1)]
+EVERY = [
+    Triplet(0.3),
+    Contrastive(0.5),
+    InfoNCE(0.1),
+    InfoNCE(0.1, symmetric=True),
+    BinaryCrossEntropy(0.1),
+]
 
 
 def name(objective):
@@ -45,7 +51,9 @@ def test_the_gradient_is_that_of_finite_differences(objective, drawn):
 def test_only_the_direction_of_a_vector_counts(objective, drawn):
     vectors, batch = drawn
     longer = vectors * torch.linspace(0.5, 20, len(vectors))[:, None]
-    torch.testing.assert_close(objective(longer, batch), objective(vectors, batch), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        objective(longer, batch), objective(vectors, batch), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("objective", EVERY, ids=name)
@@ -55,7 +63,9 @@ def test_a_weight_of_two_is_the_row_twice(objective, drawn):
     take = torch.tensor([0, *range(9)])
     columns = ("anchor_B", "positive_B", "negative_B", "known_BC")
     twice = replace(once, **{c: getattr(batch, c)[take] for c in columns}, weight_B=torch.ones(10))
-    torch.testing.assert_close(objective(vectors, once), objective(vectors, twice), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        objective(vectors, once), objective(vectors, twice), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("objective", EVERY, ids=name)
@@ -80,7 +90,9 @@ def test_zero_vectors_equal_vectors_and_zero_weights_stay_finite(objective, batc
 
 
 @pytest.mark.parametrize("objective", EVERY, ids=name)
-def test_a_batch_whose_rows_happen_to_lack_negatives_is_finite_and_differentiable(objective, batch_of):
+def test_a_batch_whose_rows_happen_to_lack_negatives_is_finite_and_differentiable(
+    objective, batch_of
+):
     vectors = torch.randn(4, 3, requires_grad=True)
     loss = objective(vectors, batch_of([(0, 1, -1), (2, 3, -1)]))
     loss.backward()
@@ -132,7 +144,11 @@ def pairs(vectors, batch):
 
 def test_triplet_is_its_formula(drawn):
     vectors, batch = drawn
-    leads = [(w, cosine(vectors, a, p) - cosine(vectors, a, n)) for a, p, n, w in rows_of(batch) if n >= 0]
+    leads = [
+        (w, cosine(vectors, a, p) - cosine(vectors, a, n))
+        for a, p, n, w in rows_of(batch)
+        if n >= 0
+    ]
     expected = mean([(w, max(0, 0.3 - lead)) for w, lead in leads])
     assert Triplet(0.3)(vectors, batch).item() == pytest.approx(expected, abs=1e-6)
 
@@ -140,7 +156,10 @@ def test_triplet_is_its_formula(drawn):
 def test_contrastive_is_its_formula(drawn):
     vectors, batch = drawn
     expected = mean(
-        [(w, ((1 - s) if right else max(0, 0.5 - (1 - s))) ** 2 / 2) for w, s, right in pairs(vectors, batch)]
+        [
+            (w, ((1 - s) if right else max(0, 0.5 - (1 - s))) ** 2 / 2)
+            for w, s, right in pairs(vectors, batch)
+        ]
     )
     assert Contrastive(0.5)(vectors, batch).item() == pytest.approx(expected, abs=1e-6)
 
@@ -153,7 +172,9 @@ def test_bce_is_its_formula(drawn):
         return -math.log(odds if right else 1 - odds)
 
     expected = mean([(w, loss(s, right)) for w, s, right in pairs(vectors, batch)])
-    assert BinaryCrossEntropy(0.1)(vectors, batch).item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert BinaryCrossEntropy(0.1)(vectors, batch).item() == pytest.approx(
+        expected, rel=1e-6, abs=1e-6
+    )
 
 
 def known_pairs(batch):
@@ -188,10 +209,15 @@ def test_symmetric_infonce_is_the_mean_with_its_mirror(drawn):
     vectors, batch = drawn
     known, anchors = known_pairs(batch), set(batch.anchor_B.tolist())
     mirror = mean(
-        [(w, choice(vectors, p, a, [q for q in anchors if (q, p) not in known])) for a, p, _, w in rows_of(batch)]
+        [
+            (w, choice(vectors, p, a, [q for q in anchors if (q, p) not in known]))
+            for a, p, _, w in rows_of(batch)
+        ]
     )
     expected = (mirror + InfoNCE(0.1)(vectors, batch).item()) / 2
-    assert InfoNCE(0.1, symmetric=True)(vectors, batch).item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert InfoNCE(0.1, symmetric=True)(vectors, batch).item() == pytest.approx(
+        expected, rel=1e-6, abs=1e-6
+    )
 
 
 # --- what InfoNCE leaves out
@@ -217,7 +243,8 @@ def test_the_mirror_leaves_out_queries_that_the_title_is_right_for(batch_of):
     vectors = torch.randn(4, 5)
     rows, weight = [(0, 1, -1), (2, 3, -1)], [1.0, 0.0]
     open_, masked = (
-        gradient(InfoNCE(0.1, symmetric=True), batch_of(rows, known, weight), vectors) for known in ([], [(2, 1)])
+        gradient(InfoNCE(0.1, symmetric=True), batch_of(rows, known, weight), vectors)
+        for known in ([], [(2, 1)])
     )
     assert open_[2].any()
     assert not masked[2].any()
@@ -244,7 +271,10 @@ def test_triplet_is_sentence_transformers(batch_of):
     vectors = torch.randn(9, 8)
     loss = TripletLoss(None, TripletDistanceMetric.COSINE, triplet_margin=0.3)
     torch.testing.assert_close(
-        Triplet(0.3)(vectors, batch_of(DISTINCT)), theirs(loss, vectors, COLUMNS), rtol=1e-5, atol=1e-6
+        Triplet(0.3)(vectors, batch_of(DISTINCT)),
+        theirs(loss, vectors, COLUMNS),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
@@ -254,7 +284,10 @@ def test_contrastive_is_sentence_transformers(batch_of):
     columns = ([0, 1, 2, 0, 1, 2], [3, 4, 5, 6, 7, 8])
     labels = torch.tensor([1, 1, 1, 0, 0, 0])
     torch.testing.assert_close(
-        Contrastive(0.5)(vectors, batch_of(DISTINCT)), theirs(loss, vectors, columns, labels), rtol=1e-5, atol=1e-6
+        Contrastive(0.5)(vectors, batch_of(DISTINCT)),
+        theirs(loss, vectors, columns, labels),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
@@ -263,7 +296,10 @@ def test_infonce_is_sentence_transformers(batch_of, symmetric):
     vectors = torch.randn(9, 8)
     directions = ("query_to_doc", "doc_to_query") if symmetric else ("query_to_doc",)
     loss = MultipleNegativesRankingLoss(
-        None, scale=20.0, directions=directions, partition_mode="per_direction" if symmetric else "joint"
+        None,
+        scale=20.0,
+        directions=directions,
+        partition_mode="per_direction" if symmetric else "joint",
     )
     ours = InfoNCE(0.05, symmetric)(vectors, batch_of(DISTINCT))
     torch.testing.assert_close(ours, theirs(loss, vectors, COLUMNS), rtol=1e-5, atol=1e-6)
@@ -275,7 +311,9 @@ def test_infonce_is_sentence_transformers(batch_of, symmetric):
 def test_the_config_builds_each_and_a_misspelt_name_is_answered():
     assert build(ObjectiveConfig("triplet", margin=0.2)) == Triplet(0.2)
     assert build(ObjectiveConfig("contrastive", margin=0.4)) == Contrastive(0.4)
-    assert build(ObjectiveConfig("infonce", temperature=0.02, symmetric=True)) == InfoNCE(0.02, symmetric=True)
+    assert build(ObjectiveConfig("infonce", temperature=0.02, symmetric=True)) == InfoNCE(
+        0.02, symmetric=True
+    )
     assert build(ObjectiveConfig("bce", temperature=0.2)) == BinaryCrossEntropy(0.2)
     with pytest.raises(ConfigError, match="Did you mean 'infonce'"):
         build(ObjectiveConfig("infonec"))  # type: ignore[arg-type]

@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+from embsearch.config.catalogue import OBJECTIVES as NAMES
 from embsearch.config.schema import ObjectiveConfig
 from embsearch.data.dataset import Triplets
 from embsearch.errors import ConfigError
-from embsearch.objectives.build import NAMES, build
 from embsearch.objectives.preflight import preflight
 
 
@@ -37,7 +37,7 @@ def test_the_defaults_pass_on_rows_with_negatives(name):
 
 @pytest.mark.parametrize("name", ["triplet", "contrastive", "bce"])
 def test_what_learns_from_negatives_alone_refuses_rows_without_any(name):
-    assert build(ObjectiveConfig(name)).needs == "negatives"
+    assert NAMES[name].needs == "negatives"
     assert refused(ObjectiveConfig(name), WITHOUT) == (
         f"objective.name={name}: none of the 2 training rows has a negative (worse) title, and this objective "
         "learns from nothing else. Set objective.name=infonce, or give data with negatives (a 'negative' column, "
@@ -58,7 +58,9 @@ def test_a_margin_that_cannot_be_met_or_asks_nothing_is_refused(name):
     preflight(ObjectiveConfig(name, margin=2.0), WITH, 32)
     assert "objective.margin=2.5 can never be met" in refused(ObjectiveConfig(name, margin=2.5))
     for margin in (0.0, -0.1, float("nan")):
-        assert f"objective.margin={margin} is not above 0" in refused(ObjectiveConfig(name, margin=margin))
+        assert f"objective.margin={margin} is not above 0" in refused(
+            ObjectiveConfig(name, margin=margin)
+        )
 
 
 @pytest.mark.parametrize("name", ["infonce", "bce"])

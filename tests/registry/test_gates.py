@@ -6,34 +6,48 @@ import numpy as np
 import pytest
 
 from embsearch.config.schema import PromoteConfig
-from embsearch.data.dataset import Judged
+from embsearch.data.dataset import JudgedRows
 from embsearch.registry import gates
 from embsearch.registry.gates import Rival
+from embsearch.tasks.catalogue import task_named
 
+RETRIEVAL = task_named("retrieval")
 ASKED = PromoteConfig(draws=500)
 QUERIES, SHOWN = 80, 8
 
 
 @pytest.fixture
-def rows() -> Judged:
+def rows() -> JudgedRows:
     """80 queries of two segments in turn, each with two relevant titles of eight."""
     query = np.repeat(np.arange(QUERIES), SHOWN).astype(np.int32)
     relevant = np.tile(np.arange(SHOWN) < 2, QUERIES)
     ids = np.arange(len(query), dtype=np.int32)
-    return Judged(query, query, ids, relevant.astype(np.float32), relevant, (query % 2).astype(np.int32), ("a", "b"))
+    return JudgedRows(
+        query,
+        query,
+        ids,
+        relevant.astype(np.float32),
+        relevant,
+        (query % 2).astype(np.int32),
+        ("a", "b"),
+    )
 
 
-def scores(rows: Judged, *lift: float, seed: int = 0) -> np.ndarray:
+def scores(rows: JudgedRows, *lift: float, seed: int = 0) -> np.ndarray:
     """Scores whose relevant rows stand higher by ``lift``, one a segment."""
     noise = np.random.default_rng(seed).normal(size=len(rows))
     return (noise + rows.relevant * np.array(lift)[rows.segment]).astype(np.float32)
 
 
 def test_a_gain_that_is_told_from_chance_passes_and_one_that_is_not_says_what_could_be_seen(rows):
-    better = gates.gain(rows, scores(rows, 2, 2), Rival("champion", scores(rows, 1, 1)), ASKED)
+    better = gates.gain_gate(
+        RETRIEVAL, rows, scores(rows, 2, 2), Rival("champion", scores(rows, 1, 1)), ASKED
+    )
     assert better.passed
     assert better.facts["gain"]["low"] > 0
-    same = gates.gain(rows, scores(rows, 1, 1), Rival("champion", scores(rows, 1, 1, seed=1)), ASKED)
+    same = gates.gain_gate(
+        RETRIEVAL, rows, scores(rows, 1, 1), Rival("champion", scores(rows, 1, 1, seed=1)), ASKED
+    )
     assert not same.passed
     width = same.facts["gain"]["high"] - same.facts["gain"]["low"]
     assert same.facts["smallest_visible"] == pytest.approx(width / 2)
@@ -42,17 +56,25 @@ def test_a_gain_that_is_told_from_chance_passes_and_one_that_is_not_says_what_co
 
 def test_a_gain_must_lie_above_the_least_that_is_asked(rows):
     mine, theirs = scores(rows, 2, 2), Rival("champion", scores(rows, 1, 1))
-    low = gates.gain(rows, mine, theirs, ASKED).facts["gain"]["low"]
-    assert gates.gain(rows, mine, theirs, PromoteConfig(draws=500, min_gain=low - 0.001)).passed
-    assert not gates.gain(rows, mine, theirs, PromoteConfig(draws=500, min_gain=low + 0.001)).passed
+    low = gates.gain_gate(RETRIEVAL, rows, mine, theirs, ASKED).facts["gain"]["low"]
+    assert gates.gain_gate(
+        RETRIEVAL, rows, mine, theirs, PromoteConfig(draws=500, min_gain=low - 0.001)
+    ).passed
+    assert not gates.gain_gate(
+        RETRIEVAL, rows, mine, theirs, PromoteConfig(draws=500, min_gain=low + 0.001)
+    ).passed
 
 
 def test_the_floor_is_asked_of_a_first_champion_alone(rows):
     mine, theirs = scores(rows, 1, 1), scores(rows, 0.1, 0.1)
-    first = gates.by_quality(rows, mine, [Rival("untuned encoder", theirs)], ASKED)
+    first = gates.quality_gates(RETRIEVAL, rows, mine, [Rival("untuned encoder", theirs)], ASKED)
     assert [(g.name, g.passed) for g in first if not g.passed] == [("floor", False)]
-    later = gates.by_quality(
-        rows, mine, [Rival("untuned encoder", theirs), Rival("champion", theirs, champion=True)], ASKED
+    later = gates.quality_gates(
+        RETRIEVAL,
+        rows,
+        mine,
+        [Rival("untuned encoder", theirs), Rival("champion", theirs, champion=True)],
+        ASKED,
     )
     assert [g.name for g in later] == ["gain", "gain", "ranking", "segments"]
     assert all(g.passed for g in later)
@@ -61,7 +83,12 @@ def test_the_floor_is_asked_of_a_first_champion_alone(rows):
 def test_a_segment_that_lost_five_points_refuses_a_model_that_is_better_on_the_whole(rows):
     champion = scores(rows, 1.0, 1.6)
     mine = champion + (rows.relevant * np.array([0.9, -0.35])[rows.segment]).astype(np.float32)
-    found = {g.name: g for g in gates.by_quality(rows, mine, [Rival("champion", champion, champion=True)], ASKED)}
+    found = {
+        g.name: g
+        for g in gates.quality_gates(
+            RETRIEVAL, rows, mine, [Rival("champion", champion, champion=True)], ASKED
+        )
+    }
     assert found["gain"].passed
     assert not found["segments"].passed
     assert found["segments"].facts["b"]["value"] == pytest.approx(-0.06, abs=0.02)
@@ -71,11 +98,17 @@ def test_a_segment_that_lost_five_points_refuses_a_model_that_is_better_on_the_w
 def test_a_loss_within_the_limit_or_within_chance_is_none(rows):
     champion = scores(rows, 1.0, 1.6)
     little = champion - (rows.relevant * np.array([0, 0.08])[rows.segment]).astype(np.float32)
-    assert gates.segments(rows, little, Rival("champion", champion), ASKED).passed
-    few = Judged(
-        *(getattr(rows, k)[:16] for k in ("query", "text", "title", "grade", "relevant", "segment")), ("a", "b")
+    assert gates.segments_gate(RETRIEVAL, rows, little, Rival("champion", champion), ASKED).passed
+    few = JudgedRows(
+        *(
+            getattr(rows, k)[:16]
+            for k in ("query", "text", "title", "grade", "relevant", "segment")
+        ),
+        ("a", "b"),
     )
-    assert gates.segments(few, scores(few, 0.5, 0.5), Rival("champion", scores(few, 1, 1, seed=3)), ASKED).passed
+    assert gates.segments_gate(
+        RETRIEVAL, few, scores(few, 0.5, 0.5), Rival("champion", scores(few, 1, 1, seed=3)), ASKED
+    ).passed
 
 
 def test_a_ranking_that_falls_while_auc_rises_refuses(rows):
@@ -84,7 +117,12 @@ def test_a_ranking_that_falls_while_auc_rises_refuses(rows):
     champion = (levels + rows.relevant * 1.0).astype(np.float32)
     mine = (rows.relevant * 1.0).astype(np.float32)
     mine[SHOWN - 1 :: SHOWN] = 2.0
-    found = {g.name: g for g in gates.by_quality(rows, mine, [Rival("champion", champion, champion=True)], ASKED)}
+    found = {
+        g.name: g
+        for g in gates.quality_gates(
+            RETRIEVAL, rows, mine, [Rival("champion", champion, champion=True)], ASKED
+        )
+    }
     assert found["gain"].passed
     assert not found["ranking"].passed
     assert "ndcg_10 and mrr_10 lost what AUC gained" in found["ranking"].words
@@ -93,23 +131,23 @@ def test_a_ranking_that_falls_while_auc_rises_refuses(rows):
 @pytest.mark.parametrize(
     ("gate", "passed"),
     [
-        (gates.dimension(64, 64, ASKED), True),
-        (gates.dimension(32, 64, ASKED), False),
-        (gates.dimension(32, 64, PromoteConfig(allow_dim_change=True)), True),
-        (gates.dimension(32, None, ASKED), True),
-        (gates.speed(1.4, 1.0, "champion", ASKED), True),
-        (gates.speed(1.6, 1.0, "champion", ASKED), False),
-        (gates.speed(1.0, 2.0, "champion", ASKED), False),
-        (gates.reload({"a": 1e-7, "b": 9e-6}), True),
-        (gates.reload({"a": 1e-7, "b": 2e-5}), False),
-        (gates.data("f00", "f00", "0.1"), True),
-        (gates.data("f00", "ba5", "0.1"), False),
-        (gates.data("f00", "f00", ""), False),
-        (gates.leak({"candidate": 0.0, "champion": None}, ASKED), True),
-        (gates.leak({"candidate": 0.0, "champion": 0.02}, ASKED), False),
-        (gates.leak({"candidate": 0.0, "champion": 0.02}, PromoteConfig(max_leak=0.05)), True),
-        (gates.licence("apache-2.0", "minilm"), True),
-        (gates.licence(None, "./mine"), False),
+        (gates.dimension_gate(64, 64, ASKED), True),
+        (gates.dimension_gate(32, 64, ASKED), False),
+        (gates.dimension_gate(32, 64, PromoteConfig(allow_dim_change=True)), True),
+        (gates.dimension_gate(32, None, ASKED), True),
+        (gates.speed_gate(1.4, 1.0, "champion", ASKED), True),
+        (gates.speed_gate(1.6, 1.0, "champion", ASKED), False),
+        (gates.speed_gate(1.0, 2.0, "champion", ASKED), False),
+        (gates.reload_gate({"a": 1e-7, "b": 9e-6}), True),
+        (gates.reload_gate({"a": 1e-7, "b": 2e-5}), False),
+        (gates.data_gate("f00", "f00", "0.1"), True),
+        (gates.data_gate("f00", "ba5", "0.1"), False),
+        (gates.data_gate("f00", "f00", ""), False),
+        (gates.leak_gate({"candidate": 0.0, "champion": None}, ASKED), True),
+        (gates.leak_gate({"candidate": 0.0, "champion": 0.02}, ASKED), False),
+        (gates.leak_gate({"candidate": 0.0, "champion": 0.02}, PromoteConfig(max_leak=0.05)), True),
+        (gates.licence_gate("apache-2.0", "minilm"), True),
+        (gates.licence_gate(None, "./mine"), False),
     ],
 )
 def test_gates_of_one_figure(gate, passed):

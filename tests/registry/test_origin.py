@@ -24,14 +24,19 @@ def run_with(client, tags):
 
 
 def test_a_trials_run_says_its_study_and_number(client):
-    run = run_with(client, {"embsearch.uid": "shop@20261124-083009.214/t0012", "embsearch.study": "shop"})
+    run = run_with(
+        client, {"embsearch.uid": "shop@20261124-083009.214/t0012", "embsearch.study": "shop"}
+    )
     assert of_run(client, run) == Origin("shop", 12, "shop@20261124-083009.214")
 
 
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
-        ({"embsearch.uid": "shop@20261124-083009.214", "embsearch.study": "shop"}, "the run of study shop"),
+        (
+            {"embsearch.uid": "shop@20261124-083009.214", "embsearch.study": "shop"},
+            "the run of study shop",
+        ),
         ({}, "no tag embsearch.uid"),
     ],
 )

@@ -21,7 +21,9 @@ def test_the_cut_has_the_highest_f1_that_any_threshold_of_two_decimals_has(rows)
     scores, relevant = rows
     cut = best_cut(scores, relevant)
     every = [
-        precision_recall_fscore_support(relevant, scores >= t, average="binary", zero_division=0)[:3]
+        precision_recall_fscore_support(relevant, scores >= t, average="binary", zero_division=0)[
+            :3
+        ]
         for t in np.arange(-100, 101) / 100
     ]
     assert cut.f1 == pytest.approx(max(f1 for _, _, f1 in every))

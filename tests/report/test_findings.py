@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from embsearch.config.build import build
-from embsearch.history import Run, Trial
+from embsearch.history.trial import Run, Trial
 from embsearch.report.findings import _disagreement, _edges, _loss_falls, _luck, falling
 from embsearch.report.ranges import at_end, choices_table
 from embsearch.report.record import Course, Evaluation
@@ -56,7 +56,9 @@ def test_a_winner_at_the_end_of_a_range_is_told_with_the_override_that_widens_it
     path = next(iter(changed)).replace("__", ".")
     assert found.text.startswith(f"{path}=")
     assert found.kind == "warning"
-    assert found.remedy == (f"embsearch search study.name=shop {override} study.on_drift=extend stop.trials={20 + 8}")
+    assert found.remedy == (
+        f"embsearch search study.name=shop {override} study.on_drift=extend stop.trials={20 + 8}"
+    )
     name, value = override.strip("'").split("=", 1)
     part = name.removeprefix("space.").rsplit(".", 1)
     wider = {**SPACE, part[0]: {**SPACE[part[0]], part[1]: build_value(value)}}
@@ -66,7 +68,13 @@ def test_a_winner_at_the_end_of_a_range_is_told_with_the_override_that_widens_it
 def build_value(text):
     import yaml
 
-    return yaml.safe_load(text) if text.startswith("[") else float(text) if "e" in text or "." in text else int(text)
+    return (
+        yaml.safe_load(text)
+        if text.startswith("[")
+        else float(text)
+        if "e" in text or "." in text
+        else int(text)
+    )
 
 
 def test_nothing_is_said_inside_a_range_nor_where_no_further_value_makes_sense():
@@ -79,7 +87,9 @@ def test_nothing_is_said_inside_a_range_nor_where_no_further_value_makes_sense()
 def test_ends_are_measured_on_the_scale_of_the_range():
     space = record().space
     assert at_end(space["train.lr"], 1.2e-5) == "low"
-    assert at_end(space["train.lr"], 5e-5) is None  # 4 % of the way in numbers, a third in logarithms
+    assert (
+        at_end(space["train.lr"], 5e-5) is None
+    )  # 4 % of the way in numbers, a third in logarithms
     assert at_end(space["train.l2"], 0.004) == "low"
     assert at_end(space["objective.name"], "triplet") is None
 
@@ -109,17 +119,29 @@ def test_what_validation_promised_is_held_against_the_test_rows(promised, kind, 
     study = record()
     labels = ("untuned encoder", "default configuration", "best trial")
     values = dict(zip(labels, (0.5, 0.9, 0.9 + promised), strict=True))
-    study.result = {"table": [{"label": label, "validation": value} for label, value in values.items()]}
-    gains = {"untuned encoder": Interval(0.45, 0.4, 0.5), "default configuration": Interval(0.01, 0.005, 0.015)}
+    study.result = {
+        "table": [{"label": label, "validation": value} for label, value in values.items()]
+    }
+    gains = {
+        "untuned encoder": Interval(0.45, 0.4, 0.5),
+        "default configuration": Interval(0.01, 0.005, 0.015),
+    }
     (found,) = _disagreement(study, SimpleNamespace(gain=lambda of, over: gains[over]))
     assert (found.kind, words in found.text) == (kind, True)
-    assert f"validation promised {promised:+.4f} over the default configuration".lower() in found.text.lower()
+    assert (
+        f"validation promised {promised:+.4f} over the default configuration".lower()
+        in found.text.lower()
+    )
 
 
 def test_it_is_a_warning_where_it_happened_to_the_winner_or_to_a_third_of_the_trials():
     good, bad = course(0, [0.9, 0.95], [0.3, 0.2]), course(1, [0.95, 0.9], [0.3, 0.2])
     study = record()
-    study.courses = {0: good, 1: bad, **{n: course(n, [0.9, 0.95], [0.3, 0.2]) for n in range(2, 8)}}
+    study.courses = {
+        0: good,
+        1: bad,
+        **{n: course(n, [0.9, 0.95], [0.3, 0.2]) for n in range(2, 8)},
+    }
     study.best = good
     (found,) = _loss_falls(study)
     assert found.kind == "note"
@@ -144,5 +166,8 @@ def test_fresh_seeds_say_how_much_of_the_winner_was_luck_and_who_looked_better()
         {"trial": 3, "value": 0.95, "values": [0.94, 0.942]}, {"trial": 4, "value": 0.96, "values": [0.93, 0.932]}
     ]}  # fmt: skip
     (finding,) = _luck(study)
-    assert "validation auc 0.9410 (0.9400 to 0.9420) instead of 0.9500: 0.0090 of it was luck" in finding.text
+    assert (
+        "validation auc 0.9410 (0.9400 to 0.9420) instead of 0.9500: 0.0090 of it was luck"
+        in finding.text
+    )
     assert "Trial 4 had 0.9600, but a lower mean, 0.9310" in finding.text

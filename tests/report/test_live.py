@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from embsearch.config.schema import Config, EvaluateConfig, StopConfig
-from embsearch.history import Trial
+from embsearch.history.trial import Trial
 from embsearch.report.live import reads, summary, trials_table
 from embsearch.search.space import parse
 from embsearch.values import Reading
@@ -22,7 +22,12 @@ RAW = {
 
 def study(*trials, most=12):
     config = Config(stop=StopConfig(trials=most), evaluate=EvaluateConfig(at=(0.1, 0.3, 1.0)))
-    params = {"train.lr": 2.2e-4, "train.batch_size": 128, "objective.name": "infonce", "objective.temperature": 0.05}
+    params = {
+        "train.lr": 2.2e-4,
+        "train.batch_size": 128,
+        "objective.name": "infonce",
+        "objective.temperature": 0.05,
+    }
     for trial in trials:
         trial.params = params
     return SimpleNamespace(
@@ -39,7 +44,11 @@ def drawn(shown, width):
 
 def test_at_80_columns_only_the_parameters_are_cut_off():
     lines = drawn(
-        study(Trial(7, "complete", {1: 0.9, 2: 0.91, 3: 0.92}), Trial(11, "running", {1: 0.9}, speed=250)), 80
+        study(
+            Trial(7, "complete", {1: 0.9, 2: 0.91, 3: 0.92}),
+            Trial(11, "running", {1: 0.9}, speed=250),
+        ),
+        80,
     )
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["trial", "state", "rung", "best", "texts/s", "parameters"]
@@ -54,8 +63,15 @@ def test_many_trials_are_counted_where_they_are_not_shown():
 
 
 def test_the_summary_says_how_far_how_good_and_how_long():
-    going = summary(study(Trial(0, "complete", {1: 0.9, 2: 0.9, 3: 0.95}), Trial(1, "running", {1: 0.8}, speed=99)))
-    assert "1 of 12 trials ended, 2 begun, best auc 0.9500 (trial 0), 99 texts/s, 1:40 spent, about" in going
+    going = summary(
+        study(
+            Trial(0, "complete", {1: 0.9, 2: 0.9, 3: 0.95}), Trial(1, "running", {1: 0.8}, speed=99)
+        )
+    )
+    assert (
+        "1 of 12 trials ended, 2 begun, best auc 0.9500 (trial 0), 99 texts/s, 1:40 spent, about"
+        in going
+    )
     ended = summary(study(Trial(0, "complete", {1: 0.9, 2: 0.9, 3: 0.95}), most=1))
     assert ended.endswith("1 of 1 trials ended, 1 begun, best auc 0.9500 (trial 0), 1:40 spent")
 

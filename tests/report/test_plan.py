@@ -16,7 +16,14 @@ MACHINE = Machine(
     checkpoint=145_518_116, model=91_578_315, free=70_633_279_488,
 )  # fmt: skip
 COSTS = Costs(
-    2.0, 9.0, 0.2, 0.1, 2.5, 2.7, 6.0, (Speed({"train.batch_size": 32}, 0.95), Speed({"train.batch_size": 128}, 3.2))
+    2.0,
+    9.0,
+    0.2,
+    0.1,
+    2.5,
+    2.7,
+    6.0,
+    (Speed({"train.batch_size": 32}, 0.95), Speed({"train.batch_size": 128}, 3.2)),
 )
 DRAW = Draw(380.0, (12, 5, 2), 12, 80_000, 9, 600.0, 60.0, "stop.trials: all 12 trials exist")
 CONFIG = build({
@@ -29,8 +36,8 @@ def plan(*draws):
     return Plan(draws, COSTS, 2, (1, 2), (1920, 9600, 19200), 230_400, 31.0)
 
 
-def text(machine=MACHINE, draws=(DRAW,), config=CONFIG):
-    return "\n".join(lines(config, plan(*draws), machine))
+def text(machine=MACHINE, draws=(DRAW,), config=CONFIG, verbose=False):
+    return "\n".join(lines(config, plan(*draws), machine, verbose))
 
 
 def test_a_plan_in_full():
@@ -62,7 +69,13 @@ disk        2.4 GB: 12 models of 92 MB, which MLflow links; at most 9
 
 
 def test_a_range_is_told_where_draws_differ():
-    far = replace(DRAW, seconds=480.0, reached=(12, 7, 2), texts=90_000, why="stop.seconds: 421 s of 420 s spent")
+    far = replace(
+        DRAW,
+        seconds=480.0,
+        reached=(12, 7, 2),
+        texts=90_000,
+        why="stop.seconds: 421 s of 420 s spent",
+    )
     found = text(draws=(DRAW, far))
     for words in ("7:10 expected (6:30 to 7:50)", "85,000 expected (81,000 to 89,000)", "6.0 trials (5 to 7)",
                   "stop.seconds=420 ends it in 1 of 2 draws"):  # fmt: skip
@@ -74,8 +87,14 @@ def test_a_range_is_told_where_draws_differ():
     [
         ({"available": 5_000_000_000}, "5.1 GB of 5.0 GB available: DOES NOT FIT"),
         ({"free": 1_000_000_000}, "1.0 GB free: DOES NOT FIT"),
-        ({"gpu": 9_000_000_000, "gpu_total": 16_000_000_000, "per_gpu": 2}, "18.0 GB of 16.0 GB: DOES NOT FIT"),
-        ({"cached": 5, "halved": True}, "5 chunks (halved until they fitted), gradients of all are cached"),
+        (
+            {"gpu": 9_000_000_000, "gpu_total": 16_000_000_000, "per_gpu": 2},
+            "18.0 GB of 16.0 GB: DOES NOT FIT",
+        ),
+        (
+            {"cached": 5, "halved": True},
+            "5 chunks (halved until they fitted), gradients of all are cached",
+        ),
         ({"cached": 2}, "5 chunks, gradients of the last 2 are cached"),
     ],
 )
@@ -84,18 +103,28 @@ def test_what_does_not_fit_is_said_loudly(found, says):
 
 
 def test_what_was_measured_is_told_when_asked():
-    found = text(config=replace(CONFIG, verbose=True))
-    assert "seconds     command 2, load 9, begin 0.2, resume 0.1, baseline 2.5, measure 2.7," in found
+    found = text(verbose=True)
+    assert (
+        "seconds     command 2, load 9, begin 0.2, resume 0.1, baseline 2.5, measure 2.7," in found
+    )
 
 
 def test_every_line_fits_eighty_columns():
-    long = replace(MACHINE, compute="bf16: " + "a long reason " * 20, halved=True, gpu=1, gpu_total=2)
+    long = replace(
+        MACHINE, compute="bf16: " + "a long reason " * 20, halved=True, gpu=1, gpu_total=2
+    )
     assert max(map(len, text(long).splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
     ("count", "words"),
-    [(12, "12 bytes"), (1500, "2 kB"), (91_578_315, "92 MB"), (5_078_114_304, "5.1 GB"), (2e12, "2,000 GB")],
+    [
+        (12, "12 bytes"),
+        (1500, "2 kB"),
+        (91_578_315, "92 MB"),
+        (5_078_114_304, "5.1 GB"),
+        (2e12, "2,000 GB"),
+    ],
 )
 def test_sizes_are_short(count, words):
     assert size(count) == words

@@ -29,7 +29,12 @@ def test_the_last_bit_of_any_metric_is_a_difference(metric):
 
 
 def test_within_the_tolerance_it_says_how_far_and_why():
-    one = made({**LAST, "val/auc": 0.8992}, ("aa", "bb"), changed=("torch 2.12.0 -> 2.13.0",), loose="2 threads add")
+    one = made(
+        {**LAST, "val/auc": 0.8992},
+        ("aa", "bb"),
+        changed=("torch 2.12.0 -> 2.13.0",),
+        loose="2 threads add",
+    )
     assert one.reproduced
     assert one.verdict() == (
         "equal within 0.0008 auc (tolerance 0.005), not bit by bit, because torch 2.12.0 -> 2.13.0; 2 threads add"
@@ -60,7 +65,8 @@ def test_a_model_that_is_gone_leaves_the_measurements():
     one = made(weights=("", "bb"))
     assert one.reproduced
     assert (
-        one.verdict() == "identical: 2 of 2 evaluations; of the model nothing is left to compare with (now sha256 bb)"
+        one.verdict()
+        == "identical: 2 of 2 evaluations; of the model nothing is left to compare with (now sha256 bb)"
     )
 
 

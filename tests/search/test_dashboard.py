@@ -12,7 +12,13 @@ from embsearch.cli.main import main
 def database(tmp_path_factory):
     """Optuna's database of a replayed study of twelve trials."""
     home = tmp_path_factory.mktemp("dashboard") / "home"
-    words = [f"home={home}", "study=product_search", "study.name=shown", "launcher=replay", "track=none"]
+    words = [
+        f"home={home}",
+        "study=product_search",
+        "study.name=shown",
+        "launcher=replay",
+        "track=none",
+    ]
     assert main(["search", *words, "stop.seconds=null"]) == 0
     return home / "optuna.db"
 

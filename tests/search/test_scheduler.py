@@ -8,8 +8,10 @@ import pytest
 
 from embsearch.config.schema import Config, EvaluateConfig, SchedulerConfig, StopConfig
 from embsearch.errors import ConfigError
+from embsearch.history.trial import Trial
 from embsearch.search.promotion import Promotion
-from embsearch.search.scheduler import Standing, make
+from embsearch.search.scheduler import make
+from embsearch.values import Outcome
 
 AT = (0.1, 0.25, 0.5, 0.75, 1.0)
 
@@ -24,32 +26,39 @@ def curves(seed, trials=24, rungs=5):
     return random.uniform(0.5, 0.8, (trials, 1)) + rise + random.normal(0, 0.02, (trials, rungs))
 
 
+def end(trial, state):
+    trial.state, trial.outcome = state, Outcome(state, "it ended", trial.best)
+
+
 def decisions(rule, values, order):
     """The kind of decision for every (trial, rung), trials advancing in ``order`` until they stop."""
-    study = optuna.create_study(direction="maximize", pruner=rule.pruner, study_name="fixed")
-    board = {n: Standing(n, "running", {}, study.ask()) for n in range(len(values))}
+    board = {n: Trial(n, "running") for n in range(len(values))}
     kinds = {}
     for number in order:
         trial = board[number]
         if trial.state != "running":
             continue
         rung = trial.rung + 1
-        trial.values[rung] = float(values[number, rung - 1])
+        trial.values = {**trial.values, rung: float(values[number, rung - 1])}
         if rung == values.shape[1]:
-            trial.state = "complete"
-            study.tell(trial.optuna, trial.best)
+            end(trial, "complete")
             continue
-        kinds[number, rung] = rule.decide(trial, board).kind
-        if kinds[number, rung] == "stop":
-            trial.state = "pruned"
-            study.tell(trial.optuna, state=optuna.trial.TrialState.PRUNED)
+        decision = rule.decide(trial, board)
+        kinds[number, rung] = decision.kind
+        trial.attributes.update(decision.attributes)
+        if decision.kind == "stop":
+            end(trial, "pruned")
     return kinds
 
 
 def asked_of_optuna(pruner, values, order, steps):
     """The same by Optuna alone."""
-    study = optuna.create_study(direction="maximize", pruner=pruner, study_name="fixed")
-    trials, at, kinds = {n: study.ask() for n in range(len(values))}, dict.fromkeys(range(len(values)), 0), {}
+    study = optuna.create_study(direction="maximize", pruner=pruner, study_name="default")
+    trials, at, kinds = (
+        {n: study.ask() for n in range(len(values))},
+        dict.fromkeys(range(len(values)), 0),
+        {},
+    )
     for number in order:
         if at[number] < 0:
             continue
@@ -71,7 +80,9 @@ ORACLES = {
     "none": lambda: optuna.pruners.NopPruner(),
     "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=250),
     "asha": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=250, reduction_factor=3),
-    "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=250, max_resource=1000, reduction_factor=3),
+    "hyperband": lambda: optuna.pruners.HyperbandPruner(
+        min_resource=250, max_resource=1000, reduction_factor=3
+    ),
     "wilcoxon": lambda: optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=2),
 }
 
@@ -105,16 +116,17 @@ def test_median_stops_a_trial_below_the_median_of_the_complete_ones():
 
 def test_asha_counts_its_rungs_in_budget_not_in_evaluations():
     rule = scheduler("asha", at=(0.11, 0.33, 1.0))
-    values = np.array([[0.9, 0.9, 0.9], [0.8, 0.8, 0.8], [0.7, 0.7, 0.7], [0.95, 0.1, 0.1], [0.96, 0.2, 0.2]])
+    values = np.array(
+        [[0.9, 0.9, 0.9], [0.8, 0.8, 0.8], [0.7, 0.7, 0.7], [0.95, 0.1, 0.1], [0.96, 0.2, 0.2]]
+    )
     kinds = decisions(rule, values, [n for n in range(5) for _ in range(3)])
     assert kinds[3, 2] == kinds[4, 2] == "stop"  # the second evaluation is a rung: 0.33 is 3 x 0.11
 
 
 def test_the_reason_of_a_decision_has_the_rule_and_the_numbers():
     rule = scheduler("median", startup_trials=1)
-    study = optuna.create_study(direction="maximize", pruner=rule.pruner)
-    study.add_trial(optuna.trial.create_trial(value=0.9, intermediate_values={100: 0.8}))
-    board = {0: Standing(0, "complete", {1: 0.8}), 1: Standing(1, "running", {1: 0.7}, study.ask())}
+    board = {0: Trial(0, "running", {1: 0.8}), 1: Trial(1, "running", {1: 0.7})}
+    end(board[0], "complete")
     decision = rule.decide(board[1], board)
     assert (decision.kind, decision.reason) == ("stop", "median: place 2 of 2 at rung 1 (0.7000)")
 
@@ -132,7 +144,10 @@ def test_a_rung_that_no_trial_reaches_is_refused(settings, says):
 def board(values, states=None):
     """Trials 0, 1, ... with their values at rungs 1, 2, ..."""
     states = states or ["paused"] * len(values)
-    return {n: Standing(n, s, dict(enumerate(v, 1))) for n, (v, s) in enumerate(zip(values, states, strict=True))}
+    return {
+        n: Trial(n, s, dict(enumerate(v, 1)))
+        for n, (v, s) in enumerate(zip(values, states, strict=True))
+    }
 
 
 @pytest.mark.parametrize(
@@ -153,7 +168,10 @@ def test_rungs_lie_where_the_budget_has_grown_by_the_reduction(at, min_rung, run
 def test_a_trial_pauses_until_its_place_is_within_the_quota():
     rule, trials = Promotion((0.11, 0.33, 1.0), 3), board([[0.7], [0.9]])
     decision = rule.decide(trials[1], trials)
-    assert (decision.kind, decision.reason) == ("pause", "place 1 of 2 at rung 1 (0.9000), 0 may go on")
+    assert (decision.kind, decision.reason) == (
+        "pause",
+        "place 1 of 2 at rung 1 (0.9000), 0 may go on",
+    )
     trials = board([[0.7], [0.9], [0.8]])
     assert rule.decide(trials[1], trials).kind == "continue"
     assert rule.decide(trials[2], trials).reason == "place 2 of 3 at rung 1 (0.8000), 1 may go on"
@@ -168,12 +186,15 @@ def test_the_default_configuration_runs_to_its_end_last_where_the_number_of_tria
     rule, trials = Promotion((0.11, 0.33, 1.0), 3, trials=5), board([[0.1], [0.9], [0.8], [0.7]])
     assert rule.decide(trials[0], trials).reason == "place 4 of 4 at rung 1 (0.1000), 0 may go on"
     assert rule.next_paused(trials) is None
-    trials[4] = Standing(4, "paused", {1: 0.6})  # now all are there, and one may go on
+    trials[4] = Trial(4, "paused", {1: 0.6})  # now all are there, and one may go on
     assert rule.next_paused(trials) == 1
     trials[1].state = "running"
     assert rule.next_paused(trials) == 0
-    assert rule.promotable(trials).reason == "the search is over; the default configuration runs to its end"
-    trials[0] = Standing(0, "running", {1: 0.1, 2: 0.2})
+    assert (
+        rule.promotable(trials).reason
+        == "the search is over; the default configuration runs to its end"
+    )
+    trials[0] = Trial(0, "running", {1: 0.1, 2: 0.2})
     assert rule.decide(trials[0], trials).kind == "continue"
 
 
@@ -223,7 +244,9 @@ def test_of_two_equal_trials_the_earlier_goes_on():
 
 def test_trials_that_ended_count_for_the_quota_but_do_not_go_on():
     rule = Promotion((0.11, 0.33, 1.0), 3)
-    trials = board([[0.9], [0.8], [0.7], [0.6], [0.5], [0.4]], ["failed", "paused", *["pruned"] * 4])
+    trials = board(
+        [[0.9], [0.8], [0.7], [0.6], [0.5], [0.4]], ["failed", "paused", *["pruned"] * 4]
+    )
     assert rule.next_paused(trials) == 1
 
 
@@ -232,10 +255,10 @@ def search(rule, curves):
     trials, full = curves.shape
     board, spent = {}, 0
     while (number := rule.next_paused(board)) is not None or len(board) < trials:
-        trial = board.setdefault(len(board) if number is None else number, Standing(len(board)))
+        trial = board.setdefault(len(board) if number is None else number, Trial(len(board)))
         trial.state = "running"
         while trial.state == "running":
-            trial.values[trial.rung + 1] = float(curves[trial.number, trial.rung])
+            trial.values = {**trial.values, trial.rung + 1: float(curves[trial.number, trial.rung])}
             spent += 1
             if trial.rung == full:
                 trial.state = "complete"
@@ -266,7 +289,10 @@ def synthetic(seed, noise):
     different speeds, so that early places mislead. Scaled so that stop-only halving gives what
     as measured for Optuna's: 0.27 of the budget, the best kept in 83-88 %."""
     random = np.random.default_rng(seed)
-    end, speed = random.uniform(0.65, 0.95, (64, 1)), np.exp(random.uniform(np.log(0.5), np.log(6), (64, 1)))
+    end, speed = (
+        random.uniform(0.65, 0.95, (64, 1)),
+        np.exp(random.uniform(np.log(0.5), np.log(6), (64, 1))),
+    )
     true = end - 0.3 * np.exp(-np.arange(1, 28) / speed)
     return true, true + random.normal(0, noise, true.shape)
 
@@ -284,7 +310,9 @@ def test_promotion_keeps_the_best_configuration_at_a_third_of_the_budget(noise, 
             "halving": halving(seen),
         }.items():
             rows[name].append((share, best in ended, end[best] - max(end[n] for n in ended)))
-    (share, kept, lost), (_, kept_by_halving, lost_by_halving) = (np.mean(rows[n], axis=0) for n in rows)
+    (share, kept, lost), (_, kept_by_halving, lost_by_halving) = (
+        np.mean(rows[n], axis=0) for n in rows
+    )
     assert share <= cost
     assert kept >= sure
     assert lost <= regret

@@ -15,8 +15,17 @@ from embsearch.search.space import parse
 CONFIG = Config()
 LR = {"low": 1e-5, "high": 1e-3, "log": True}
 MIXED = {
-    "objective.margin": {"low": 0.05, "high": 0.5, "when": {"objective.name": ["triplet", "contrastive"]}},
-    "objective.temperature": {"low": 0.01, "high": 0.1, "log": True, "when": {"objective.name": "infonce"}},
+    "objective.margin": {
+        "low": 0.05,
+        "high": 0.5,
+        "when": {"objective.name": ["triplet", "contrastive"]},
+    },
+    "objective.temperature": {
+        "low": 0.01,
+        "high": 0.1,
+        "log": True,
+        "when": {"objective.name": "infonce"},
+    },
     "train.lr": LR,
     "train.batch_size": {"choices": [64, 16, 32], "ordered": True},
     "train.warmup_steps": {"low": 0, "high": 100, "step": 10},
@@ -25,9 +34,18 @@ MIXED = {
     "train.l2": {"low": 0, "high": 0.1},
 }
 FAULTS = {
-    "unknown path": ({"train.lrr": LR}, "space.train.lrr: no such config path. Did you mean 'train.lr'?"),
-    "empty range": ({"train.lr": {"low": 2e-4, "high": 1e-4}}, "space.train.lr: the range is empty: low 0.0002"),
-    "log from 0": ({"train.l2": {"low": 0, "high": 0.1, "log": True}}, "space.train.l2: a log range starts above 0"),
+    "unknown path": (
+        {"train.lrr": LR},
+        "space.train.lrr: no such config path. Did you mean 'train.lr'?",
+    ),
+    "empty range": (
+        {"train.lr": {"low": 2e-4, "high": 1e-4}},
+        "space.train.lr: the range is empty: low 0.0002",
+    ),
+    "log from 0": (
+        {"train.l2": {"low": 0, "high": 0.1, "log": True}},
+        "space.train.l2: a log range starts above 0",
+    ),
     "default outside": (
         {"train.lr": {"low": 1e-3, "high": 1e-2}},
         "space.train.lr: the default train.lr=0.0001 is outside 0.001 ... 0.01; widen the space or set train.lr",
@@ -61,7 +79,10 @@ FAULTS = {
     ),
     "circle": (
         {
-            "train.schedule": {"choices": ["linear", "cosine"], "when": {"objective.name": "triplet"}},
+            "train.schedule": {
+                "choices": ["linear", "cosine"],
+                "when": {"objective.name": "triplet"},
+            },
             "objective.name": {"choices": ["triplet", "bce"], "when": {"train.schedule": "linear"}},
         },
         "space: the conditions of train.schedule, objective.name form a circle",
@@ -91,10 +112,19 @@ FAULTS = {
         {"objective.name": {"low": 0, "high": 1}},
         "space.objective.name: not a number, so it needs choices",
     ),
-    "ends that are no numbers": ({"train.lr": {"low": "small", "high": 1e-3}}, "expected two numbers, low and high"),
+    "ends that are no numbers": (
+        {"train.lr": {"low": "small", "high": 1e-3}},
+        "expected two numbers, low and high",
+    ),
     "one end": ({"train.lr": {"low": 1e-5}}, "expected two numbers, low and high"),
-    "infinite": ({"train.lr": {"low": 1e-5, "high": float("inf")}}, "space.train.lr: low and high must be finite"),
-    "broken int": ({"train.warmup_steps": {"low": 0.5, "high": 100}}, "a whole number needs whole low and high"),
+    "infinite": (
+        {"train.lr": {"low": 1e-5, "high": float("inf")}},
+        "space.train.lr: low and high must be finite",
+    ),
+    "broken int": (
+        {"train.warmup_steps": {"low": 0.5, "high": 100}},
+        "a whole number needs whole low and high",
+    ),
     "broken step": (
         {"train.warmup_steps": {"low": 0, "high": 100, "step": 2.5}},
         "a whole number needs a whole step",
@@ -105,8 +135,14 @@ FAULTS = {
         {"data.positive_grade": {"low": 1, "high": 2}},
         "space.data.positive_grade: must be equal for all trials",
     ),
-    "the budget": ({"train.texts": {"low": 100, "high": 40000}}, "space.train.texts: must be equal for all trials"),
-    "unknown key": ({"train.lr": LR | {"hihg": 1}}, "space.train.lr.hihg: no such key. Did you mean 'high'?"),
+    "the budget": (
+        {"train.texts": {"low": 100, "high": 40000}},
+        "space.train.texts: must be equal for all trials",
+    ),
+    "unknown key": (
+        {"train.lr": LR | {"hihg": 1}},
+        "space.train.lr.hihg: no such key. Did you mean 'high'?",
+    ),
     "an end the setting refuses": (
         {"train.lr": {"low": 0, "high": 1e-3}},
         "space.train.lr: train.lr=0.0: must be above 0",
@@ -148,7 +184,10 @@ def test_all_faults_are_reported_at_once():
 
 
 def test_a_point_to_try_first_must_have_a_place_in_the_space():
-    points = ({"objective.name": "wavy", "train.btach_size": 32}, {"objective.name": "infonce", "train.lr": 1e-4})
+    points = (
+        {"objective.name": "wavy", "train.btach_size": 32},
+        {"objective.name": "infonce", "train.lr": 1e-4},
+    )
     config = Config(study=StudyConfig(defaults=points), objective=ObjectiveConfig(temperature=0.5))
     with pytest.raises(ConfigError) as raised:
         parse(MIXED, config)
@@ -160,7 +199,9 @@ def test_a_point_to_try_first_must_have_a_place_in_the_space():
 
 def test_a_point_to_try_first_moves_into_a_space_that_was_narrowed():
     space = parse({**MIXED, "train.lr": {"low": 1e-5, "high": 1e-4, "log": True}}, CONFIG)
-    started = space.start({"train.lr": 2e-4, "train.batch_size": 48, "train.warmup_steps": 5000}, CONFIG)
+    started = space.start(
+        {"train.lr": 2e-4, "train.batch_size": 48, "train.warmup_steps": 5000}, CONFIG
+    )
     assert (started["train.lr"], started["train.batch_size"]) == (1e-4, 32)
     assert all(space[path].contains(value) for path, value in started.items())
 
@@ -191,7 +232,10 @@ def test_axes_have_short_names_and_a_value_also_where_inactive():
 def test_names_that_end_alike_stay_whole():
     raw = {"train.seed": {"low": 0, "high": 9}, "train.schedule": {"choices": ["linear", "cosine"]}}
     assert parse(raw, CONFIG).short_names() == ["seed", "schedule"]
-    raw = {"model.path": {"choices": ["minilm", "x"]}, "model.pooling": {"choices": ["keep", "max"]}}
+    raw = {
+        "model.path": {"choices": ["minilm", "x"]},
+        "model.pooling": {"choices": ["keep", "max"]},
+    }
     assert parse(raw, CONFIG).short_names() == ["model", "pooling"]
 
 
@@ -206,7 +250,9 @@ def test_names_that_end_alike_stay_whole():
     ],
 )
 def test_ordered_choices_are_asked_for_by_their_place(choices, name, asked):
-    dimension = parse({"train.batch_size": {"choices": choices, "ordered": True}}, CONFIG)["train.batch_size"]
+    dimension = parse({"train.batch_size": {"choices": choices, "ordered": True}}, CONFIG)[
+        "train.batch_size"
+    ]
     assert dimension.name == name
     assert (dimension.distribution.low, dimension.distribution.high) == asked
     places = range(asked[0], asked[1] + 1)
@@ -216,7 +262,9 @@ def test_ordered_choices_are_asked_for_by_their_place(choices, name, asked):
 
 def test_a_point_keeps_its_values_through_optuna():
     space, study = parse(MIXED, CONFIG), optuna.create_study()
-    point = space.fill({"train.batch_size": 16, "train.lr": 3e-4, "objective.name": "infonce"}, CONFIG)
+    point = space.fill(
+        {"train.batch_size": 16, "train.lr": 3e-4, "objective.name": "infonce"}, CONFIG
+    )
     study.enqueue_trial(space.to_optuna(point))
     assert space.suggest(study.ask()) == point
 
@@ -234,10 +282,16 @@ def test_every_suggestion_lies_in_the_space_and_the_config_takes_it(seed):
 
 
 @given(
-    st.floats(1e-6, 1.0), st.floats(1.0, 1e3), st.sampled_from([None, 0.01, 0.3]), st.booleans(), st.integers(0, 999)
+    st.floats(1e-6, 1.0),
+    st.floats(1.0, 1e3),
+    st.sampled_from([None, 0.01, 0.3]),
+    st.booleans(),
+    st.integers(0, 999),
 )
 def test_any_range_of_numbers_is_kept(low, factor, step, log, seed):
-    raw = {"train.lr": {"low": low, "high": low * factor, "step": step, "log": log and step is None}}
+    raw = {
+        "train.lr": {"low": low, "high": low * factor, "step": step, "log": log and step is None}
+    }
     config = with_values(CONFIG, {"train.lr": low})
     space = parse(raw, config)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))

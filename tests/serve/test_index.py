@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from embsearch.errors import DataError
-from embsearch.serve.index import Index, unit
+from embsearch.serve.index import Index, unit_rows
 
 
 def an_index(titles=200, width=8, seed=0):
-    vectors = unit(np.random.default_rng(seed).normal(size=(titles, width)).astype(np.float32))
+    vectors = unit_rows(np.random.default_rng(seed).normal(size=(titles, width)).astype(np.float32))
     return Index([f"title {n}" for n in range(titles)], vectors, {"model": "m", "digest": "d"})
 
 
@@ -20,7 +20,7 @@ def an_index(titles=200, width=8, seed=0):
 def test_the_nearest_are_those_of_a_full_sort(k):
     index, queries = an_index(), np.random.default_rng(1).normal(size=(30, 8)).astype(np.float32)
     scores, ids = index.nearest(queries, k)
-    all_scores = unit(queries) @ index.vectors.T
+    all_scores = unit_rows(queries) @ index.vectors.T
     expected = np.argsort(-all_scores, axis=1, kind="stable")[:, : min(k, 200)]
     assert np.array_equal(ids, expected)
     np.testing.assert_array_equal(scores, np.take_along_axis(all_scores, expected, axis=1))
@@ -33,7 +33,10 @@ def test_of_equal_titles_the_earlier_ones_are_found_also_at_the_cut():
 
 def test_the_same_answer_as_faiss():
     faiss = pytest.importorskip("faiss")
-    index, queries = an_index(2000, 32), unit(np.random.default_rng(1).normal(size=(20, 32)).astype(np.float32))
+    index, queries = (
+        an_index(2000, 32),
+        unit_rows(np.random.default_rng(1).normal(size=(20, 32)).astype(np.float32)),
+    )
     flat = faiss.IndexFlatIP(32)
     flat.add(np.array(index.vectors))
     assert np.array_equal(index.nearest(queries, 10)[1], flat.search(queries, 10)[1])

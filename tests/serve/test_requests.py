@@ -23,10 +23,16 @@ RECORDS = [{"query": "a", "title": "x"}, {"title": "y", "query": "b"}]
         ({"instances": ["a", "b"], "params": None}, TEXTS),
         ({"inputs": {"text": ["a", "b"]}}, TEXTS),
         ({"dataframe_records": [{"text": "a"}, {"text": "b"}]}, TEXTS),
-        ({"dataframe_split": {"columns": ["text"], "index": [0, 1], "data": [["a"], ["b"]]}}, TEXTS),
+        (
+            {"dataframe_split": {"columns": ["text"], "index": [0, 1], "data": [["a"], ["b"]]}},
+            TEXTS,
+        ),
         ({"inputs": RECORDS}, PAIRS),
         ({"inputs": {"title": ["x", "y"], "query": ["a", "b"]}}, PAIRS),
-        ({"dataframe_split": {"columns": ["title", "query"], "data": [["x", "a"], ["y", "b"]]}}, PAIRS),
+        (
+            {"dataframe_split": {"columns": ["title", "query"], "data": [["x", "a"], ["y", "b"]]}},
+            PAIRS,
+        ),
     ],
 )
 def test_every_form_of_mlflow_is_read(body, rows):
@@ -63,9 +69,18 @@ def test_a_fault_is_named_with_its_place_and_what_was_expected(body, says):
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
 def test_whatever_is_sent_is_read_or_refused_with_words(value):
-    for body in ({"inputs": value}, {"dataframe_split": value}, {"dataframe_records": value}, value):
+    for body in (
+        {"inputs": value},
+        {"dataframe_split": value},
+        {"dataframe_records": value},
+        value,
+    ):
         try:
             found = invocation(json.dumps(body).encode(), LIMITS).texts
         except BadRequest as error:
@@ -86,7 +101,11 @@ def test_openais_body_is_read():
         (b'{"model": "m"}', "input", "input: is missing"),
         (b'{"input": [[1, 2]]}', "input", "input, row 1: expected a text, got [1, 2]"),
         (b'{"input": "a", "dimensions": 8}', "dimensions", "one width"),
-        (b'{"input": "a", "encoding_format": "hex"}', "encoding_format", 'float or base64, got "hex"'),
+        (
+            b'{"input": "a", "encoding_format": "hex"}',
+            "encoding_format",
+            'float or base64, got "hex"',
+        ),
     ],
 )
 def test_openais_faults_name_the_parameter(body, param, says):

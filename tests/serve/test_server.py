@@ -19,11 +19,21 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TEXTS = ["red shoe", "crimson shoe for kids", "黄 灯", "blue lamp", "never seen " * 20, "navy coat", "kettle"]
+TEXTS = [
+    "red shoe",
+    "crimson shoe for kids",
+    "黄 灯",
+    "blue lamp",
+    "never seen " * 20,
+    "navy coat",
+    "kettle",
+]
 
 
 def load_benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_serve", ROOT / "benchmarks" / "serve.py")
+    spec = importlib.util.spec_from_file_location(
+        "benchmark_serve", ROOT / "benchmarks" / "serve.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its dataclasses look there
     spec.loader.exec_module(module)
@@ -37,7 +47,13 @@ bench = load_benchmark()
 def port(tiny_bert, tmp_path_factory):
     """A server that the module's tests share; leaving it checks that SIGTERM ends it with exit code 0."""
     home = tmp_path_factory.mktemp("serve")
-    words = [f"checkpoint={tiny_bert}", f"home={home}", "device=cpu", "serve.max_rows=50", "serve.max_mb=0.2"]
+    words = [
+        f"checkpoint={tiny_bert}",
+        f"home={home}",
+        "device=cpu",
+        "serve.max_rows=50",
+        "serve.max_mb=0.2",
+    ]
     with bench.serving(words, threads=1) as (port, _):
         yield port
 
@@ -81,7 +97,9 @@ def test_openais_client_is_answered(port, reference):
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
     for encoding in ("float", "base64"):
-        found = client.embeddings.create(input=TEXTS[:2], model="tiny_bert", encoding_format=encoding)
+        found = client.embeddings.create(
+            input=TEXTS[:2], model="tiny_bert", encoding_format=encoding
+        )
         assert [one.index for one in found.data] == [0, 1]
         assert found.usage.prompt_tokens == 4 + 6
         got = [one.embedding for one in found.data]
@@ -99,11 +117,29 @@ def test_openais_client_is_answered(port, reference):
 @pytest.mark.parametrize(
     ("path", "body", "kind", "status", "says"),
     [
-        ("/invocations", {"inputs": ["a"] * 51}, "application/json", 400, "51 rows; expected at most 50"),
-        ("/invocations", b'{"inputs": ["' + b"a" * 200_000, "application/json", 413, "longer than 0.2 MB"),
+        (
+            "/invocations",
+            {"inputs": ["a"] * 51},
+            "application/json",
+            400,
+            "51 rows; expected at most 50",
+        ),
+        (
+            "/invocations",
+            b'{"inputs": ["' + b"a" * 200_000,
+            "application/json",
+            413,
+            "longer than 0.2 MB",
+        ),
         ("/invocations", b"text\n \n", "text/csv", 400, "no rows"),
         ("/invocations", b"a", "text/plain", 415, None),
-        ("/v1/embeddings", {"input": 5}, "application/json", 400, "expected a text or a list of texts, got 5"),
+        (
+            "/v1/embeddings",
+            {"input": 5},
+            "application/json",
+            400,
+            "expected a text or a list of texts, got 5",
+        ),
         ("/v1/embeddings", b"a", "text/plain", 415, "expected content-type application/json"),
     ],
 )
@@ -127,7 +163,15 @@ def test_the_server_says_what_it_serves_and_that_it_lives(port):
 
 
 def serve(*words):
-    command = [sys.executable, "-m", "embsearch.cli.main", "serve", "serve.port=0", "device=cpu", *words]
+    command = [
+        sys.executable,
+        "-m",
+        "embsearch.cli.main",
+        "serve",
+        "serve.port=0",
+        "device=cpu",
+        *words,
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 

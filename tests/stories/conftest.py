@@ -17,11 +17,33 @@ def home(tmp_path, tiny_bert, judgements_csv):
     return Home(tmp_path / "home", tiny_bert, judgements_csv)
 
 
+@pytest.fixture
+def played(tmp_path, judgements_csv):
+    """A home whose studies are played from curves on a clock of their own: nothing is trained, no encoder is read."""
+    return Home(tmp_path / "home", "no-encoder", judgements_csv, "launcher=replay")
+
+
 @pytest.fixture(scope="session")
-def calm(tmp_path_factory, tiny_bert, judgements_csv):
+def calm(once, tiny_bert, judgements_csv):
     """An undisturbed study of six trials, in a process of its own: one worker, one thread."""
-    home = Home(tmp_path_factory.mktemp("calm") / "home", tiny_bert, judgements_csv)
-    process = home.start("search")
-    home.out, home.err = process.communicate()
-    assert process.returncode == 0, home.err
+
+    def fill(folder):
+        process = Home(folder / "home", tiny_bert, judgements_csv).start("search")
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        (folder / "out").write_text(out)
+
+    folder = once("calm", fill)
+    home = Home(folder / "home", tiny_bert, judgements_csv)
+    home.out = (folder / "out").read_text()
+    return home
+
+
+@pytest.fixture(scope="module")
+def calmly_played(tmp_path_factory, judgements_csv):
+    """An undisturbed study of six trials that are played."""
+    home = Home(
+        tmp_path_factory.mktemp("played") / "home", "no-encoder", judgements_csv, "launcher=replay"
+    )
+    assert home.run("search") == 0
     return home

@@ -10,14 +10,16 @@ import sys
 from contextlib import contextmanager
 
 from embsearch.cli.main import main
-from embsearch.track.events import read_events
+from embsearch.history.log import read_json as read_events
 
 
 @contextmanager
 def signals_at_default():
     """A process that is started now hears every signal, also where the tests run under nohup or in the background
     of a script, which have it inherit deaf ears."""
-    before = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:
@@ -28,11 +30,11 @@ def signals_at_default():
 class Home:
     """One EMBSEARCH_HOME and the words that every command of a test begins with."""
 
-    def __init__(self, folder, model, data):
-        self.folder, self.model, self.data = folder, model, data
+    def __init__(self, folder, model, data, launcher="launcher=inline"):
+        self.folder, self.model, self.data, self.launcher = folder, model, data, launcher
         self.words = [
             f"home={folder}", f"model.path={model}", f"data.path={data}", "study.name=s", "study.task=s",
-            "device=cpu", "train.precision=fp32", "track=none", "launcher=inline",
+            "device=cpu", "train.precision=fp32", "track=none", launcher,
             "space=small", "space.train.lr={low: 1e-4, high: 1e-2}", "train.lr=1e-3",
             "train.texts=3000", "train.warmup_steps=2", "evaluate.at=[0.11,0.33,1.0]", "evaluate.draws=50",
             "promote.draws=200", "promote.min_auc=0.5", "promote.licence=mit", "promote.max_slowdown=9",
@@ -41,7 +43,7 @@ class Home:
 
     def at(self, folder):
         """The same words for another home."""
-        return Home(folder, self.model, self.data)
+        return Home(folder, self.model, self.data, self.launcher)
 
     def run(self, verb, *words):
         return main([*verb.split(), *self.words, *words])
@@ -58,9 +60,12 @@ class Home:
     def study(self):
         return self.folder / "studies" / "s"
 
-    def events(self, kind, trial=None):
+    def all_events(self, trial=None):
         folder = self.study if trial is None else self.study / "trials" / f"t{trial:04d}"
-        return [e for e in read_events(folder / "events.jsonl") if e["kind"] == kind]
+        return read_events(folder / "events.jsonl")
+
+    def events(self, kind, trial=None):
+        return [e for e in self.all_events(trial) if e["kind"] == kind]
 
     def seen(self, kind, trial=None):
         """Whether such an event is there by now."""

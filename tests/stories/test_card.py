@@ -13,6 +13,8 @@ from huggingface_hub import ModelCard
 from embsearch.report.calibration import cut_at
 from embsearch.track.digest import manifest
 
+pytestmark = pytest.mark.story
+
 
 @pytest.fixture(scope="module")
 def copy(calm, tmp_path_factory):
@@ -38,21 +40,32 @@ def test_the_card_is_of_the_best_trial_and_says_what_the_logs_say(copy, capsys):
     number = best["trial"]
     assert f"# s: trial {number} of study s" in text
     auc = best["auc"]
-    assert row(text, "**this model**")[1] == f"{auc['value']:.4f} ({auc['low']:.4f} to {auc['high']:.4f})"
+    assert (
+        row(text, "**this model**")[1]
+        == f"{auc['value']:.4f} ({auc['low']:.4f} to {auc['high']:.4f})"
+    )
     for path, value in copy.events("created", number)[0]["params"].items():
         assert row(text, path)[2] == (f"{value:.2g}" if isinstance(value, float) else str(value))
     sha = manifest(copy.study / f"trials/t{number:04d}/model")["model.safetensors"]
     assert f"sha256 of the weights: `{sha}`" in text
     assert copy.events("opened")[0]["data"] in text
-    assert f"embsearch reproduce study.name=s study.task=s home={copy.folder} trial={number}" in text
-    assert row(text, "train")[2] == f"{copy.events('opened')[0]['rows']['splits']['train']['rows']:,}"
+    assert (
+        f"embsearch reproduce study.name=s study.task=s home={copy.folder} trial={number}" in text
+    )
+    assert (
+        row(text, "train")[2] == f"{copy.events('opened')[0]['rows']['splits']['train']['rows']:,}"
+    )
     assert "Texts are cut at 64 tokens" in text
     assert re.search(r"Letters of the study's texts: Latin \d+ %, CJK \d+ %", text)
 
 
 def test_the_front_matter_is_what_the_hub_reads(copy, capsys):
     data = ModelCard(printed(copy, capsys)).data
-    assert (data.base_model, data.library_name, data.license) == (str(copy.model), "sentence-transformers", "unknown")
+    assert (data.base_model, data.library_name, data.license) == (
+        str(copy.model),
+        "sentence-transformers",
+        "unknown",
+    )
     assert "sentence-similarity" in data.tags
 
 
@@ -68,7 +81,11 @@ def test_the_threshold_is_chosen_on_validation_rows_and_measured_on_test_rows(co
         text,
     )
     rows = load_dataset(compose(copy.words).data, copy.folder / "cache").test
-    cut = cut_at(float(found[1]), Examined.load(copy.study / "tested/best_trial.npz").similarity, rows.relevant)
+    cut = cut_at(
+        float(found[1]),
+        Examined.load(copy.study / "tested/best_trial.npz").similarity,
+        rows.relevant,
+    )
     assert found.groups()[1:] == (f"{cut.precision:.3f}", f"{cut.recall:.3f}", f"{cut.f1:.3f}")
 
 
@@ -130,5 +147,7 @@ def test_a_card_of_a_study_that_was_measured_imports_no_torch(copy, capsys):
         "import sys; from embsearch.cli.main import main; wrong = main(sys.argv[1:]); "
         "sys.exit(wrong or sorted({'torch', 'transformers', 'mlflow'} & set(sys.modules)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code, "card", *copy.words], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "card", *copy.words], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

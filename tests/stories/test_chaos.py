@@ -10,8 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # not a package
 
+import pytest
 from chaos import Plan, run, table, tracking
 
+pytestmark = pytest.mark.story
 TINY = [
     "study.name=s", "study.task=s", "device=cpu", "train.precision=fp32", "launcher.workers=1", "launcher.threads=1",
     "space=small", "space.train.lr={low: 1e-6, high: 3e-5, log: true}", "train.lr=1e-5", "train.batch_size=32",
@@ -27,5 +29,7 @@ def test_a_study_ends_as_if_nothing_had_been(tmp_path, tiny_bert, judgements_csv
     is as in the undisturbed study is a promise."""
     words = [*TINY, f"model.path={tiny_bert}", f"data.path={judgements_csv}"]
     with tracking(tmp_path / "mlflow") as mlflow:
-        found = run(words, tmp_path, Plan(kills=5, between=(0.05, 0.6), after_a_step=True, seed=2), mlflow)
+        found = run(
+            words, tmp_path, Plan(kills=5, between=(0.05, 0.6), after_a_step=True, seed=2), mlflow
+        )
     assert found["faults"] == [], table(found)

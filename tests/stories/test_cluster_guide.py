@@ -44,7 +44,9 @@ def shell(tmp_path, monkeypatch, tiny_bert, judgements_csv):
     scripts = str(Path(sys.executable).parent)
     path = os.pathsep.join([scripts, str(programs() or ""), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
-    environment.pop("RAY_AUTH_MODE", None)  # which ray.init in another test's process leaves in its environment
+    environment.pop(
+        "RAY_AUTH_MODE", None
+    )  # which ray.init in another test's process leaves in its environment
     small = (
         f" home={tmp_path}/home model.path={tiny_bert} data.path={judgements_csv} device=cpu train.precision=fp32"
         " train.texts=1500 train.warmup_steps=2 stop.trials=3 confirm.top_k=0 evaluate.draws=50 launcher.threads=1"
@@ -78,20 +80,29 @@ def address():
             return "127.0.0.1"
 
 
+@pytest.mark.cluster("ray")
 def test_ray_on_one_machine(shell):
     pytest.importorskip("ray")
-    said = shell(shown("embsearch search study=product_search launcher=ray launcher.workers=2"), True)
+    said = shell(
+        shown("embsearch search study=product_search launcher=ray launcher.workers=2"), True
+    )
     assert "Ray: started on this machine" in said
     assert "ended by stop.trials" in said
 
 
+@pytest.mark.cluster("ray")
 def test_ray_on_a_few_boxes(shell):
     pytest.importorskip("ray")
     port = free_port()
     try:
-        shell(shown("ray start --head", **{"6379": str(port)}) + " --num-cpus=1 --include-dashboard=false")
+        shell(
+            shown("ray start --head", **{"6379": str(port)})
+            + " --num-cpus=1 --include-dashboard=false"
+        )
         shell(shown("ray start --address", HEAD=address(), **{"6379": str(port)}) + " --num-cpus=1")
-        said = shell(shown("embsearch search study=product_search launcher=ray launcher.address=auto"), True)
+        said = shell(
+            shown("embsearch search study=product_search launcher=ray launcher.address=auto"), True
+        )
     finally:
         for process in psutil.process_iter():  # not ray stop, which would end others' too
             with suppress(psutil.Error):
@@ -108,14 +119,25 @@ def test_slurm(shell, slurm_cluster):
     search = shown("embsearch search study=product_search launcher=slurm launcher.workers=2")
     said = shell(search, True, **variables)
     assert "ended by stop.trials" in said
-    said = shell(shown("embsearch search study=product_search launcher=slurm launcher.workers=1"), True, **variables)
+    said = shell(
+        shown("embsearch search study=product_search launcher=slurm launcher.workers=1"),
+        True,
+        **variables,
+    )
     assert "nothing to do" in said
-    assert "product_search" in shell(f"{shown('embsearch status study=product_search')} home={shell.folder}/home")
+    assert "product_search" in shell(
+        f"{shown('embsearch status study=product_search')} home={shell.folder}/home"
+    )
 
 
 def test_optuna_in_postgresql(shell, pg):
     """The superuser of the page is the test server's; createuser asks for the password on a terminal."""
-    server = {"PGHOST": "127.0.0.1", "PGPORT": str(pg.port), "PGUSER": pg.user, "PGPASSWORD": pg.password}
+    server = {
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(pg.port),
+        "PGUSER": pg.user,
+        "PGPASSWORD": pg.password,
+    }
     assert shown("createuser --pwprompt embsearch")
     pg.sql("DROP DATABASE IF EXISTS optuna")
     pg.sql("DROP ROLE IF EXISTS embsearch")
@@ -125,7 +147,9 @@ def test_optuna_in_postgresql(shell, pg):
     shell(shown("echo 'db.example", **here))
     here = {"db_example": f"127.0.0.1:{pg.port}"}
     said = shell(
-        shown("embsearch search study=product_search study.storage=postgresql", **here) + " track=none", True
+        shown("embsearch search study=product_search study.storage=postgresql", **here)
+        + " track=none",
+        True,
     )
     assert "ended by stop.trials" in said
     assert [row[0] for row in pg.sql("SELECT count(*) FROM trials", "optuna")] == [3]
@@ -170,6 +194,7 @@ def served(shell, *exports, **here):
         process.wait()
 
 
+@pytest.mark.story
 def test_one_mlflow_server_for_a_team(shell):
     pytest.importorskip("flask_wtf", reason="pip install 'mlflow[auth]'")
     if shutil.which("curl") is None:
@@ -185,11 +210,14 @@ def test_one_mlflow_server_for_a_team(shell):
         until_answered(f"http://localhost:{port}/health")
         create, grant = PAGE.index("users/create"), PAGE.index("permissions/grant")
         requests = [
-            PAGE[PAGE.rindex("curl -u", 0, at) :].split("\n```")[0].split("\ncurl")[0] for at in (create, grant)
+            PAGE[PAGE.rindex("curl -u", 0, at) :].split("\n```")[0].split("\ncurl")[0]
+            for at in (create, grant)
         ]
         requests = [text.replace("5000", str(port)).replace("\\\n", " ") for text in requests]
         login = shown("export MLFLOW_TRACKING_USERNAME=alice")
-        search = shown("embsearch search study=product_search track.uri=http://mlflow.example:5000", **here)
+        search = shown(
+            "embsearch search study=product_search track.uri=http://mlflow.example:5000", **here
+        )
         admin = "export MLFLOW_TRACKING_USERNAME=admin MLFLOW_TRACKING_PASSWORD=a-long-password"
         shell(f"{admin}\n{search}", True)  # makes experiment 1
         for request in requests:
@@ -197,11 +225,16 @@ def test_one_mlflow_server_for_a_team(shell):
         said = shell(f"{login}\n{search} study.name=alices", True)
         assert "ended by stop.trials" in said
         assert "does not answer" not in said
-        assert "MLflow" not in said.partition("ended by stop.trials")[0]  # as where it does not take the record
+        assert (
+            "MLflow" not in said.partition("ended by stop.trials")[0]
+        )  # as where it does not take the record
     assert (shell.folder / "mlflow.db").exists()
     assert list((shell.folder / "mlartifacts").rglob("*.safetensors"))
 
 
+@pytest.mark.story
 def test_one_trial_on_several_devices(shell):
-    search = shown("embsearch search study=product_search train.devices=4").replace("devices=4", "devices=2")
+    search = shown("embsearch search study=product_search train.devices=4").replace(
+        "devices=4", "devices=2"
+    )
     assert "ended by stop.trials" in shell(search, True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import statistics
 import time
 
 import pytest
 
+pytestmark = pytest.mark.story
 AGAIN = ["confirm.top_k=2", "confirm.seeds=2", "confirm.share=null"]
 
 
@@ -25,7 +27,12 @@ def test_the_best_two_have_two_fresh_seeds_and_the_better_mean_wins(confirmed):
     assert sorted(by_trial) == sorted(best)
     for number, event in by_trial.items():
         runs = [
-            [e["metrics"]["val/auc"] for e in confirmed.events("repeated", number) if e["seed"] == s] for s in (1, 2)
+            [
+                e["metrics"]["val/auc"]
+                for e in confirmed.events("repeated", number)
+                if e["seed"] == s
+            ]
+            for s in (1, 2)
         ]
         assert event["values"] == [max(run) for run in runs]
         assert event["mean"] == statistics.fmean(event["values"])
@@ -45,18 +52,28 @@ def test_it_is_said_and_done_once(confirmed, capsys):
     assert len(confirmed.events("confirmed")) == 2
 
 
-@pytest.mark.parametrize("damaged", [False, True])
-def test_killed_while_it_confirms_it_goes_on_and_finds_the_same(home, confirmed, damaged):
-    """Also where a checkpoint was cut: that run begins again."""
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, calm):
+    """A study that was killed while it trained a fresh seed."""
+    home = calm.at(tmp_path_factory.mktemp("killed") / "home")
     process = home.start("search", *AGAIN)
     deadline = time.monotonic() + 300
-    while not any(home.seen("repeated", n) for n in range(6) if (home.study / f"trials/t{n:04d}").exists()):
+    while not any(
+        home.seen("repeated", n) for n in range(6) if (home.study / f"trials/t{n:04d}").exists()
+    ):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not home.seen("closed")
+    return home
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_killed_while_it_confirms_it_goes_on_and_finds_the_same(home, killed, confirmed, damaged):
+    """Also where a checkpoint was cut: that run begins again."""
+    shutil.copytree(killed.folder, home.folder)
     cut = list(home.study.glob("trials/t*/seed*/checkpoint.safetensors"))
     assert cut
     for checkpoint in cut if damaged else []:

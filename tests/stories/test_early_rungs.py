@@ -8,6 +8,7 @@ import pytest
 
 from embsearch.evaluate import early
 
+pytestmark = pytest.mark.story
 EARLY = ("evaluate.early_error=0.2", "data.split.valid=0.4", "evaluate.draws=200")
 
 
@@ -31,7 +32,9 @@ def test_all_trials_read_the_same_rows_at_a_rung_more_at_the_next_and_all_at_the
     assert readings[0]["error"] <= 0.2
     assert readings[0]["rows"] < readings[1]["rows"] <= readings[2]["rows"]
     assert rows(sampled) == {rung: {one["rows"]} for rung, one in enumerate(readings, 1)}
-    assert readings[2]["rows"] == sum(1 for _ in range(readings[2]["queries"] * 6))  # every query has six titles
+    assert readings[2]["rows"] == sum(
+        1 for _ in range(readings[2]["queries"] * 6)
+    )  # every query has six titles
 
 
 def test_the_table_compares_what_was_measured_on_all_rows(sampled):
@@ -39,13 +42,17 @@ def test_the_table_compares_what_was_measured_on_all_rows(sampled):
     for row in (default, best):
         events = sampled.events("measured", row["trial"])
         last = max(e["rows"] for e in events)
-        assert row["validation"] == max(e["metrics"]["val/auc"] for e in events if e["rows"] == last)
+        assert row["validation"] == max(
+            e["metrics"]["val/auc"] for e in events if e["rows"] == last
+        )
 
 
 def test_a_study_whose_logs_end_anywhere_goes_on_with_the_same_rows_to_the_same_end(home, sampled):
     shutil.copytree(sampled.folder, home.folder)
     home.forget(0, "decided", "ended", "told", "segment", "measured", "points")
-    assert home.run("search", *EARLY) == 0  # early.FEWEST is what it was: what was chosen stands in the log
+    assert (
+        home.run("search", *EARLY) == 0
+    )  # early.FEWEST is what it was: what was chosen stands in the log
     assert rows(home) == rows(sampled)
     assert home.values() == sampled.values()
     assert home.result["table"] == sampled.result["table"]
@@ -58,8 +65,12 @@ def test_log_and_page_say_what_was_read(sampled):
 
 def test_a_target_counts_only_where_all_rows_were_read(home, monkeypatch):
     monkeypatch.setattr(early, "FEWEST", 2)
-    assert home.run("search", *EARLY, "stop.target=0.6") == 0  # any trial has it at its first evaluation
+    assert (
+        home.run("search", *EARLY, "stop.target=0.6") == 0
+    )  # any trial has it at its first evaluation
     every = home.events("baseline")[0]["readings"][-1]["rows"]
-    reached = [e for n in range(len(home.trials)) for e in home.events("measured", n) if e["rows"] == every]
+    reached = [
+        e for n in range(len(home.trials)) for e in home.events("measured", n) if e["rows"] == every
+    ]
     assert reached
     assert home.result["why"].startswith("stop.target")

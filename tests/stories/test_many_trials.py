@@ -16,9 +16,10 @@ from embsearch.config.build import build
 from embsearch.launch.curves import Synthetic
 from embsearch.launch.replay import SAVED, Replay, VirtualClock
 from embsearch.search.space import parse
-from embsearch.study import Study
+from embsearch.study.run import Study
 from embsearch.track.base import NoRecorder
 
+pytestmark = pytest.mark.story
 NEW = 40  # trials that are measured, after those that exist
 SPACE = {
     "train.lr": {"low": 3e-5, "high": 5e-4, "log": True},
@@ -30,20 +31,26 @@ SPACE = {
 
 def study_of(config, watch=lambda study, line: None):
     clock = VirtualClock()
-    return Study(config, lambda folder: Replay(Synthetic(), clock), lambda folder: NoRecorder(), watch, clock)
+    return Study(
+        config, lambda folder: Replay(Synthetic(), clock), lambda folder: NoRecorder(), watch, clock
+    )
 
 
 def begun(home, trials):
     """The config of a study in which so many trials exist: the better third complete, the others paused."""
     home.mkdir()
     data = home / "rows.csv"
-    data.write_text("query,title,grade\n" + "".join(f"q{n},right {n},1\nq{n},wrong {n},0\n" for n in range(12)))
+    data.write_text(
+        "query,title,grade\n" + "".join(f"q{n},right {n},1\nq{n},wrong {n},0\n" for n in range(12))
+    )
     config = build({"home": str(home), "data": {"path": str(data)}, "study": {"name": "s"}, "space": SPACE,
                     "stop": {"trials": 1}, "track": {"mlflow": False}})  # fmt: skip
     study_of(config).run()
     draw, space = np.random.default_rng(0), parse(SPACE, config)
     for number, value in enumerate(draw.permutation(trials - 1) / trials, 1):
-        write_trial(home, number, float(value), space.fill({"train.lr": draw.uniform(3e-5, 5e-4)}, config))
+        write_trial(
+            home, number, float(value), space.fill({"train.lr": draw.uniform(3e-5, 5e-4)}, config)
+        )
     return replace(config, stop=replace(config.stop, trials=trials + NEW))
 
 
@@ -51,16 +58,33 @@ def write_trial(home, number, value, params):
     rungs = range(1, 6) if value > 0.7 else [1]
     events = [{"kind": "created", "trial": number, "params": params}]
     for rung in rungs:
-        measured = {"rung": rung, "step": rung, "texts_seen": rung, "seconds": 1.0, "last": False, "why": ""}
+        measured = {
+            "rung": rung,
+            "step": rung,
+            "texts_seen": rung,
+            "seconds": 1.0,
+            "last": False,
+            "why": "",
+        }
         events.append({"kind": "segment", "segment": {"attempt": 0}})
         events.append({"kind": "measured", "metrics": {"val/auc": value}, **measured})
     if len(rungs) == 5:
-        events.append({"kind": "ended", "state": "complete", "reason": "spent", "value": value, "failure": None})
+        events.append(
+            {
+                "kind": "ended",
+                "state": "complete",
+                "reason": "spent",
+                "value": value,
+                "failure": None,
+            }
+        )
     else:
         events.append({"kind": "decided", "decision": "pause", "reason": "not yet"})
     folder = home / "studies" / "s" / "trials" / f"t{number:04d}"
     folder.mkdir(parents=True)
-    stamped = [{"seq": n, "time": int(time.time() * 1000), **event} for n, event in enumerate(events)]
+    stamped = [
+        {"seq": n, "time": int(time.time() * 1000), **event} for n, event in enumerate(events)
+    ]
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in stamped))
     (folder / SAVED).write_text(json.dumps({"auc": value}))
 
@@ -90,7 +114,9 @@ def test_the_thousandth_trial_costs_at_most_three_times_the_hundredth(tmp_path):
 def test_a_study_of_many_trials_ends_with_exactly_so_many(tmp_path, workers):
     config = begun(tmp_path / "home", 300)
     clock = VirtualClock()
-    study = Study(config, lambda _: Replay(Synthetic(), clock, workers), lambda _: NoRecorder(), clock=clock)
+    study = Study(
+        config, lambda _: Replay(Synthetic(), clock, workers), lambda _: NoRecorder(), clock=clock
+    )
     result = study.run()
     assert sum(result.counts.values()) == 300 + NEW
     assert len(study.optuna.study.get_trials(deepcopy=False)) == 300 + NEW

@@ -24,7 +24,10 @@ def large(tmp_path_factory):
 def opened(page, path, size="desktop", scheme="light"):
     """The page with every chart drawn; what the console said, and milliseconds from the start of loading."""
     said = []
-    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: said.append(message.text) if message.type in ("error", "warning") else None,
+    )
     page.on("pageerror", lambda error: said.append(str(error)))
     page.set_viewport_size(dict(zip(("width", "height"), SIZES[size], strict=True)))
     page.emulate_media(color_scheme=scheme)
@@ -44,10 +47,16 @@ def test_every_chart_is_drawn_and_axe_finds_no_serious_fault(page, calm, size, s
     charts = page.locator(".chart")
     assert charts.count() > 8
     for i in range(charts.count()):
-        assert charts.nth(i).locator("svg path, svg line, svg rect").count() > 3, charts.nth(i).get_attribute("id")
+        assert charts.nth(i).locator("svg path, svg line, svg rect").count() > 3, charts.nth(
+            i
+        ).get_attribute("id")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     found = Axe().run(page).response["violations"]
-    serious = [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
+    serious = [
+        (v["id"], v["nodes"][0]["html"][:200])
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
     assert serious == []
 
 
@@ -75,13 +84,16 @@ def test_hovering_a_text_of_the_map_shows_it(page, calm):
 
 def test_the_colours_follow_the_screen_and_print_is_light(page, calm):
     opened(page, calm.study / "report.html", scheme="dark")
-    ink = "getComputedStyle(document.querySelector('#chart-history svg .role-axis-title text')).fill"
+    ink = (
+        "getComputedStyle(document.querySelector('#chart-history svg .role-axis-title text')).fill"
+    )
     dark = page.evaluate(ink)
     page.emulate_media(color_scheme="light")
     page.wait_for_function(f"{ink} !== '{dark}'")
     assert len(page.pdf()) > 20_000
 
 
+@pytest.mark.serial
 def test_a_page_of_200_trials_is_small_and_soon_there(page, large):
     assert large.stat().st_size <= 6e6
     said, milliseconds = opened(page, large)

@@ -11,9 +11,10 @@ import pytest
 from home import Home
 
 from embsearch.config.load import compose
+from embsearch.registry import alias_history
 from embsearch.registry import mlflow_registry as registry
-from embsearch.registry import moves
 
+pytestmark = pytest.mark.story
 RECORD = ["track=mlflow", "stop.trials=3"]
 
 
@@ -117,7 +118,9 @@ def test_vectors_of_another_width_are_refused(shop, refused):
     narrow = ["study.name=narrow", "model.projection=16", "stop.trials=1"]
     assert shop.run("search", *RECORD, *narrow) == 0
     assert "dimension" in refused(*narrow).split(", ")
-    assert "dimension" not in refused(*narrow, "promote.allow_dim_change=true", "promote.min_gain=1").split(", ")
+    assert "dimension" not in refused(
+        *narrow, "promote.allow_dim_change=true", "promote.min_gain=1"
+    ).split(", ")
 
 
 def test_test_rows_that_the_champion_was_trained_on_are_refused_and_there_and_back_leaves_a_history(
@@ -136,8 +139,12 @@ def test_test_rows_that_the_champion_was_trained_on_are_refused_and_there_and_ba
     client = client_of(shop)
     assert registry.by_alias(client, "s", "champion").version == 1
     assert registry.by_alias(client, "s", "previous").version == 2
-    last = max(moves._entries(client, "s"))  # as a kill leaves it that came right after the move
-    moves._write(client, "s", moves._entries(client, "s")[last] | {"state": "moving"}, last)
+    last = max(
+        alias_history._entries(client, "s")
+    )  # as a kill leaves it that came right after the move
+    alias_history._write(
+        client, "s", alias_history._entries(client, "s")[last] | {"state": "moving"}, last
+    )
     assert shop.run("rollback", *words) == 0
     assert registry.by_alias(client, "s", "champion").version == 1
     capsys.readouterr()
@@ -194,10 +201,17 @@ def test_two_promotions_at_once_wait_for_each_other(shop):
         "promote.allow_dim_change=true",
         "promote.max_leak=1",
     ]
-    words = [*RECORD, "study.name=narrow", "model.projection=16", "stop.trials=1", "promote.min_auc=0", *loose]
-    before = len(moves.history(client_of(shop), "s"))
+    words = [
+        *RECORD,
+        "study.name=narrow",
+        "model.projection=16",
+        "stop.trials=1",
+        "promote.min_auc=0",
+        *loose,
+    ]
+    before = len(alias_history.history(client_of(shop), "s"))
     both = [shop.start("promote", *words) for _ in range(2)]
     said = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert sorted("was champion already" in text for text in said) == [False, True]
-    assert len(moves.history(client_of(shop), "s")) == before + 1
+    assert len(alias_history.history(client_of(shop), "s")) == before + 1

@@ -14,8 +14,10 @@ import pytest
 
 pytest.importorskip("ray", reason="pip install 'embsearch[ray]'")
 
+pytestmark = pytest.mark.cluster("ray")
+
 # every trial's values are its own, whoever trains it and when
-ALONE = ["sampler=qmc", "scheduler=none", "stop.trials=12", "train.texts=8000", "evaluate.at=[0.25,0.5,1.0]",
+ALONE = ["sampler=qmc", "scheduler=none", "stop.trials=8", "train.texts=8000", "evaluate.at=[0.25,0.5,1.0]",
          "train.batch_size=16", "~space.train.batch_size"]  # fmt: skip
 SIX = [*ALONE, "stop.trials=6"]
 PATIENCE = 300
@@ -28,8 +30,10 @@ def ended(process, code=0):
     return out + err
 
 
-def bests(home, most=12):
-    return {n: e["value"] for n in range(min(most, len(home.trials))) for e in home.events("ended", n)}
+def bests(home, most=8):
+    return {
+        n: e["value"] for n in range(min(most, len(home.trials))) for e in home.events("ended", n)
+    }
 
 
 def whole(home, trials):
@@ -73,25 +77,6 @@ def undisturbed(tmp_path_factory, tiny_bert, judgements_csv):
     return home
 
 
-@pytest.mark.parametrize("files", ["auto", "store"])
-def test_a_node_that_dies_twice_costs_a_study_nothing_but_time(home, undisturbed, files):
-    with cluster_of(2) as (cluster, nodes):
-        address = cluster.address
-        words = ["launcher=ray", f"launcher.address={address}", "launcher.workers=2", f"launcher.files={files}"]
-        process = home.start("search", *ALONE, *words)
-        for least in (2, 6):
-            until_trials_train(home, process, least)
-            cluster.remove_node(nodes.pop(0), allow_graceful=False)
-            nodes.append(cluster.add_node(num_cpus=1))
-        said = ended(process)
-
-    assert f"Ray: joined the cluster at {address}, 3 nodes, 2 CPUs" in said
-    whole(home, 12)
-    assert bests(home) == bests(undisturbed)
-    assert home.result["best"] == undisturbed.result["best"]
-    assert sum(len(home.events("failed", n)) for n in range(12)) >= 2
-
-
 def until_trials_train(home, process, least):
     """Until the trial of that number, and another one, have begun to train."""
     until = time.monotonic() + PATIENCE
@@ -101,27 +86,15 @@ def until_trials_train(home, process, least):
         time.sleep(0.1)
 
 
-def test_a_coordinator_that_is_killed_leaves_no_actor_behind_and_its_study_goes_on(home, undisturbed):
-    with cluster_of(2) as (cluster, _):
-        words = ["launcher=ray", f"launcher.address={cluster.address}", "launcher.workers=2"]
-        first = home.start("search", *SIX, *words)
-        until_trials_train(home, first, 2)
-        first.kill()
-        first.communicate()
-        ended(home.start("search", *SIX, *words))
-
-    whole(home, 6)
-    assert bests(home) == bests(undisturbed, 6)
-    assert [home.events("failed", n) for n in range(6)] == [[]] * 6
-
-
 def test_sigterm_saves_checkpoints_and_what_was_started_here_ends(home, undisturbed):
     words = ["launcher=ray", "launcher.workers=2"]
     first = home.start("search", *SIX, *words)
     until_trials_train(home, first, 2)
     family = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGTERM)
-    assert ended(first, 130).endswith("embsearch: stopped; the same command goes on with this study\n")
+    assert ended(first, 130).endswith(
+        "embsearch: stopped; the same command goes on with this study\n"
+    )
     _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
     assert list(home.study.glob("trials/*/checkpoint.safetensors"))
@@ -131,21 +104,77 @@ def test_sigterm_saves_checkpoints_and_what_was_started_here_ends(home, undistur
     assert bests(home) == bests(undisturbed, 6)
 
 
-def test_a_cluster_behind_rays_client_whose_first_server_for_the_session_dies(home, calm):
+def test_workers_that_find_no_room_wait_and_the_study_goes_on_without_them(home):
     with cluster_of(1) as (cluster, _):
-        port = 10_000 + time.time_ns() // 1000 % 10_000  # Ray gives those for sessions from 23,000 on
-        server = subprocess.Popen(
-            [sys.executable, "-m", "ray.util.client.server", f"--address={cluster.address}", "--host=127.0.0.1",
-             f"--port={port}", "--mode=proxy"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            words = ["launcher=ray", f"launcher.address=ray://127.0.0.1:{port}", "launcher.workers=1"]
-            process = home.start("search", *words)
-            for_the_session(server, process).kill()
-            said = ended(process)
-        finally:
-            server.kill()
-            server.wait()
+        words = ["launcher=ray", f"launcher.address={cluster.address}", "launcher.workers=3"]
+        said = ended(
+            home.start("search", *ALONE, "stop.trials=12", *words)
+        )  # longer than it waits before it says so
+    assert "Ray: 1 of 3 workers are up, each takes CPU 1; free: " in said
+    whole(home, 12)
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    """A cluster for the tests from here on; who takes a node away puts another in its place."""
+    with cluster_of(2) as (cluster, nodes):
+        yield cluster, nodes
+
+
+@pytest.mark.parametrize("files", ["auto", "store"])
+def test_a_node_that_dies_twice_costs_a_study_nothing_but_time(home, undisturbed, two_nodes, files):
+    cluster, nodes = two_nodes
+    words = [
+        "launcher=ray",
+        f"launcher.address={cluster.address}",
+        "launcher.workers=2",
+        f"launcher.files={files}",
+    ]
+    process = home.start("search", *ALONE, *words)
+    for least in (2, 5):
+        until_trials_train(home, process, least)
+        cluster.remove_node(nodes.pop(0), allow_graceful=False)
+        nodes.append(cluster.add_node(num_cpus=1))
+    said = ended(process)
+
+    assert f"Ray: joined the cluster at {cluster.address}, 3 nodes, 2 CPUs" in said
+    whole(home, 8)
+    assert bests(home) == bests(undisturbed)
+    assert home.result["best"] == undisturbed.result["best"]
+    assert sum(len(home.events("failed", n)) for n in range(8)) >= 2
+
+
+def test_a_coordinator_that_is_killed_leaves_no_actor_behind_and_its_study_goes_on(
+    home, undisturbed, two_nodes
+):
+    words = ["launcher=ray", f"launcher.address={two_nodes[0].address}", "launcher.workers=2"]
+    first = home.start("search", *SIX, *words)
+    until_trials_train(home, first, 2)
+    first.kill()
+    first.communicate()
+    ended(home.start("search", *SIX, *words))
+
+    whole(home, 6)
+    assert bests(home) == bests(undisturbed, 6)
+    assert [home.events("failed", n) for n in range(6)] == [[]] * 6
+
+
+def test_a_cluster_behind_rays_client_whose_first_server_for_the_session_dies(
+    home, calm, two_nodes
+):
+    port = 10_000 + time.time_ns() // 1000 % 10_000  # Ray gives those for sessions from 23,000 on
+    server = subprocess.Popen(
+        [sys.executable, "-m", "ray.util.client.server", f"--address={two_nodes[0].address}", "--host=127.0.0.1",
+         f"--port={port}", "--mode=proxy"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        words = ["launcher=ray", f"launcher.address=ray://127.0.0.1:{port}", "launcher.workers=1"]
+        process = home.start("search", *words)
+        for_the_session(server, process).kill()
+        said = ended(process)
+    finally:
+        server.kill()
+        server.wait()
     assert f"Ray: joined the cluster at ray://127.0.0.1:{port}" in said
     assert home.values() == calm.values()
 
@@ -161,24 +190,15 @@ def for_the_session(server, process):
     raise AssertionError(ended(process))
 
 
-def test_workers_that_find_no_room_wait_and_the_study_goes_on_without_them(home):
-    with cluster_of(1) as (cluster, _):
-        words = ["launcher=ray", f"launcher.address={cluster.address}", "launcher.workers=3"]
-        said = ended(home.start("search", *ALONE, *words))
-    assert "Ray: 1 of 3 workers are up, each takes CPU 1; free: " in said
-    whole(home, 12)
-
-
-def test_two_studies_on_one_cluster_do_not_see_each_other(home, undisturbed):
+def test_two_studies_on_one_cluster_do_not_see_each_other(home, undisturbed, two_nodes):
     other = home.at(home.folder.with_name("other"))
-    with cluster_of(2) as (cluster, _):
-        words = [*SIX, "launcher=ray", f"launcher.address={cluster.address}", "launcher.workers=1"]
-        both = [one.start("search", *words) for one in (home, other)]
-        threads = [threading.Thread(target=ended, args=(process,)) for process in both]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    words = [*SIX, "launcher=ray", f"launcher.address={two_nodes[0].address}", "launcher.workers=1"]
+    both = [one.start("search", *words) for one in (home, other)]
+    threads = [threading.Thread(target=ended, args=(process,)) for process in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     for one in (home, other):
         whole(one, 6)
         assert bests(one) == bests(undisturbed, 6)

@@ -16,6 +16,8 @@ from embsearch.cli.main import main
 from embsearch.evaluate.examine import Examined
 from embsearch.report import vega
 
+pytestmark = pytest.mark.story
+
 
 def texts_of(html):
     """The page's own words: without styles, scripts and tags."""
@@ -45,7 +47,10 @@ def test_a_study_that_ends_leaves_its_page(calm):
         assert path in words
         assert (f"{value:.2g}" if isinstance(value, float) else str(value)) in words
     for row in calm.result["table"]:
-        assert f"{row['auc']['value']:.4f} ({row['auc']['low']:.4f} to {row['auc']['high']:.4f})" in words
+        assert (
+            f"{row['auc']['value']:.4f} ({row['auc']['low']:.4f} to {row['auc']['high']:.4f})"
+            in words
+        )
     for number in range(6):
         assert f"{number} {calm.events('ended', number)[0]['state']}" in words
         assert calm.events("ended", number)[0]["reason"] in words
@@ -55,30 +60,42 @@ def test_a_study_that_ends_leaves_its_page(calm):
 def test_the_page_needs_nothing_beside_it(calm):
     html = (calm.study / "report.html").read_text()
     assert not re.findall(
-        r"<link|<img|<iframe|@import|(?:src|href)=", re.sub(r"<script.*?</script>", "", html, flags=re.S)
+        r"<link|<img|<iframe|@import|(?:src|href)=",
+        re.sub(r"<script.*?</script>", "", html, flags=re.S),
     )
     assert len(html) < 6e6
 
 
 def test_the_charts_hold_what_the_logs_say(calm):
     html = (calm.study / "report.html").read_text()
-    payload = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)[1])
+    payload = json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)[1]
+    )
     tables = payload["tables"]
     curves = {(row["n"], row["rung"]): row["value"] for row in tables["curves"]}
     assert curves == {
-        (n, e["rung"]): round(e["metrics"]["val/auc"], 5) for n in range(6) for e in calm.events("measured", n)
+        (n, e["rung"]): round(e["metrics"]["val/auc"], 5)
+        for n in range(6)
+        for e in calm.events("measured", n)
     }
     spent = sum(max(e["texts_seen"] for e in calm.events("measured", n)) for n in range(6))
     assert sum(row["texts"] for row in tables["budget"]) == spent
     assert [row["trials"] for row in tables["budget"]] == [
-        sum(any(e["rung"] == rung for e in calm.events("measured", n)) for n in range(6)) for rung in (1, 2, 3)
+        sum(any(e["rung"] == rung for e in calm.events("measured", n)) for n in range(6))
+        for rung in (1, 2, 3)
     ]
     for model in ("untuned encoder", "best trial"):
         for relevant in (True, False):
-            here = [r["share"] for r in tables["scores"] if (r["model"], r["relevant"]) == (model, relevant)]
+            here = [
+                r["share"]
+                for r in tables["scores"]
+                if (r["model"], r["relevant"]) == (model, relevant)
+            ]
             assert sum(here) == pytest.approx(1, abs=1e-3)
     named = {
-        name for chart in payload["charts"] for name in re.findall(r'"data": {"name": "(\w+)"}', json.dumps(chart))
+        name
+        for chart in payload["charts"]
+        for name in re.findall(r'"data": {"name": "(\w+)"}', json.dumps(chart))
     }
     assert named <= tables.keys()
 
@@ -116,11 +133,17 @@ def test_a_page_can_be_made_before_the_end_and_before_any_trial(copy, tmp_path):
     shutil.copytree(copy.folder, tmp_path / "home")
     home = copy.at(tmp_path / "home")
     log = home.study / "events.jsonl"
-    lines = [line for line in log.read_text().splitlines() if json.loads(line)["kind"] not in ("closed", "tested")]
+    lines = [
+        line
+        for line in log.read_text().splitlines()
+        if json.loads(line)["kind"] not in ("closed", "tested")
+    ]
     log.write_text("".join(f"{line}\n" for line in lines))
     assert home.run("report", "--no-open") == 0
     words = texts_of((home.study / "report.html").read_text())
-    assert re.search(r"Trial \d was ahead when the study stopped: validation auc [01]\.\d{4}", words)
+    assert re.search(
+        r"Trial \d was ahead when the study stopped: validation auc [01]\.\d{4}", words
+    )
     assert "embsearch search study.name=s" in words  # what goes on with it
     shutil.rmtree(home.study / "trials")
     assert home.run("report", "--no-open") == 0
@@ -151,20 +174,27 @@ def test_two_studies_stand_side_by_side(copy, tmp_path, capsys):
     out = capsys.readouterr().out
     for part in ("validation auc", "test AUC (95 %)", "train.lr", "importance"):
         assert part in out
-    assert "+0.0000 (+0.0000 to +0.0000) AUC; the 95 % interval reaches 0: they cannot be told apart." in out
+    assert (
+        "+0.0000 (+0.0000 to +0.0000) AUC; the 95 % interval reaches 0: they cannot be told apart."
+        in out
+    )
     assert "twin's winner against s's on the same test rows" in texts_of(page.read_text())
     assert main(["compare", *words, "study.name=s"]) == 2
     assert "expected two studies or more" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["status", "report output={} --no-open", "compare study.name=twin output={}"])
+@pytest.mark.parametrize(
+    "verb", ["status", "report output={} --no-open", "compare study.name=twin output={}"]
+)
 def test_looking_at_a_study_imports_neither_torch_nor_mlflow(copy, tmp_path, verb):
     code = (
         "import sys; from embsearch.cli.main import main; wrong = main(sys.argv[1:]); "
         "sys.exit(wrong or sorted({'torch', 'transformers', 'mlflow'} & set(sys.modules)) or 0)"
     )
     name, *more = verb.format(tmp_path / "page.html").split()
-    done = subprocess.run([sys.executable, "-c", code, name, *copy.words, *more], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, name, *copy.words, *more], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -174,6 +204,9 @@ def test_why_tells_a_trials_story_in_order(calm, capsys):
     assert lines[0].startswith("suggested: train.lr=0.001")
     assert "trains to evaluation 1 from the base weights" in lines[1]
     assert lines[-1].startswith("complete, best auc")
-    assert any(line == "continue: trial 0 is the default configuration and runs to its end" for line in lines)
+    assert any(
+        line == "continue: trial 0 is the default configuration and runs to its end"
+        for line in lines
+    )
     assert calm.run("status", "trial=99", "--why") == 2
     assert "study s has the trials 0 to 5" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from chaos import Search, end, faults, of_mlflow, of_optuna, tracking, undisturb
 
 from embsearch.cli.main import main
 
+pytestmark = pytest.mark.story
 TINY = [
     "study.name=s", "study.task=s", "device=cpu", "train.precision=fp32", "launcher.workers=1", "launcher.threads=1",
     "space=small", "space.train.lr={low: 1e-6, high: 3e-5, log: true}", "train.lr=1e-5", "train.batch_size=32",
@@ -41,10 +42,14 @@ def wait_for(what, search, seconds=240.0):
 
 
 def measured(search):
-    return sum(event["kind"] == "measured" for events in search.trials().values() for event in events)
+    return sum(
+        event["kind"] == "measured" for events in search.trials().values() for event in events
+    )
 
 
-def test_a_study_outlives_kill_9_of_both_its_servers(tmp_path, tiny_bert, judgements_csv, pg, capfd):
+def test_a_study_outlives_kill_9_of_both_its_servers(
+    tmp_path, tiny_bert, judgements_csv, pg, capfd
+):
     """One worker, so that every parameter, value and decision is as in the undisturbed study (test_chaos.py). Nothing
     of the study's own is killed: not one segment may be trained twice."""
     storage = pg.address(pg.database())
@@ -72,7 +77,10 @@ def test_a_study_outlives_kill_9_of_both_its_servers(tmp_path, tiny_bert, judgem
             end(search)
         undisturbed(search)  # starts nothing, and brings MLflow what it may lack
         assert faults(calm, search, [], mlflow.url, storage) == []
-        assert [f"undisturbed: {fault}" for fault in (*of_mlflow(calm, mlflow.url), *of_optuna(calm, storage))] == []
+        assert [
+            f"undisturbed: {fault}"
+            for fault in (*of_mlflow(calm, mlflow.url), *of_optuna(calm, storage))
+        ] == []
 
     said = (search.home / "search.log").read_text()
     assert said.count("does not answer") == said.count("answers again after") >= 1
@@ -82,10 +90,15 @@ def test_a_study_outlives_kill_9_of_both_its_servers(tmp_path, tiny_bert, judgem
     secrets = (PASSWORD, quoted(PASSWORD), LOGIN)
     assert [secret for secret in secrets if secret in shown] == []
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {"optuna.db", "mlflow.db", "study.yaml", "search.log", "config.yaml"} - {p.name for p in files} == {
-        "optuna.db"
-    }
-    told = [(path, secret) for path in files for secret in secrets if secret.encode() in path.read_bytes()]
+    assert {"optuna.db", "mlflow.db", "study.yaml", "search.log", "config.yaml"} - {
+        p.name for p in files
+    } == {"optuna.db"}
+    told = [
+        (path, secret)
+        for path in files
+        for secret in secrets
+        if secret.encode() in path.read_bytes()
+    ]
     assert told == []
 
 

@@ -39,17 +39,24 @@ def test_a_study_of_jobs_finds_what_one_process_finds(home, calm, cluster):
     cluster._until(lambda: not cluster.jobs(), "all jobs are gone")
 
 
-def test_a_study_goes_on_through_pre_emption_and_a_killed_coordinator_and_finds_the_same(home, cluster, tmp_path):
+def test_a_study_goes_on_through_pre_emption_and_a_killed_coordinator_and_finds_the_same(
+    home, cluster, tmp_path
+):
     calm = home.at(tmp_path / "calm")
     assert calm.run("search", *LONG) == 0
     process = home.start("search", *LONG, *SLURM)
     until(process, lambda: home.seen("points", 0))
     [job] = cluster.jobs()
     status, _ = home.start("status").communicate(timeout=60)
-    for times, command in enumerate(("scontrol requeue", "scancel --signal=USR2"), 2):  # Slurm's own before the limit
+    for times, command in enumerate(
+        ("scontrol requeue", "scancel --signal=USR2"), 2
+    ):  # Slurm's own before the limit
         cluster.ask(*command.split(), job)
         cluster.hurry(job)
-        until(process, lambda times=times: sum(len(home.events("segment", n)) for n in (0, 1)) >= times)
+        until(
+            process,
+            lambda times=times: sum(len(home.events("segment", n)) for n in (0, 1)) >= times,
+        )
         time.sleep(1.0)
     process.kill()
     process.communicate()

@@ -1,9 +1,13 @@
-"""Whole studies on a tiny encoder, by the command line: they end, resume, refuse and promote as promised."""
+"""Whole studies by the command line: they end, resume, refuse and promote as promised.
+
+``calm`` and ``home`` train a tiny encoder. ``played`` and ``calmly_played`` play curves on a clock of their own: for
+what is decided, logged or refused, whatever a trial measures.
+"""
 
 from __future__ import annotations
 
 import json
-import random
+import os
 import re
 import shutil
 import signal
@@ -13,6 +17,7 @@ import numpy as np
 import pytest
 
 from embsearch.cli.main import main
+from embsearch.history.log import EventLog
 
 CHINESE = """anchor(搜索词),positive(点击商品),negative(未点击商品)
 防水运动手表,佳明Venu 2 防水运动手表,小米智能手环(非防水)
@@ -35,20 +40,31 @@ def elsewhere(tmp_path, monkeypatch):
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.story
 def test_a_study_runs_to_its_end(calm):
     assert calm.trials == [f"t{n:04d}" for n in range(6)]
     states = [calm.events("ended", n)[0]["state"] for n in range(6)]
     assert states[0] == "complete"
     assert {"complete", "pruned"} == set(states)
-    assert [r["label"] for r in calm.result["table"]] == ["untuned encoder", "default configuration", "best trial"]
+    assert [r["label"] for r in calm.result["table"]] == [
+        "untuned encoder",
+        "default configuration",
+        "best trial",
+    ]
     untuned, default, best = (r["validation"] for r in calm.result["table"])
     assert untuned < default <= best
     assert calm.result["why"] == "stop.trials: all 6 trials exist"
-    for words in ("untuned encoder", "default configuration (0)", "best trial", "embsearch promote study.name=s"):
+    for words in (
+        "untuned encoder",
+        "default configuration (0)",
+        "best trial",
+        "embsearch promote study.name=s",
+    ):
         assert words in calm.out
     assert "…" not in calm.out  # the table fits 80 columns
 
 
+@pytest.mark.story
 def test_no_two_trials_are_alike_and_the_first_is_the_default(calm):
     assert len(set(calm.params())) == 6
     assert json.loads(calm.params()[0]) == {
@@ -56,17 +72,20 @@ def test_no_two_trials_are_alike_and_the_first_is_the_default(calm):
     }  # fmt: skip
 
 
+@pytest.mark.story
 def test_a_decision_is_in_the_log_with_its_reason(calm):
     reasons = [e["reason"] for n in range(6) for e in calm.events("decided", n)]
     assert any("may go on" in r for r in reasons)
     assert all(reasons)
 
 
+@pytest.mark.story
 def test_ended_trials_leave_no_checkpoints(calm):
     assert list(calm.study.rglob("*checkpoint*")) == []
     assert list(calm.study.rglob(".*")) == []
 
 
+@pytest.mark.story
 def test_searching_a_finished_study_again_starts_nothing_and_says_so(calm, capsys):
     before = (calm.study / "events.jsonl").read_bytes()
     assert calm.run("search") == 0
@@ -74,6 +93,7 @@ def test_searching_a_finished_study_again_starts_nothing_and_says_so(calm, capsy
     assert (calm.study / "events.jsonl").read_bytes() == before
 
 
+@pytest.mark.story
 def test_status_tells_the_table_of_a_study_that_does_not_run(calm, capsys):
     assert calm.run("status") == 0
     out = capsys.readouterr().out
@@ -83,14 +103,16 @@ def test_status_tells_the_table_of_a_study_that_does_not_run(calm, capsys):
     assert "s: 6 trials, last event" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_coordinator_that_was_killed_goes_on_to_the_same_end(home, calm, seed):
-    dice = random.Random(seed)
-    for there in (home.study, home.study / "trials"):  # while it begins, then while it trains
+@pytest.mark.story
+def test_a_coordinator_that_was_killed_goes_on_to_the_same_end(home, calm):
+    for there, seconds in (
+        (home.study, 0.3),
+        (home.study / "trials", 1.2),
+    ):  # while it begins, then while it trains
         process = home.start("search")
         while process.poll() is None and not there.exists():
             time.sleep(0.01)
-        time.sleep(dice.uniform(0.0, 1.5))
+        time.sleep(seconds)
         process.kill()
         process.communicate()
     process = home.start("search")
@@ -102,17 +124,96 @@ def test_a_coordinator_that_was_killed_goes_on_to_the_same_end(home, calm, seed)
     assert [r["auc"] for r in home.result["table"]] == [r["auc"] for r in calm.result["table"]]
 
 
-def test_a_crash_between_a_measurement_and_its_decision_skips_no_decision(home, calm):
-    shutil.copytree(calm.folder, home.folder)
+# ---- a coordinator that dies right after an event ----------------------------------------------
+
+SEEDS = ["study.seeds=2"]
+
+
+def outcome(home):
+    """Return what a study found and how: by trial the parameters, measurements, decisions and the end. Times are left
+    out: what a death cost is trained again."""
+    kinds = ("created", "measured", "repeated", "compared", "decided", "ended")
+    told = [
+        (
+            number,
+            {key: value for key, value in event.items() if key not in ("seq", "time", "spent")},
+        )
+        for number in range(len(home.trials))
+        for event in home.all_events(number)
+        if event["kind"] in kinds
+    ]
+    return told, {key: home.result[key] for key in ("best", "table", "counts", "why")}
+
+
+@pytest.fixture(scope="module")
+def repeated(calmly_played, tmp_path_factory):
+    """A study of two seeds, and after how many events each kind of event came for the first and the last time."""
+    home = calmly_played.at(tmp_path_factory.mktemp("repeated") / "home")
+    kinds, append = [], EventLog.append
+
+    def noted(log, event, spent=None):
+        kinds.append(event.kind)
+        return append(log, event, spent)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EventLog, "append", noted)
+        assert home.run("search", *SEEDS) == 0
+    first = {kinds.index(kind) + 1 for kind in kinds}
+    last = {len(kinds) - kinds[::-1].index(kind) for kind in kinds}
+    home.deaths = sorted(first | last)
+    assert set(kinds) >= {"opened", "baseline", "created", "segment", "measured", "repeated", "compared", "decided",
+                          "ended", "tested", "closed"}  # fmt: skip
+    return home
+
+
+def dies(home, after, *words):
+    """A search in a fork of this process, which ends as by kill -9 when it has logged so many events."""
+    if child := os.fork():
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status)
+    append, left = EventLog.append, [after]
+
+    def last(log, event, spent=None):
+        placed = append(log, event, spent)
+        left[0] -= 1
+        if left[0] == 0:
+            os._exit(9)
+        return placed
+
+    EventLog.append = last
+    try:
+        home.run("search", *words)
+    finally:
+        os._exit(1)  # it was to die before
+
+
+@pytest.mark.story
+def test_a_coordinator_that_dies_after_any_event_goes_on_to_the_same_end(repeated, tmp_path):
+    for after in repeated.deaths:
+        home = repeated.at(tmp_path / str(after))
+        shutil.copytree(repeated.folder / "cache", home.folder / "cache")
+        assert dies(home, after, *SEEDS) == 9
+        assert home.run("search", *SEEDS) == 0
+        assert outcome(home) == outcome(repeated), after
+        assert len(home.events("closed")) == 1
+        shutil.rmtree(home.folder)
+
+
+def test_a_crash_between_a_measurement_and_its_decision_skips_no_decision(played, calmly_played):
+    home = played
+    shutil.copytree(calmly_played.folder, home.folder)
     decisions = {n: [e["decision"] for e in home.events("decided", n)] for n in range(6)}
-    paused = next(n for n in range(6) if decisions[n] == ["pause"])  # of 6 at the first rung, 2 go on
+    paused = next(
+        n for n in range(6) if decisions[n] == ["pause"]
+    )  # of 6 at the first rung, 2 go on
     home.forget(paused, "decided", "ended")
     assert home.run("search") == 0
     assert [e["decision"] for e in home.events("decided", paused)] == ["pause"]
-    assert home.values() == calm.values()
+    assert home.values() == calmly_played.values()
 
 
-def test_a_crash_between_a_stop_and_its_end_lets_nothing_go_on(home):
+def test_a_crash_between_a_stop_and_its_end_lets_nothing_go_on(played):
+    home = played
     words = ["scheduler=none", "stop.trials=1"]
     assert home.run("search", "stop.target=0.01", *words) == 0
     home.forget(0, "ended")
@@ -121,7 +222,8 @@ def test_a_crash_between_a_stop_and_its_end_lets_nothing_go_on(home):
     assert [rung for _, rung, _ in home.values()] == [1]
 
 
-def test_extending_the_budget_goes_on_with_the_same_numbering(home):
+def test_extending_the_budget_goes_on_with_the_same_numbering(played):
+    home = played
     assert home.run("search", "stop.trials=2") == 0
     first = home.params()
     assert home.run("search", "stop.trials=4") == 0
@@ -131,21 +233,23 @@ def test_extending_the_budget_goes_on_with_the_same_numbering(home):
     assert home.result["why"] == "stop.trials: all 4 trials exist"
 
 
-def test_a_second_coordinator_is_refused_and_told_who_holds_the_study(home, capsys):
-    process = home.start("search", "stop.trials=200")  # is still there when asked
+def test_a_second_coordinator_is_refused_and_told_who_holds_the_study(played, capsys):
+    process = played.start("search", "stop.trials=2000")  # is still there when asked
     try:
-        while not home.events("baseline"):
+        while not played.events("baseline"):
+            assert process.poll() is None, process.communicate()
             time.sleep(0.01)
-        assert home.run("search") == 2
+        assert played.run("search") == 2
         assert f"study s is being run by process {process.pid} on" in capsys.readouterr().err
-        assert home.run("status") == 0
+        assert played.run("status") == 0
         assert f"run by process {process.pid}" in capsys.readouterr().out
     finally:
         process.kill()
         process.communicate()
 
 
-def test_another_config_is_refused_with_what_changed(home, capsys):
+def test_another_config_is_refused_with_what_changed(played, capsys):
+    home = played
     assert home.run("search", "stop.trials=1") == 0
     capsys.readouterr()
     changed = ["stop.trials=2", "train.l2=0.05", "space.train.lr.high=5e-3"]
@@ -159,7 +263,8 @@ def test_another_config_is_refused_with_what_changed(home, capsys):
     assert home.trials == ["t0000", "t0001"]
 
 
-def test_another_config_may_begin_a_study_of_its_own_and_go_on_with_it(home, capsys):
+def test_another_config_may_begin_a_study_of_its_own_and_go_on_with_it(played, capsys):
+    home = played
     assert home.run("search", "stop.trials=1") == 0
     changed = ["train.l2=0.05", "study.on_drift=new"]
     assert home.run("search", *changed, "stop.trials=2") == 0
@@ -167,9 +272,14 @@ def test_another_config_may_begin_a_study_of_its_own_and_go_on_with_it(home, cap
     assert f"study.name={new}" in capsys.readouterr().out
     assert home.trials == ["t0000"]
     assert home.run("search", *changed, "stop.trials=3") == 0
-    assert sorted(p.name for p in (home.study.parent / new / "trials").iterdir()) == ["t0000", "t0001", "t0002"]
+    assert sorted(p.name for p in (home.study.parent / new / "trials").iterdir()) == [
+        "t0000",
+        "t0001",
+        "t0002",
+    ]
 
 
+@pytest.mark.story
 def test_an_extended_study_measures_the_untuned_encoder_and_the_winner_as_it_is_now(home):
     assert home.run("search", "stop.trials=1") == 0
     assert home.run("search", "stop.trials=2", "evaluate.draws=60", "study.on_drift=extend") == 0
@@ -179,7 +289,8 @@ def test_an_extended_study_measures_the_untuned_encoder_and_the_winner_as_it_is_
     assert len(list(home.study.glob("study*.yaml"))) == 2
 
 
-def test_other_data_under_the_same_name_are_refused(home, tmp_path, judgements_csv, capsys):
+def test_other_data_under_the_same_name_are_refused(played, tmp_path, judgements_csv, capsys):
+    home = played
     mine = tmp_path / "mine.csv"
     mine.write_text(judgements_csv.read_text())
     words = [f"data.path={mine}"]
@@ -191,13 +302,15 @@ def test_other_data_under_the_same_name_are_refused(home, tmp_path, judgements_c
     assert home.trials == ["t0000"]
 
 
-def test_a_reached_target_ends_the_study(home):
+def test_a_reached_target_ends_the_study(played):
+    home = played
     assert home.run("search", "stop.target=0.01") == 0
     assert home.result["why"].startswith("stop.target: ")
     assert home.trials == ["t0000"]
     assert home.events("ended", 0)[0]["state"] == "pruned"
 
 
+@pytest.mark.story
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, calm):
     process = home.start("search")
     while not home.study.joinpath("trials/t0001/events.jsonl").exists():
@@ -212,8 +325,13 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, calm):
     assert home.values().keys() == calm.values().keys()
 
 
+@pytest.mark.story
 def test_a_trial_that_diverges_fails_and_the_study_goes_on(home, capsys):
-    words = ["space.train.lr={low: 1e-4, high: 1e9, log: true}", "study.defaults=[{train.lr: 1e9}]", "stop.trials=3"]
+    words = [
+        "space.train.lr={low: 1e-4, high: 1e9, log: true}",
+        "study.defaults=[{train.lr: 1e9}]",
+        "stop.trials=3",
+    ]
     assert home.run("search", *words, "train.clip_norm=0") == 0
     assert home.result["counts"]["failed"] >= 1
     ended = home.events("ended", 1)[0]
@@ -224,14 +342,17 @@ def test_a_trial_that_diverges_fails_and_the_study_goes_on(home, capsys):
     assert re.search(r"spent, failures: \d diverged", out)
 
 
+@pytest.mark.story
 def test_layers_that_the_encoder_lacks_stop_the_study_before_it_begins(home, capsys):
     assert home.run("search", "+space.model.freeze_layers={low: 0, high: 3}") == 2
     assert (
-        "evaluating the untuned encoder: model.freeze_layers=3: the encoder has 2 layers" in capsys.readouterr().err
+        "evaluating the untuned encoder: model.freeze_layers=3: the encoder has 2 layers"
+        in capsys.readouterr().err
     )
     assert not home.study.exists()
 
 
+@pytest.mark.story
 def test_missing_weights_stop_the_study_before_it_begins(home, tiny_bert, tmp_path, capsys):
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -244,12 +365,21 @@ def test_missing_weights_stop_the_study_before_it_begins(home, tiny_bert, tmp_pa
     assert home.run("search", "stop.trials=1") == 0
 
 
+@pytest.mark.story
 def test_two_chinese_rows_train_and_evaluate(home, tmp_path, capsys):
     pairs = tmp_path / "搜索.csv"
     pairs.write_text(CHINESE)
     words = [f"data.path={pairs}", "train.texts=30", "train.batch_size=32"]
     assert home.run("train", *words, f"output={tmp_path / 'mine'}") == 0
-    assert home.run("evaluate", *words, f"checkpoint={tmp_path / 'mine'}", f"output={tmp_path / 'scores.json'}") == 0
+    assert (
+        home.run(
+            "evaluate",
+            *words,
+            f"checkpoint={tmp_path / 'mine'}",
+            f"output={tmp_path / 'scores.json'}",
+        )
+        == 0
+    )
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert 0 <= scores["auc"]["value"] <= 1
     assert home.run("evaluate", *words, f"output={tmp_path / 'untuned.json'}") == 0
@@ -257,6 +387,8 @@ def test_two_chinese_rows_train_and_evaluate(home, tmp_path, capsys):
     assert home.trials == ["t0000", "t0001"]
 
 
+@pytest.mark.serial
+@pytest.mark.story
 def test_a_plan_says_what_the_search_then_takes_and_leaves_nothing(home):
     words = ["launcher=local", "launcher.workers=2", "stop.trials=9"]
     taken = {}
@@ -285,6 +417,7 @@ def test_a_plan_says_what_the_search_then_takes_and_leaves_nothing(home):
     assert texts <= int(re.search(r"([0-9,]+) at worst", plan)[1].replace(",", ""))
 
 
+@pytest.mark.story
 def test_from_search_to_champion(home, tmp_path, capsys):
     record = ["track=mlflow", "launcher=local", "launcher.workers=1", "stop.trials=3"]
     assert home.run("search", *record) == 0
@@ -292,17 +425,29 @@ def test_from_search_to_champion(home, tmp_path, capsys):
     assert home.run("promote", "track=mlflow") == 0
     assert "s version 1 is now champion: models:/s@champion" in capsys.readouterr().out
 
-    assert home.run("evaluate", "track=mlflow", "checkpoint=champion", f"output={tmp_path / 'scores.json'}") == 0
+    assert (
+        home.run(
+            "evaluate", "track=mlflow", "checkpoint=champion", f"output={tmp_path / 'scores.json'}"
+        )
+        == 0
+    )
     tested = home.result["table"][-1]
-    assert json.loads((tmp_path / "scores.json").read_text())["auc"]["value"] == pytest.approx(tested["auc"]["value"])
+    assert json.loads((tmp_path / "scores.json").read_text())["auc"]["value"] == pytest.approx(
+        tested["auc"]["value"]
+    )
 
     texts = ["red lamp", "olive", "jet kettle for kids"]
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
     vectors = tmp_path / "vectors.npy"
-    assert home.run("encode", "track=mlflow", f"input={tmp_path / 'texts.txt'}", f"output={vectors}") == 0
+    assert (
+        home.run("encode", "track=mlflow", f"input={tmp_path / 'texts.txt'}", f"output={vectors}")
+        == 0
+    )
     from sentence_transformers import SentenceTransformer
 
-    theirs = SentenceTransformer(str(home.study / f"trials/t{tested['trial']:04d}/model"), device="cpu").encode(texts)
+    theirs = SentenceTransformer(
+        str(home.study / f"trials/t{tested['trial']:04d}/model"), device="cpu"
+    ).encode(texts)
     assert np.abs(np.load(vectors) - theirs).max() <= 1e-5
 
     capsys.readouterr()

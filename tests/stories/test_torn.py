@@ -1,5 +1,9 @@
 """Files that a crash, a full disk or a failing one left behind: taken up again with nothing lost but the
-torn piece, or refused by name. The measure is the undisturbed study."""
+torn piece, or refused by name. The measure is the undisturbed study.
+
+What asks about logs, configs and Optuna's database is played on a clock of its own; what asks about checkpoints
+and weights is trained.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,21 @@ import time
 
 import pytest
 
-from embsearch.track.events import read_events
+from embsearch.history.log import read_json as read_events
 
 
 @pytest.fixture
-def copy(home, calm):
-    """The undisturbed study, to be damaged."""
-    shutil.copytree(calm.folder, home.folder)
-    return home
+def copy(played, calmly_played):
+    """The undisturbed study that was played, to be damaged."""
+    shutil.copytree(calmly_played.folder, played.folder)
+    return played
 
 
 @pytest.fixture(scope="module")
-def longer(tmp_path_factory, calm):
+def longer(tmp_path_factory, calmly_played):
     """The undisturbed study, gone on with for two trials."""
-    home = calm.at(tmp_path_factory.mktemp("longer") / "home")
-    shutil.copytree(calm.folder, home.folder)
+    home = calmly_played.at(tmp_path_factory.mktemp("longer") / "home")
+    shutil.copytree(calmly_played.folder, home.folder)
     assert home.run("search", "stop.trials=8") == 0
     return home
 
@@ -49,31 +53,54 @@ def same(home, calm):
 
 
 @pytest.mark.parametrize("lines", [1, 2])
-@pytest.mark.parametrize("kept", [0, 1, 0.5, -1], ids=["nothing", "a byte", "half", "all but its end"])
-def test_logs_that_lost_their_last_lines_are_taken_up_where_they_end(copy, calm, lines, kept):
+@pytest.mark.parametrize(
+    "kept", [0, 1, 0.5, -1], ids=["nothing", "a byte", "half", "all but its end"]
+)
+def test_logs_that_lost_their_last_lines_are_taken_up_where_they_end(
+    copy, calmly_played, lines, kept
+):
     for log in logs(copy):
         data = log.read_bytes().splitlines(keepends=True)
         torn = data[-lines]
-        log.write_bytes(b"".join(data[:-lines]) + torn[: int(len(torn) * kept) if isinstance(kept, float) else kept])
+        log.write_bytes(
+            b"".join(data[:-lines])
+            + torn[: int(len(torn) * kept) if isinstance(kept, float) else kept]
+        )
     segments = [len(copy.events("segment", n)) for n in range(6)]
 
     assert copy.run("search") == 0
 
-    same(copy, calm)
+    same(copy, calmly_played)
     if lines == 1:  # each trial's end: nothing is trained again
         assert [len(copy.events("segment", n)) for n in range(6)] == segments
 
 
+def lose_log(home, trial):
+    (home.study / f"trials/t{trial:04d}/events.jsonl").write_bytes(b"")
+    home.forget(0)
+
+
 @pytest.mark.parametrize("trial", [0, 3])
-def test_a_trial_whose_whole_log_is_gone_is_trained_again_with_the_same_parameters(copy, calm, trial):
-    (copy.study / f"trials/t{trial:04d}/events.jsonl").write_bytes(b"")
-    copy.forget(0)
+def test_a_trial_whose_whole_log_is_gone_is_run_again_with_the_same_parameters(
+    copy, calmly_played, trial
+):
+    lose_log(copy, trial)
     assert copy.run("search") == 0
-    same(copy, calm)
+    same(copy, calmly_played)
+
+
+@pytest.mark.story
+def test_a_trial_whose_whole_log_is_gone_is_trained_again_to_the_same_values(home, calm):
+    shutil.copytree(calm.folder, home.folder)
+    lose_log(home, 3)
+    assert home.run("search") == 0
+    same(home, calm)
 
 
 @pytest.mark.parametrize("log", ["events.jsonl", "trials/t0002/events.jsonl"])
-def test_a_log_that_is_damaged_before_its_end_is_refused_by_every_command_and_stays_as_it_is(copy, capsys, log):
+def test_a_log_that_is_damaged_before_its_end_is_refused_by_every_command_and_stays_as_it_is(
+    copy, capsys, log
+):
     path = copy.study / log
     data = path.read_bytes().replace(b"\n", b"\0\n", 1)
     path.write_bytes(data)
@@ -83,7 +110,9 @@ def test_a_log_that_is_damaged_before_its_end_is_refused_by_every_command_and_st
     assert path.read_bytes() == data
 
 
-def test_a_config_that_is_damaged_is_refused_and_written_again_when_deleted(copy, calm, capsys):
+def test_a_config_that_is_damaged_is_refused_and_written_again_when_deleted(
+    copy, calmly_played, capsys
+):
     path = copy.study / "study.yaml"
     path.write_bytes(path.read_bytes()[:200])
     assert copy.run("search") == 2
@@ -91,7 +120,7 @@ def test_a_config_that_is_damaged_is_refused_and_written_again_when_deleted(copy
     path.unlink()
     copy.forget(0)
     assert copy.run("search") == 0
-    same(copy, calm)
+    same(copy, calmly_played)
 
 
 # ---- checkpoints -------------------------------------------------------------------------------
@@ -111,14 +140,17 @@ def cut_off(tmp_path_factory, calm):
     return home
 
 
-@pytest.mark.parametrize("how", ["cut", "a byte", "empty"])
-def test_a_damaged_checkpoint_is_told_and_its_trial_trained_again_to_the_same_end(home, cut_off, calm, how, capsys):
+@pytest.mark.story
+@pytest.mark.parametrize("how", ["a byte", "empty"])  # more of them: tests/train/test_checkpoint.py
+def test_a_damaged_checkpoint_is_told_and_its_trial_trained_again_to_the_same_end(
+    home, cut_off, calm, how, capsys
+):
     shutil.copytree(cut_off.folder, home.folder)
     path = home.study / "trials/t0000/checkpoint.safetensors"
     data = bytearray(path.read_bytes())
     if how == "a byte":
         data[-1000] ^= 1
-    path.write_bytes({"cut": data[:-1], "a byte": data, "empty": b""}[how])
+    path.write_bytes({"a byte": data, "empty": b""}[how])
 
     assert home.run("search") == 0
 
@@ -131,7 +163,9 @@ def test_a_damaged_checkpoint_is_told_and_its_trial_trained_again_to_the_same_en
 # ---- Optuna's database -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["gone", "empty", "no database", "garbled", "cut", "of another time"])
+@pytest.mark.parametrize(
+    "how", ["gone", "empty", "no database", "garbled", "cut", "of another time"]
+)
 def test_a_damaged_optuna_database_changes_no_suggestion(copy, longer, how, capsys):
     path = copy.folder / "optuna.db"
     data = path.read_bytes()
@@ -171,6 +205,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.story
 def test_a_full_disk_stops_the_study_wherever_it_comes_and_loses_nothing(calm, small_disk, capsys):
     home = calm.at(small_disk / "home")
     filler = small_disk / "filler"
@@ -190,9 +225,12 @@ def test_a_full_disk_stops_the_study_wherever_it_comes_and_loses_nothing(calm, s
     same(home, calm)
 
 
+@pytest.mark.story
 def test_a_clock_that_is_set_back_breaks_nothing(home, calm, monkeypatch):
     real, calls = time.time, itertools.count()
-    monkeypatch.setattr(time, "time", lambda: real() - 3600 * (next(calls) // 40))  # every 40th look: an hour back
+    monkeypatch.setattr(
+        time, "time", lambda: real() - 3600 * (next(calls) // 40)
+    )  # every 40th look: an hour back
     began = time.monotonic()
     assert home.run("search", "track=mlflow", "stop.seconds=600") == 0
     same(home, calm)

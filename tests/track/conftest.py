@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # synthetic.py; pytest's importlib mode adds no folder
+sys.path.insert(
+    0, str(Path(__file__).parent)
+)  # synthetic.py; pytest's importlib mode adds no folder
 
-from synthetic import AXES, Gate, write_study
+from synthetic import SPACE, Gate, write_study
 
 from embsearch.config.schema import Config, DataConfig, StudyConfig, TrackConfig
 from embsearch.track.mlflow import MlflowRecorder
@@ -31,10 +33,12 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_in(home: Path) -> Config:
     return Config(
         home=str(home),
-        study=StudyConfig(name="shop", task="search", question="Which settings find the clicked title?"),
+        study=StudyConfig(
+            name="shop", task="search", question="Which settings find the clicked title?"
+        ),
         data=DataConfig(path="data/clicks.csv"),
         track=TrackConfig(timeout=2, model_artifacts="all"),
-        space={"train.lr": {"low": 1e-5, "high": 1e-3, "log": True}} | {axis: {} for axis in AXES[1:]},
+        space=SPACE,
     )
 
 
@@ -53,7 +57,9 @@ def study(config: Config) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[tuple[Server, Path]]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> Iterator[tuple[Server, Path]]:
     """A real MLflow server, and its home."""
     home = tmp_path_factory.mktemp("server")
     shutil.copy(empty_database, home / "mlflow.db")
@@ -88,10 +94,26 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     base = tmp_path_factory.mktemp("bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "green", "shoe", "lamp", "for", "kids"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "red",
+        "green",
+        "shoe",
+        "lamp",
+        "for",
+        "kids",
+    ]
     BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(base)
     shape = BertConfig(
-        vocab_size=len(words), hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128
+        vocab_size=len(words),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
     )
     BertModel(shape).save_pretrained(base)
     transformer = Transformer(str(base))

@@ -1,7 +1,7 @@
 """A small study written through the event log, and ways to look at what MLflow has of it.
 
 The study: four trials over four axes. t0000 complete, t0001 pruned, t0002 failed before any
-evaluation, t0003 still running.
+evaluation, t0003 still running: it was given out again after its first evaluation.
 """
 
 from __future__ import annotations
@@ -17,13 +17,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from helpers import append
+
 import embsearch
 from embsearch.config.build import to_dict
 from embsearch.config.schema import Config
-from embsearch.track.events import EventLog
+from embsearch.history.log import EventLog
 from embsearch.track.mlflow_store import connect, experiment_name
 
-AXES = ("train.lr", "train.batch_size", "objective.name", "objective.margin")
+SPACE = {
+    "train.lr": {"low": 1e-5, "high": 1e-2, "log": True},
+    "train.batch_size": {"choices": [16, 32, 64, 128], "ordered": True},
+    "objective.name": {"choices": ["triplet", "infonce"]},
+    "objective.margin": {"low": 0.05, "high": 0.5, "when": {"objective.name": "triplet"}},
+}
 
 
 def write_study(folder: Path) -> Path:
@@ -31,33 +38,37 @@ def write_study(folder: Path) -> Path:
     (folder / "trials").mkdir(parents=True)
     (folder / "study.yaml").write_text("study: {name: shop}\n")
     log = EventLog(folder / "events.jsonl")
-    log.append(
+    append(log,
         "opened", name="shop", task="search", config="c" * 64, data="f" * 64, rows={"rows": {"train": 10}},
         environment={"git_commit": "abc123", "git_dirty": False, "packages": {"torch": "2.13.0"}},
     )  # fmt: skip
-    log.append("baseline", metrics={"auc": 0.596})
+    append(log, "baseline", metrics={"auc": 0.596})
 
     complete = start_trial(folder, 0, lr=1e-4, batch=64, loss="triplet")
     train(complete, steps=6, measure={3: 0.90, 6: 0.95})
-    complete.append("ended", state="complete", reason="budget spent", value=0.95, failure=None,
+    append(complete, "ended", state="complete", reason="budget spent", value=0.95, failure=None,
                     objective=0.95, model=None)  # fmt: skip
-    log.append("told", trial=0, state="complete", value=0.95)
+    append(log, "told", trial=0, state="complete", value=0.95)
 
     pruned = start_trial(folder, 1, lr=1e-3, batch=32, loss="infonce")
     train(pruned, steps=3, measure={3: 0.70})
-    pruned.append("decided", decision="stop", reason="median: 0.70 below 0.90")
-    pruned.append("ended", state="pruned", reason="median: 0.70 below 0.90", value=0.70, failure=None,
+    append(pruned, "decided", decision="stop", reason="median: 0.70 below 0.90")
+    append(pruned, "ended", state="pruned", reason="median: 0.70 below 0.90", value=0.70, failure=None,
                   objective=0.70, model=None)  # fmt: skip
-    log.append("told", trial=1, state="pruned", value=0.70)
+    append(log, "told", trial=1, state="pruned", value=0.70)
 
     failed = start_trial(folder, 2, lr=1e-2, batch=16, loss="triplet")
     train(failed, steps=2, measure={})
-    failed.append("failed", failure="diverged", message="loss nan at step 3", attempt=0)
-    failed.append("ended", state="failed", reason="loss nan at step 3", value=None, failure="diverged",
+    append(failed, "failed", failure="diverged", message="loss nan at step 3", attempt=0)
+    append(failed, "ended", state="failed", reason="loss nan at step 3", value=None, failure="diverged",
                   objective=None, model=None)  # fmt: skip
-    log.append("told", trial=2, state="failed", value=None)
+    append(log, "told", trial=2, state="failed", value=None)
 
-    train(start_trial(folder, 3, lr=5e-5, batch=128, loss="triplet"), steps=4, measure={3: 0.92})
+    running = start_trial(folder, 3, lr=5e-5, batch=128, loss="triplet")
+    train(running, steps=3, measure={3: 0.92})
+    append(running, "decided", decision="continue", reason="0.92 above the median")
+    give_out(running, 3, rung=1)
+    train(running, steps=4, measure={}, first=4)
     return folder
 
 
@@ -65,13 +76,13 @@ def finish_study(folder: Path) -> Path:
     """The last trial and the study come to their ends."""
     last = EventLog(folder / "trials/t0003/events.jsonl")
     train(last, steps=6, measure={6: 0.94}, first=5)
-    last.append("ended", state="complete", reason="budget spent", value=0.94, failure=None,
+    append(last, "ended", state="complete", reason="budget spent", value=0.94, failure=None,
                 objective=0.94, model=None)  # fmt: skip
     log = EventLog(folder / "events.jsonl")
-    log.append("told", trial=3, state="complete", value=0.94)
-    log.append("tested", label="untuned encoder", trial=None, split="test", metrics={"auc": 0.59})
-    log.append("tested", label="best trial", trial=0, split="test", metrics={"auc": 0.93})
-    log.append("closed", why="4 trials", best=0)
+    append(log, "told", trial=3, state="complete", value=0.94)
+    append(log, "tested", label="untuned encoder", trial=None, split="test", metrics={"auc": 0.59})
+    append(log, "tested", label="best trial", trial=0, split="test", metrics={"auc": 0.93})
+    append(log, "closed", why="4 trials", best=0, result={})
     return folder
 
 
@@ -95,11 +106,15 @@ def in_a_process(code: str, config: Config, folder: Path) -> subprocess.Popen[st
         "config, folder = build(json.loads(sys.argv[1])), Path(sys.argv[2])\n"
     )
     words = [sys.executable, "-c", head + code, json.dumps(to_dict(config)), str(folder)]
-    alone = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # this process's
+    alone = {
+        name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"
+    }  # this process's
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=alone)
 
 
-def without_package(package: str, tmp_path: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
+def without_package(
+    package: str, tmp_path: Path, words: list[str]
+) -> subprocess.CompletedProcess[str]:
     """``embsearch`` in an environment that lacks a package: this one's packages, but for it."""
     site = Path(sysconfig.get_path("purelib"))
     lacking = tmp_path / "site"
@@ -122,18 +137,28 @@ def start_trial(folder: Path, number: int, lr: float, batch: int, loss: str) -> 
     axes = {"lr": lr, "batch_size": batch, "objective": loss, "margin": 0.3}
     if loss == "triplet":
         params["objective.margin"] = 0.3
-    log.append("created", trial=number, params=params, axes=axes, attempt=0)
-    log.append("segment", segment={"trial": number, "attempt": 0, "from_checkpoint": 0, "until": 1}, slot=0)
+    append(log, "created", trial=number, params=params, axes=axes, attempt=0)
+    give_out(log, number, rung=0)
     return log
+
+
+def give_out(log: EventLog, number: int, rung: int) -> None:
+    """A worker gets the trial, which stands at an evaluation, to train it until the next."""
+    segment = {"trial": number, "attempt": 0, "from_checkpoint": rung, "until": rung + 1}
+    append(log, "segment", segment=segment, slot=0)
 
 
 def train(log: EventLog, steps: int, measure: dict[int, float], first: int = 1) -> None:
     """Points for every step and a measurement where ``measure`` has one."""
     for step in range(first, steps + 1):
-        metrics = {"train/loss": 1.0 / step, "train/lr": 1e-4, "cost/texts_per_second": 100.0 + step}
-        log.append("points", points=[[step, 1_700_000_000_000 + step, metrics]])
+        metrics = {
+            "train/loss": 1.0 / step,
+            "train/lr": 1e-4,
+            "cost/texts_per_second": 100.0 + step,
+        }
+        append(log, "points", points=[[step, 1_700_000_000_000 + step, metrics]])
         if step in measure:
-            log.append(
+            append(log,
                 "measured", rung=step // 3, step=step, texts_seen=step * 96, seconds=step * 2.0, last=False, why="",
                 metrics={"val/auc": measure[step], "val/triplet_accuracy": measure[step] - 0.01},
             )  # fmt: skip
@@ -147,7 +172,11 @@ def expected_points(last: int, evaluations: dict[int, float]) -> list[tuple[str,
     best = 0.0
     for step, value in evaluations.items():
         best = max(best, value)
-        points += [("val/auc", step, value), ("val/triplet_accuracy", step, value - 0.01), ("objective", step, best)]
+        points += [
+            ("val/auc", step, value),
+            ("val/triplet_accuracy", step, value - 0.01),
+            ("objective", step, best),
+        ]
         points += [("cost/seconds", step, step * 2.0), ("cost/texts", step, step * 96.0)]
     return sorted(points)
 
@@ -161,7 +190,9 @@ def every_point(config: Config, name: str) -> list[tuple[str, int, float]]:
     client = connect(config)
     run = run_named(config, name)
     points = [
-        (key, p.step, p.value) for key in run.data.metrics for p in client.get_metric_history(run.info.run_id, key)
+        (key, p.step, p.value)
+        for key in run.data.metrics
+        for p in client.get_metric_history(run.info.run_id, key)
     ]
     return sorted(points)
 

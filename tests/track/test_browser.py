@@ -20,7 +20,9 @@ def test_the_deep_link_shows_what_won_without_a_click(page: Any, shown: Config) 
     for title in ("What won", "How it went", "val/auc", "train/loss", "log10 lr vs. objective"):
         assert page.locator(f"text={title}").first.is_visible(), title
     page.wait_for_selector(".js-plotly-plot")
-    shown_axes = page.locator("svg.parcoords-svg, svg").filter(has_text="batch_size").first.text_content()
+    shown_axes = (
+        page.locator("svg.parcoords-svg, svg").filter(has_text="batch_size").first.text_content()
+    )
     for axis in ("log10 lr", "batch_size", "loss", "margin", "objective", "triplet", "infonce"):
         assert axis in shown_axes
     lines = page.inner_text("body")

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from embsearch.track.environment import changes, cpu, environment, machine_changes
 
-MACHINE = {"host": "a", "cpu": "Xeon (family 6)", "device": "cpu, AVX512", "threads": 1, "precision": "fp32"}
+MACHINE = {
+    "host": "a",
+    "cpu": "Xeon (family 6)",
+    "device": "cpu, AVX512",
+    "threads": 1,
+    "precision": "fp32",
+}
 
 
 def test_nothing_has_changed_since_just_now():

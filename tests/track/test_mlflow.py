@@ -10,10 +10,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from helpers import append
 from synthetic import (
     Gate,
     every_point,
     expected_points,
+    give_out,
     run_named,
     start_trial,
     train,
@@ -22,7 +24,7 @@ from synthetic import (
 )
 
 from embsearch.config.schema import Config
-from embsearch.track.events import EventLog
+from embsearch.history.log import EventLog
 from embsearch.track.mlflow import MlflowRecorder
 from embsearch.track.mlflow_store import connect
 
@@ -30,7 +32,9 @@ from embsearch.track.mlflow_store import connect
 def test_states_are_told_apart(config: Config, study: Path) -> None:
     assert MlflowRecorder(config, study).sync() == 0
 
-    runs = {name: run_named(config, name) for name in ("t0000", "t0001", "t0002", "t0003", "study/shop")}
+    runs = {
+        name: run_named(config, name) for name in ("t0000", "t0001", "t0002", "t0003", "study/shop")
+    }
 
     assert {name: run.info.status for name, run in runs.items()} == {
         "t0000": "FINISHED", "t0001": "KILLED", "t0002": "FAILED", "t0003": "RUNNING", "study/shop": "RUNNING"
@@ -41,8 +45,32 @@ def test_states_are_told_apart(config: Config, study: Path) -> None:
     assert runs["study/shop"].data.tags["embsearch.failures"] == "1 diverged"
     assert runs["t0002"].data.tags["embsearch.failure"] == "diverged"
     parent = runs["study/shop"].info.run_id
-    assert {run.data.tags.get("mlflow.parentRunId") for name, run in runs.items() if name[0] == "t"} == {parent}
+    assert {
+        run.data.tags.get("mlflow.parentRunId") for name, run in runs.items() if name[0] == "t"
+    } == {parent}
     assert len({runs[f"t000{n}"].data.tags["mlflow.runColor"] for n in range(4)}) == 4
+
+
+def test_a_trial_is_running_from_the_moment_it_is_given_out_until_it_is_measured(
+    config: Config, study: Path
+) -> None:
+    recorder = MlflowRecorder(config, study)
+    log = EventLog(study / "trials/t0003/events.jsonl")
+
+    def shown() -> tuple[str, str]:
+        assert recorder.sync() == 0
+        run = run_named(config, "t0003")
+        return run.info.status, run.data.tags["embsearch.state"]
+
+    assert shown() == ("RUNNING", "running")
+    train(log, steps=6, measure={6: 0.94}, first=5)
+    assert shown() == ("SCHEDULED", "waiting")
+    append(log, "decided", decision="pause", reason="0.94 waits for others")
+    assert shown() == ("SCHEDULED", "paused")
+    append(log, "decided", decision="continue", reason="0.94 is the best")
+    assert shown() == ("SCHEDULED", "waiting")
+    give_out(log, 3, rung=2)
+    assert shown() == ("RUNNING", "running")
 
 
 def test_a_trial_carries_what_is_needed_to_judge_it(config: Config, study: Path) -> None:
@@ -67,7 +95,9 @@ def test_a_trial_carries_what_is_needed_to_judge_it(config: Config, study: Path)
     assert artifacts == ["config.yaml"]
 
 
-def test_the_study_has_its_curve_its_baseline_and_its_environment(config: Config, study: Path) -> None:
+def test_the_study_has_its_curve_its_baseline_and_its_environment(
+    config: Config, study: Path
+) -> None:
     MlflowRecorder(config, study).sync()
     run = run_named(config, "study/shop")
     assert every_point(config, "study/shop") == [
@@ -77,7 +107,9 @@ def test_the_study_has_its_curve_its_baseline_and_its_environment(config: Config
     assert artifacts == ["environment.json", "packages.txt", "study.yaml"]
 
 
-def test_every_point_is_there_once_after_two_syncs_and_a_replay(config: Config, study: Path) -> None:
+def test_every_point_is_there_once_after_two_syncs_and_a_replay(
+    config: Config, study: Path
+) -> None:
     recorder = MlflowRecorder(config, study)
     recorder.sync()
     recorder.sync()
@@ -94,7 +126,9 @@ def test_every_point_is_there_once_after_two_syncs_and_a_replay(config: Config, 
     assert len(connect(config).search_runs([experiment.experiment_id])) == 5
 
 
-def test_a_run_left_running_by_a_dead_process_gets_its_true_state(config: Config, study: Path) -> None:
+def test_a_run_left_running_by_a_dead_process_gets_its_true_state(
+    config: Config, study: Path
+) -> None:
     MlflowRecorder(config, study).sync()  # and killed here
     assert run_named(config, "t0003").info.status == "RUNNING"
 
@@ -105,7 +139,9 @@ def test_a_run_left_running_by_a_dead_process_gets_its_true_state(config: Config
     assert run_named(config, "study/shop").info.status == "SCHEDULED"
 
 
-def test_closing_leaves_nothing_running_and_a_resumed_study_goes_on(config: Config, study: Path) -> None:
+def test_closing_leaves_nothing_running_and_a_resumed_study_goes_on(
+    config: Config, study: Path
+) -> None:
     first = MlflowRecorder(config, study)
     first.start()
     assert first.close(timeout=60) == 0
@@ -114,14 +150,14 @@ def test_closing_leaves_nothing_running_and_a_resumed_study_goes_on(config: Conf
     second = MlflowRecorder(config, study)
     second.sync()
     log = EventLog(study / "trials/t0003/events.jsonl")
-    log.append("segment", segment={"attempt": 0, "from_checkpoint": 1, "until": 2}, slot=0)
+    give_out(log, 3, rung=1)
     second.sync()
     assert run_named(config, "t0003").info.status == "RUNNING"
-    ended = log.append("ended", state="complete", reason="budget spent", value=0.92, failure=None,
+    ended = append(log, "ended", state="complete", reason="budget spent", value=0.92, failure=None,
                        objective=0.92, model=None)  # fmt: skip
-    EventLog(study / "events.jsonl").append("closed", why="4 trials", best=0)
+    append(EventLog(study / "events.jsonl"), "closed", why="4 trials", best=0, result={})
     second.close()
-    assert run_named(config, "t0003").info.end_time == ended["time"]
+    assert run_named(config, "t0003").info.end_time == ended.time
     assert run_named(config, "study/shop").info.status == "FINISHED"
 
 
@@ -139,7 +175,9 @@ def test_a_torn_log_loses_nothing_but_the_torn_piece(config: Config, study: Path
     assert every_point(config, "t0003") == expected_points(5, {3: 0.92})
 
 
-def test_a_server_that_was_away_for_half_of_the_study_has_every_point_once(config: Config, gate: Gate) -> None:
+def test_a_server_that_was_away_for_half_of_the_study_has_every_point_once(
+    config: Config, gate: Gate
+) -> None:
     config = replace(config, track=replace(config.track, uri=gate.url, experiment="outage"))
     folder = write_study(Path(config.home) / "studies" / "shop")
     recorder = MlflowRecorder(config, folder)
@@ -173,7 +211,9 @@ def test_a_server_that_hangs_holds_nobody_up(config: Config, study: Path) -> Non
         assert recorder.problem.startswith("MLflow did not take everything within")
 
 
-def test_a_trial_deleted_by_hand_stays_deleted_and_stops_nothing(config: Config, study: Path) -> None:
+def test_a_trial_deleted_by_hand_stays_deleted_and_stops_nothing(
+    config: Config, study: Path
+) -> None:
     recorder = MlflowRecorder(config, study)
     recorder.sync()
     run = run_named(config, "t0003")
@@ -191,7 +231,7 @@ def test_a_parent_deleted_by_hand_comes_back(config: Config, study: Path) -> Non
     recorder = MlflowRecorder(config, study)
     recorder.sync()
     connect(config).delete_run(run_named(config, "study/shop").info.run_id)
-    EventLog(study / "events.jsonl").append("told", trial=3, state="complete", value=0.96)
+    append(EventLog(study / "events.jsonl"), "told", trial=3, state="complete", value=0.96)
     recorder.sync()
     assert recorder.sync() == 0
     assert run_named(config, "study/shop").data.metrics["objective"] == 0.96
@@ -199,21 +239,29 @@ def test_a_parent_deleted_by_hand_comes_back(config: Config, study: Path) -> Non
 
 def test_the_view_and_the_note_are_there_from_the_start(config: Config) -> None:
     folder = Path(config.home) / "studies" / "shop"
-    opened = EventLog(folder / "events.jsonl").append("opened", name="shop", task="search")
-    del opened
+    append(EventLog(folder / "events.jsonl"), "opened", name="shop", task="search")
     MlflowRecorder(config, folder).sync()
 
     experiment = connect(config).get_experiment_by_name("embsearch/search")
     assert experiment is not None
-    (view,) = (json.loads(v) for k, v in experiment.tags.items() if k.startswith("mlflow.sharedViewState."))
+    (view,) = (
+        json.loads(v) for k, v in experiment.tags.items() if k.startswith("mlflow.sharedViewState.")
+    )
     state = json.loads(view["state"])
     assert view["name"] == "shop: what won and why"
-    assert state["compareRunCharts"][0]["selectedParams"] == ["log10 lr", "batch_size", "loss", "margin"]
+    assert state["compareRunCharts"][0]["selectedParams"] == [
+        "log10 lr",
+        "batch_size",
+        "loss",
+        "margin",
+    ]
     assert state["selectedColumns"][:2] == ["params.`lr`", "params.`batch_size`"]
     assert "Which settings find the clicked title?" in experiment.tags["mlflow.note.content"]
 
 
-def test_the_study_page_is_beside_the_studys_run_and_the_note_leads_there(config: Config, study: Path) -> None:
+def test_the_study_page_is_beside_the_studys_run_and_the_note_leads_there(
+    config: Config, study: Path
+) -> None:
     recorder = MlflowRecorder(config, study)
     recorder.sync()
     page = study / "report.html"
@@ -257,4 +305,6 @@ def test_two_processes_that_sync_one_study_make_each_run_once(config: Config, st
     start_trial(study, 5, lr=1e-4, batch=64, loss="triplet")
     two.sync()
     one.sync()
-    assert [run_named(config, f"t000{n}").info.run_name for n in range(6)] == [f"t000{n}" for n in range(6)]
+    assert [run_named(config, f"t000{n}").info.run_name for n in range(6)] == [
+        f"t000{n}" for n in range(6)
+    ]

@@ -47,9 +47,15 @@ def mlflow(folder, *words, **variables):
         "--port", str(port), "--workers", "1", *words,
     ]  # fmt: skip
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": path}
+    quiet = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PATH": path,
+    }
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=os.environ | quiet | variables, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=folder, env=os.environ | quiet | variables, stdout=log, stderr=log
+        )
     try:
         until = time.monotonic() + 120
         while not answers(f"http://127.0.0.1:{port}/health"):
@@ -58,7 +64,10 @@ def mlflow(folder, *words, **variables):
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
     finally:
-        for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        for one in [
+            *psutil.Process(process.pid).children(recursive=True),
+            psutil.Process(process.pid),
+        ]:
             one.kill()
         process.wait()
 
@@ -78,7 +87,9 @@ def checked(uri, task="clicks", **track):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
-    with mlflow(folder, "--artifacts-destination", str(folder / "files"), "--allowed-hosts", "127.0.0.1:*") as url:
+    with mlflow(
+        folder, "--artifacts-destination", str(folder / "files"), "--allowed-hosts", "127.0.0.1:*"
+    ) as url:
         yield url
 
 
@@ -96,20 +107,31 @@ def test_the_check_imports_no_mlflow():
 
 
 def test_a_host_name_that_the_server_refuses_is_named_with_the_option_that_allows_it(plain):
-    with pytest.raises(UserError, match=r"refuses the host name localhost:\d+ .*--allowed-hosts 'localhost:\d+,"):
+    with pytest.raises(
+        UserError, match=r"refuses the host name localhost:\d+ .*--allowed-hosts 'localhost:\d+,"
+    ):
         checked(plain.replace("127.0.0.1", "localhost"))
 
 
 def test_a_search_says_so_before_anything_is_written(plain, tmp_path, capfd, judgements_csv):
-    words = ["track=mlflow", f"track.uri={plain.replace('127.0.0.1', 'localhost')}", f"data.path={judgements_csv}"]
+    words = [
+        "track=mlflow",
+        f"track.uri={plain.replace('127.0.0.1', 'localhost')}",
+        f"data.path={judgements_csv}",
+    ]
     assert main(["search", *words, f"home={tmp_path / 'home'}", "launcher=replay"]) == 2
-    assert re.search(r"embsearch: track\.uri=http://localhost:\d+: MLflow refuses the host", capfd.readouterr().err)
+    assert re.search(
+        r"embsearch: track\.uri=http://localhost:\d+: MLflow refuses the host",
+        capfd.readouterr().err,
+    )
     assert not (tmp_path / "home").exists()
 
 
 def test_files_that_would_stay_on_the_server_s_own_disk_are_refused(tmp_path):
     with mlflow(tmp_path, "--no-serve-artifacts", "--default-artifact-root", "/nowhere") as url:
-        with pytest.raises(UserError, match=r"keeps its files in /nowhere/1, .*--serve-artifacts and --artifacts-"):
+        with pytest.raises(
+            UserError, match=r"keeps its files in /nowhere/1, .*--serve-artifacts and --artifacts-"
+        ):
             checked(url)
         with pytest.raises(UserError, match=r"/nowhere/2"):  # the first one did not keep the name
             checked(url)
@@ -139,7 +161,10 @@ def guarded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guarded")
     words = ["--app-name", "basic-auth", "--artifacts-destination", str(folder / "files")]
     with mlflow(
-        folder, *words, MLFLOW_AUTH_ADMIN_PASSWORD=ADMIN, MLFLOW_FLASK_SERVER_SECRET_KEY="a key of the tests"
+        folder,
+        *words,
+        MLFLOW_AUTH_ADMIN_PASSWORD=ADMIN,
+        MLFLOW_FLASK_SERVER_SECRET_KEY="a key of the tests",
     ) as url:
         import requests
 
@@ -153,14 +178,17 @@ def guarded(tmp_path_factory):
 
 def test_a_login_that_is_missing_or_wrong_is_asked_for(guarded):
     with pytest.raises(
-        UserError, match=r"asks for a login \(status 401\): no login given; set MLFLOW_TRACKING_USERN"
+        UserError,
+        match=r"asks for a login \(status 401\): no login given; set MLFLOW_TRACKING_USERN",
     ):
         checked(guarded)
     with pytest.raises(UserError, match=r"user admin is not known there or the password is wrong"):
         checked(guarded.replace("http://", "http://admin:not-it-at-all@"))
 
 
-def test_a_login_is_taken_from_the_address_the_environment_or_mlflow_s_file(guarded, monkeypatch, tmp_path):
+def test_a_login_is_taken_from_the_address_the_environment_or_mlflow_s_file(
+    guarded, monkeypatch, tmp_path
+):
     with monkeypatch.context() as patch:
         assert checked(guarded.replace("http://", f"http://admin:{ADMIN}@")) == ""
         patch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
@@ -178,9 +206,13 @@ def test_a_login_is_taken_from_the_address_the_environment_or_mlflow_s_file(guar
 
 def test_who_may_only_read_the_experiment_is_told(guarded):
     checked(guarded.replace("http://", f"http://admin:{ADMIN}@"), task="admins")
-    with pytest.raises(UserError, match=r"user reader may not do that \(status 403, Permission denied\); have EDIT"):
+    with pytest.raises(
+        UserError, match=r"user reader may not do that \(status 403, Permission denied\); have EDIT"
+    ):
         checked(guarded.replace("http://", "http://reader:reader-passw0rd@"), task="admins")
-    assert checked(guarded.replace("http://", "http://reader:reader-passw0rd@"), task="readers") == ""
+    assert (
+        checked(guarded.replace("http://", "http://reader:reader-passw0rd@"), task="readers") == ""
+    )
 
 
 @contextmanager
@@ -209,7 +241,11 @@ def something_else(status, text, kind="text/html"):
         (200, "2.22.1", "MLflow 2.22.1 is too old, expected 3.13 or newer"),
         (200, "<html>hello</html>", "not an MLflow server: .* status 200 and no JSON"),
         (404, "not found", "not an MLflow server: .* status 404 and no JSON"),
-        (302, "", r"not an MLflow server: it sends us elsewhere \(status 302\), as a login page does"),
+        (
+            302,
+            "",
+            r"not an MLflow server: it sends us elsewhere \(status 302\), as a login page does",
+        ),
         (401, "", "asks for a login"),
     ],
 )
@@ -221,8 +257,9 @@ def test_what_is_no_mlflow_that_we_can_use_is_refused(status, text, said):
 @pytest.mark.parametrize("status", [500, 502, 503, 429])
 def test_a_server_that_is_ill_is_no_reason_not_to_begin(status):
     with something_else(status, "") as url:
-        assert f"MLflow at {url} does not answer (status {status}); the study goes on, 'embsearch sync'" in checked(
-            url
+        assert (
+            f"MLflow at {url} does not answer (status {status}); the study goes on, 'embsearch sync'"
+            in checked(url)
         )
 
 
@@ -237,9 +274,16 @@ def test_a_server_that_is_away_or_hangs_is_no_reason_not_to_begin():
 
 
 def test_a_file_a_database_or_no_mlflow_at_all_is_not_asked(tmp_path):
-    assert checked(None) == checked(f"sqlite:///{tmp_path}/x.db") == checked("http://127.0.0.1:1", mlflow=False) == ""
+    assert (
+        checked(None)
+        == checked(f"sqlite:///{tmp_path}/x.db")
+        == checked("http://127.0.0.1:1", mlflow=False)
+        == ""
+    )
 
 
 def test_a_connection_that_is_not_secure_is_refused(plain):
-    with pytest.raises(UserError, match=r"no secure connection: .*SSL.* MLFLOW_TRACKING_SERVER_CERT_PATH"):
+    with pytest.raises(
+        UserError, match=r"no secure connection: .*SSL.* MLFLOW_TRACKING_SERVER_CERT_PATH"
+    ):
         checked(plain.replace("http:", "https:"))

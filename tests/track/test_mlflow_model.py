@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import append
 from synthetic import run_named
 
 from embsearch.config.schema import Config
+from embsearch.history.log import EventLog
 from embsearch.track.digest import digest, manifest
-from embsearch.track.events import EventLog
 from embsearch.track.mlflow import MlflowRecorder
 from embsearch.track.mlflow_model import DATA, DIGEST, dimension, local_path
 from embsearch.track.mlflow_store import connect
@@ -31,7 +32,7 @@ def end(study: Path, number: int, value: float, encoder: Path | None) -> None:
     train(log, steps=3, measure={3: value})
     if encoder is not None:
         shutil.copytree(encoder, log.path.parent / "model")
-    log.append(
+    append(log,
         "ended", state="complete", reason="budget spent", value=value, failure=None, objective=value,
         model=None if encoder is None else "model",
     )  # fmt: skip
@@ -59,7 +60,9 @@ def test_the_model_gives_the_same_vectors_by_every_way_in(
     loaded = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
     wanted = SentenceTransformer(str(encoder_folder), device="cpu").encode(TEXTS)
     np.testing.assert_array_equal(loaded.predict(TEXTS), wanted)
-    np.testing.assert_array_equal(SentenceTransformer(str(artifacts / DATA), device="cpu").encode(TEXTS), wanted)
+    np.testing.assert_array_equal(
+        SentenceTransformer(str(artifacts / DATA), device="cpu").encode(TEXTS), wanted
+    )
     assert loaded.metadata.signature.outputs.inputs[0].shape == (-1, 64)
     assert loaded.metadata.signature.outputs.inputs[0].type == np.dtype("float32")
     assert "sentence-transformers==" in (artifacts / "requirements.txt").read_text()
@@ -69,8 +72,13 @@ def test_the_model_says_what_it_is(config: Config, study: Path, encoder_folder: 
     end(study, 4, 0.97, encoder_folder)
     recorder = MlflowRecorder(config, study)
     recorder.sync()
-    EventLog(study / "events.jsonl").append(
-        "tested", label="best trial", trial=4, split="test", metrics={"auc": 0.93}
+    append(
+        EventLog(study / "events.jsonl"),
+        "tested",
+        label="best trial",
+        trial=4,
+        split="test",
+        metrics={"auc": 0.93},
     )
     recorder.sync()
 
@@ -79,8 +87,14 @@ def test_the_model_says_what_it_is(config: Config, study: Path, encoder_folder: 
     artifacts = local_path(model.artifact_location)
     assert artifacts is not None
     sha = digest(manifest(encoder_folder))
-    assert (model.name, str(model.status), model.source_run_id) == ("shop-t0004", "READY", run.info.run_id)
-    assert model.tags[DIGEST] == sha == json.loads((artifacts / "manifest.json").read_text())["digest"]
+    assert (model.name, str(model.status), model.source_run_id) == (
+        "shop-t0004",
+        "READY",
+        run.info.run_id,
+    )
+    assert (
+        model.tags[DIGEST] == sha == json.loads((artifacts / "manifest.json").read_text())["digest"]
+    )
     assert model.params == {
         "lr": "0.0001", "log10 lr": "-4.0", "batch_size": "64", "loss": "triplet", "margin": "0.3"
     }  # fmt: skip
@@ -90,7 +104,9 @@ def test_the_model_says_what_it_is(config: Config, study: Path, encoder_folder: 
     }  # fmt: skip
     assert [o.model_id for o in run.outputs.model_outputs] == [model.model_id]
     assert run.data.metrics["test/auc"] == 0.93
-    assert (artifacts / DATA / "model.safetensors").samefile(study / "trials/t0004/model/model.safetensors")
+    assert (artifacts / DATA / "model.safetensors").samefile(
+        study / "trials/t0004/model/model.safetensors"
+    )
 
 
 def test_a_model_half_written_by_a_dead_process_is_completed(
@@ -117,25 +133,31 @@ def test_a_model_half_written_by_a_dead_process_is_completed(
     assert sorted(p.name for p in artifacts.parent.iterdir()) == ["artifacts"]
 
 
-def test_a_model_folder_that_is_gone_stops_nothing(config: Config, study: Path, encoder_folder: Path) -> None:
+def test_a_model_folder_that_is_gone_stops_nothing(
+    config: Config, study: Path, encoder_folder: Path
+) -> None:
     end(study, 4, 0.97, encoder_folder)
     shutil.rmtree(study / "trials/t0004/model")
     assert MlflowRecorder(config, study).sync() == 0
     assert models(config) == []
 
 
-@pytest.mark.parametrize(("keep", "kept"), [("best", ["shop-t0005"]), ("top_k", ["shop-t0005", "shop-t0006"])])
+@pytest.mark.parametrize(
+    ("keep", "kept"), [("best", ["shop-t0005"]), ("top_k", ["shop-t0005", "shop-t0006"])]
+)
 def test_only_the_studys_winner_and_the_best_beside_it_are_kept_when_asked(
     config: Config, study: Path, encoder_folder: Path, keep: Any, kept: list[str]
 ) -> None:
     config = replace(config, track=replace(config.track, model_artifacts=keep, top_k=2))
     for number, value in ((4, 0.97), (5, 0.98), (6, 0.99)):
         end(study, number, value, encoder_folder)
-        EventLog(study / "events.jsonl").append("told", trial=number, state="complete", value=value)
+        append(
+            EventLog(study / "events.jsonl"), "told", trial=number, state="complete", value=value
+        )
     recorder = MlflowRecorder(config, study)
     recorder.sync()
     assert models(config) == []
-    EventLog(study / "events.jsonl").append("closed", why="done", best=5)
+    append(EventLog(study / "events.jsonl"), "closed", why="done", best=5, result={})
     assert recorder.close() == 0
     assert sorted(m.name for m in models(config)) == kept
 
@@ -158,6 +180,8 @@ def test_a_model_reaches_a_server_that_keeps_its_artifacts_itself(
     assert {"MLmodel", "manifest.json", DATA} <= names
 
 
-def test_the_width_of_a_saved_encoder_is_read_from_its_files(encoder_folder: Path, tmp_path: Path) -> None:
+def test_the_width_of_a_saved_encoder_is_read_from_its_files(
+    encoder_folder: Path, tmp_path: Path
+) -> None:
     assert dimension(encoder_folder) == 64
     assert dimension(tmp_path) == -1

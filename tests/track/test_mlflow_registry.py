@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import append
 from synthetic import start_trial, train, write_study
 
 from embsearch.config.schema import Config
-from embsearch.registry.mlflow_registry import by_alias, champion, model_of_trial, register, registry, versions
-from embsearch.registry.moves import Moved, history, move
+from embsearch.history import events
+from embsearch.history.log import read_events
+from embsearch.registry.alias_history import AliasMoved, history, move_champion
+from embsearch.registry.mlflow_registry import (
+    by_alias,
+    champion,
+    model_of_trial,
+    register,
+    registry,
+    versions,
+)
 from embsearch.track.digest import digest, manifest
-from embsearch.track.events import read_events
 from embsearch.track.mirror import study_uid
 from embsearch.track.mlflow import MlflowRecorder
 from embsearch.track.mlflow_model import DIGEST
@@ -28,7 +37,9 @@ def models(
     """A client, and two logged models as (id, digest)."""
     if request.param == "server":
         running: Server = request.getfixturevalue("server")[0]
-        config = replace(config, track=replace(config.track, uri=running.url, experiment="registry"))
+        config = replace(
+            config, track=replace(config.track, uri=running.url, experiment="registry")
+        )
     study = write_study(Path(config.home) / "studies" / "shop")
     made = []
     for number in (4, 5):
@@ -36,12 +47,13 @@ def models(
         train(log, steps=3, measure={3: 0.9})
         shutil.copytree(encoder_folder, log.path.parent / "model")
         (log.path.parent / "model" / "README.md").write_text(f"trial {number}")
-        log.append("ended", state="complete", reason="budget spent", value=0.9, failure=None, objective=0.9,
+        append(log, "ended", state="complete", reason="budget spent", value=0.9, failure=None, objective=0.9,
                    model="model")  # fmt: skip
     recorder = MlflowRecorder(config, study)
     assert recorder.sync() == 0, recorder.problem
     client = registry(config)
-    uid = study_uid(read_events(study / "events.jsonl")[0])
+    opened = events.of_kind(read_events(study / "events.jsonl"), events.Opened)
+    uid = study_uid(opened[0])
     for number in (4, 5):
         model = model_of_trial(client, config, uid, number)
         assert model is not None
@@ -67,11 +79,14 @@ def test_moving_the_champion_keeps_the_old_one_and_its_history(models: Any, tmp_
     one, two = register(client, name, first, sha1), register(client, name, second, sha2)
     assert champion(client, name, tmp_path) is None
 
-    move(client, name, one.version, expected=None, reason="first", auc=0.9)
-    move(client, name, two.version, expected=1, reason="better")
-    move(client, name, one.version, expected=2, reason="rollback")
+    move_champion(client, name, one.version, expected=None, reason="first", auc=0.9)
+    move_champion(client, name, two.version, expected=1, reason="better")
+    move_champion(client, name, one.version, expected=2, reason="rollback")
 
-    assert (by_alias(client, name, "champion").version, by_alias(client, name, "previous").version) == (1, 2)
+    assert (
+        by_alias(client, name, "champion").version,
+        by_alias(client, name, "previous").version,
+    ) == (1, 2)
     assert [(e["before"], e["version"], e["reason"]) for e in history(client, name)] == [
         (None, 1, "first"), (1, 2, "better"), (2, 1, "rollback")
     ]  # fmt: skip
@@ -86,9 +101,11 @@ def test_a_champion_that_moved_meanwhile_refuses_the_promotion(models: Any) -> N
     client, config, ((first, sha1), (second, sha2)) = models
     name = f"raced-{config.track.uri is None}"
     one, two = register(client, name, first, sha1), register(client, name, second, sha2)
-    move(client, name, one.version, expected=None, reason="somebody else")
-    with pytest.raises(Moved, match="was version None when the candidate was judged and is 1 now"):
-        move(client, name, two.version, expected=None, reason="late")
+    move_champion(client, name, one.version, expected=None, reason="somebody else")
+    with pytest.raises(
+        AliasMoved, match="was version None when the candidate was judged and is 1 now"
+    ):
+        move_champion(client, name, two.version, expected=None, reason="late")
     assert by_alias(client, name, "champion").version == 1
     assert len(history(client, name)) == 1
 
@@ -100,13 +117,15 @@ def test_a_move_that_died_is_in_the_history_only_if_it_was_made(models: Any, die
     name = f"died-{dies_at}-{config.track.uri is None}"
     one = register(client, name, first, sha1)
     with pytest.raises(ZeroDivisionError):
-        move(Dying(client, dies_at), name, one.version, expected=None, reason="first")
+        move_champion(Dying(client, dies_at), name, one.version, expected=None, reason="first")
     made = by_alias(client, name, "champion") is not None
     assert made is (dies_at == "get_model_version_by_alias")
     assert [e["version"] for e in history(client, name)] == [1] * made
     for _ in range(2):
-        move(client, name, one.version, expected=None, reason="again")
-    assert [(e["version"], e["reason"]) for e in history(client, name)] == [(1, "first" if made else "again")]
+        move_champion(client, name, one.version, expected=None, reason="again")
+    assert [(e["version"], e["reason"]) for e in history(client, name)] == [
+        (1, "first" if made else "again")
+    ]
 
 
 class Dying:

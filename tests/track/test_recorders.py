@@ -11,8 +11,8 @@ from conftest import config_in
 from synthetic import finish_study, write_study
 
 from embsearch.cli.main import main
+from embsearch.history.log import read_json as read_events
 from embsearch.track import recorders
-from embsearch.track.events import read_events
 
 
 def test_a_search_feeds_all_and_sync_brings_what_is_gone(
@@ -31,18 +31,28 @@ def test_a_search_feeds_all_and_sync_brings_what_is_gone(
 
     shutil.rmtree(study / "tensorboard")
     assert main(["sync", *words]) == 0
-    assert "study s: up to date in TensorBoard, Weights & Biases" in capsys.readouterr().out
-    assert {p.parent.name: p.read_bytes() for p in (study / "tensorboard").rglob("*tfevents*")} == made
+    assert (
+        "study s: up to date in Optuna's database, TensorBoard, Weights & Biases"
+        in capsys.readouterr().out
+    )
+    assert {
+        p.parent.name: p.read_bytes() for p in (study / "tensorboard").rglob("*tfevents*")
+    } == made
     assert len((study / "wandb/sent").read_text().splitlines()) == 4
 
-    assert main(["sync", *words, "track=none"]) == 2
-    assert "track=none: nothing to bring up to date" in capsys.readouterr().err
+    (tmp_path / "optuna.db").unlink()
+    assert main(["sync", *words, "track=none"]) == 0  # Optuna's database is a view of every study
+    assert "study s: up to date in Optuna's database\n" in capsys.readouterr().out
+    assert (tmp_path / "optuna.db").exists()
 
 
 def test_one_that_fails_keeps_no_other_from_its_record(tmp_path: Path) -> None:
     config = config_in(tmp_path / "home")
     config = replace(
-        config, track=replace(config.track, mlflow=False, tensorboard=True, wandb=True, wandb_mode="offline")
+        config,
+        track=replace(
+            config.track, mlflow=False, tensorboard=True, wandb=True, wandb_mode="offline"
+        ),
     )
     study = finish_study(write_study(tmp_path / "home/studies/shop"))
     (study / "tensorboard").write_text("in the way")
@@ -59,8 +69,23 @@ def test_one_that_fails_keeps_no_other_from_its_record(tmp_path: Path) -> None:
     assert made.problem == ""
 
 
-def test_none_is_one_that_lacks_nothing(tmp_path: Path) -> None:
+def test_a_space_that_is_none_is_a_problem_of_optunas_database_alone(tmp_path: Path) -> None:
+    config = config_in(tmp_path / "home")
+    config = replace(
+        config,
+        track=replace(config.track, mlflow=False, tensorboard=True),
+        space={**config.space, "train.batch_size": {}},
+    )
+    study = finish_study(write_study(tmp_path / "home/studies/shop"))
+    made = recorders.make(config, study)
+    assert made.sync() > 0
+    assert made.problem.startswith("Optuna's database does not take the study's record: space.")
+    assert "TensorBoard" not in made.problem
+    assert len(list((study / "tensorboard").iterdir())) == 5
+
+
+def test_a_study_that_has_not_begun_lacks_nothing(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     made = recorders.make(replace(config, track=replace(config.track, mlflow=False)), tmp_path)
     made.start()
-    assert (made.view, made.sync(), made.close(), made.problem) == ("", 0, 0, "")
+    assert (made.view, made.sync(), made.close(), made.problem) == ("Optuna's database", 0, 0, "")

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from embsearch.cli.ui import run, study_address
+from embsearch.config.options import UiOptions
 from embsearch.config.schema import Config
 from embsearch.track.server import Server, _free_port, running, serve
 
@@ -37,7 +38,7 @@ def test_a_taken_port_leads_to_the_next_free_one() -> None:
 
 
 def test_ui_prints_the_studys_address(shown: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    thread = threading.Thread(target=run, args=[replace(shown, open=False)])
+    thread = threading.Thread(target=run, args=[shown, UiOptions(open=False)])
     thread.start()
     thread.join(30)
     assert not thread.is_alive()  # a server that others started is left running
@@ -50,4 +51,6 @@ def test_a_study_that_mlflow_does_not_know_has_no_address(shown: Config) -> None
     server = running(Path(shown.home))
     assert server is not None
     assert study_address(shown, server.url)
-    assert study_address(replace(shown, study=replace(shown.study, name="other")), server.url) is None
+    assert (
+        study_address(replace(shown, study=replace(shown.study, name="other")), server.url) is None
+    )

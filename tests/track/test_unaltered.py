@@ -18,7 +18,9 @@ def registered(tmp_path, tiny_bert):
     folder = tmp_path / "artifacts" / "model.sentence_transformer"
     shutil.copytree(tiny_bert, folder)
     files = manifest(folder)
-    (folder.parent / "manifest.json").write_text(json.dumps({"digest": digest(files), "files": files}))
+    (folder.parent / "manifest.json").write_text(
+        json.dumps({"digest": digest(files), "files": files})
+    )
     return folder, digest(files)
 
 
@@ -38,7 +40,10 @@ def flip(folder):
     [
         (flip, "model.safetensors: its sha256 is"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json: is missing"),
-        (lambda folder: (folder / "more.json").write_text("{}"), "more.json: is not one of the registered files"),
+        (
+            lambda folder: (folder / "more.json").write_text("{}"),
+            "more.json: is not one of the registered files",
+        ),
     ],
 )
 def test_a_file_that_is_not_as_it_was_is_named(registered, tamper, says):
@@ -54,12 +59,16 @@ def test_a_manifest_that_was_changed_along_with_the_weights_does_not_help(regist
     folder, expected = registered
     flip(folder)
     files = manifest(folder)
-    (folder.parent / "manifest.json").write_text(json.dumps({"digest": digest(files), "files": files}))
+    (folder.parent / "manifest.json").write_text(
+        json.dumps({"digest": digest(files), "files": files})
+    )
     with pytest.raises(ModelError, match="the registered version has"):
         check(folder, expected)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "1_Pooling/head.pt", "training_args.PKL", "modeling.py"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "1_Pooling/head.pt", "training_args.PKL", "modeling.py"]
+)
 def test_a_file_that_can_run_code_is_refused(registered, name):
     folder, _ = registered
     (folder / name).write_bytes(b"\x80\x04.")
@@ -72,5 +81,7 @@ def test_a_module_of_somebody_elses_code_is_refused(registered):
     modules = json.loads((folder / "modules.json").read_text())
     modules[1]["type"] = "os.system"
     (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ModelError, match=r"module os\.system is not one of sentence-transformers' own"):
+    with pytest.raises(
+        ModelError, match=r"module os\.system is not one of sentence-transformers' own"
+    ):
         check(folder)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import config_in
+from helpers import append
 from synthetic import (
     STUDY_POINTS,
     expected_points,
@@ -28,7 +29,7 @@ from synthetic import (
 from wandb.proto.wandb_internal_pb2 import Record
 
 from embsearch.config.schema import Config
-from embsearch.track.events import EventLog, read_events
+from embsearch.history.log import EventLog, read_events
 from embsearch.track.mirror import study_uid
 from embsearch.track.wandb import WandbRecorder
 
@@ -36,7 +37,9 @@ from embsearch.track.wandb import WandbRecorder
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     config = config_in(tmp_path / "home")
-    return replace(config, track=replace(config.track, mlflow=False, wandb=True, wandb_mode="offline"))
+    return replace(
+        config, track=replace(config.track, mlflow=False, wandb=True, wandb_mode="offline")
+    )
 
 
 @dataclass
@@ -51,7 +54,9 @@ class Sent:
 
     @property
     def config(self) -> dict[str, Any]:
-        return {i.key: json.loads(i.value_json) for i in self.run.config.update if i.key != "_wandb"}
+        return {
+            i.key: json.loads(i.value_json) for i in self.run.config.update if i.key != "_wandb"
+        }
 
 
 def sent(study: Path) -> dict[str, Sent]:
@@ -71,12 +76,19 @@ def read_run(path: Path) -> Sent:
         if kind == "run":
             run.run = record.run
         elif kind == "history":
-            row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+            row = {
+                item.key or item.nested_key[0]: json.loads(item.value_json)
+                for item in record.history.item
+            }
             step = record.history.step.num
             run.times[step] = row["_timestamp"]
-            run.points += [(key, step, value) for key, value in row.items() if not key.startswith("_")]
+            run.points += [
+                (key, step, value) for key, value in row.items() if not key.startswith("_")
+            ]
         elif kind == "summary":
-            run.summary |= {i.key or i.nested_key[0]: json.loads(i.value_json) for i in record.summary.update}
+            run.summary |= {
+                i.key or i.nested_key[0]: json.loads(i.value_json) for i in record.summary.update
+            }
         elif kind == "exit":
             run.exit_code = record.exit.exit_code
     run.points.sort()
@@ -91,7 +103,9 @@ def records(path: Path) -> Iterator[Record]:
         if (left := -at % 32768) < 7:
             at += left
             continue
-        _, length, kind = struct.unpack_from("<IHB", data, at)  # kind: 1 whole, 2 first, 3 middle, 4 last
+        _, length, kind = struct.unpack_from(
+            "<IHB", data, at
+        )  # kind: 1 whole, 2 first, 3 middle, 4 last
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):
@@ -122,12 +136,25 @@ def test_a_run_says_what_it_was_and_how_it_ended(config: Config, study: Path) ->
     runs = sent(study)
     uid = study_uid(read_events(study / "events.jsonl")[0])
     assert {(run.run.project, run.run.run_group) for run in runs.values()} == {("search", uid)}
-    assert runs["t0001"].config == {"lr": 1e-3, "batch_size": 32, "objective": "infonce", "margin": 0.3}
+    assert runs["t0001"].config == {
+        "lr": 1e-3,
+        "batch_size": 32,
+        "objective": "infonce",
+        "margin": 0.3,
+    }
     summary = runs["t0001"].summary
-    assert (summary["best"], summary["state"], summary["reason"]) == (0.70, "pruned", "median: 0.70 below 0.90")
+    assert (summary["best"], summary["state"], summary["reason"]) == (
+        0.70,
+        "pruned",
+        "median: 0.70 below 0.90",
+    )
     assert runs["t0002"].summary["failure"] == "diverged"
     summary = runs["study/shop"].summary
-    assert (summary["best"], summary["best_trial"], summary["reason"]) == (0.95, "t0000", "4 trials")
+    assert (summary["best"], summary["best_trial"], summary["reason"]) == (
+        0.95,
+        "t0000",
+        "4 trials",
+    )
     assert runs["study/shop"].config["question"] == "Which settings find the clicked title?"
 
 
@@ -142,18 +169,23 @@ def test_a_trial_is_sent_once_when_it_has_ended(config: Config, study: Path) -> 
     finish_study(study)
     assert first.close() == 0, first.problem
     assert sorted(sent(study)) == ["study/shop", "t0000", "t0001", "t0002", "t0003"]
-    EventLog(study / "events.jsonl").append("promoted", version={"name": "search", "version": 3})
+    append(EventLog(study / "events.jsonl"), "promoted", version={"name": "search", "version": 3})
     assert WandbRecorder(config, study).sync() == 0
     assert sent(study)["study/shop"].summary["promoted"] == "search version 3"
 
 
-def test_every_trial_is_there_once_after_a_kill_and_a_second_process(config: Config, study: Path) -> None:
+def test_every_trial_is_there_once_after_a_kill_and_a_second_process(
+    config: Config, study: Path
+) -> None:
     code = (
         "from embsearch.track.wandb import WandbRecorder\n"
         "recorder = WandbRecorder(config, folder)\n"
         "while True: recorder.sync()"
     )
-    sent_file, begun = study / "wandb/sent", lambda: len(list((study / "wandb").glob("offline-run-*")))
+    sent_file, begun = (
+        study / "wandb/sent",
+        lambda: len(list((study / "wandb").glob("offline-run-*"))),
+    )
     with in_a_process(code, config, study) as process:
         while not (sent_file.exists() and len(sent_file.read_text().splitlines()) == 3):
             time.sleep(0.01)
@@ -175,14 +207,20 @@ def test_every_trial_is_there_once_after_a_kill_and_a_second_process(config: Con
     assert len(sent_file.read_text().splitlines()) == 5
 
 
-def test_what_a_killed_processs_service_still_writes_is_removed_too(config: Config, study: Path) -> None:
+def test_what_a_killed_processs_service_still_writes_is_removed_too(
+    config: Config, study: Path
+) -> None:
     recorder = WandbRecorder(config, study)
     assert recorder.sync() == 0, recorder.problem
-    runs = {read_run(path).run.display_name: path.parent for path in (study / "wandb").glob("*/*.wandb")}
+    runs = {
+        read_run(path).run.display_name: path.parent for path in (study / "wandb").glob("*/*.wandb")
+    }
     left = runs["t0000"]
     sent_file = study / "wandb/sent"
     run_id = left.name.rsplit("-", 1)[1]
-    sent_file.write_text("".join(line for line in sent_file.read_text().splitlines(True) if line.strip() != run_id))
+    sent_file.write_text(
+        "".join(line for line in sent_file.read_text().splitlines(True) if line.strip() != run_id)
+    )
     end = time.monotonic() + 0.3
 
     def writing() -> None:
@@ -207,7 +245,9 @@ def test_without_a_login_nobody_is_asked_and_the_trials_wait(
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    recorder = WandbRecorder(replace(config, track=replace(config.track, wandb_mode="online")), study)
+    recorder = WandbRecorder(
+        replace(config, track=replace(config.track, wandb_mode="online")), study
+    )
     assert recorder.sync() == recorder.pending > 20
     assert "wandb login" in recorder.problem
     assert WandbRecorder(config, study).sync() == 0

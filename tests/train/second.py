@@ -33,10 +33,11 @@ class Small(Encoder):
     limit = 10**9
     only_backward = False
 
-    def packed(self, ids, lengths, below=None, alone=False):
-        if len(ids) > self.limit and (torch.is_grad_enabled() or not self.only_backward):
+    def encode(self, tokens, texts, *more):
+        count = int(tokens.lengths[texts].sum())
+        if count > self.limit and (torch.is_grad_enabled() or not self.only_backward):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().packed(ids, lengths, below)
+        return super().encode(tokens, texts, *more)
 
 
 def compute(group, task):
@@ -46,7 +47,9 @@ def compute(group, task):
     encoder.limit = task.get("limits", {}).get(str(group.rank), encoder.limit)
     encoder.only_backward = task.get("only_backward", False)
     loss = build(ObjectiveConfig(task.get("objective", "triplet"), symmetric=True))
-    train = TrainConfig(chunk_tokens=task.get("chunk", 4096), cache_gradients=task.get("cache", "never"))
+    train = TrainConfig(
+        chunk_tokens=task.get("chunk", 4096), cache_gradients=task.get("cache", "never")
+    )
     stepper = Stepper(encoder, tokens_of(encoder), loss, choose("cpu", "fp32"), train, group)
     group.reseed(task.get("seed", 0), task.get("step", 0))
     found = stepper(batch_of([tuple(row) for row in task.get("rows", ROWS)])).item()
@@ -55,14 +58,16 @@ def compute(group, task):
 
 def main():
     torch.set_num_threads(1)
-    store = TCPStore("127.0.0.1", int(sys.argv[1]), None, False, TEN_SECONDS, wait_for_workers=False)
+    store = TCPStore(
+        "127.0.0.1", int(sys.argv[1]), None, False, TEN_SECONDS, wait_for_workers=False
+    )
     group = Group(store, 1, 2, "cpu")
     for line in sys.stdin:
         task = json.loads(line)
         try:
             loss, found, stepper = compute(group, task)
             said = {"loss": loss, "sum": sum(float(g.double().abs().sum()) for g in found.values()),
-                    "budget": stepper.budget}  # fmt: skip
+                    "budget": stepper.budget.chunk_tokens}  # fmt: skip
         except EmbsearchError as error:
             said = {"error": type(error).__name__, "message": str(error)}
         print(json.dumps(said), flush=True)

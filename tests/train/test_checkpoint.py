@@ -12,7 +12,12 @@ from torch import nn
 from embsearch.errors import DamagedCheckpoint, UserError
 from embsearch.train import checkpoint
 
-POSITION = {"step": 3, "best": -float("inf"), "mean_loss": 0.1 + 0.2, "measurement": {"why": "", "last": False}}
+POSITION = {
+    "step": 3,
+    "best": -float("inf"),
+    "mean_loss": 0.1 + 0.2,
+    "measurement": {"why": "", "last": False},
+}
 
 
 class Run:
@@ -125,7 +130,9 @@ def test_a_byte_that_is_another_is_noticed_and_nothing_is_loaded(path, place):
 def test_a_checkpoint_of_another_model_is_refused(path):
     Run(width=5).save(path)
 
-    with pytest.raises(UserError, match="a checkpoint of another model; delete it to start this trial again"):
+    with pytest.raises(
+        UserError, match="a checkpoint of another model; delete it to start this trial again"
+    ):
         Run(width=4).load(path)
 
 

@@ -18,10 +18,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from second import TEN_SECONDS, compute
 from test_step import ROWS, distance
 
+from embsearch.config.catalogue import OBJECTIVES as NAMES
 from embsearch.errors import Lost, OutOfMemory, TrialError
-from embsearch.objectives.build import NAMES
 from embsearch.train import group as groups
 from embsearch.train.group import ALONE, Group
+
+pytestmark = pytest.mark.story  # its second process imports torch
 
 
 class Pair:
@@ -30,9 +32,13 @@ class Pair:
     def __init__(self):
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        store = TCPStore("127.0.0.1", port, None, True, TEN_SECONDS, False, master_listen_fd=listener.detach())
+        store = TCPStore(
+            "127.0.0.1", port, None, True, TEN_SECONDS, False, master_listen_fd=listener.detach()
+        )
         command = [sys.executable, str(Path(__file__).with_name("second.py")), str(port)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.group = Group(store, 0, 2, "cpu")
 
     def begin(self, task):
@@ -64,14 +70,22 @@ def pair(one_thread):
 @pytest.mark.parametrize("cache", ["never", "always"])
 @pytest.mark.parametrize("objective", NAMES)
 def test_loss_and_gradients_are_those_of_one_device(pair, tiny_bert, objective, cache, how):
-    task = {"model": str(tiny_bert), "objective": objective, "cache": cache, "how": how, "chunk": 12}
+    task = {
+        "model": str(tiny_bert),
+        "objective": objective,
+        "cache": cache,
+        "how": how,
+        "chunk": 12,
+    }
     expected, reference, _ = compute(ALONE, task)
 
     loss, found, _, said = pair(task)
 
     assert loss == said["loss"] == pytest.approx(expected, rel=1e-6)
     assert distance(found, reference) < (1e-5 if how == "packed" else 1e-6)
-    assert sum(float(g.double().abs().sum()) for g in found.values()) == said["sum"]  # the same bits in both
+    assert (
+        sum(float(g.double().abs().sum()) for g in found.values()) == said["sum"]
+    )  # the same bits in both
 
 
 def test_a_negative_of_the_other_process_counts(pair, tiny_bert):
@@ -114,7 +128,7 @@ def test_one_process_with_less_memory_goes_on_in_smaller_chunks(pair, tiny_bert,
     calm = pair(task | {"dropout": 0.0})
     again = pair(task | {"dropout": 0.0, "limits": {small: 12}, "only_backward": bool(backward)})
 
-    budgets = {"0": stepper.budget, "1": said["budget"]}
+    budgets = {"0": stepper.budget.chunk_tokens, "1": said["budget"]}
     assert budgets == {small: 8, "1" if small == "0" else "0": 4096}
     assert again[0] == pytest.approx(calm[0], rel=1e-6)
     assert distance(again[1], calm[1]) < 1e-5
@@ -126,7 +140,9 @@ def test_one_process_in_which_a_text_does_not_fit_ends_the_step_in_all(pair, tin
     task = {"model": str(tiny_bert), "limits": {small: 2}}
     pair.begin(task)
 
-    with pytest.raises(OutOfMemory, match=rf"device {small} of 2: (one text of \d tokens does not fit|its log)"):
+    with pytest.raises(
+        OutOfMemory, match=rf"device {small} of 2: (one text of \d tokens does not fit|its log)"
+    ):
         compute(pair.group, task)
 
     said = json.loads(pair.process.stdout.readline())
@@ -207,10 +223,21 @@ def test_what_the_first_one_finds_reaches_the_others_whole(monkeypatch):
 
 def test_gradients_are_added_in_buckets_that_hold_one_type_each(monkeypatch):
     monkeypatch.setattr(groups, "BUCKET", 40)
-    kinds = [(4, torch.float32), (6, torch.float32), (6, torch.float64), (1, torch.float32), (99, torch.float32)]
+    kinds = [
+        (4, torch.float32),
+        (6, torch.float32),
+        (6, torch.float64),
+        (1, torch.float32),
+        (99, torch.float32),
+    ]
     parameters = [torch.nn.Parameter(torch.zeros(count, dtype=kind)) for count, kind in kinds]
 
-    assert [[p.numel() for p in bucket] for bucket in groups._buckets(parameters)] == [[4, 6], [6], [1], [99]]
+    assert [[p.numel() for p in bucket] for bucket in groups._buckets(parameters)] == [
+        [4, 6],
+        [6],
+        [1],
+        [99],
+    ]
 
 
 def test_a_process_that_dies_in_a_step_is_lost(one_thread, tiny_bert, pair):

@@ -13,19 +13,21 @@ import numpy as np, torch
 from embsearch.config.schema import ModelConfig, TrainConfig
 from embsearch.data.batch import Batch
 from embsearch.data.tokenise import Tokens
-from embsearch.model import memory, pretrained
+from embsearch.kernels.select import select
+from embsearch.model import pretrained
 from embsearch.model.device import choose
 from embsearch.model.encoder import Encoder
 from embsearch.objectives.triplet import Triplet
+from embsearch.train import process_memory
 from embsearch.train.optimizer import adamw
 from embsearch.train.step import Stepper
 
 size = int(sys.argv[1])
-memory.keep()
+process_memory.retain_freed()
 torch.set_num_threads(2)
 config = TrainConfig(batch_size=size)
 encoder = Encoder(pretrained.build(ModelConfig("minilm")))
-encoder.pack()
+select(encoder, choose("cpu", "auto"))
 texts = 3 * size
 rows = torch.arange(texts).view(3, -1)
 batch = Batch(np.arange(texts), *rows, torch.ones(size), rows[1:].flatten(), torch.eye(1))
@@ -42,8 +44,8 @@ for longest in map(int, sys.argv[2:]):
 own, kib = Path("/proc/self/status"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 if own.exists():
     kib = own.read_text().split("VmHWM:")[1].split()[0]
-plan, _, kept = stepper.plan(batch)
-print(json.dumps({"chunks": len(plan), "kept": kept, "loss": loss, "peak": int(kib) * 1024}))
+plan = stepper.plan(batch)
+print(json.dumps({"chunks": len(plan.chunks), "kept": plan.kept, "loss": loss, "peak": int(kib) * 1024}))
 """
 
 

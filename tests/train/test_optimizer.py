@@ -26,7 +26,9 @@ def test_only_matrices_decay(tiny_bert):
     assert {names[id(p)].split(".")[-1] for p in decayed["params"]} == {"weight"}
     assert all(p.ndim == 2 and "embeddings" not in names[id(p)] for p in decayed["params"])
     assert {n for p in plain["params"] if not (n := names[id(p)]).endswith("bias")} == {
-        n for n in names.values() if ("embeddings" in n or "LayerNorm" in n) and n.endswith("weight")
+        n
+        for n in names.values()
+        if ("embeddings" in n or "LayerNorm" in n) and n.endswith("weight")
     }
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
 

@@ -9,23 +9,34 @@ import numpy as np
 import pytest
 import torch
 
+from embsearch.config.catalogue import OBJECTIVES as NAMES
 from embsearch.config.schema import ModelConfig, ObjectiveConfig, TrainConfig
 from embsearch.data.batch import Batch
 from embsearch.data.tokenise import tokenise
 from embsearch.errors import OutOfMemory
-from embsearch.model import bert, pretrained
-from embsearch.model.arena import ARENA
+from embsearch.kernels.bert_layer import Mask
+from embsearch.kernels.select import select
+from embsearch.model import pretrained
 from embsearch.model.device import choose
-from embsearch.model.embed import embed, encode
+from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
-from embsearch.objectives.build import NAMES, build
-from embsearch.train.step import GROWN, GROWN_CACHED, Stepper
+from embsearch.objectives.build import build
+from embsearch.train import process_memory
+from embsearch.train.memory_budget import GROWN, GROWN_CACHED
+from embsearch.train.step import Stepper
 
 TEXTS = [
     "red", "fast lamp x1", "small phone shoe x2 x3", "crimson y1", "rapid", "tiny light y2 y3 y4 y0", "mobile",
     "boot y4",
 ]  # fmt: skip
-ROWS = [(0, 3, 4), (1, 4, 3), (1, 5, 7), (2, 6, 4), (0, 3, 7), (2, 7, 5)]  # texts recur, as queries and titles do
+ROWS = [
+    (0, 3, 4),
+    (1, 4, 3),
+    (1, 5, 7),
+    (2, 6, 4),
+    (0, 3, 7),
+    (2, 7, 5),
+]  # texts recur, as queries and titles do
 ALSO = {(0, 4), (2, 5)}  # clicked elsewhere
 CPU = choose("cpu", "fp32")
 
@@ -50,32 +61,53 @@ def plain(batch, rows, objective) -> Batch:
     titles = text_D[len(rows) :].tolist()
     first = np.array([*map(text_D[: len(rows)].tolist().index, text_D[: len(rows)]),
                       *(len(rows) + titles.index(t) for t in titles)])  # fmt: skip
-    columns = torch.from_numpy(first if objective == "infonce" else np.arange(len(text_D))).view(3, -1)
+    columns = torch.from_numpy(first if objective == "infonce" else np.arange(len(text_D))).view(
+        3, -1
+    )
     title_C = torch.tensor([len(rows) + titles.index(t) for t in sorted(set(titles))])
     return replace(
-        batch, text_D=text_D, anchor_B=columns[0], positive_B=columns[1], negative_B=columns[2], title_C=title_C
+        batch,
+        text_D=text_D,
+        anchor_B=columns[0],
+        positive_B=columns[1],
+        negative_B=columns[2],
+        title_C=title_C,
     )
 
 
 def laid_out(how, encoder):
     if how == "packed":
-        encoder.pack()
+        select(encoder, CPU)
         assert encoder.packs
     return encoder.train()
 
 
 @pytest.fixture(params=["padded", "packed"])
 def encoder(request, tiny_bert):
-    return laid_out(request.param, Encoder(pretrained.build(ModelConfig(str(tiny_bert), dropout=0.0))))
+    return laid_out(
+        request.param, Encoder(pretrained.build(ModelConfig(str(tiny_bert), dropout=0.0)))
+    )
 
 
 @pytest.fixture(params=["padded", "packed"])
 def noisy(request, tiny_bert):
-    return laid_out(request.param, Encoder(pretrained.build(ModelConfig(str(tiny_bert), dropout=0.2))))
+    return laid_out(
+        request.param, Encoder(pretrained.build(ModelConfig(str(tiny_bert), dropout=0.2)))
+    )
 
 
 def tokens_of(encoder):
     return tokenise(TEXTS, encoder.model.tokenizer, 32)
+
+
+def lengths_of(encoder):
+    """Tokens of the distinct texts of ROWS."""
+    return tokens_of(encoder).lengths[batch_of(ROWS).text_D]
+
+
+def stepper_of(encoder, config, objective="triplet"):
+    loss = build(ObjectiveConfig(objective))
+    return Stepper(encoder, tokens_of(encoder), loss, CPU, config)
 
 
 def step(encoder, objective="triplet", seed=0, rows=ROWS, **train):
@@ -104,7 +136,9 @@ def test_loss_and_gradients_equal_those_of_the_plain_three_columns(encoder, obje
     encoder.double()  # whatever the CPU, rounding is out of sight but for the loss, which is always fp32
     ids, mask = tokens_of(encoder).padded(np.array(ROWS).T.flatten(), 0)
     embeddings = encoder(torch.from_numpy(ids), torch.from_numpy(mask)).float()
-    expected = build(ObjectiveConfig(objective, symmetric=True))(embeddings, plain(batch_of(ROWS), ROWS, objective))
+    expected = build(ObjectiveConfig(objective, symmetric=True))(
+        embeddings, plain(batch_of(ROWS), ROWS, objective)
+    )
     expected.backward()
     reference = gradients(encoder)
 
@@ -131,78 +165,83 @@ def test_cached_gradients_equal_uncached_ones_with_the_same_dropout(noisy, objec
 
 @pytest.mark.parametrize("objective", NAMES)
 def test_only_what_does_not_fit_has_its_gradients_cached(noisy, objective, monkeypatch):
-    config, longest = TrainConfig(chunk_tokens=12), int(tokens_of(noisy).lengths[batch_of(ROWS).text_D].max())
+    config, longest = TrainConfig(chunk_tokens=12), int(lengths_of(noisy).max())
     half = max(longest, config.chunk_tokens // 2)  # then chunks are smaller
     expected, reference = step(noisy, objective, chunk_tokens=half, cache_gradients="never")
     after = torch.get_rng_state()
-    stepper = Stepper(noisy, tokens_of(noisy), build(ObjectiveConfig(objective)), CPU, config)
-    plan, held, kept = stepper.plan(batch_of(ROWS))
-    assert kept == len(plan) > 2
-    whole = stepper.graph_bytes(stepper.tokens.lengths[batch_of(ROWS).text_D], held)
-    monkeypatch.setattr("embsearch.train.step.GRAPH_BYTES", 0.6 * whole)
-    smaller = Stepper(noisy, tokens_of(noisy), build(ObjectiveConfig(objective)), CPU, config)
-    again, _, few = smaller.plan(batch_of(ROWS))
-    assert 0 < few < len(again) >= len(plan)
+    stepper = stepper_of(noisy, config, objective)
+    plan = stepper.plan(batch_of(ROWS))
+    assert plan.kept == len(plan.chunks) > 2
+    whole = stepper.budget.activation_bytes(lengths_of(noisy), plan.tokens)
+    monkeypatch.setattr("embsearch.train.memory_budget.ACTIVATION_BYTES", 0.6 * whole)
+    again = stepper_of(noisy, config, objective).plan(batch_of(ROWS))
+    few, count = again.kept, len(again.chunks)
+    assert 0 < few < count
+    assert count >= len(plan.chunks)
     counted: list[bool] = []
-    steady: list[bool] = []
+    shared: list[int] = []
+    encode = Encoder.encode
 
-    def counting(encoder, *given):
+    def counting(encoder, tokens, texts, alone=False, weights=None):
         counted.append(torch.is_grad_enabled())
-        steady.append(smaller.by_hand is None or bert.stack(encoder.model).casts is not None)
-        return encode(encoder, *given)
+        found = encode(encoder, tokens, texts, alone, weights)
+        shared.append(id(weights))
+        if encoder.kernel is not None:
+            assert len(weights.casts) == 2  # layers: no chunk makes its own
+        return found
 
-    monkeypatch.setattr("embsearch.train.step.encode", counting)
+    monkeypatch.setattr(Encoder, "encode", counting)
 
     loss, found = step(noisy, objective, chunk_tokens=12)
 
-    assert counted == [True] * few + [False] * (len(again) - few) + [True] * (len(again) - few)
+    assert counted == [True] * few + [False] * (count - few) + [True] * (count - few)
+    assert len(set(shared)) == 1
     assert loss == expected
     assert distance(found, reference) < 1e-6
     assert torch.equal(torch.get_rng_state(), after)
-    assert all(steady)
-    assert ARENA.top == 0  # nothing is kept for a backward pass any more
+    if noisy.kernel is not None:
+        assert noisy.kernel.kept_bytes() == 0  # nothing is kept for a backward pass any more
 
 
 @pytest.mark.parametrize("objective", NAMES)
-def test_a_step_that_fills_half_of_the_room_keeps_less_and_is_the_same(noisy, objective, monkeypatch):
+def test_a_step_that_fills_half_of_the_room_keeps_less_and_is_the_same(
+    noisy, objective, monkeypatch
+):
+    if noisy.kernel is None:
+        pytest.skip("its layers go through autograd, which knows one way")
     expected, reference = step(noisy, objective)
     after = torch.get_rng_state()
-    config = TrainConfig()
-    stepper = Stepper(noisy, tokens_of(noisy), build(ObjectiveConfig(objective)), CPU, config)
-    if stepper.by_hand is None:
-        pytest.skip("its layers go through autograd, which knows one way")
-    lengths = stepper.tokens.lengths[batch_of(ROWS).text_D]
-    kept = stepper.graph_bytes(lengths, int(lengths.sum()))
-    assert stepper.graph_bytes(lengths, int(lengths.sum()), sparing=True) < 0.9 * kept
-    whole = TrainConfig(chunk_tokens=int(lengths.sum()))
+    budget, lengths = stepper_of(noisy, TrainConfig(), objective).budget, lengths_of(noisy)
+    tokens = int(lengths.sum())
+    kept = budget.activation_bytes(lengths, tokens)
+    assert budget.activation_bytes(lengths, tokens, recompute_masks=True) < 0.9 * kept
+    whole = TrainConfig(chunk_tokens=tokens)
 
     def chunks():
-        given = Stepper(noisy, tokens_of(noisy), build(ObjectiveConfig(objective)), CPU, whole)
-        plan, _, fitting = given.plan(batch_of(ROWS))
-        assert fitting == len(plan)
-        return len(plan)
+        plan = stepper_of(noisy, whole, objective).plan(batch_of(ROWS))
+        assert plan.keeps_all
+        return len(plan.chunks)
 
     assert chunks() == 1
-    monkeypatch.setattr("embsearch.train.step.GRAPH_BYTES", 1.5 * kept)
+    monkeypatch.setattr("embsearch.train.memory_budget.ACTIVATION_BYTES", 1.5 * kept)
     assert chunks() > 1  # each needs less in passing
     dropped: list[int] = []
-    times = bert.Mask.times
-    monkeypatch.setattr(bert.Mask, "times", lambda mask, *args: (dropped.append(mask.rows), times(mask, *args))[1])
-    embeddings, passes = stepper.by_hand.embeddings[0].dropout, []
-    handle = embeddings.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    times = Mask.times
 
-    for room, expected_passes in [(1.5, [True]), (0.5, [True, True])]:  # the second one in the backward pass
-        monkeypatch.setattr("embsearch.train.step.GRAPH_BYTES", room * kept)
-        passes.clear()
+    def counted(mask, *given):
+        dropped.append(mask.rows)
+        return times(mask, *given)
+
+    monkeypatch.setattr(Mask, "times", counted)
+    for room in (1.5, 0.5):
+        monkeypatch.setattr("embsearch.train.memory_budget.ACTIVATION_BYTES", room * kept)
         dropped.clear()
         loss, found = step(noisy, objective, cache_gradients="never")
-        assert passes == expected_passes
         assert dropped
         assert all(dropped)  # drawn again
         assert loss == expected
         assert distance(found, reference) < 1e-6
         assert torch.equal(torch.get_rng_state(), after)
-    handle.remove()
 
 
 @pytest.mark.parametrize(("all_kept", "limit"), [(True, GROWN), (False, GROWN_CACHED)])
@@ -210,21 +249,34 @@ def test_a_step_that_fills_half_of_the_room_keeps_less_and_is_the_same(noisy, ob
 def test_a_step_that_keeps_much_gives_memory_back_where_the_process_is_large(
     noisy, all_kept, limit, beyond, given, monkeypatch
 ):
-    if bert.stack(noisy.model) is None or not noisy.packs:
+    if noisy.kernel is None:
         pytest.skip("its layers go through autograd, which keeps its blocks on the heap")
     config = TrainConfig(chunk_tokens=12, cache_gradients="never" if all_kept else "auto")
-    stepper = Stepper(noisy, tokens_of(noisy), build(ObjectiveConfig()), CPU, config)
-    lengths = stepper.tokens.lengths[batch_of(ROWS).text_D]
-    whole = stepper.graph_bytes(lengths, int(lengths.sum()), sparing=True)
-    monkeypatch.setattr("embsearch.train.step.GRAPH_BYTES", 0.6 * whole)
-    stepper = Stepper(noisy, tokens_of(noisy), build(ObjectiveConfig()), CPU, config)
-    plan, _, kept = stepper.plan(batch_of(ROWS))
-    assert kept == len(plan) if all_kept else 0 < kept < len(plan)
-    monkeypatch.setattr("embsearch.train.step.memory.resident", lambda: limit + beyond)
+    lengths = lengths_of(noisy)
+    budget = stepper_of(noisy, config).budget
+    whole = budget.activation_bytes(lengths, int(lengths.sum()), recompute_masks=True)
+    monkeypatch.setattr("embsearch.train.memory_budget.ACTIVATION_BYTES", 0.6 * whole)
+    stepper = stepper_of(noisy, config)
+    plan = stepper.plan(batch_of(ROWS))
+    assert plan.keeps_all if all_kept else 0 < plan.kept < len(plan.chunks)
+    monkeypatch.setattr(process_memory, "resident", lambda: limit + beyond)
     calls: list[None] = []
-    monkeypatch.setattr("embsearch.train.step.memory.give_back", lambda: calls.append(None))
+    monkeypatch.setattr(process_memory, "release_freed", lambda: calls.append(None))
     stepper(batch_of(ROWS))
     assert len(calls) == given
+
+
+def test_what_autograd_keeps_of_embeddings_counts_where_not_all_fits(noisy, monkeypatch):
+    if noisy.kernel is None:
+        pytest.skip("its layers go through autograd, which knows one way")
+    config, lengths = TrainConfig(chunk_tokens=12), lengths_of(noisy)
+    budget = stepper_of(noisy, config).budget
+    whole = budget.activation_bytes(lengths, int(lengths.sum()), recompute_masks=True)
+    monkeypatch.setattr("embsearch.train.memory_budget.CONTIGUOUS", 1)
+    monkeypatch.setattr("embsearch.train.memory_budget.ACTIVATION_BYTES", 0.95 * whole)
+    kept = stepper_of(noisy, config).plan(batch_of(ROWS)).kept
+    monkeypatch.setattr("embsearch.train.memory_budget.EMBEDDING_ROWS", 0)
+    assert 0 < kept < stepper_of(noisy, config).plan(batch_of(ROWS)).kept
 
 
 class Narrow(Encoder):
@@ -267,13 +319,15 @@ def test_running_out_of_memory_halves_the_chunk_and_changes_no_gradient(encoder,
 def test_the_chunk_that_fitted_is_remembered(encoder):
     narrow = Narrow(encoder.model)
     narrow.limit = 10
-    stepper = Stepper(narrow, tokens_of(encoder), build(ObjectiveConfig()), CPU, TrainConfig(chunk_tokens=64))
+    stepper = Stepper(
+        narrow, tokens_of(encoder), build(ObjectiveConfig()), CPU, TrainConfig(chunk_tokens=64)
+    )
     stepper(batch_of(ROWS))
     refused = narrow.refused
 
     stepper(batch_of(ROWS))
 
-    assert (narrow.refused, stepper.budget) == (refused, 8)
+    assert (narrow.refused, stepper.budget.chunk_tokens) == (refused, 8)
 
 
 @pytest.mark.parametrize("kind", [Narrow, NarrowCPU])
@@ -310,8 +364,10 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(encoder):
 
 
 def test_workers_that_share_a_gpu_share_the_memory_for_activations(encoder, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=10_000))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=10_000)
+    )
     monkeypatch.setenv("EMBSEARCH_GPU_SHARERS", "4")
     compute = replace(choose("cpu", "fp32"), device=torch.device("cuda"))
     assert compute.sharers == 4
-    assert Stepper(encoder, None, None, compute, TrainConfig()).room == 1_000
+    assert Stepper(encoder, None, None, compute, TrainConfig()).budget.room == 1_000

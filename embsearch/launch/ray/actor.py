@@ -1,7 +1,8 @@
 """A worker inside a Ray actor, on whatever machine Ray has room for it.
 
-The handler works in a thread of its own, so that the actor can always be asked for news (``take``) or told to
-halt. Nothing here imports torch: Ray pickles the class by its name and imports this file on the other machine.
+The handler works in a thread of its own, so that the actor can always be asked for news (``take``)
+or told to halt. Nothing here imports torch: Ray pickles the class by its name and imports this file
+on the other machine.
 """
 
 from __future__ import annotations
@@ -16,47 +17,66 @@ import socket
 import tempfile
 import threading
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import embsearch
-from embsearch.launch.base import ENDS, Message, Task
+from embsearch.launch.base import Ending, Failed, Job, Message, Ready, decode_job, encode
 from embsearch.launch.environment import worker_environment
-from embsearch.launch.ray.parcels import Desk, Parcel
+from embsearch.launch.handler import Handler, answers
+from embsearch.launch.ray.parcels import Parcel, RemoteWorkspace
+
+Json = dict[str, Any]
 
 
 class Actor:
-    """``handler``: module:function that makes what answers tasks, as worker.begin; ``seal``: a file that only
-    machines see which share the study's folder; ``lease``: one that goes when this worker was given up, who must not
-    write there any more. Where they do not: ``shelf`` and ``desk``, words for folders of all workers of a study and
-    of this one; ``every``, seconds between two checkpoints that go home."""
+    """A worker, in the process that Ray has started for it.
+
+    ``handler``: module:function that makes what answers jobs, as worker.begin. ``seal``: a file
+    that only machines see which share the study's folder. ``lease``: one that goes when this worker
+    was given up, who must not write there any more. Where they do not: ``study`` and ``own``, names
+    for folders of all workers of a study and of this one; ``every``, seconds between two
+    checkpoints that go home.
+    """
 
     def __init__(
-        self, handler: str, threads: int, sharers: int, seal: str, lease: str, shelf: str, desk: str, every: float
+        self,
+        handler: str,
+        threads: int,
+        sharers: int,
+        seal: str,
+        lease: str,
+        study: str,
+        own: str,
+        every: float,
     ) -> None:
         os.environ |= worker_environment(threads, sharers)
         self._shared = Path(seal).exists()
-        self._root = Path(tempfile.gettempdir()) / f"embsearch-{os.getuid()}" / shelf
-        self._place, self._lease = self._root / desk, Path(lease)
+        self._root = Path(tempfile.gettempdir()) / f"embsearch-{os.getuid()}" / study
+        self._place, self._lease = self._root / own, Path(lease)
         self._held = self._hold()
         self._clear_others()
-        self._desk = Desk(self._root / "shelf", self._place, _fetch, every)
-        self._tasks: queue.SimpleQueue[tuple[Task, list[Parcel]]] = queue.SimpleQueue()
-        self._said: list[Message] = []
+        self._workspace = RemoteWorkspace(self._root / "shelf", self._place, _fetch, every)
+        self._jobs: queue.SimpleQueue[tuple[Json, list[Parcel]]] = queue.SimpleQueue()
+        self._said: list[Json] = []
         self._news = threading.Condition()
-        self._handler: Any = None
+        self._handler: Handler | None = None
         self._halting, self._broken = False, ""
         threading.Thread(target=self._work, args=(handler,), daemon=True).start()
 
     # ---- what the coordinator calls ------------------------------------------------------------
 
-    def begin(self, task: Task, parcels: list[Parcel]) -> None:
-        """Start a task; without parcels its paths are this machine's too."""
-        self._tasks.put((task, parcels))
+    def begin(self, job: Json, parcels: list[Parcel]) -> None:
+        """Start a job; without parcels its paths are this machine's too."""
+        self._jobs.put((job, parcels))
 
-    def take(self, seconds: float) -> list[Message]:
-        """What was said since, waiting for the first word. Raises RuntimeError where the worker could not start."""
+    def take(self, seconds: float) -> list[Json]:
+        """Return what was said since, waiting for the first word.
+
+        Raises RuntimeError where the worker could not start.
+        """
         with self._news:
             self._news.wait_for(lambda: self._said or self._broken, seconds)
             said, self._said = self._said, []
@@ -65,7 +85,7 @@ class Actor:
         return said
 
     def halt(self) -> None:
-        """Save a checkpoint after this step, end the task, take no more."""
+        """Save a checkpoint after this step, end the job, take no more."""
         self._halting = True
         if self._handler is not None:
             self._handler.halting = True
@@ -77,7 +97,7 @@ class Actor:
             shutil.rmtree(self._root, ignore_errors=True)
 
     def _hold(self) -> Any:
-        """The lock of this worker's own folder, until this process is no more."""
+        """Return the lock of this worker's own folder, held until this process is no more."""
         while True:
             self._place.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):  # one that starts just now took it for left over
@@ -87,7 +107,7 @@ class Actor:
                     return file
 
     def _clear_others(self) -> int:
-        """Folders of workers that are no more go; how many are in use."""
+        """Remove folders of workers that are no more, and return how many are in use."""
         used = 0
         for lock in self._root.glob("*/lock"):
             with suppress(OSError), lock.open("w") as file:
@@ -102,40 +122,56 @@ class Actor:
 
     def _work(self, name: str) -> None:
         try:
-            handler = pkgutil.resolve_name(name)()
+            handler = pkgutil.resolve_name(name)(self._on_the_way)
         except BaseException:  # SystemExit too: nobody else would tell
             with self._news:
                 self._broken = f"on {socket.gethostname()}: {traceback.format_exc()}"
                 self._news.notify_all()
             return
-        handler.outbox, handler.halting = self._on_the_way, self._halting
+        handler.halting = self._halting
         self._handler = handler
-        self._say({"kind": "ready", "host": socket.gethostname(), "version": embsearch.__version__,
-                   "shared": self._shared})  # fmt: skip
+        self._say(
+            Ready(),
+            host=socket.gethostname(),
+            version=embsearch.__version__,
+            shared=self._shared,
+        )
         while True:
-            task, parcels = self._tasks.get()
-            try:
-                local = self._desk.lay_out(task, parcels) if parcels else task
-            except Exception as error:
-                full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-                text, trace = f"{socket.gethostname()}: {error}", traceback.format_exc()
-                failure = "disk_full" if full else "bug"
-                self._say({"kind": "failed", "failure": failure, "message": text, "traceback": trace})
-                continue
-            for message in handler(local):
-                ends = bool(parcels) and message["kind"] in ENDS
-                self._say(message | ({"files": self._desk.changed()} if ends else {}))
+            content, parcels = self._jobs.get()
+            for message in self._answers(handler, content, parcels):
+                ends = bool(parcels) and isinstance(message, Ending)
+                self._say(message, **({"files": self._workspace.changed()} if ends else {}))
+
+    def _answers(self, handler: Handler, content: Json, parcels: list[Parcel]) -> Iterator[Message]:
+        """Yield the messages of a job, its files unpacked here."""
+
+        def decode(content: Json) -> Job:
+            job = decode_job(content)
+            return self._workspace.lay_out(job, parcels) if parcels else job
+
+        try:
+            yield from answers(handler, content, decode)
+        except Exception as error:  # of unpacking
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            text, trace = f"{socket.gethostname()}: {error}", traceback.format_exc()
+            yield Failed("disk_full" if full else "bug", text, trace)
 
     def _on_the_way(self, message: Message) -> None:
-        """Called by the handler's thread between two steps: no file is being written."""
-        if self._shared and not self._lease.exists():
-            os._exit(1)  # taken for lost, as behind a network that was away: another worker has the trial
-        waiting = any("files" in said for said in self._said)  # a coordinator that is busy needs the newest alone
-        self._say(message | ({"files": self._desk.changed()} if self._desk.due() and not waiting else {}))
+        """Tell what is said during a job.
 
-    def _say(self, message: Message) -> None:
+        Called by the handler's thread between two steps: no file is being written.
+        """
+        if self._shared and not self._lease.exists():
+            # Taken for lost, as behind a network that was away: another worker has the trial.
+            os._exit(1)
+        # A coordinator that is busy needs the newest files alone.
+        waiting = any("files" in said for said in self._said)
+        due = self._workspace.due() and not waiting
+        self._say(message, **({"files": self._workspace.changed()} if due else {}))
+
+    def _say(self, message: Message, **more: Any) -> None:
         with self._news:
-            self._said.append(message)
+            self._said.append({"message": encode(message), **more})
             self._news.notify_all()
 
 

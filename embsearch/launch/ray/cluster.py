@@ -16,14 +16,14 @@ from embsearch.errors import UserError
 
 NAMESPACE = "embsearch"
 CLUSTER: Any = ray  # some of its functions have no types
-# Ray's client server starts a server for each session and gives it 30 seconds (or, in its environment,
-# RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S): too few on a busy node. What it says then:
+# Ray's client server starts a server for each session and gives it 30 seconds (or, in its
+# environment, RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S): too few on a busy node. It says then:
 TRIES, TOO_SLOW = 3, ("Starting Ray client server failed", "Proxy failed to Connect to backend")
 
 
 @dataclass(frozen=True)
 class Room:
-    """What one worker asks of Ray."""
+    """The resources that one worker asks of Ray."""
 
     threads: int = 1
     gpus: float = 0.0
@@ -49,10 +49,14 @@ class Room:
 def connect(address: str | None, cpus: int) -> str:
     """Join the cluster at ``address`` (or RAY_ADDRESS), or start one on this machine with ``cpus``.
 
-    What was done, as a line. Raises UserError.
+    Returns what was done, as a line. Raises UserError.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
+    quiet: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "namespace": NAMESPACE,
+    }
     if ray.is_initialized():
         return f"Ray: this process is on a cluster already, {_size()}"
     address = address or os.environ.get("RAY_ADDRESS")
@@ -64,36 +68,44 @@ def connect(address: str | None, cpus: int) -> str:
         _join(address, quiet)
     except (ConnectionError, TimeoutError, socket.gaierror) as error:
         raise UserError(
-            f"launcher.address={address}: no Ray cluster answers there ({reason(error)}); start one with 'ray start "
-            "--head', leave the address out for a new one on this machine, or, if it asks for a token, set "
-            "RAY_AUTH_MODE=token (from Ray 2.60 'ray start' asks for one where ~/.ray/auth_token is)"
+            f"launcher.address={address}: no Ray cluster answers there ({reason(error)}); "
+            "start one with 'ray start --head', leave the address out for a new one on this "
+            "machine, or, if it asks for a token, set RAY_AUTH_MODE=token (from Ray 2.60 'ray "
+            "start' asks for one where ~/.ray/auth_token is)"
         ) from error
-    except (RuntimeError, ValueError, RayError) as error:  # another version of Ray or Python, no such address
+    except (
+        RuntimeError,
+        ValueError,
+        RayError,
+    ) as error:  # another version of Ray or Python, no such address
         raise UserError(f"launcher.address={address}: {reason(error)}") from error
     return f"Ray: joined the cluster at {address}, {_size()}"
 
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """While the context runs, a cluster that is no longer there is a UserError: Ray's client raises others."""
+    """Make a UserError of what Ray's client raises where the cluster is no longer there."""
     try:
         yield
     except ConnectionError as error:
         raise UserError(
-            f"launcher=ray: the connection to the cluster is lost ({reason(error)}); the same command goes on with "
-            "this study"
+            f"launcher=ray: the connection to the cluster is lost ({reason(error)}); "
+            "the same command goes on with this study"
         ) from error
 
 
 def _knock(address: str) -> None:
-    """Whether anybody listens at an address with a port: Ray itself tries for minutes. Raises OSError."""
+    """Raise OSError where nobody listens at an address with a port: Ray tries for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
 
 
 def _join(address: str, how: Mapping[str, Any]) -> None:
-    """Raises UserError where Ray's client server cannot begin a session, and what Ray raises."""
+    """Join the cluster.
+
+    Raises UserError where Ray's client server cannot begin a session, and what Ray raises.
+    """
     for left in reversed(range(TRIES)):
         try:
             ray.init(address=address, **how)
@@ -102,7 +114,8 @@ def _join(address: str, how: Mapping[str, Any]) -> None:
             why = str(error).strip().splitlines()[-1]
             if not left or not any(words in why for words in TOO_SLOW):
                 raise UserError(
-                    f"launcher.address={address}: Ray's client server could not begin a session ({why})"
+                    f"launcher.address={address}: Ray's client server could not begin a "
+                    f"session ({why})"
                 ) from error
 
 
@@ -112,24 +125,32 @@ def disconnect() -> None:
 
 
 def fits(room: Room) -> int:
-    """How many workers the cluster has room for, by what its nodes have in all; at least one."""
+    """Return how many workers the cluster's nodes have room for in all; at least one."""
 
     def on(node: Mapping[str, float]) -> int:
         asked = {"CPU": room.threads, "GPU": room.gpus, **room.resources}
         return int(min(node.get(name, 0.0) / value for name, value in asked.items() if value))
 
-    nodes = [n for n in CLUSTER.nodes() if n["Alive"] and room.labels.items() <= (n.get("Labels") or {}).items()]
+    nodes = [
+        n
+        for n in CLUSTER.nodes()
+        if n["Alive"] and room.labels.items() <= (n.get("Labels") or {}).items()
+    ]
     return max(1, sum(on(node["Resources"]) for node in nodes))
 
 
 def has_gpus() -> bool:
-    """Whether any node of the cluster has one now."""
+    """Return whether any node of the cluster has a GPU now."""
     return bool(CLUSTER.cluster_resources().get("GPU", 0))
 
 
 def free(room: Room) -> str:
-    """What of the things that a worker asks for is free now, in a few words."""
-    found = {k: v for k, v in CLUSTER.available_resources().items() if k in ("CPU", "GPU", *room.resources)}
+    """Return the free resources of the kinds that a worker asks for, as text."""
+    found = {
+        k: v
+        for k, v in CLUSTER.available_resources().items()
+        if k in ("CPU", "GPU", *room.resources)
+    }
     return ", ".join(f"{name} {value:g}" for name, value in sorted(found.items())) or "nothing"
 
 
@@ -141,8 +162,10 @@ def _size() -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What Ray's long texts begin or end with: the cause of a task's error, else the first lines."""
+    """Return the cause of an error of an actor, else the first lines of Ray's long text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if hasattr(error, "cause") and error.cause is not None:  # raised in the actor: its traceback ends with the cause
+    if (
+        hasattr(error, "cause") and error.cause is not None
+    ):  # raised in the actor: its traceback ends with the cause
         return f"could not start: {lines[-1]}" if lines else type(error).__name__
     return "; ".join(lines[:2]) or type(error).__name__

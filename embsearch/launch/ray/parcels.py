@@ -1,9 +1,10 @@
 """Files for workers that do not see this machine's disk, and the files that come back from them.
 
-A task names files: the prepared data, an encoder, a trial's folder. ``Packer`` replaces their paths by parcels,
-``Desk``, on the other machine, the parcels by paths of its own. What many tasks need is known by its content and
-unpacked once a machine; a trial's folder belongs to one worker, travels with its checkpoint alone, and comes home
-whenever a task ends, and on the way with each new checkpoint, some time apart.
+A job names files: the prepared data, an encoder, a trial's folder, and what its config names
+(config/files.py). ``FileShipper`` makes parcels of them, ``RemoteWorkspace``, on the other machine,
+unpacks the parcels and gives the job paths of its own. What many jobs need is known by its content
+and unpacked once a machine; a trial's folder belongs to one worker, travels with its checkpoint
+alone, and comes home whenever a job ends, and on the way with each new checkpoint, some time apart.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from embsearch import disk
-from embsearch.launch.base import Task
+from embsearch.config.files import files_of, with_files
+from embsearch.launch.base import EvaluateJob, Job, ProbeJob, TrainJob
 
-HOME_EVERY = 30.0  # seconds between two checkpoints that come home during a segment: 130 MB for MiniLM
+HOME_EVERY = 30.0  # seconds between checkpoints that come home during a segment: 130 MB for MiniLM
 CHECKPOINT = "checkpoint.safetensors"
 Files = Mapping[str, bytes]  # by the path inside a folder; "" for a file by itself
 
@@ -34,27 +36,38 @@ class Parcel:
     content: Any
 
 
-class Packer:
-    """At home. ``put`` keeps files where every machine can fetch them, and returns what to ask for."""
+class FileShipper:
+    """Makes parcels of what jobs read, at home.
+
+    ``put`` keeps files where every machine can fetch them, and returns what to ask for.
+    """
 
     def __init__(self, put: Callable[[Files], Any]) -> None:
         self._put = put
         self._kept: dict[str, Any] = {}  # by key
         self._keys: dict[str, str] = {}  # by path, of what never changes
 
-    def pack(self, task: Task, holds: str) -> list[Parcel]:
-        """Parcels of all that ``task`` reads. ``holds``: the trial's folder whose newest files the worker has."""
-        config = task.get("config", {})
-        fixed = [task.get("cache"), _at(config, "model", "path"), _at(config, "train", "augment", "synonyms")]
+    def pack(self, job: Job, holds: str) -> list[Parcel]:
+        """Return parcels of all that ``job`` reads.
+
+        ``holds``: the trial's folder whose newest files the worker has.
+        """
+        if not isinstance(job, (TrainJob, EvaluateJob, ProbeJob)):
+            return []  # the worker will say so
+        fixed = [job.cache, *files_of(job.config).values()]
         found = [self._fixed(path) for path in fixed if path and Path(path).exists()]
-        if (model := task.get("model")) and Path(model).exists():  # a trial's: the same path may hold another by now
-            self._keys.pop(model, None)
-            found.append(self._fixed(model))
-        if folder := task.get("folder"):
-            checkpoint = Path(folder) / CHECKPOINT
-            there = {CHECKPOINT: checkpoint.read_bytes()} if checkpoint.exists() else {}
-            found.append(Parcel(folder, "", None if holds == folder and there else there))
+        if isinstance(job, EvaluateJob):
+            if job.model and Path(job.model).exists():
+                self._keys.pop(job.model, None)  # the path of a trial's model may hold another now
+                found.append(self._fixed(job.model))
+        else:
+            found.append(self._folder(job.folder, holds))
         return found
+
+    def _folder(self, folder: str, holds: str) -> Parcel:
+        checkpoint = Path(folder) / CHECKPOINT
+        there = {CHECKPOINT: checkpoint.read_bytes()} if checkpoint.exists() else {}
+        return Parcel(folder, "", None if holds == folder and there else there)
 
     def _fixed(self, path: str) -> Parcel:
         if path not in self._keys:
@@ -65,37 +78,46 @@ class Packer:
         return Parcel(path, self._keys[path], self._kept[self._keys[path]])
 
 
-class Desk:
-    """On the machine that works. ``shelf``: a folder for all workers there, ``desk``: one for this worker alone;
-    ``every``: seconds between two checkpoints that go home during a segment."""
+class RemoteWorkspace:
+    """Files of the jobs of one worker, on the machine that works.
 
-    def __init__(self, shelf: Path, desk: Path, get: Callable[[Any], Files], every: float = HOME_EVERY) -> None:
-        self._shelf, self._desk, self._get, self._every = shelf, desk, get, every
+    ``shelf``: a folder for all workers there, ``own``: one for this worker alone; ``every``:
+    seconds between two checkpoints that go home during a segment.
+    """
+
+    def __init__(
+        self, shelf: Path, own: Path, get: Callable[[Any], Files], every: float = HOME_EVERY
+    ) -> None:
+        self._shelf, self._own, self._get, self._every = shelf, own, get, every
         self._open = ""  # the folder at home that ``run`` stands for
         self._seen: dict[str, tuple[int, int]] = {}  # files that home has: size and time
         self._keep, self._sent = "", 0.0
 
     @property
     def run(self) -> Path:
-        """Where the trial at hand works."""
-        return self._desk / "run"
+        """Return the folder in which the trial at hand works."""
+        return self._own / "run"
 
-    def lay_out(self, task: Task, parcels: list[Parcel]) -> Task:
-        """The task with paths of this machine, its files there. Raises OSError."""
+    def lay_out(self, job: Job, parcels: list[Parcel]) -> Job:
+        """Return the job with paths of this machine, its files there. Raises OSError."""
         here = {parcel.path: str(self._unpack(parcel)) for parcel in parcels}
-        task = {**task, **{name: here[task[name]] for name in ("cache", "folder", "model") if task.get(name) in here}}
-        if "config" in task:
-            model, train = dict(task["config"]["model"]), dict(task["config"]["train"])
-            model["path"] = here.get(model["path"], model["path"])
-            table = train["augment"].get("synonyms")
-            train["augment"] = {**train["augment"], "synonyms": here.get(table, table)}
-            task["config"] = {**task["config"], "model": model, "train": train}
-        self._keep, self._sent = task.get("keep") or "", time.monotonic()
-        if self._keep:
-            self._desk.mkdir(parents=True, exist_ok=True)
-            task["keep"] = str(self._desk / "keep")
-            (self._desk / "keep").unlink(missing_ok=True)
-        return task
+        named = files_of(job.config)
+        moved = {path: here[file] for path, file in named.items() if file in here}
+        cache = here.get(job.cache, job.cache)
+        job = replace(job, cache=cache, config=with_files(job.config, moved))
+        self._keep, self._sent = "", time.monotonic()
+        if not isinstance(job, EvaluateJob):
+            return replace(job, folder=here.get(job.folder, job.folder))
+        if job.model is not None:
+            job = replace(job, model=here.get(job.model, job.model))
+        return self._kept_here(job) if job.keep else job
+
+    def _kept_here(self, job: EvaluateJob) -> EvaluateJob:
+        """Return the job with a place of this machine for the file that it keeps."""
+        self._keep = job.keep or ""
+        self._own.mkdir(parents=True, exist_ok=True)
+        (self._own / "keep").unlink(missing_ok=True)
+        return replace(job, keep=str(self._own / "keep"))
 
     def _unpack(self, parcel: Parcel) -> Path:
         if not parcel.key:
@@ -111,6 +133,7 @@ class Desk:
 
     def _unpack_run(self, parcel: Parcel) -> Path:
         if parcel.content is not None or self._open != parcel.path:
+            self._open = ""  # until all is there: half of it must never go home
             shutil.rmtree(self.run, ignore_errors=True)
             self.run.mkdir(parents=True)
             write(self._get(parcel.content or {}), self.run)
@@ -127,39 +150,52 @@ class Desk:
         return found
 
     def changed(self) -> dict[str, dict[str, bytes]]:
-        """Files that home lacks, by their folder there and their path in it. A model goes home as a whole."""
+        """Return files that home lacks, by their folder there and their path in it.
+
+        A model goes home as a whole.
+        """
         state = self._state() if self._open else {}
         new = {name for name, at in state.items() if self._seen.get(name) != at}
         folders = {name.split("/")[0] for name in new if "/" in name}
         new |= {name for name in state if name.split("/")[0] in folders}
         self._seen, self._sent = state, time.monotonic()
-        found = {self._open: {name: (self.run / name).read_bytes() for name in sorted(new)}} if new else {}
-        if self._keep and (self._desk / "keep").exists():
+        found: dict[str, dict[str, bytes]] = {}
+        if new:
+            found[self._open] = {name: (self.run / name).read_bytes() for name in sorted(new)}
+        if self._keep and (self._own / "keep").exists():
             keep = Path(self._keep)
-            found[str(keep.parent)] = {keep.name: (self._desk / "keep").read_bytes()}
+            found[str(keep.parent)] = {keep.name: (self._own / "keep").read_bytes()}
         return found
 
     def due(self) -> bool:
-        """Whether it is time that a new checkpoint comes home while its segment goes on."""
+        """Return whether a new checkpoint is to come home while its segment goes on."""
         if not self._open or time.monotonic() - self._sent < self._every:
             return False
         path = self.run / CHECKPOINT
-        return path.exists() and self._seen.get(CHECKPOINT) != (path.stat().st_size, path.stat().st_mtime_ns)
+        if not path.exists():
+            return False
+        stat = path.stat()
+        return self._seen.get(CHECKPOINT) != (stat.st_size, stat.st_mtime_ns)
 
 
 def bring(home: Mapping[str, Files]) -> None:
-    """Put files that came home in their folders: models before the checkpoints that know of them, each whole."""
+    """Put files that came home in their folders, each whole.
+
+    Models come before the checkpoints that know of them.
+    """
     for name, files in home.items():
         folder = Path(name)
         disk.make_folder(folder)
-        model = {path.removeprefix("model/"): files[path] for path in files if path.startswith("model/")}
+        prefix = "model/"
+        model = {p.removeprefix(prefix): files[p] for p in files if p.startswith(prefix)}
         if model:
             draft, old = folder / ".model.home", folder / ".model.old"
             for left in (draft, old):
                 shutil.rmtree(left, ignore_errors=True)
             write(model, draft)
             if (folder / "model").exists():
-                os.rename(folder / "model", old)  # a rename cannot replace a folder that holds files
+                # A rename cannot replace a folder that holds files.
+                os.rename(folder / "model", old)
             disk.put(draft, folder / "model")
             shutil.rmtree(old, ignore_errors=True)
         for path, content in files.items():
@@ -170,15 +206,18 @@ def bring(home: Mapping[str, Files]) -> None:
 
 
 def read(path: Path) -> dict[str, bytes]:
-    """The files of a folder, or a file by itself."""
+    """Return the files of a folder, or a file by itself."""
     if not path.is_dir():
         return {"": path.read_bytes()}
-    files = (file for file in sorted(path.rglob("*")) if file.is_file() and "__pycache__" not in file.parts)
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+    found = {}
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            found[file.relative_to(path).as_posix()] = file.read_bytes()
+    return found
 
 
 def write(files: Files, path: Path) -> None:
-    """What ``read`` read, at ``path``."""
+    """Write what ``read`` read to ``path``."""
     if set(files) == {""}:
         path.write_bytes(files[""])
         return
@@ -188,14 +227,8 @@ def write(files: Files, path: Path) -> None:
         (path / name).write_bytes(content)
 
 
-def _at(config: Mapping[str, Any], *names: str) -> Any:
-    for name in names:
-        config = config.get(name) or {}
-    return config or None
-
-
 def _key(files: Files) -> str:
-    """One name for equal files."""
+    """Return one name for equal files."""
     known = hashlib.sha256()
     for name, content in sorted(files.items()):
         known.update(f"{name}\0{len(content)}\0".encode() + content)

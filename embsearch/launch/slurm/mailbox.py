@@ -1,8 +1,9 @@
 """Messages between processes that share a folder and nothing else, perhaps over NFS.
 
-A file is either replaced whole (``put``, ``get``) or grows by lines of JSON (``append``, ``Letters``). Each has one
-writer, so nothing is locked. Every look opens the file anew: over NFS a file that is opened after its writer closed
-it is up to date (close-to-open consistency), which neither a handle that is kept nor a ``stat`` promises.
+A file is either replaced whole (``put``, ``get``) or grows by lines of JSON (``append``,
+``Letters``). Each has one writer, so nothing is locked. Every look opens the file anew: over NFS a
+file that is opened after its writer closed it is up to date (close-to-open consistency), which
+neither a handle that is kept nor a ``stat`` promises.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ Letter = dict[str, Any]
 
 
 def put(path: Path, content: Letter) -> None:
-    """Replace a file, whole or not at all. Not brought to the disk: after a power cut nobody is there to read it."""
+    """Replace a file, whole or not at all.
+
+    It is not synced to the disk: after a power cut nobody is there to read it.
+    """
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         draft.write_text(json.dumps(content), encoding="utf-8")
@@ -28,15 +32,19 @@ def put(path: Path, content: Letter) -> None:
 
 
 def get(path: Path) -> Letter | None:
-    """What ``put`` wrote last; None while there is nothing that can be read."""
-    with suppress(OSError, ValueError):  # a stale handle, where it was replaced just then: the next look finds it
+    """Return what ``put`` wrote last; None while there is nothing that can be read."""
+    # A stale handle, where the file was replaced just then: the next look finds it.
+    with suppress(OSError, ValueError):
         content = json.loads(path.read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else None
     return None
 
 
 def append(path: Path, letter: Letter) -> None:
-    """Add a line. Raises OSError, also where nobody has made the file: its folder may be about to go."""
+    """Add a line.
+
+    Raises OSError, also where nobody has made the file: its folder may be about to go.
+    """
     line = memoryview(json.dumps(letter).encode() + b"\n")
     handle = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
@@ -53,8 +61,11 @@ class Letters:
         self._path, self._at = path, 0
 
     def new(self) -> list[Letter]:
-        """The lines that were not there at the last look. One that is not whole yet waits: its end may be missing,
-        and over NFS also its middle, where the server was sent a long one in parts."""
+        """Return the lines that were not there at the last look.
+
+        One that is not whole yet waits: its end may be missing, and over NFS also its middle, where
+        the server was sent a long one in parts.
+        """
         found = []
         with suppress(OSError, ValueError), self._path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > self._at:

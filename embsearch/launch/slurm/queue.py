@@ -1,4 +1,7 @@
-"""What the launcher asks of Slurm: sbatch through submitit, squeue, scancel. Not sacct, which needs a database."""
+"""What the launcher asks of Slurm: sbatch through submitit, squeue, scancel.
+
+Not sacct, which needs a database.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,22 @@ from embsearch.errors import UserError
 from embsearch.launch.environment import worker_environment
 from embsearch.launch.slurm.job import Job
 
-# Of squeue's states those that no process is left of; all others (SUSPENDED, COMPLETING, REQUEUE_HOLD ...) may go on.
-OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
-        "REVOKED", "TIMEOUT")  # fmt: skip
-PATIENCE = 30.0  # seconds for squeue: its own limit for an answer (MessageTimeout) is 10, and it tries again
-CANCEL = 10.0  # seconds for scancel at the end: jobs whose coordinator is gone end by themselves, only later
+# States of squeue in which no process is left; all others (SUSPENDED, COMPLETING, REQUEUE_HOLD ...)
+# may go on.
+OVER = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "PREEMPTED", "REVOKED", "TIMEOUT",
+)  # fmt: skip
+# Seconds for squeue: its own limit for an answer (MessageTimeout) is 10, and it tries again.
+PATIENCE = 30.0
+# Seconds for scancel at the end: jobs whose coordinator is gone end by themselves, only later.
+CANCEL = 10.0
 SIGNAL = 90  # seconds before the time limit that Slurm says so; it may be a minute earlier
 MINUTES = 4  # of a time limit at least, so that a job is not told at its start
-OWN = ("array", "cpus-per-task", "error", "job-name", "no-requeue", "nodes", "ntasks", "ntasks-per-node", "open-mode",
-       "output", "requeue", "signal", "time", "wrap")  # fmt: skip
+OWN = (
+    "array", "cpus-per-task", "error", "job-name", "no-requeue", "nodes", "ntasks",
+    "ntasks-per-node", "open-mode", "output", "requeue", "signal", "time", "wrap",
+)  # fmt: skip
 
 
 class State(NamedTuple):
@@ -42,8 +52,11 @@ class NotAnswering(Exception):
 
 
 class Queue:
-    """The jobs with one ``name``. ``asked``: parameters of sbatch as submitit names them, and ``extra`` by their long
-    names; ``setup``: shell commands before the worker."""
+    """The jobs with one ``name``.
+
+    ``asked``: parameters of sbatch as submitit names them, and ``extra`` by their long names;
+    ``setup``: shell commands before the worker.
+    """
 
     def __init__(
         self,
@@ -57,7 +70,9 @@ class Queue:
     ) -> None:
         for tool in ("sbatch", "squeue", "scancel", "srun"):
             if shutil.which(tool) is None:
-                raise UserError(f"launcher=slurm: no {tool} on this machine; run it on a login node of Slurm")
+                raise UserError(
+                    f"launcher=slurm: no {tool} on this machine; run it on a login node of Slurm"
+                )
         self.logs, self.name, self._requeues = logs, name, requeues
         exports = [f"export {key}={value}" for key, value in worker_environment(threads).items()]
         self._parameters = {
@@ -76,11 +91,14 @@ class Queue:
 
     @property
     def asked(self) -> str:
-        """What every job of this session is submitted with, as one text."""
+        """Return what every job of this session is submitted with, as one text."""
         return repr(sorted(self._parameters.items()))
 
     def submit(self, jobs: Sequence[Job]) -> list[str]:
-        """Submit jobs, as one array where they are several; their ids. Raises UserError with what sbatch said."""
+        """Submit jobs, as one array where they are several, and return their ids.
+
+        Raises UserError with what sbatch said.
+        """
         if not jobs:
             return []
         import submitit
@@ -90,19 +108,21 @@ class Queue:
         executor = submitit.SlurmExecutor(self.logs, max_num_timeout=self._requeues)
         try:
             executor.update_parameters(**self._parameters, array_parallelism=len(jobs))
-            with redirect_stderr(io.StringIO()), outside_a_job(), executor.batch():  # it prints what it raises
+            # It prints what it raises.
+            with redirect_stderr(io.StringIO()), outside_a_job(), executor.batch():
                 made = [executor.submit(job) for job in jobs]
         except (FailedJobError, FailedSubmissionError) as error:
             raise UserError(
-                f"sbatch refused the workers' jobs: {str(error).strip()}\nmend launcher.partition, account, qos, "
-                "gres, memory, minutes, threads or sbatch; 'sinfo' shows what there is"
+                f"sbatch refused the workers' jobs: {str(error).strip()}\n"
+                "mend launcher.partition, account, qos, gres, memory, minutes, threads or sbatch; "
+                "'sinfo' shows what there is"
             ) from error
         return [job.job_id for job in made]
 
     def states(self) -> dict[str, State]:
-        """Every job with this name that Slurm still knows, by id. Raises NotAnswering."""
-        columns = "%i|%T|%r|%N"
-        command = ["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-n", self.name, "-o", columns]
+        """Return every job with this name that Slurm still knows, by id. Raises NotAnswering."""
+        ours = ["-u", str(os.getuid()), "-n", self.name]
+        command = ["squeue", "-h", "-r", "-t", "all", *ours, "-o", "%i|%T|%r|%N"]
         rows = (line.split("|") for line in _answer(command, PATIENCE).splitlines())
         return {row[0]: State(*row[1:]) for row in rows if len(row) == 4}
 
@@ -116,7 +136,7 @@ class Queue:
         _answer(["scancel", "--quiet", "-u", str(os.getuid()), "-n", self.name], CANCEL)
 
     def tail(self, job: str, lines: int = 15) -> str:
-        """The end of what a job printed, with the files' names."""
+        """Return the end of what a job printed, with the files' names."""
         text = []
         for path in sorted(self.logs.glob(f"{job}_0_log.*"), reverse=True):  # .out, then .err
             end = path.read_text(errors="replace").splitlines()[-lines:]
@@ -126,10 +146,17 @@ class Queue:
 
 @contextmanager
 def outside_a_job() -> Iterator[None]:
-    """The coordinator may itself be a job, whose variables sbatch would read as options. What says which cluster to
-    ask stays: submitit's ``clean_env`` takes that away too."""
+    """Hide that the coordinator is a job itself: sbatch would read its variables as options.
+
+    What says which cluster to ask stays: submitit's ``clean_env`` takes that away too.
+    """
     stays = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS")
-    before = {k: v for k, v in os.environ.items() if k.startswith(("SLURM_", "SLURMD_", "SRUN_")) and k not in stays}
+    of_slurm = ("SLURM_", "SLURMD_", "SRUN_")
+    before = {
+        key: value
+        for key, value in os.environ.items()
+        if key.startswith(of_slurm) and key not in stays
+    }
     for key in before:
         del os.environ[key]
     try:
@@ -139,15 +166,19 @@ def outside_a_job() -> Iterator[None]:
 
 
 def job_name(folder: Path) -> str:
-    """By which a study's jobs are found again, also those that nobody had the time to write down: for the folder
-    <home>/studies/<name>/workers/slurm."""
+    """Return the name of a study's jobs, for the folder <home>/studies/<name>/workers/slurm.
+
+    By it they are found again, also those that nobody had the time to write down.
+    """
     word = re.sub(r"[^\w.-]", "_", folder.parents[1].name)
     return f"embsearch-{word}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
 
 
 def _answer(command: list[str], timeout: float) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotAnswering(f"{command[0]}: {error}") from error
     if done.returncode:

@@ -1,0 +1,32 @@
+"""The objectives that a config may name: what each learns from, what shapes it, where its class is.
+
+A new objective is a line here and a file in embsearch/objectives. The table lies in this room
+because ``objective.name`` takes its choices from it, and imports point down. No torch here, so
+that the coordinator, the report and ``--help`` can ask too.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Needs = Literal["negatives", "choices"]
+"""``negatives``: rows with a worse title of their own. ``choices``: more than one title to
+choose among, be it a given negative or another row's positive."""
+
+
+class Entry(NamedTuple):
+    """One objective."""
+
+    needs: Needs
+    settings: tuple[str, ...]  # fields of ObjectiveConfig, in the order its constructor takes them
+    place: str  # module:class
+
+
+OBJECTIVES = {
+    "triplet": Entry("negatives", ("margin",), "embsearch.objectives.triplet:Triplet"),
+    "contrastive": Entry("negatives", ("margin",), "embsearch.objectives.contrastive:Contrastive"),
+    "infonce": Entry(
+        "choices", ("temperature", "symmetric"), "embsearch.objectives.infonce:InfoNCE"
+    ),
+    "bce": Entry("negatives", ("temperature",), "embsearch.objectives.bce:BinaryCrossEntropy"),
+}

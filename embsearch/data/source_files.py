@@ -1,0 +1,127 @@
+"""The files that hold the data, and the split of each."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from embsearch.config.schema import DataConfig
+from embsearch.errors import ConfigError, DataError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+SPLITS = ("train", "valid", "test")
+_WORDS = {"judgements": "judg", "clicks": "click", "triplets": "triplet"}
+_SPLIT_WORD = {
+    "train": re.compile(r"(?<![a-z])train(ing|set)?(?![a-z])"),
+    "valid": re.compile(r"(?<![a-z])(valid(ation)?|dev|val)(set)?(?![a-z])"),
+    "test": re.compile(r"(?<![a-z])test(set)?(?![a-z])"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read. ``split`` is None where the rows themselves, or the split rule, decide."""
+
+    path: Path
+    split: str | None = None
+
+
+def find_files(config: DataConfig) -> tuple[list[Source], list[str]]:
+    """Return the files that ``config`` names, each there and of a known kind, and notes on what was
+    chosen.
+
+    Raises ConfigError where no data are named, DataError where the named ones are not there.
+    """
+    named = {split: getattr(config, split) for split in SPLITS if getattr(config, split)}
+    if config.path and named:
+        keys = ", ".join(f"data.{split}" for split in named)
+        raise ConfigError(
+            f"data.path={config.path} and {keys} both name data: give one or the other"
+        )
+    if config.path:
+        path = _existing(config.path, "data.path")
+        return _in_folder(path, config.format) if path.is_dir() else ([Source(_readable(path))], [])
+    if "train" not in named:
+        hint = (
+            "as data.train=FILE" if named else "data.path=FILE (or data.train=FILE), or study=NAME"
+        )
+        raise ConfigError(f"no data to train on: give {hint}")
+    faults: list[str] = []
+    sources: list[Source] = []
+    for split, file in named.items():
+        try:
+            sources.append(Source(_readable(_existing(file, f"data.{split}")), split))
+        except DataError as error:
+            faults += error.faults
+    if faults:
+        raise DataError(faults)
+    return sources, []
+
+
+def _existing(file: str, setting: str) -> Path:
+    path = Path(file).expanduser()
+    if path.exists():
+        return path
+    folder = path.parent
+    if not folder.is_dir():
+        raise DataError(
+            f"{setting}={file}: there is no folder {folder}; paths start at {Path.cwd()}"
+        )
+    there = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES or p.is_dir())
+    near = get_close_matches(path.name, there, n=3, cutoff=0.5) or there[:5]
+    listed = f"nearest in {folder}: {', '.join(near)}" if near else f"{folder} holds no data files"
+    raise DataError(f"{setting}={file}: no such file; {listed}")
+
+
+def _readable(path: Path) -> Path:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: name a file, or give the folder as data.path")
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"{path.name}: unknown file kind '{path.suffix}'; expected one of {', '.join(SUFFIXES)}; "
+            "save it as UTF-8 CSV or convert it"
+        )
+    return path
+
+
+def _in_folder(folder: Path, wanted: str) -> tuple[list[Source], list[str]]:
+    """Return judgements, else clicks, else train/valid/test files, else the only file there is."""
+    files = sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+    )
+    if not files:
+        raise DataError(f"{folder}: no data files in this folder; expected {', '.join(SUFFIXES)}")
+    kinds = [wanted] if wanted != "auto" else list(_WORDS)
+    for kind in kinds:
+        mine = [p for p in files if _WORDS[kind] in p.stem.lower()]
+        found = _by_split(mine, folder) or [Source(p) for p in mine if len(mine) == 1]
+        if found:
+            return found, _note(found, files, folder)
+    found = _by_split(files, folder) or [Source(p) for p in files if len(files) == 1]
+    if found:
+        return found, _note(found, files, folder)
+    raise DataError(
+        f"{folder}: cannot tell which file to read among {', '.join(p.name for p in files)}; expected one file, "
+        "judgements.csv, or names with train, valid and test; name it with data.path=FILE or data.train=FILE"
+    )
+
+
+def _by_split(files: list[Path], folder: Path) -> list[Source]:
+    found = []
+    for split, word in _SPLIT_WORD.items():
+        hits = [p for p in files if word.search(p.stem.lower())]
+        if len(hits) > 1:
+            raise DataError(
+                f"{folder}: {', '.join(p.name for p in hits)} could each be the {split} split; "
+                f"name one with data.{split}=FILE"
+            )
+        found += [Source(p, split) for p in hits]
+    return found if any(source.split == "train" for source in found) else []
+
+
+def _note(found: list[Source], files: list[Path], folder: Path) -> list[str]:
+    read = [source.path.name for source in found]
+    rest = [p.name for p in files if p.name not in read]
+    return [f"{folder.name}: read {', '.join(read)}; left {', '.join(rest)}"] if rest else []

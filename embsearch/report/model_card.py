@@ -1,0 +1,280 @@
+"""The card of a model: what it is, what it was trained on, how good it is and where not, how to
+make it again. Markdown with the front matter that the Hugging Face hub reads. All of it is the
+record's, or was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from embsearch import __version__
+from embsearch.config.build import to_dict, with_values
+from embsearch.config.catalogue import OBJECTIVES
+from embsearch.config.command import same_study
+from embsearch.errors import StudyError
+from embsearch.history import events
+from embsearch.model.base_model import Base, base_of
+from embsearch.report.card_scores import CardScores, RowScores
+from embsearch.report.findings import findings
+from embsearch.report.live import short
+from embsearch.report.ranges import range_words
+from embsearch.report.record import Course, Record
+from embsearch.report.texts import lengths, scripts
+from embsearch.track.digest import manifest, weights_digest
+from embsearch.track.mlflow_model import dimension
+
+TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "embsearch")
+SHOWN = ("embsearch", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
+
+
+def card(record: Record, trial: int | None = None, evidence: RowScores | None = None) -> str:
+    """Return the card of a trial's model as Markdown.
+
+    Without ``evidence`` it lacks what only single rows tell: paired gains, thresholds, texts;
+    ``cli.card.evidence`` gathers it. Raises StudyError as ``chosen`` does.
+    """
+    course = chosen(record, trial)
+    one, scores = Card(record, course, evidence), CardScores(record, course, evidence)
+    sections = [
+        one.front,
+        one.head,
+        one.use,
+        scores.results,
+        scores.cosine,
+        one.data,
+        one.training,
+        one.limits,
+    ]
+    return (
+        "\n\n".join("\n".join(lines) for make in [*sections, one.again] if (lines := list(make())))
+        + "\n"
+    )
+
+
+def chosen(record: Record, trial: int | None = None) -> Course:
+    """Return the trial that a card is about: the study's best unless named.
+
+    Raises StudyError where there is no model to describe, or the study has not ended.
+    """
+    if record.result is None:
+        raise StudyError(
+            f"study {record.name} has not ended, so its models are not tested; see 'embsearch status'"
+        )
+    if trial is None and record.best is None:
+        raise StudyError(
+            f"study {record.name}: no trial was measured, so there is no model to describe"
+        )
+    number = record.best.number if trial is None and record.best is not None else trial
+    if number not in record.courses:
+        known = (
+            f"the trials {min(record.courses)} to {max(record.courses)}"
+            if record.courses
+            else "no trial"
+        )
+        raise StudyError(f"trial={trial}: study {record.name} has {known}")
+    course = record.courses[number]
+    if course.best is None:
+        raise StudyError(
+            f"trial={number} of study {record.name} was never measured: {course.trial.why}"
+        )
+    return course
+
+
+class Card:
+    """The sections that the record tells, each as lines."""
+
+    def __init__(self, record: Record, course: Course, evidence: RowScores | None) -> None:
+        self.record, self.course, self.evidence = record, course, evidence
+        self.config = with_values(record.config, course.trial.params)
+        # a home may have moved since
+        self.study = same_study(replace(record.config, home=record.folder.config.home))
+        self.base: Base = base_of(self.config.model)
+        self.model: Path = record.folder.trial(course.number) / "model"
+
+    @property
+    def is_best(self) -> bool:
+        return self.record.best is not None and self.course.number == self.record.best.number
+
+    def front(self) -> Iterator[str]:
+        """Return YAML, which the hub reads."""
+        said = {
+            "base_model": self.base.name,
+            "library_name": "sentence-transformers",
+            "pipeline_tag": "sentence-similarity",
+            "license": self.base.license,
+            "tags": list(TAGS),
+        }
+        yield "---"
+        yield yaml.safe_dump(said, sort_keys=False, allow_unicode=True).rstrip()
+        yield "---"
+
+    def head(self) -> Iterator[str]:
+        width, count = dimension(self.model), len(self.record.courses)
+        yield f"# {self.record.config.study.task}: trial {self.course.number} of study {self.record.name}"
+        yield ""
+        yield (
+            f"{self.base.name}, fine-tuned so that the cosine of a query's and a title's vector says whether the "
+            f"title is relevant.{f' Vectors have {width} dimensions.' if width > 0 else ''} "
+            f"{f'The best of {count} trials' if self.is_best else f'One of {count} trials, not the best,'} of a "
+            f"hyperparameter search by embsearch {__version__}."
+        )
+        if question := self.record.config.study.question:
+            yield f"The study's question: *{question}*"
+        yield ""
+        if self.base.license == "unknown":
+            yield "Licence of the base model: unknown. Find it before this model is passed on."
+        else:
+            yield f"Licence of the base model, as its README names it: {self.base.license}."
+
+    def use(self) -> Iterator[str]:
+        yield "## Use"
+        yield ""
+        yield "```python"
+        yield "from sentence_transformers import SentenceTransformer"
+        yield ""
+        yield 'model = SentenceTransformer("FOLDER")  # the one that holds modules.json'
+        yield 'query, title = model.encode(["a query", "a title"])'
+        yield "model.similarity(query, title)"
+        yield "```"
+        yield ""
+        yield f"Or: `embsearch encode {self.study} trial={self.course.number} input=titles.txt output=vectors.npy`."
+        promoted = [
+            event.version
+            for event in self.record.of_kind(events.Promoted)
+            if event.version and event.trial == self.course.number
+        ]
+        if promoted:
+            name, version = promoted[-1]["name"], promoted[-1]["version"]
+            yield f"Registered as `models:/{name}/{version}`; `models:/{name}@champion` is the version in use."
+
+    def data(self) -> Iterator[str]:
+        opened = self.record.of_kind(events.Opened)
+        report: Mapping[str, Any] = opened[-1].rows if opened else {}
+        yield "## Data"
+        yield ""
+        yield f"Fingerprint `{self.record.data}`."
+        if not report.get("files"):
+            return
+        files = [f"{file['file']} ({file['rows']:,} rows)" for file in report["files"]]
+        how = "given by the data" if report["split"] == "given" else f"by {report['split']}"
+        yield f"Files: {', '.join(files)}; read as {report['format']}."
+        yield f"Splits: {how}; {report['triplets']:,} training triplets."
+        yield ""
+        yield "| split | queries | rows | relevant |"
+        yield "|---|---|---|---|"
+        for name, part in report["splits"].items():
+            yield f"| {name} | {part['queries']:,} | {part['rows']:,} | {part['relevant']:,} |"
+
+    def training(self) -> Iterator[str]:
+        record, own = self.record, self.course.own
+        kept = max(own, key=lambda e: e.value)
+        yield "## Training"
+        yield ""
+        yield (
+            f"{own[-1].texts:,} texts shown in {own[-1].step:,} steps. This is the model of evaluation {kept.rung} "
+            f"of {len(own)}, after {kept.texts:,} texts: the best on the validation rows."
+        )
+        yield ""
+        yield "```yaml"
+        yield yaml.safe_dump(self._settings(), sort_keys=False, allow_unicode=True).rstrip()
+        yield "```"
+        yield ""
+        if record.space.dimensions:
+            yield "| searched | range | this model |"
+            yield "|---|---|---|"
+            for one in record.space.dimensions:
+                used = one.path in self.course.trial.params
+                value = short(self.course.trial.params[one.path]) if used else "not used"
+                yield f"| {one.path} | {range_words(one)} | {value} |"
+            yield ""
+        counts = ", ".join(
+            f"{n} {state}" for state, n in (record.result or {}).get("counts", {}).items() if n
+        )
+        search, seeds = record.config, record.config.study.seeds
+        yield (
+            f"The search maximised validation {record.objective}, with {record.texts:,} texts in "
+            f"{_time(record.seconds)}: {counts} trials, {seeds} seed{'s' * (seeds > 1)} each, sampler "
+            f"{search.sampler.name}, scheduler {search.scheduler.name}."
+        )
+
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        """Return every setting that shaped the weights.
+
+        What is null is the base's own; what the loss does not use is left out.
+        """
+        rooms = {
+            name: to_dict(getattr(self.config, name)) for name in ("model", "objective", "train")
+        }
+        used = ("name", *OBJECTIVES[self.config.objective.name].settings)
+        rooms["objective"] = {k: v for k, v in rooms["objective"].items() if k in used}
+        if not any(rooms["train"]["augment"].values()):
+            del rooms["train"]["augment"]
+        if precision := self.course.machine.get("precision"):
+            rooms["train"]["precision"] = precision  # what auto came to
+        return {
+            room: {k: v for k, v in values.items() if v is not None}
+            for room, values in rooms.items()
+        }
+
+    def limits(self) -> Iterator[str]:
+        yield "## Limits"
+        yield ""
+        for line in self._limits():
+            yield f"- {line}"
+
+    def _limits(self) -> Iterator[str]:
+        yield (
+            "What is measured here holds for queries and titles like those of these data, and for as many titles to "
+            "choose from. Nothing else was tested."
+        )
+        if self.evidence is not None:
+            yield from self._texts(self.evidence.data.texts)
+        if self.base.languages:
+            yield f"The base model's README names its languages: {', '.join(self.base.languages)}."
+        if self.is_best:  # findings are about the winner
+            models = None if self.evidence is None else self.evidence.models
+            yield from (one.text for one in findings(self.record, models) if one.kind != "good")
+
+    def _texts(self, texts: Sequence[str]) -> Iterator[str]:
+        if long := lengths(texts, self.model):
+            cut = (
+                f"{100 * long.cut:.1f} % of the study's texts were"
+                if long.cut
+                else "none of the study's was"
+            )
+            yield (
+                f"Texts are cut at {long.limit} tokens; {cut}. Half of them have at most {long.median} tokens, 95 % "
+                f"at most {long.most}; the longest has {long.longest}, and nothing longer was tested."
+            )
+        found = ", ".join(f"{name} {100 * share:.0f} %" for name, share in scripts(texts).items())
+        yield f"Letters of the study's texts: {found}. No other script was tested."
+
+    def again(self) -> Iterator[str]:
+        opened, machine = self.record.of_kind(events.Opened), self.course.machine
+        environment: Mapping[str, Any] = opened[-1].environment if opened else {}
+        packages = environment.get("packages") or {}
+        named = [f"Python {environment.get('python') or 'of a version that is not recorded'}"]
+        named += [f"{name} {packages[name]}" for name in SHOWN if packages.get(name)]
+        yield "## Made with"
+        yield ""
+        yield f"{', '.join(named)}."
+        if machine:
+            threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
+            yield f"Trained on {machine['device']}, {machine['cpu']}, {threads}, {machine['precision']}."
+        if self.model.exists():
+            yield f"sha256 of the weights: `{weights_digest(manifest(self.model))}`."
+        yield ""
+        yield "To train it again and compare every bit:"
+        yield ""
+        yield "```sh"
+        yield f"embsearch reproduce {self.study} trial={self.course.number}"
+        yield "```"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,51 @@
+"""The tasks and towers by name, and the task that a config asks for.
+
+A task is chosen by the format of its rows (``data.format``): rows of one format can be judged in
+one way. A new task is a line in ``TASKS`` and its formats in ``FORMATS``; a new tower is a line in
+``TOWERS``. Classes are imported when they are asked for. Tasks load no torch, towers do.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from embsearch.config.schema import Config
+from embsearch.errors import ConfigError, did_you_mean
+from embsearch.tasks.base import AnyTask, imported
+
+TASKS = {"retrieval": "embsearch.tasks.retrieval:Retrieval"}  # name -> module:class
+FORMATS = {
+    "auto": "retrieval",
+    "triplets": "retrieval",
+    "judgements": "retrieval",
+    "clicks": "retrieval",
+}
+TOWERS = {
+    "text": "embsearch.model.encoder:Encoder"
+}  # kind of items -> module:class; it loads torch
+
+
+def tower_class(kind: str) -> Any:
+    """Return the subclass of ``model.tower.Tower`` for items of this kind; loads torch."""
+    return imported(TOWERS[kind])
+
+
+def task_of(config: Config) -> AnyTask:
+    """Return the task that ``config`` trains for. Raises ConfigError for a format that none has."""
+    word = config.data.format
+    if word not in FORMATS:
+        hint = did_you_mean(word, list(FORMATS))
+        raise ConfigError(f"data.format={word} is not one of {', '.join(FORMATS)}.{hint}")
+    return task_named(FORMATS[word])
+
+
+def task_named(name: str) -> AnyTask:
+    """Return the task of this name."""
+    return _made(TASKS[name])
+
+
+@cache
+def _made(path: str) -> AnyTask:
+    task: AnyTask = imported(path)()
+    return task

@@ -1,0 +1,149 @@
+"""Where Optuna's studies are kept for others to look at: a file in the home, or a PostgreSQL that many share.
+
+It follows the event logs, so that nothing is lost with it: what cannot be read is made again, and a power
+cut may take its last transactions.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from embsearch.disk import file_lock
+from embsearch.errors import ConfigError, StudyError, root_cause
+
+PATIENCE = 60.0  # seconds to wait for another process that writes
+REMEDIES = {
+    "full": "free some space",
+    "I/O": "free some space if the disk is full",
+    "locked": "wait until no other process writes to it",
+}
+
+
+class Database(Protocol):
+    """Where Optuna keeps its studies."""
+
+    notice: str  # what was found and mended when it was opened
+
+    def check(self) -> None:
+        """Raises StudyError where it cannot be used. Called before anything of a study is written."""
+
+    def open(self) -> optuna.storages.BaseStorage:
+        """Return Optuna's storage, its tables made where they are not there."""
+
+    def name_of(self, study: str) -> str:
+        """What a study of this home is called there."""
+
+    def notes(self) -> Mapping[str, str]:
+        """What others who look there should know of a study."""
+
+    def explained(self) -> AbstractContextManager[None]:
+        """While the context runs, what the database raises is a StudyError."""
+
+
+def of(storage: str | None, home: Path, home_id: str) -> Database:
+    """The database of ``study.storage``. Raises ConfigError for an address that is none, or a missing package."""
+    if storage is None:
+        return SqliteFile(home / "optuna.db")
+    scheme = storage.partition(":")[0]
+    if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise ConfigError(
+            f"study.storage={storage}: expected postgresql://user@host:5432/database, or null for a file in the home"
+        )
+    from embsearch.track.optuna_postgresql import Postgresql
+
+    return Postgresql(storage, home, home_id)
+
+
+class SqliteFile:
+    """A file of this home alone."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.notice = ""
+
+    def check(self) -> None:
+        """Set a damaged file aside; ``notice`` says so."""
+        path = self._path
+        if not path.parent.is_dir():
+            return
+        with self.explained(), file_lock(path.with_suffix(".lock")):
+            self._mend()
+
+    def _mend(self) -> None:
+        if damaged(self._path):
+            aside = set_aside(self._path).name
+            self.notice = (
+                f"{self._path} is damaged: kept as {aside}, made again from the event logs"
+            )
+
+    def open(self) -> optuna.storages.BaseStorage:
+        path = self._path
+        with file_lock(path.with_suffix(".lock")):  # two that make the schema break it
+            self._mend()
+            with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
+                database.execute("PRAGMA journal_mode=WAL")
+            return optuna.storages.get_storage(
+                optuna.storages.RDBStorage(
+                    f"sqlite:///{path}", engine_kwargs={"creator": lambda: _connect(path)}
+                )
+            )
+
+    def name_of(self, study: str) -> str:
+        return study
+
+    def notes(self) -> Mapping[str, str]:
+        return {}
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+            reason = str(root_cause(error))
+            do = next(
+                (do for word, do in REMEDIES.items() if word in reason),
+                "delete the file if it comes again",
+            )
+            raise StudyError(
+                f"{self._path}: {reason}; {do} and run the same command again. It is a view of the event logs, "
+                "which have everything"
+            ) from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)
+    connection.execute(
+        "PRAGMA synchronous=NORMAL"
+    )  # what a power cut takes is told again from the logs
+    return connection
+
+
+def damaged(path: Path) -> bool:
+    """Return whether this is no database any more. One that is locked, or a full disk, is another matter."""
+    if not path.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
+            return database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",)
+    except sqlite3.DatabaseError as error:
+        if any(word in str(error) for word in REMEDIES):
+            raise
+        return True
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged database and what belongs to it; its new name."""
+    aside = path.with_name(f"{path.name}.damaged")
+    for end in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            os.replace(f"{path}{end}", f"{aside}{end}")
+    return aside

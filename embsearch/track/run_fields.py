@@ -1,0 +1,183 @@
+"""The fields of a run in MLflow: parameters, tags, notes and colours of a study and its trials.
+
+Pure: nothing here asks MLflow.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from embsearch.config.schema import Config
+from embsearch.track.mirror import StudyMirror, TrialMirror, short_names, validation
+from embsearch.track.mlflow_view import facts
+
+_HUES = {
+    "complete": (150, 70),
+    "pruned": (28, 30),
+    "failed": (352, 12),
+    "running": (215, 20),
+}  # degrees, width
+
+
+class RunFields:
+    """The fields of the runs of one study, as its config asks for them."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._objective = validation(config.evaluate.objective)
+        self._names = short_names(config.space)
+        self._logarithmic = {
+            name
+            for path, name in self._names.items()
+            if isinstance(dimension := config.space[path], Mapping) and dimension.get("log")
+        }
+
+    def params(self, mirror: TrialMirror) -> dict[str, Any]:
+        """Return a trial's axes as parameters.
+
+        MLflow's charts have no logarithmic axes. So a parameter that is searched by its logarithm
+        is there as a logarithm, too.
+        """
+        params: dict[str, Any] = {}
+        for axis, value in mirror.axes.items():
+            name = _param(axis)
+            params[name] = value
+            if axis in self._logarithmic and isinstance(value, (int, float)) and value > 0:
+                params[f"log10 {name}"] = round(math.log10(value), 4)
+        return params
+
+    def _active(self, mirror: TrialMirror) -> dict[str, Any]:
+        """Return the parameters that were active, by short name."""
+        return {_param(self._names.get(path, path)): value for path, value in mirror.params.items()}
+
+    def columns(self, axes: Sequence[str] | None) -> tuple[list[str], list[str]]:
+        """Return the searched parameters as the table shows them, and as charts take them."""
+        axes = list(self._names.values()) if axes is None else axes
+        plotted = [f"log10 {_param(a)}" if a in self._logarithmic else _param(a) for a in axes]
+        return [_param(a) for a in axes], plotted
+
+    def study_tags(
+        self, study: StudyMirror, trials: Sequence[TrialMirror], live: bool
+    ) -> dict[str, str]:
+        """Return the tags of the parent run. Empty ones are left out."""
+        environment = study.environment
+        counts = Counter(trial.state for trial in trials)
+        failures = Counter(
+            failure.replace("_", " ") for trial in trials for failure in trial.failures
+        )
+        state = study.state if live else "interrupted"
+        if study.state == "closed":
+            state = "complete"
+        tags = {
+            "embsearch.role": "study",
+            "embsearch.state": state,
+            "embsearch.objective": self._objective,
+            "embsearch.question": self._config.study.question,
+            "embsearch.trials": ", ".join(f"{n} {state}" for state, n in sorted(counts.items())),
+            "embsearch.failures": ", ".join(
+                f"{n} {failure}" for failure, n in failures.most_common()
+            ),
+            "embsearch.data": self.dataset,
+            "embsearch.data_digest": data_digest(study),
+            "embsearch.config_digest": study.opened.config if study.opened is not None else "",
+            "embsearch.promoted": study.promoted,
+            "mlflow.source.git.commit": str(environment.get("git_commit") or ""),
+            "embsearch.git_dirty": str(environment.get("git_dirty", "")),
+            "embsearch.host": str(environment.get("host", "")),
+        }
+        if study.best is not None and study.best_trial is not None:
+            tags["embsearch.best"] = f"{study.best:.4f}"
+            tags["embsearch.best_trial"] = f"t{study.best_trial:04d}"
+        untuned = study.baseline.get(self._objective.removeprefix("val/"))
+        if untuned is not None:
+            tags["embsearch.baseline"] = f"{untuned:.4f}"
+        ended = f"Ended: {study.why}" if study.why else ""
+        tags["mlflow.note.content"] = "\n\n".join(
+            filter(None, (self._config.study.question, " · ".join(facts(tags)), ended))
+        )
+        return {name: tag for name, tag in tags.items() if tag}
+
+    def trial_tags(
+        self, mirror: TrialMirror, study: StudyMirror, folder: Path, live: bool
+    ) -> dict[str, str]:
+        """Return the tags of a child run. Empty ones stay in: a retried trial has no reason any more."""
+        environment = study.environment
+        state = mirror.state
+        if state == "running" and not live:
+            state = "interrupted"
+        config = folder / "config.yaml"
+        active = self._active(mirror)
+        return {
+            "embsearch.role": "trial",
+            "embsearch.trial": str(mirror.number),
+            "embsearch.state": state,
+            "embsearch.reason": mirror.reason[:500],
+            "embsearch.failure": mirror.failure,
+            "embsearch.failures": ", ".join(mirror.failures)[:500],
+            "embsearch.inactive": ", ".join(
+                sorted({_param(axis) for axis in mirror.axes} - set(active))
+            ),
+            "embsearch.config_digest": _sha(config) if config.exists() else "",
+            "embsearch.data_digest": data_digest(study),
+            "mlflow.source.git.commit": str(environment.get("git_commit") or ""),
+            "mlflow.runColor": _colour(mirror.state, mirror.number),
+            "mlflow.note.content": _note(mirror, state, self._objective, active),
+        }
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data."""
+        data = self._config.data
+        path = data.path or data.train
+        return Path(path).stem[:500] if path else self._config.study.task
+
+
+def data_digest(study: StudyMirror) -> str:
+    """Return the data's fingerprint, cut to what MLflow takes."""
+    return str(study.data)[:36]
+
+
+def _note(mirror: TrialMirror, state: str, objective: str, params: Mapping[str, Any]) -> str:
+    """Return two lines: how the trial went and why it stopped; its parameters."""
+    how = f"**{state}** after {mirror.rung} evaluations, {mirror.texts:,} texts, {mirror.seconds:.0f} s"
+    if mirror.best is not None:
+        how += f"; best {objective} {mirror.best:.4f}"
+    if mirror.reason:
+        how += f": {mirror.reason[:1000]}"
+    what = ", ".join(f"{name} {_short(value)}" for name, value in params.items())
+    return f"{how}\n\n{what}"
+
+
+def _param(axis: str) -> str:
+    """Return an axis as MLflow's parameter.
+
+    Parallel coordinates leaves out a parameter that has the name of the metric beside it.
+    """
+    return "loss" if axis == "objective" else axis
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _colour(state: str, number: int) -> str:
+    """Return a curve's colour: the state gives the hue, the number moves it a little."""
+    hue, width = _HUES.get(state, (265, 20))
+    turn = number * 0.618 % 1.0  # golden ratio: neighbours differ most
+    return _hex((hue + width * (turn - 0.5)) / 360, 0.38 + 0.18 * (number * 0.382 % 1.0), 0.62)
+
+
+def _hex(hue: float, lightness: float, saturation: float) -> str:
+    return "#" + "".join(
+        f"{round(255 * c):02x}" for c in colorsys.hls_to_rgb(hue % 1.0, lightness, saturation)
+    )
+
+
+def _sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

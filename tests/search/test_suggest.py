@@ -1,0 +1,73 @@
+"""Suggestions depend on the event logs alone: not on a process, not on Optuna's database."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from embsearch.cli import launchers, search
+from embsearch.config.build import build
+from embsearch.study.run import Study
+from embsearch.track.base import NoRecorder
+from embsearch.track.optuna_follower import OptunaFollower
+
+ROWS = "query,title,grade\n" + "".join(f"q{n},right {n},1\nq{n},wrong {n},0\n" for n in range(12))
+SPACE = {
+    "train.lr": {"low": 1e-5, "high": 1e-3, "log": True},
+    "train.l2": {"low": 1e-4, "high": 1e-1, "log": True},
+    "train.batch_size": {"choices": [32, 64], "ordered": True},
+}
+STATEFUL = ("cmaes", "grid")
+
+
+def study_of(home, sampler, recorder):
+    data = home.parent / "rows.csv"
+    data.write_text(ROWS)
+    config = build({
+        "home": str(home), "data": {"path": str(data)}, "space": SPACE, "stop": {"trials": 16},
+        "evaluate": {"at": [0.1, 0.3, 1.0]}, "launcher": {"name": "replay", "workers": 1},
+        "study": {"name": "s"}, "track": {"mlflow": False}, "scheduler": {"name": "none"},
+        "sampler": {"name": sampler, "startup_trials": 4},
+    })  # fmt: skip
+    clock = search.clock(config)
+    make = (
+        (lambda folder: OptunaFollower(config, folder)) if recorder else lambda folder: NoRecorder()
+    )
+    return Study(config, launchers.launcher(config, clock), make, clock=clock)
+
+
+def created(study):
+    """Return every trial's parameters, and whether the sampler keeps something of it."""
+    logs = [log[0] for _, log in study.folder.trial_logs()]
+    return [dict(one.params) for one in logs], [bool(one.attributes) for one in logs]
+
+
+def cut(study, line):
+    def watch(study, said):
+        if said.startswith(line):
+            raise KeyboardInterrupt
+
+    study._watch = watch
+    with pytest.raises(KeyboardInterrupt):
+        study.run()
+
+
+@pytest.mark.parametrize("recorder", [True, False], ids=["database deleted", "no database"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "qmc", "random", "grid"])
+def test_a_study_without_its_database_suggests_as_an_undisturbed_one(sampler, recorder, tmp_path):
+    calm = study_of(tmp_path / "calm", sampler, recorder=False)
+    calm.run()
+    shaken = study_of(tmp_path / "shaken", sampler, recorder)
+    cut(shaken, "trial 8 at rung 1")
+    assert (tmp_path / "shaken" / "optuna.db").exists() == recorder
+    for path in Path(tmp_path / "shaken").glob("optuna.db*"):
+        path.unlink()
+    study_of(tmp_path / "shaken", sampler, recorder).run()
+    params, kept = created(calm)
+    assert created(shaken) == (params, kept)
+    assert (
+        len({json.dumps(one) for one in params}) >= 15
+    )  # a grid may come to the default once more
+    assert any(kept) == (sampler in STATEFUL)

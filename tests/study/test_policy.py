@@ -1,0 +1,197 @@
+"""What follows in a study, by events alone."""
+
+from __future__ import annotations
+
+from helpers import event
+
+from embsearch.config.build import build
+from embsearch.history import events
+from embsearch.history.state import StudyState
+from embsearch.search import scheduler
+from embsearch.study.actions import (
+    BASELINE,
+    Close,
+    Evaluate,
+    Log,
+    Moment,
+    Stop,
+    Suggest,
+    Train,
+    Wait,
+)  # fmt: skip
+from embsearch.study.policy import Policy
+
+AT = [0.1, 0.3, 1.0]
+
+
+def policy(**rooms):
+    config = {
+        "evaluate": {"at": AT}, "scheduler": {"name": "none"}, "stop": {"trials": 3}, "confirm": {"top_k": 0},
+    }  # fmt: skip
+    made = build(config | rooms)
+    return Policy(made, scheduler.make(made))
+
+
+def begun(*trials):
+    """Return the state of a study whose trials have these logs."""
+    state = StudyState("auc")
+    state.apply(event("baseline", metrics={"auc": 0.5}))
+    for number, log in enumerate(trials):
+        state.apply(event("created", trial=number, params={}), number)
+        for one in log:
+            state.apply(one, number)
+    return state
+
+
+def segment(number, slot=0, at=0):
+    where = {"trial": number, "attempt": 0, "from_checkpoint": at, "until": at + 1}
+    return event("segment", segment=where, slot=slot)
+
+
+def measured(rung, value, **more):
+    fields = {"rung": rung, "step": rung, "texts_seen": rung, "seconds": 1.0}
+    return event("measured", metrics={"val/auc": value}, **fields, **more)
+
+
+def ended(value=0.9):
+    return event("ended", state="complete", reason="budget spent", value=value)
+
+
+def whole(number, value):
+    """Return the log of a trial that came to its end."""
+    last = {"last": True, "why": "budget spent"}
+    return [segment(number), measured(3, value, **last), ended(value)]
+
+
+def told(state):
+    """Let the study's log tell the ends."""
+    for number in list(state.unsettled):
+        state.apply(event("told", trial=number, state="complete", value=0.9))
+    return state
+
+
+def test_the_untuned_encoder_is_measured_first_and_once():
+    state = StudyState("auc")
+    assert policy().due(state, Moment(0.0, [0, 1])) == Evaluate(0, "baseline")
+    assert policy().due(state, Moment(0.0, [1], {BASELINE})) == Suggest(0)
+
+
+def test_exactly_as_many_trials_begin_as_were_asked_for_however_many_slots_are_idle():
+    state, mine, idle = begun(), policy(stop={"trials": 3}), list(range(64))
+    created = given = 0
+    for _ in range(200):
+        match mine.due(state, Moment(0.0, idle, {("train", n, 0) for n in range(given)})):
+            case Suggest(number):
+                state.apply(event("created", trial=number, params={}), number)
+                created += 1
+            case Train(slot, work):
+                state.apply(event("segment", segment=vars(work), slot=slot), work.trial)
+                idle.remove(slot)
+                given += 1
+            case Wait():
+                break
+            case other:
+                raise AssertionError(other)
+    assert (created, given, len(idle)) == (3, 3, 61)
+
+
+def test_a_number_whose_log_was_lost_is_suggested_again():
+    state = begun([segment(0)])
+    state.apply(event("created", trial=2, params={}), 2)
+    state.apply(segment(2, slot=1), 2)
+    assert policy().due(state, Moment(0.0, [2], {("train", 0, 0), ("train", 2, 0)})) == Suggest(1)
+
+
+def test_a_waiting_trial_goes_on_where_its_worker_is_warm():
+    state = begun(
+        [segment(0, slot=1), measured(1, 0.5), event("decided", decision="continue", reason="r")]
+    )
+    action = policy().due(state, Moment(0.0, [0, 1]))
+    assert (action.slot, action.segment.trial, action.segment.until) == (1, 0, 2)
+
+
+def test_a_measurement_is_compared_and_then_decided_before_anything_else():
+    state = begun([segment(0), measured(1, 0.5)])
+    action = policy().due(state, Moment(0.0, [0]))
+    assert isinstance(action, Log)
+    assert isinstance(action.event, events.Decided)
+    assert (action.trial, action.event.decision) == (0, "continue")
+
+
+def test_a_trial_at_its_end_is_ended_and_then_told():
+    state, mine = begun(whole(0, 0.9)[:2]), policy()
+    action = mine.due(state, Moment(0.0, [0]))
+    assert (action.event.kind, action.event.state, action.event.value) == ("ended", "complete", 0.9)
+    state.apply(action.event, 0)
+    action = mine.due(state, Moment(0.0, [0]))
+    assert (action.trial, action.event.kind, action.event.trial) == (None, "told", 0)
+    state.apply(action.event)
+    assert mine.due(state, Moment(0.0, [0])) == Suggest(1)
+
+
+def test_with_seeds_every_run_is_trained_before_their_mean_is_logged():
+    mine = policy(study={"seeds": 3, "name": "s"})
+    state = begun([segment(0, at=0), measured(1, 0.5), event("decided", decision="continue", reason="r"),
+                   measured(2, 0.6, seeds=3)])  # fmt: skip
+    for seed in (1, 2):
+        action = mine.due(state, Moment(0.0, [0]))
+        assert (action.segment.seed, action.segment.until) == (seed, 2)
+        state.apply(event("repeated", rung=2, step=2, texts_seen=2, seconds=1.0, seed=seed, seeds=3,
+                          metrics={"val/auc": 0.6 + seed / 10}), 0)  # fmt: skip
+    action = mine.due(state, Moment(0.0, [0]))
+    assert (action.event.kind, action.event.values) == ("compared", [0.6, 0.7, 0.8])
+
+
+def test_when_the_time_is_up_the_running_segments_are_the_last():
+    mine = policy(stop={"trials": 9, "seconds": 100})
+    state = begun([segment(0)])
+    assert mine.due(state, Moment(101.0, [1], {("train", 0, 0)})) == Wait()
+    state.apply(measured(1, 0.5), 0)
+    action = mine.due(state, Moment(101.0, [0, 1]))
+    assert (action.event.kind, action.event.decision) == ("decided", "stop")
+    assert action.event.reason.startswith("stop.seconds: ")
+
+
+def test_who_asks_to_stop_waits_for_what_runs_and_no_longer_than_he_likes():
+    state = begun([segment(0)])
+    given = {("train", 0, 0)}
+    assert policy().due(state, Moment(0.0, [1], given, stopping=True)) == Wait()
+    assert policy().due(state, Moment(0.0, [0, 1], stopping=True)) == Stop()
+    assert policy().due(state, Moment(0.0, [1], given, stopping=True, late=True)) == Stop()
+
+
+def test_messages_that_have_come_are_heard_before_slots_get_more():
+    assert policy().due(begun(), Moment(0.0, [0], unheard=True)) == Wait()
+
+
+def test_before_a_slot_is_there_a_study_waits():
+    assert policy().due(begun(), Moment(0.0)) == Wait()
+
+
+def test_each_row_of_the_table_is_measured_once_and_then_the_study_closes():
+    mine = policy(stop={"trials": 2})
+    state = told(begun(whole(0, 0.8), whole(1, 0.9)))
+    rows = [("untuned encoder", None), ("default configuration", 0), ("best trial", 1)]
+    for label, trial in rows:
+        assert mine.due(state, Moment(0.0, [0])) == Evaluate(0, label, trial)
+        assert mine.due(state, Moment(0.0, [], {("evaluate", label)})) == Wait()
+        state.apply(event("tested", label=label, trial=trial))
+    assert mine.due(state, Moment(0.0, [0])) == Close("stop.trials: all 2 trials exist", 1, ())
+
+
+def test_a_failure_goes_out_again_until_it_is_given_up():
+    killed = event("failed", failure="killed", message="worker 0 was killed")
+    state, mine = begun(), policy(stop={"trials": 1})
+    state.apply(event("created", trial=0, params={}), 0)
+    for attempt in range(4):
+        action = mine.due(state, Moment(0.0, [0]))
+        assert (action.segment.trial, action.segment.attempt) == (0, attempt)
+        state.apply(event("segment", segment=vars(action.segment), slot=0), 0)
+        failed = {"failure": "killed", "message": killed.message, "attempt": attempt}
+        state.apply(event("failed", **failed), 0)
+    action = mine.due(state, Moment(0.0, [0]))
+    assert (action.event.kind, action.event.state, action.event.failure) == (
+        "ended",
+        "failed",
+        "killed",
+    )
