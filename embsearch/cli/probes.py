@@ -34,8 +34,8 @@ from embsearch.launch.base import (
     ProbeJob,
 )
 from embsearch.search.plan import BATCH, Costs, Machine, Params, Speed
+from embsearch.study.answers import check_objective
 from embsearch.study.dispatch import Dispatch
-from embsearch.study.workplace import check_objective
 from embsearch.values import Reading
 
 QUEUE = 600.0  # seconds that workers may wait for room on a cluster

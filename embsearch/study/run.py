@@ -25,20 +25,9 @@ from embsearch.launch.base import Launcher
 from embsearch.search import sampler, scheduler
 from embsearch.search.space import parse
 from embsearch.search.suggest import Suggester
-from embsearch.study import progress
-from embsearch.study.actions import (
-    BASELINE,
-    Close,
-    Evaluate,
-    Log,
-    Moment,
-    Name,
-    Stop,
-    Suggest,
-    Train,
-    Wait,
-    describe,
-)
+from embsearch.study import actions, progress
+from embsearch.study.actions import BASELINE, Moment, Name, describe
+from embsearch.study.answers import Answers
 from embsearch.study.dispatch import Dispatch
 from embsearch.study.policy import Policy
 from embsearch.study.result import Result, nothing_left, result_of
@@ -113,6 +102,7 @@ class Study:
         self._workplace = Workplace.prepare(self.config, self.space, self.folder, state)
         data = self._workplace.data
         self.policy = Policy(self.config, self.scheduler, (self.folder.digest, data.fingerprint))
+        self._answers = Answers(self._workplace, self.policy)
         self._suggester = Suggester(self.config, self.space, self.scheduler)
         self.note(self._workplace.opened())
         self.state.release_all()
@@ -126,22 +116,22 @@ class Study:
         """Do what the policy says until it closes the study."""
         while True:
             match self.policy.due(self.state, self._moment(desk)):
-                case Log(event, number):
+                case actions.Log(event, number):
                     self.note(event, number)
-                case Suggest(number):
+                case actions.Suggest(number):
                     self._create(number)
-                case Train() as train:
+                case actions.Train() as train:
                     self._train(desk, train)
-                case Evaluate() as evaluate:
+                case actions.Evaluate() as evaluate:
                     self._evaluate(desk, evaluate)
-                case Wait():
+                case actions.Wait():
                     self._hear(desk)
-                case Stop():
+                case actions.Stop():
                     raise Interrupted(STOPPED)
-                case Close() as end:
+                case actions.Close() as end:
                     return self._close(end)
 
-    def _close(self, end: Close) -> Result:
+    def _close(self, end: actions.Close) -> Result:
         best = None if end.best is None else self.trials[end.best]
         name = self.config.study.name
         result = result_of(name, self.state, end.why, best, end.confirmed, self.elapsed)
@@ -170,9 +160,9 @@ class Study:
         if isinstance(event, events.Ended) and number is not None:
             self._workplace.clear(self.state.trials[number])
         elif isinstance(event, events.Tested):
-            self.say(self._workplace.test_rows_warning(event))
+            self.say(self._answers.test_rows_warning(event))
         elif isinstance(event, events.Told):
-            self._workplace.raise_too_many_bugs(event.trial)
+            self._answers.raise_too_many_bugs(event.trial)
 
     def _create(self, number: int) -> None:
         """Ask the sampler for a trial."""
@@ -186,7 +176,7 @@ class Study:
         )
         self.note(created, number)
 
-    def _train(self, desk: Dispatch[Name], train: Train) -> None:
+    def _train(self, desk: Dispatch[Name], train: actions.Train) -> None:
         segment = train.segment
         if train.fresh:
             self._say_of_confirming()
@@ -195,7 +185,7 @@ class Study:
         job = self._workplace.training(segment, desk.launcher.workers)
         desk.give(train.slot, ("train", segment.trial, segment.seed), job, retried=train.fresh)
 
-    def _evaluate(self, desk: Dispatch[Name], evaluate: Evaluate) -> None:
+    def _evaluate(self, desk: Dispatch[Name], evaluate: actions.Evaluate) -> None:
         label = evaluate.label
         if label != "baseline" and not self.policy.affordable(self.state)[0]:
             self._say_of_confirming()
@@ -219,11 +209,11 @@ class Study:
         if heard is None:
             return
         name, message = heard
-        for event, number in self._workplace.events_of(name, message, self.policy):
+        for event, number in self._answers.events_of(name, message):
             self.note(event, number)
         if name == BASELINE and self.policy.has_baseline(self.state):
             self._recorder = self._make_recorder(self.folder.path)  # the study has begun
-        self._workplace.raise_if_fatal(name, message)
+        self._answers.raise_if_fatal(name, message)
 
     # ---- what others ask -------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""A study's folder as the coordinator uses it: what a job needs, what an answer means, what may go."""
+"""A study's data and files as the coordinator uses them: what a job needs, and what may go."""
 
 from __future__ import annotations
 
@@ -7,36 +7,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from embsearch.codec import to_json
 from embsearch.config.build import build, to_dict, with_values
 from embsearch.config.schema import Config
 from embsearch.data.dataset import TaskData
-from embsearch.errors import EmbsearchError, UserError, did_you_mean
 from embsearch.history import events
 from embsearch.history.events import Event
 from embsearch.history.folder import StudyFolder
-from embsearch.history.log import read_events
 from embsearch.history.state import StudyState
-from embsearch.history.trial import MENDED_BY_USER, Trial
+from embsearch.history.trial import Trial
 from embsearch.launch.base import (
-    Died,
-    Evaluated,
     EvaluateJob,
-    Failed,
-    Measured,
-    Points,
     TrainJob,
     points_every,
 )
-from embsearch.registry import test_set_uses
 from embsearch.search.space import Space
 from embsearch.search.suggest import check_kinds
-from embsearch.study.actions import Name
-from embsearch.study.dispatch import Heard, Returned
-from embsearch.study.policy import Policy
-from embsearch.study.result import BEST, table_rows, winner
 from embsearch.tasks.catalogue import task_of
-from embsearch.track.digest import digest, manifest
 from embsearch.track.environment import environment
 from embsearch.values import Scalar, Segment
 
@@ -44,7 +30,7 @@ Noted = tuple[Event, int | None]
 
 
 class Workplace:
-    """Jobs, answers and files of one study."""
+    """The jobs and files of one study."""
 
     def __init__(
         self,
@@ -131,148 +117,6 @@ class Workplace:
         frozen = {one.path: max(one.values) for one in self.space.dimensions if one.path == path}
         return EvaluateJob("valid", to_dict(with_values(self.config, frozen)), str(self.cache))
 
-    # ---- answers -----------------------------------------------------------------------------
-
-    def events_of(self, name: Name, message: Heard, policy: Policy) -> Iterator[Noted]:
-        """Yield the events that a message about a job means. Raises UserError, EmbsearchError."""
-        if name[0] == "evaluate":
-            label = str(name[1])
-            if not isinstance(message, Returned):
-                event = (
-                    self._baseline(message)
-                    if label == "baseline"
-                    else self._tested(label, message, policy)
-                )
-                yield event, None
-            return
-        _, number, seed = name  # type: ignore[misc]
-        trial = self.state.trials[number]
-        match message:
-            case Points():
-                new = [point for point in message.points if point[0] > trial.last_point(seed)]
-                if new:
-                    yield events.Trained(points=new, seed=seed), number
-            case Measured(measurement):
-                seeds = self._compared(trial, seed, measurement.rung, policy)
-                self.state.release(number)
-                if seed >= len(trial.runs) or measurement.rung not in trial.runs[seed].values:
-                    yield events.evaluated(measurement, seed, seeds), number
-                if trial.outcome is not None and measurement.last:
-                    shutil.rmtree(self.folder.run(number, seed), ignore_errors=True)
-            case Returned():
-                self._restart(trial, seed, message.failure)
-            case Failed() | Died():
-                yield self._failed(trial, seed, message)
-
-    def _compared(self, trial: Trial, seed: int, rung: int, policy: Policy) -> int:
-        """Return how many runs are compared at a measurement."""
-        if trial.outcome is not None:
-            return seed + 1
-        return policy.seeds(trial.until if seed else rung)
-
-    def _restart(self, trial: Trial, seed: int, failure: str) -> None:
-        self.state.release(trial.number)
-        if failure == "checkpoint":  # from the base weights, then
-            self._checkpoint(trial.number, seed).unlink(missing_ok=True)
-
-    def _failed(self, trial: Trial, seed: int, message: Failed | Died) -> Noted:
-        if trial.outcome is not None and message.failure in MENDED_BY_USER:
-            raise UserError(self._remedy(trial.number, message))
-        if trial.outcome is not None:
-            shutil.rmtree(self.folder.run(trial.number, seed), ignore_errors=True)
-            lost = events.Unconfirmed(
-                trial=trial.number, seed=seed, failure=message.failure, message=message.message
-            )
-            return lost, None
-        if message.failure == "checkpoint":  # from the base weights, then
-            self._checkpoint(trial.number, seed).unlink(missing_ok=True)
-        traceback = message.traceback if isinstance(message, Failed) else ""
-        failed = events.Failed(
-            failure=message.failure,
-            message=message.message,
-            traceback=traceback,
-            attempt=trial.attempt,
-        )
-        return failed, trial.number
-
-    def _baseline(self, message: Heard) -> Event:
-        """Return the untuned encoder's event: every trial must beat it, and without it nothing can be said."""
-        if not isinstance(message, Evaluated):
-            assert isinstance(message, (Failed, Died))
-            if message.failure == "data":
-                raise UserError(f"evaluating the untuned encoder: {message.message}")
-            raise EmbsearchError(f"evaluating the untuned encoder:\n{_trace(message)}")
-        check_objective(self.config.evaluate.objective, message.metrics)
-        return events.Baseline(
-            metrics=message.metrics,
-            readings=message.readings,
-            compute=message.compute,
-            seconds=message.seconds,
-            config=self.folder.digest,
-            data=self.data.fingerprint,
-        )
-
-    def _tested(self, label: str, message: Heard, policy: Policy) -> Event:
-        if not isinstance(message, Evaluated):
-            assert isinstance(message, (Failed, Died))
-            raise EmbsearchError(
-                f"evaluating the {label} on the {self.split} rows: {message.message}"
-            )
-        number = dict(table_rows(self.state, winner(self.state, self.config)))[label]
-        files = {} if number is None else manifest(self.folder.trial(number) / "model")
-        return events.Tested(
-            label=label,
-            trial=number,
-            split=self.split,
-            metrics=message.metrics,
-            auc=to_json(message.auc),
-            segments=message.segments,
-            seconds=message.seconds,
-            files=files,
-            config=self.folder.digest,
-            data=self.data.fingerprint,
-        )
-
-    def test_rows_warning(self, tested: events.Tested) -> str:
-        """Note that the test rows have judged the winner; return a warning where they have judged many."""
-        if tested.label != BEST or self.split != "test":
-            return ""
-        rows = test_set_uses.digest_of_rows(task_of(self.config), self.data)
-        by = f"study {self.config.study.name}, trial {tested.trial}"
-        uses = test_set_uses.note_use(self.folder.home, rows, digest(tested.files), by)
-        return test_set_uses.warning(uses)
-
-    def raise_if_fatal(self, name: Name, message: Heard) -> None:
-        """Raise what ends the study: UserError for what the user can mend, EmbsearchError for too many bugs."""
-        if name[0] != "train" or not isinstance(message, (Failed, Died)):
-            return
-        number = int(name[1])
-        if message.failure in MENDED_BY_USER:
-            raise UserError(self._remedy(number, message))
-
-    def raise_too_many_bugs(self, number: int) -> None:
-        """Raise EmbsearchError where trial ``number`` is one more that failed by a bug than may be."""
-        most = self.config.study.max_bugs
-        if not self.state.trials[number].failed_by(("bug",)):
-            return
-        bugs = sum(trial.failed_by(("bug",)) for trial in self.state.trials.in_state("failed"))
-        if bugs < most:
-            return
-        log = read_events(self.folder.trial_log(number).path)
-        last = [event for event in log if isinstance(event, events.Failed)][-1]
-        raise EmbsearchError(
-            f"{bugs} trials failed by a bug (study.max_bugs={most}); "
-            f"the last one, trial {number}:\n{last.traceback or last.message}"
-        )
-
-    def _remedy(self, number: int, message: Failed | Died) -> str:
-        if message.failure == "disk_full":
-            return (
-                f"trial {number}: {message.message}: free some space under {self.folder.home} "
-                "and run the same command again"
-            )
-        return f"trial {number}: {message.message}\nmend it and run the same command again"
-
     # ---- files -------------------------------------------------------------------------------
 
     def model(self, number: int) -> str | None:
@@ -282,7 +126,7 @@ class Workplace:
 
     def clear(self, trial: Trial) -> None:
         """Remove what only a trial that goes on needs: checkpoints, and the runs of its other seeds."""
-        self._checkpoint(trial.number, 0).unlink(missing_ok=True)
+        self.checkpoint(trial.number, 0).unlink(missing_ok=True)
         for seed in range(1, trial.searched):
             shutil.rmtree(self.folder.run(trial.number, seed), ignore_errors=True)
 
@@ -296,19 +140,6 @@ class Workplace:
                 if trial.ended_by_itself(seed):
                     shutil.rmtree(self.folder.run(trial.number, seed), ignore_errors=True)
 
-    def _checkpoint(self, number: int, seed: int) -> Path:
+    def checkpoint(self, number: int, seed: int) -> Path:
+        """Return the path of a run's checkpoint."""
         return self.folder.run(number, seed) / "checkpoint.safetensors"
-
-
-def check_objective(name: str, metrics: Mapping[str, float]) -> None:
-    """Raise UserError where the data do not give the metric that is to be maximised."""
-    if name not in metrics:
-        raise UserError(
-            f"evaluate.objective={name}: no such metric.{did_you_mean(name, metrics)} "
-            f"These data give {', '.join(metrics)}"
-        )
-
-
-def _trace(message: Failed | Died) -> str:
-    traceback = message.traceback if isinstance(message, Failed) else ""
-    return traceback or message.message

@@ -19,7 +19,7 @@ from embsearch.config.schema import Config
 from embsearch.errors import StudyError
 from embsearch.history.folder import StudyFolder
 from embsearch.history.trial import Trial
-from embsearch.search.memory_study import as_told, told_state, values_by_step
+from embsearch.search.memory_study import as_told, in_space, told_state, values_by_step
 from embsearch.search.space import Space, parse
 from embsearch.track import optuna_database
 from embsearch.track.follower import Followed, Follower, Logs
@@ -86,9 +86,7 @@ class OptunaFollower(Follower):
         self._storage = self._database.open()
         name = self._database.name_of(self._config.study.name)
         self._make_study(name)
-        if not all(
-            self._agrees(trial) for trial in self._there
-        ):  # of an earlier study with this name
+        if not all(map(self._agrees, self._there)):  # of an earlier study with this name
             self._storage.delete_study(self._study_id)
             self._make_study(name)
         for followed in self._logs.trials.values():
@@ -108,15 +106,15 @@ class OptunaFollower(Follower):
     def _agrees(self, there: FrozenTrial) -> bool:
         """Return whether a trial in the database may be one of ours."""
         trial = self._logs.state.trials.get(there.number)
-        if trial is None:
-            return (
-                not there.params and not there.state.is_finished()
-            )  # it holds the place of a lost log
+        if trial is None:  # it holds the place of a lost log
+            return not there.params and not there.state.is_finished()
         if there.state.is_finished() and trial.outcome is None:
             return False
         ours = values_by_step(trial.values, self._config.evaluate.at)
         if not there.intermediate_values.items() <= ours.items():
             return False
+        if not in_space(trial, self._space):
+            return True  # an extended study may have narrowed its space
         return there.params == self._space.to_optuna(trial.params)
 
     def _bring(self, trial: Trial) -> None:
@@ -126,7 +124,7 @@ class OptunaFollower(Follower):
         while len(self._there) < trial.number:  # logs of these were lost
             self._add(create_trial(state=TrialState.RUNNING))
         if len(self._there) == trial.number:
-            self._add(as_told(trial, self._space, self._config.evaluate.at), running=True)
+            self._add(self._made(trial), running=True)
         there = self._there[trial.number]
         if there.state.is_finished():
             return
@@ -139,6 +137,12 @@ class OptunaFollower(Follower):
                 there._trial_id, state, None if value is None else [value]
             )
             self._look(trial.number)
+
+    def _made(self, trial: Trial) -> FrozenTrial:
+        """Return a trial for the database; without parameters where they left the space since."""
+        if not in_space(trial, self._space):
+            return create_trial(state=TrialState.RUNNING)
+        return as_told(trial, self._space, self._config.evaluate.at)
 
     def _bring_values(
         self, storage: optuna.storages.BaseStorage, trial: Trial, there: FrozenTrial
