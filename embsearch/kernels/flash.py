@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from embsearch.kernels.packing import Packing
+from embsearch.kernels.packing import LONG, Packing
 from embsearch.model.device import reason
 
-# Tokens, tokens, share of texts: as of ``mostly_short``.
-SHORT, LONG, FEW = 32, 128, 0.125
+# Tokens, share of texts: as of ``mostly_short``.
+SHORT, FEW = 32, 0.125
 
 
 def attention(

@@ -21,6 +21,8 @@ from embsearch.model.positions import positions
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+LONG = 128  # tokens of a text up to which the kernel of short texts may be used
+
 
 @dataclass(frozen=True)
 class Packing:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 OTHERS = "without padding it gives other vectors"
 # Tokens of the texts of a trial; 160 is beyond the windows of local attention (ModernBERT: 128) and
-# beyond flash.LONG.
+# beyond packing.LONG.
 LENGTHS = (160, 9, 9, 3)
 NEAR = 1e-5  # of a component of a vector, in fp32
 NOISE = 0.02  # added to parameters, as a deviation: that of BERT's own first weights

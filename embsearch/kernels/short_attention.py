@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from embsearch.kernels.flash import LONG
+from embsearch.kernels.packing import LONG
 
 WIDTHS = (16, 32, 64, 128)
 APART = 0.02  # relative, in bf16, from the formula in fp32

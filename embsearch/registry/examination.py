@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embsearch.history.events import Opened
-from embsearch.registry import gates, leak, promotion_run
+from embsearch.registry import gates, leak, trained_rows
 from embsearch.registry.candidate import Candidate
 from embsearch.registry.file_gate import files_gate
 from embsearch.registry.gates import Gate, Rival
@@ -88,6 +88,6 @@ def _seen(candidate: Candidate, champion: Registered | None) -> dict[str, float 
     mine = task.training_keys(data)
     seen: dict[str, float | None] = {"candidate": leak.share_seen(task, data, mine)}
     if champion is not None:
-        pairs = promotion_run.trained_on(candidate.client, champion.tags.get(promotion_run.TAG))
+        pairs = trained_rows.trained_on(candidate.client, champion.tags.get(trained_rows.TAG))
         seen["champion"] = None if pairs is None else leak.share_seen(task, data, pairs)
     return seen

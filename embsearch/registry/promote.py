@@ -15,7 +15,7 @@ from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.history import events
 from embsearch.history.folder import StudyFolder
-from embsearch.registry import alias_history, promotion_run, test_set_uses
+from embsearch.registry import alias_history, promotion_run, test_set_uses, trained_rows
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry.candidate import Candidate
 from embsearch.registry.examination import Examination, examine
@@ -99,7 +99,7 @@ def _apply(
         "embsearch.trial": str(trial),
         "embsearch.data": candidate.opened.data,
         "embsearch.licence": candidate.licence or "",
-        promotion_run.TAG: run,
+        trained_rows.TAG: run,
     }
     version = registry.register(client, name, model_id, candidate.digest, tags)
     expected = None if champion is None else champion.version.version

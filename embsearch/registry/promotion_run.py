@@ -14,22 +14,16 @@ import numpy as np
 import pandas as pd
 
 from embsearch.data.dataset import JudgedRows
-from embsearch.data.pairs import Keys
 from embsearch.history import events
-from embsearch.registry import plots
+from embsearch.registry import plots, trained_rows
 from embsearch.tasks.base import Metric
 from embsearch.track.mlflow_model import UID
 from embsearch.track.mlflow_store import find_experiment, quoted
 from embsearch.values import record
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
     from embsearch.registry.candidate import Candidate
     from embsearch.registry.examination import Examination
-
-TAG = "embsearch.promotion_run"  # of a version
-TRAINED = "trained_on.npy"
 
 
 def keep(candidate: Candidate, found: Examination) -> str:
@@ -64,29 +58,6 @@ def keep(candidate: Candidate, found: Examination) -> str:
     return run_id
 
 
-def trained_on(client: MlflowClient, run_id: str | None) -> Keys | None:
-    """Return the training rows of a promotion run's model; None where they are not known (any
-    more).
-    """
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-
-    if not run_id:
-        return None
-    with tempfile.TemporaryDirectory(prefix="promotion.") as folder:
-        try:
-            pairs: Keys = np.load(client.download_artifacts(run_id, TRAINED, folder))
-        except RequestException:  # an OSError too, but of a server that does not answer
-            raise
-        except (OSError, ValueError):
-            return None
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
-    return pairs
-
-
 def _tags(candidate: Candidate, experiment: str, uid: str) -> dict[str, Any]:
     title = f"promotion of {candidate.config.study.name}, trial {candidate.trial}"
     tags = {
@@ -118,7 +89,7 @@ def _write(folder: Path, found: Examination, candidate: Candidate) -> None:
     (folder / "gates.json").write_text(
         json.dumps(gates, ensure_ascii=False, indent=1), encoding="utf-8"
     )
-    np.save(folder / TRAINED, candidate.task.training_keys(candidate.data))
+    np.save(folder / trained_rows.FILE, candidate.task.training_keys(candidate.data))
     if not found.answers:
         return
     rows, primary = candidate.rows, candidate.task.primary
