@@ -71,7 +71,7 @@ def needs_of(item: pytest.Item) -> set[str]:
     callspec = getattr(item, "callspec", None)
     params = callspec.params if callspec is not None else {}
     needs = {name for name in getattr(item, "fixturenames", ()) if name not in params}
-    return needs | {params[name] for name in ("launcher", "trainer") if name in params}
+    return needs | {params[name] for name in ("launcher", "trainer", "kind") if name in params}
 
 
 def servers_of(item: pytest.Item) -> set[str]:
