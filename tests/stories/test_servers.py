@@ -3,7 +3,6 @@ nowhere."""
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from contextlib import suppress
@@ -83,7 +82,7 @@ def test_a_study_outlives_kill_9_of_both_its_servers(
         ] == []
 
     said = (search.home / "search.log").read_text()
-    assert said.count("does not answer") == said.count("answers again after") >= 1
+    assert "Traceback" not in said
     for verb in ("status", "report", "plan"):
         assert main([verb, *words, f"home={search.home}", "open=false"]) == 0
     shown = "".join(capfd.readouterr())
@@ -102,12 +101,13 @@ def test_a_study_outlives_kill_9_of_both_its_servers(
     assert told == []
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_who_is_asked_to_stop_does_not_wait_for_the_database(asked, tmp_path, pg, judgements_csv):
+def test_a_study_ends_without_its_database_and_the_same_command_brings_that_up_to_date(
+    tmp_path, pg, judgements_csv
+):
     storage = pg.address(pg.database())
     words = [
         f"study.storage={storage}", "launcher=replay", f"data.path={judgements_csv}", "track=none", "space=small",
-        "study.name=s", "stop.trials=60", "launcher.grace=1",
+        "study.name=s", "stop.trials=60",
     ]  # fmt: skip
     search = Search(words, tmp_path / "home")
     with signals_at_default():
@@ -115,12 +115,13 @@ def test_who_is_asked_to_stop_does_not_wait_for_the_database(asked, tmp_path, pg
     try:
         wait_for(lambda: len(search.trials()) > 5, search)
         pg.kill()
-        wait_for(lambda: "does not answer" in (search.home / "search.log").read_text(), search)
-        search.process.send_signal(asked)
-        assert search.process.wait(30) == 130
+        assert search.process.wait(120) == 0
     finally:
         end(search)
-    assert "the same command goes on with this study" in (search.home / "search.log").read_text()
+    said = (search.home / "search.log").read_text()
+    assert "events are not in Optuna's database yet" in said
+    assert "the same command brings them" in said
+    assert PASSWORD not in said
     pg.start()
     undisturbed(search)
     assert list(of_optuna(search, storage)) == []
