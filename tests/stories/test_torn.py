@@ -10,8 +10,10 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 
 import pytest
 
@@ -168,6 +170,8 @@ def test_a_damaged_checkpoint_is_told_and_its_trial_trained_again_to_the_same_en
 )
 def test_a_damaged_optuna_database_changes_no_suggestion(copy, longer, how, capsys):
     path = copy.folder / "optuna.db"
+    with closing(sqlite3.connect(path)) as database:  # else its log may still hold every page
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     data = path.read_bytes()
     half = len(data) // 2
     if how in ("gone", "of another time"):
