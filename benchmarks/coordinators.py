@@ -41,6 +41,7 @@ from embsearch.launch.curves import Synthetic
 from embsearch.launch.replay import Replay, VirtualClock
 from embsearch.study.run import Study
 from embsearch.track.mlflow import MlflowRecorder
+from embsearch.track.optuna_follower import OptunaFollower
 from embsearch.track.recorders import Recorders
 
 HERE = Path(__file__).parent
@@ -72,8 +73,9 @@ def coordinate(config: Config, seconds: float) -> dict[str, Any]:
 
     def recorded(folder: Path) -> Recorders:
         recorder.append(MlflowRecorder(config, folder))
-        recorder[0].start()
-        return Recorders(recorder[0])
+        both = Recorders(OptunaFollower(config, folder), recorder[0])
+        both.start()
+        return both
 
     def launcher(folder: Path) -> Replay:
         made = Paced(clock, seconds) if seconds else Replay(Synthetic(), clock)
