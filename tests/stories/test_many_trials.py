@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import optuna
 import pytest
 
 from embsearch.config.build import build
@@ -18,6 +19,7 @@ from embsearch.launch.replay import SAVED, Replay, VirtualClock
 from embsearch.search.space import parse
 from embsearch.study.run import Study
 from embsearch.track.base import NoRecorder
+from embsearch.track.optuna_follower import OptunaFollower
 
 pytestmark = pytest.mark.story
 NEW = 40  # trials that are measured, after those that exist
@@ -66,7 +68,8 @@ def write_trial(home, number, value, params):
             "last": False,
             "why": "",
         }
-        events.append({"kind": "segment", "segment": {"attempt": 0}})
+        segment = {"trial": number, "attempt": 0, "from_checkpoint": rung - 1, "until": rung}
+        events.append({"kind": "segment", "segment": segment})
         events.append({"kind": "measured", "metrics": {"val/auc": value}, **measured})
     if len(rungs) == 5:
         events.append(
@@ -119,5 +122,8 @@ def test_a_study_of_many_trials_ends_with_exactly_so_many(tmp_path, workers):
     )
     result = study.run()
     assert sum(result.counts.values()) == 300 + NEW
-    assert len(study.optuna.study.get_trials(deepcopy=False)) == 300 + NEW
-    assert all(t.state.is_finished() for t in study.optuna.study.get_trials(deepcopy=False))
+    assert OptunaFollower(config, study.folder.path).sync() == 0
+    database = f"sqlite:///{config.home}/optuna.db"
+    trials = optuna.load_study(study_name=None, storage=database).get_trials(deepcopy=False)
+    assert len(trials) == 300 + NEW
+    assert all(trial.state.is_finished() for trial in trials)

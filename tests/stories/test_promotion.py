@@ -215,3 +215,12 @@ def test_two_promotions_at_once_wait_for_each_other(shop):
     assert [process.returncode for process in both] == [0, 0], said
     assert sorted("was champion already" in text for text in said) == [False, True]
     assert len(alias_history.history(client_of(shop), "s")) == before + 1
+
+
+def test_a_champion_is_missed_also_where_no_version_is_left(shop, capsys):
+    client = client_of(shop)
+    for version in registry.versions(client, "s"):
+        client.delete_model_version("s", str(version.version))
+    capsys.readouterr()
+    assert shop.run("registry verify", "track=mlflow") == 3
+    assert "was that deleted?" in capsys.readouterr().out
