@@ -28,14 +28,14 @@ from embsearch import trial as product
 from embsearch.config.load import compose
 from embsearch.config.schema import Config
 from embsearch.data.batch import Batch, ClickGraph, batches
-from embsearch.data.dataset import Dataset, steps_of, subset, texts_of
+from embsearch.data.dataset import Dataset, steps_of, stops_of, subset, texts_of
 from embsearch.data.tokenise import Tokens, cached
 from embsearch.evaluate.score import score, similarity
 from embsearch.model import pretrained
 from embsearch.model.device import choose
 from embsearch.model.embed import embed
 from embsearch.objectives.build import build as build_objective
-from embsearch.train.optimizer import adamw
+from embsearch.train.optimizer import adamw, warmup_steps
 from embsearch.train.step import Stepper
 from embsearch.worker import Worker
 
@@ -88,11 +88,13 @@ def theirs(config: Config, spec: dict[str, Any], turn: Turn, done: Done) -> None
     rows = Rows.from_dict(
         {c: [data.texts[i] for i in getattr(data.train, c)[order]] for c in columns}
     )
+    steps = steps_of(train.texts, data.train, train.batch_size)
+    warmup = warmup_steps(train, steps, stops_of(steps, config.evaluate.at)[0])
     with tempfile.TemporaryDirectory() as folder:
         settings = SentenceTransformerTrainingArguments(
-            folder, max_steps=steps_of(train.texts, data.train, train.batch_size),
+            folder, max_steps=steps,
             per_device_train_batch_size=train.batch_size, learning_rate=train.lr, weight_decay=train.l2,
-            warmup_steps=train.warmup_steps, lr_scheduler_type=train.schedule, max_grad_norm=train.clip_norm,
+            warmup_steps=warmup, lr_scheduler_type=train.schedule, max_grad_norm=train.clip_norm,
             bf16=bool(spec.get("bf16")), use_cpu=True, seed=train.seed, save_strategy="no", logging_strategy="no",
             report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
             batch_sampler=lambda rows, batch_size, drop_last, **more: BatchSampler(

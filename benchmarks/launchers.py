@@ -32,7 +32,7 @@ def words_of(args: argparse.Namespace, launcher: str, home: Path) -> list[str]:
     return [
         "study=product_search", f"home={home}", "study.name=pace", f"launcher={launcher}",
         f"launcher.workers={args.workers}", "launcher.threads=1", "sampler=qmc", "scheduler=none", "track=none",
-        f"stop.trials={args.trials}", f"train.texts={args.texts}", "train.warmup_steps=2", "evaluate.at=[0.5,1.0]",
+        f"stop.trials={args.trials}", f"train.texts={args.texts}", "evaluate.at=[0.5,1.0]",
         "evaluate.max_rows=1000", "evaluate.draws=100", "confirm.top_k=0", "device=cpu", *args.words,
     ]  # fmt: skip
 

@@ -106,6 +106,7 @@ def their_search(home: Path, texts: int, trials: int) -> None:
     from embsearch.data.load import prepare_dataset
     from embsearch.evaluate.score import score, similarity
     from embsearch.model import pretrained
+    from embsearch.train.optimizer import warmup_steps
 
     began = float(os.environ["STARTED"])
     config = compose(words(texts, trials))
@@ -130,7 +131,8 @@ def their_search(home: Path, texts: int, trials: int) -> None:
         stops = {max(1, round(steps * share)) for share in config.evaluate.at}
         now.update(trial=trial.number, loss=loss, how=how, stops=stops)
         return {"learning_rate": trial.suggest_float("lr", 3e-5, 5e-4, log=True),
-                "per_device_train_batch_size": batch, "max_steps": steps}  # fmt: skip
+                "per_device_train_batch_size": batch, "max_steps": steps,
+                "warmup_steps": warmup_steps(train, steps, min(stops))}  # fmt: skip
 
     def loss_of(model: Any) -> Any:
         if now.get("loss", "triplet") == "triplet":
@@ -151,7 +153,6 @@ def their_search(home: Path, texts: int, trials: int) -> None:
 
     settings = SentenceTransformerTrainingArguments(
         str(home / "out"), max_steps=1, learning_rate=train.lr, weight_decay=train.l2,
-        warmup_steps=train.warmup_steps,
         lr_scheduler_type=train.schedule, max_grad_norm=train.clip_norm, bf16=True, use_cpu=True, seed=train.seed,
         save_strategy="no", eval_strategy="no", logging_steps=10, report_to="mlflow", disable_tqdm=True,
         dataloader_pin_memory=False,

@@ -52,7 +52,10 @@ SPACE = {
 
 def search(seed: int, trials: int) -> tuple[list[float], list[float]]:
     """Run one search. Return the true value of every trial's configuration, and its suggestion's CPU seconds."""
-    config = build({"space": SPACE, "evaluate": {"at": [1.0]}, "scheduler": {"name": "none"}})
+    config = build({
+        "space": SPACE, "train": {"warmup_steps": 20},
+        "evaluate": {"at": [1.0]}, "scheduler": {"name": "none"},
+    })  # fmt: skip
     space, rule, curves = parse(config.space, config), make(config), Synthetic(seed, 0.01)
     board = Board()
     kept: sampler_history.Kept = {}

@@ -26,7 +26,7 @@ import torch
 
 from embsearch.config.schema import Config
 from embsearch.data.augment import Augmenter
-from embsearch.data.dataset import Rows, TaskData
+from embsearch.data.dataset import Rows, TaskData, stops_of
 from embsearch.errors import Diverged
 from embsearch.model import pretrained
 from embsearch.model.device import Compute
@@ -37,7 +37,7 @@ from embsearch.tasks.base import AnyTask
 from embsearch.tasks.catalogue import task_of
 from embsearch.train import checkpoint
 from embsearch.train.group import ALONE, Alone
-from embsearch.train.optimizer import adamw, clip, learning_rate
+from embsearch.train.optimizer import adamw, clip, learning_rate, warmup_steps
 from embsearch.train.step import Stepper
 from embsearch.values import Measurement
 
@@ -155,7 +155,8 @@ def trial(
     optimizer = adamw(tower, train)
     step_gradients = Stepper(tower, augment.tokens, objective, compute, train, group)
     steps = task.steps(data, train.texts, train.batch_size)
-    stops = [max(1, round(steps * share)) for share in config.evaluate.at]
+    stops = stops_of(steps, config.evaluate.at)
+    warmup = warmup_steps(train, steps, stops[0])
 
     at = Position()
     resume = folder / "checkpoint.safetensors"
@@ -177,7 +178,7 @@ def trial(
     tower.train()
     for batch in task.batches(data, train.batch_size, train.seed, start=at.step):
         lap = time.monotonic()
-        rate = learning_rate(at.step, steps, train)
+        rate = learning_rate(at.step, steps, warmup, train)
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate
         batch = augment(batch, at.step)

@@ -195,7 +195,7 @@ def test_the_report_is_called_after_every_step(config, cache, tmp_path):
 
 def test_the_model_folder_holds_the_best_evaluation(config, cache, data, tmp_path, monkeypatch):
     config = with_values(config, {"evaluate.at": [0.2, 0.4, 0.6, 0.8, 1.0]})
-    spoils = lambda step, steps, train: 3e-3 if step < 0.6 * steps else 0.1  # noqa: E731
+    spoils = lambda step, steps, warmup, train: 3e-3 if step < 0.6 * steps else 0.1  # noqa: E731
     monkeypatch.setattr("embsearch.trial.learning_rate", spoils)
     found = whole(config, cache, tmp_path)
 

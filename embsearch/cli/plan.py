@@ -23,10 +23,11 @@ from embsearch.data.dataset import steps_of
 from embsearch.data.load import build_dataset
 from embsearch.data.source_files import find_files
 from embsearch.errors import UserError
-from embsearch.history.folder import StudyFolder
+from embsearch.history.folder import StudyFolder, as_begun
 from embsearch.report.plan import lines
 from embsearch.search import plan, sampler, scheduler
 from embsearch.search.space import Space, parse
+from embsearch.search.warmup import Warmups
 from embsearch.study import play
 from embsearch.tasks.catalogue import task_of
 
@@ -40,6 +41,11 @@ def run(config: Config, options: TellsMore) -> int:
     started = time.monotonic()
     data = task_of(config).load(cache)
     command += time.monotonic() - started
+    begun = StudyFolder(config).begun
+    steps = partial(steps_of, config.train.texts, data.train)
+    warmups = Warmups(config, space, steps)
+    if not begun:
+        warmups.check()
     points, unprobed = plan.points(space, config)
     available = memory_available()
     with scratch(config) as folder:
@@ -52,11 +58,10 @@ def run(config: Config, options: TellsMore) -> int:
             )
         finally:
             launcher.close()
-    steps = partial(steps_of, config.train.texts, data.train)
     epoch = len(data.train), 2 * len(data.train) + int((data.train.negative >= 0).sum())
     made = play.make(config, play.Work(space, costs, steps, epoch), machine.workers, unprobed)
-    print("\n".join(lines(config, made, machine, options.verbose)))
-    if StudyFolder(config).begun:
+    print("\n".join(lines(config, made, machine, options.verbose, warmups.line())))
+    if begun:
         print(
             "this study has begun; the plan is of the whole, 'embsearch status' says what is done"
         )
@@ -78,8 +83,9 @@ def check(config: Config) -> tuple[Config, Space, Path]:
             faults.extend(error.faults)
             return None
 
-    space = attempt(lambda: parse(config.space, config))
     folder = attempt(lambda: StudyFolder(config))
+    config = config if folder is None else as_begun(config)
+    space = attempt(lambda: parse(config.space, config))
     attempt(lambda: scheduler.make(config))
     if space is not None and (most := attempt(lambda: trials_of(config, space))) is not None:
         config = replace(config, stop=replace(config.stop, trials=min(most, config.stop.trials)))

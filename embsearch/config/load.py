@@ -112,6 +112,8 @@ def identity(config: Config) -> dict[str, Any]:
         tree["replay"] = {
             name: tree["launcher"][name] for name in ("curves", "noise", "trial_seconds")
         }
+    if config.train.warmup_steps is not None:  # the share is not used; older studies have none
+        tree["train"].pop("warmup")
     for path in may_change():
         room, _, leaf = path.rpartition(".")
         (tree[room] if room else tree).pop(leaf)

@@ -206,9 +206,18 @@ class TrainConfig(Room):
         searchable=True,
         verbs=("search", "train"),
     )
-    warmup_steps: int = setting(
-        20,
-        "optimizer steps in which the rate rises from 0",
+    warmup: float = setting(
+        0.1,
+        "share of the steps in which the rate rises from 0; at most up to the first evaluation",
+        low=0,
+        below=1,
+        hint="usual values are 0.05 to 0.1",
+        searchable=True,
+        verbs=("train",),
+    )
+    warmup_steps: int | None = setting(
+        None,
+        "the warm-up in steps, in place of the share; null: the share",
         low=0,
         searchable=True,
         verbs=("train",),

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -170,6 +170,11 @@ def steps_of(texts: int, rows: Triplets, batch_size: int) -> int:
     epochs, left = divmod(texts, epoch)
     batch = epoch * min(batch_size, len(rows)) / len(rows)
     return epochs * math.ceil(len(rows) / batch_size) + math.ceil(left / batch)
+
+
+def stops_of(steps: int, at: Sequence[float]) -> list[int]:
+    """Return the steps after which a trial of ``steps`` is measured, by the shares ``at``."""
+    return [max(1, round(steps * share)) for share in at]
 
 
 def subset(rows: JudgedRows, most: int) -> JudgedRows:

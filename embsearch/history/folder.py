@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,7 +23,7 @@ import yaml
 from embsearch import disk
 from embsearch.config.build import to_dict
 from embsearch.config.load import diff, digest, identity
-from embsearch.config.schema import Config
+from embsearch.config.schema import Config, TrainConfig
 from embsearch.errors import ConfigError, StudyError
 from embsearch.history import events
 from embsearch.history.events import E, of_kind
@@ -244,6 +245,21 @@ class StudyFolder:
         """Return when the last event was logged, in Unix seconds; 0 where there is none."""
         logs = [self.study_events(), *(log for _, log in self.trial_logs())]
         return max((log[-1].time / 1000 for log in logs if log), default=0.0)
+
+
+def as_begun(config: Config) -> Config:
+    """Return the config with the steps of warm-up that its study began with, if it says nothing.
+
+    Before there was a share every study had steps, mostly by default: the same command goes on.
+    """
+    folder = StudyFolder(config)
+    said = replace(config.train, warmup_steps=None, warmup=TrainConfig().warmup) != config.train
+    if said or "train.warmup" in config.space or not folder.locked.exists():
+        return config
+    steps = folder.read_locked()["identity"]["train"]["warmup_steps"]
+    if steps is None or not folder.begun:
+        return config
+    return replace(config, train=replace(config.train, warmup_steps=steps))
 
 
 def write_yaml(path: Path, content: Any) -> None:

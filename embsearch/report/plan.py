@@ -14,7 +14,9 @@ from embsearch.search.plan import BATCH, Draw, Machine, Plan
 LEFT, WIDTH = 12, 80
 
 
-def lines(config: Config, plan: Plan, machine: Machine, verbose: bool = False) -> Iterator[str]:
+def lines(
+    config: Config, plan: Plan, machine: Machine, verbose: bool = False, warmup: str = ""
+) -> Iterator[str]:
     workers = f"{machine.workers} worker{'s' * (machine.workers > 1)}"
     yield f"plan of study {config.study.name} on this machine: {workers}"
     yield from _row("computing", f"in {machine.compute}")
@@ -33,6 +35,8 @@ def lines(config: Config, plan: Plan, machine: Machine, verbose: bool = False) -
     yield from _row("memory", _memory(machine))
     yield from _row("", _batch(machine))
     yield from _row("disk", _disk(config, plan, machine))
+    if warmup:
+        yield from _row("note", warmup)
     if plan.unprobed:
         yield from _row(
             "note", f"not timed, so reckoned as the default's: {', '.join(plan.unprobed)}"

@@ -36,7 +36,8 @@ def wider(record: Record, dimension: Dimension, end: Literal["low", "high"]) -> 
     """
     at = f"space.{dimension.path}"
     spec = _further_choice(dimension, end) if dimension.ordered else _further_end(dimension, end)
-    if not spec:
+    ends = dimension.path == "train.warmup" and dimension.values[1] >= record.config.evaluate.at[0]
+    if not spec or (ends and end == "high"):  # a share ends by the first evaluation, whatever it is
         return ""
     raw = dict(record.config.space)
     raw[dimension.path] = {**raw[dimension.path], **spec}

@@ -328,6 +328,12 @@ def _value_faults(space: Space, config: Config) -> list[str]:
                     for fault in error.faults
                     if dimension.path in fault
                 ]
+    paths, steps = {d.path for d in space.dimensions}, config.train.warmup_steps
+    if "train.warmup" in paths and (steps is not None or "train.warmup_steps" in paths):
+        faults.append(
+            f"space.train.warmup: train.warmup_steps={steps}, or a range of it, overrides the "
+            "share; drop one of the two: '~space.train.warmup', or train.warmup_steps=null"
+        )
     for number, point in enumerate(config.study.defaults):
         faults += _point_faults(f"study.defaults[{number}]", point, space, config)
     return faults

@@ -15,6 +15,7 @@ import numpy as np
 import optuna
 
 from embsearch.config.schema import Config
+from embsearch.data.dataset import stops_of
 from embsearch.history import events
 from embsearch.history.state import StudyState
 from embsearch.search import scheduler
@@ -117,7 +118,7 @@ class PlayedStudy:
         params = self.work.space.suggest(self._points.ask())
         batch = batch_of(params, self.config.train.batch_size)
         steps = self.work.steps(batch)
-        stops = [max(1, round(steps * share)) for share in self.config.evaluate.at]
+        stops = stops_of(steps, self.config.evaluate.at)
         seconds = self.work.costs.step(params, batch)
         self.trials[number] = PlayedTrial(params, batch, seconds, stops, float(self._draw.random()))
         self.state.apply(events.Created(trial=number, params=params), number)
@@ -210,7 +211,7 @@ def make(config: Config, work: Work, workers: int, unprobed: Sequence[str] = ())
     fixed = costs.command + costs.load + costs.baseline + final(costs, workers)
     played = [PlayedStudy(short, work, workers, seed).run() for seed in range(draws)]
     batch = config.train.batch_size
-    stops = _stops(config, work, batch)
+    stops = stops_of(work.steps(batch), config.evaluate.at)
     first = (
         costs.load
         + costs.begin
@@ -227,10 +228,6 @@ def make(config: Config, work: Work, workers: int, unprobed: Sequence[str] = ())
         earliest=costs.command + first,
         unprobed=tuple(unprobed),
     )
-
-
-def _stops(config: Config, work: Work, batch: int) -> list[int]:
-    return [max(1, round(work.steps(batch) * share)) for share in config.evaluate.at]
 
 
 def _longest(config: Config, work: Work) -> int:

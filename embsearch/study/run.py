@@ -18,7 +18,7 @@ from embsearch.config.schema import Config
 from embsearch.history import events
 from embsearch.history.board import Board
 from embsearch.history.events import Event
-from embsearch.history.folder import StudyFolder
+from embsearch.history.folder import StudyFolder, as_begun
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Trial
 from embsearch.launch.base import Launcher
@@ -54,6 +54,7 @@ class Study:
         ready: Callable[[], str] = lambda: "",
         verbose: bool = False,
     ) -> None:
+        config = as_begun(config)
         self.space = parse(config.space, config)
         most = sampler.trials_of(config.sampler, self.space, 1 + len(config.study.defaults))
         if most is not None:  # a grid that is done is a study that is done
@@ -104,6 +105,7 @@ class Study:
         self.policy = Policy(self.config, self.scheduler, (self.folder.digest, data.fingerprint))
         self._answers = Answers(self._workplace, self.policy)
         self._suggester = Suggester(self.config, self.space, self.scheduler)
+        self.say(self._workplace.warmups.line())
         self.note(self._workplace.opened())
         self.state.release_all()
         for created in self._workplace.trials_without_logs():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from embsearch.config.build import build, to_dict, with_values
@@ -22,6 +23,7 @@ from embsearch.launch.base import (
 )
 from embsearch.search.space import Space
 from embsearch.search.suggest import check_kinds
+from embsearch.search.warmup import Warmups
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.environment import environment
 from embsearch.values import Scalar, Segment
@@ -54,10 +56,19 @@ class Workplace:
         data = task.load(cache)
         task.preflight(config, {one.path: one.values for one in space.dimensions}, data)
         folder.check_data(data.fingerprint)
+        made = Workplace(config, space, folder, state, cache, data)
+        if not folder.locked.exists():  # what an older version began goes on
+            made.warmups.check()
         if folder.locked.exists():
             check_kinds(space, build(folder.read_locked()["config"]))
         folder.lock_config()
-        return Workplace(config, space, folder, state, cache, data)
+        return made
+
+    @property
+    def warmups(self) -> Warmups:
+        """The warm-ups of the trials."""
+        steps = partial(task_of(self.config).steps, self.data, self.config.train.texts)
+        return Warmups(self.config, self.space, steps)
 
     def opened(self) -> events.Opened:
         """Return the beginning of a session."""

@@ -43,16 +43,27 @@ def clip(encoder: Tower, longest: float) -> Tensor:
     return norm
 
 
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+def warmup_steps(config: TrainConfig, steps: int, first: int) -> int:
+    """Return the steps of warm-up in a trial of ``steps`` that is first measured after ``first``.
+
+    A share ends by then: whatever is compared has had its full rate. Steps that are given are kept.
+    """
+    if config.warmup_steps is not None:
+        return config.warmup_steps
+    share = round(config.warmup * steps, 6)  # 0.29 * 100 is 28.999999999999996
+    return min(math.floor(share), first)
+
+
+def learning_rate(step: int, steps: int, warmup: int, config: TrainConfig) -> float:
     """The rate of step ``step`` (from 0) of ``steps``: linear warm-up, then the schedule to 0.
 
     Warm-up that outlasts the budget leaves the rate below ``config.lr``: the budget decides.
     """
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
     if config.schedule == "constant":
         return config.lr
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    done = (step - warmup) / max(1, steps - warmup)
     if config.schedule == "cosine":
         return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return config.lr * max(0.0, 1 - done)

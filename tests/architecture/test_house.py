@@ -27,7 +27,7 @@ PACKAGE = ROOT / "embsearch"
 
 # Figure: (limit today, bar).
 LIMITS = {
-    "syntax nodes": (223_100, 185_000),
+    "syntax nodes": (224_200, 185_000),
     "nodes a code line": (9.5, 9.0),
     "uses of Any": (456, 150),
     "fmt: skip": (40, 40),

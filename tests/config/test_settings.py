@@ -27,7 +27,7 @@ SEARCHABLE = """
 model.path model.revision model.pooling model.projection model.normalize model.freeze_layers
 model.max_length model.dropout model.trust_remote_code
 objective.name objective.margin objective.temperature objective.symmetric
-train.batch_size train.lr train.l2 train.warmup_steps train.schedule train.clip_norm train.patience
+train.batch_size train.lr train.l2 train.warmup train.warmup_steps train.schedule train.clip_norm train.patience
 train.seed train.precision train.chunk_tokens train.cache_gradients
 train.augment.drop train.augment.swap train.augment.synonym train.augment.synonyms
 """
@@ -177,6 +177,7 @@ def test_a_config_recorded_with_all_launchers_and_verbs_settings_opens(name):
     recorded = yaml.safe_load((RECORDED / f"{name}.yaml").read_text(encoding="utf-8"))
     config = build(recorded["config"])
     assert config.launcher.name == name
+    assert config.train.warmup_steps == 20
     assert json.loads(json.dumps(identity(config))) == recorded["identity"]
     assert digest(config) == recorded["digest"]
     assert build(to_dict(config)) == config

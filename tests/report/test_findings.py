@@ -22,6 +22,7 @@ SPACE = {
     "objective.margin": {"low": 0.05, "high": 0.5, "when": {"objective.name": "triplet"}},
     "train.warmup_steps": {"low": 0, "high": 100, "step": 10},
 }
+STEPS = {"warmup_steps": 20}
 INSIDE = {
     "train.lr": 1e-4, "train.l2": 0.02, "train.batch_size": 32, "objective.name": "triplet", "objective.margin": 0.3,
     "train.warmup_steps": 50,
@@ -30,7 +31,7 @@ INSIDE = {
 
 def record(**changed):
     """A study whose winner has these parameters."""
-    config = build({"space": SPACE, "study": {"name": "shop"}})
+    config = build({"space": SPACE, "study": {"name": "shop"}, "train": STEPS})
     params = INSIDE | {path.replace("__", "."): value for path, value in changed.items()}
     trial = Trial(3, params=params, outcome=Outcome("complete", "budget spent", 0.9), runs=[Run()])
     course = Course(trial, axes={})
@@ -62,7 +63,7 @@ def test_a_winner_at_the_end_of_a_range_is_told_with_the_override_that_widens_it
     name, value = override.strip("'").split("=", 1)
     part = name.removeprefix("space.").rsplit(".", 1)
     wider = {**SPACE, part[0]: {**SPACE[part[0]], part[1]: build_value(value)}}
-    parse(wider, build({"space": SPACE}))  # it is a space that a study takes
+    parse(wider, build({"space": SPACE, "train": STEPS}))  # it is a space that a study takes
 
 
 def build_value(text):
@@ -82,6 +83,17 @@ def test_nothing_is_said_inside_a_range_nor_where_no_further_value_makes_sense()
     assert list(_edges(record(train__l2=0.0))) == []  # a negative decay is none
     assert list(_edges(record(train__warmup_steps=0))) == []
     assert list(_edges(record(objective__name="infonce"))) == []  # without order there is no end
+
+
+def test_a_share_of_warm_up_is_not_widened_beyond_the_first_evaluation():
+    for high, found in ((0.3, 0), (0.08, 1)):  # the first of the default evaluations is at 0.1
+        one = record()
+        one.config = build(
+            {"space": {"train.warmup": {"low": 0.0, "high": high}}, "train": {"warmup": 0.05}}
+        )
+        one.space = parse(one.config.space, one.config)
+        one.best.trial.params = {"train.warmup": high}
+        assert len(list(_edges(one))) == found
 
 
 def test_ends_are_measured_on_the_scale_of_the_range():

@@ -102,6 +102,17 @@ def test_what_does_not_fit_is_said_loudly(found, says):
     assert says in " ".join(text(replace(MACHINE, **found)).split())
 
 
+def test_a_warm_up_without_time_is_a_note():
+    warmup = (
+        "the warm-up outlasts the first evaluation in 97 % of the draws, the whole trial in 80 %"
+    )
+    found = list(lines(CONFIG, plan(DRAW), MACHINE, warmup=warmup))
+    assert [line for line in found if line not in text().splitlines()] == [
+        "note        the warm-up outlasts the first evaluation in 97 % of the draws, the",
+        "            whole trial in 80 %",
+    ]
+
+
 def test_what_was_measured_is_told_when_asked():
     found = text(verbose=True)
     assert (

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from embsearch.config.build import with_values
-from embsearch.config.schema import Config, ObjectiveConfig, StudyConfig
+from embsearch.config.schema import Config, ObjectiveConfig, StudyConfig, TrainConfig
 from embsearch.errors import ConfigError
 from embsearch.search.space import parse
 
-CONFIG = Config()
+CONFIG = Config(train=TrainConfig(warmup_steps=20))
 LR = {"low": 1e-5, "high": 1e-3, "log": True}
 MIXED = {
     "objective.margin": {
@@ -188,7 +190,9 @@ def test_a_point_to_try_first_must_have_a_place_in_the_space():
         {"objective.name": "wavy", "train.btach_size": 32},
         {"objective.name": "infonce", "train.lr": 1e-4},
     )
-    config = Config(study=StudyConfig(defaults=points), objective=ObjectiveConfig(temperature=0.5))
+    config = replace(
+        CONFIG, study=StudyConfig(defaults=points), objective=ObjectiveConfig(temperature=0.5)
+    )
     with pytest.raises(ConfigError) as raised:
         parse(MIXED, config)
     assert [fault.split(" Searched")[0] for fault in raised.value.faults] == [

@@ -49,7 +49,7 @@ def shell(tmp_path, monkeypatch, tiny_bert, judgements_csv):
     )  # which ray.init in another test's process leaves in its environment
     small = (
         f" home={tmp_path}/home model.path={tiny_bert} data.path={judgements_csv} device=cpu train.precision=fp32"
-        " train.texts=1500 train.warmup_steps=2 stop.trials=3 confirm.top_k=0 evaluate.draws=50 launcher.threads=1"
+        " train.texts=1500 stop.trials=3 confirm.top_k=0 evaluate.draws=50 launcher.threads=1"
     )
 
     def run(command, small_too=False, **variables):

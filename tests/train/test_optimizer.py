@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from embsearch.config.schema import ModelConfig, TrainConfig
+from embsearch.data.dataset import Triplets, steps_of, stops_of
 from embsearch.model import pretrained
 from embsearch.model.encoder import Encoder
-from embsearch.train.optimizer import adamw, learning_rate
+from embsearch.train.optimizer import adamw, learning_rate, warmup_steps
 
 
 def rates(steps, **train):
     config = TrainConfig(lr=1.0, **train)
-    return [round(learning_rate(step, steps, config), 4) for step in range(steps)]
+    warmup = warmup_steps(config, steps, steps)
+    return [round(learning_rate(step, steps, warmup, config), 4) for step in range(steps)]
 
 
 def test_only_matrices_decay(tiny_bert):
@@ -75,4 +78,28 @@ def test_warm_up_longer_than_the_budget_never_reaches_the_height(schedule):
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_rate_is_never_negative_past_the_budget(schedule):
-    assert learning_rate(40, 10, TrainConfig(warmup_steps=10, schedule=schedule)) == 0
+    assert learning_rate(40, 10, 10, TrainConfig(schedule=schedule)) == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "first", "warmup"),
+    [(16, 0.1, 40), (64, 0.1, 10), (128, 0.1, 5), (128, 0.33, 10), (64, 0.037, 4), (64, 1.0, 20)],
+)
+def test_a_share_of_the_steps_ends_by_the_first_evaluation(batch, first, warmup):
+    rows = Triplets(*(np.arange(6400, dtype=np.int32) for _ in range(3)), np.ones(6400, np.float32))
+    steps = steps_of(19_200, rows, batch)
+    config = TrainConfig(warmup=0.2)
+
+    assert warmup_steps(config, steps, stops_of(steps, [first])[0]) == warmup
+
+
+@pytest.mark.parametrize(
+    ("share", "steps", "warmup"), [(0.29, 100, 29), (0.1, 49, 4), (0.1, 9, 0), (0.0, 100, 0)]
+)
+def test_a_share_is_whole_steps_rounded_down(share, steps, warmup):
+    assert warmup_steps(TrainConfig(warmup=share), steps, steps) == warmup
+
+
+def test_steps_that_are_given_override_the_share_and_outlast_the_first_evaluation():
+    assert warmup_steps(TrainConfig(warmup=0.1, warmup_steps=50), 100, 10) == 50
+    assert warmup_steps(TrainConfig(warmup=0.1, warmup_steps=0), 100, 10) == 0
