@@ -9,10 +9,12 @@ from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+Json = Mapping[str, Any]  # a JSON object that is only read
+JsonObject = dict[str, Any]  # a JSON object that is made or changed
 Convert = Callable[[Any], Any]
 
 
-def to_json(value: Any) -> Any:
+def to_json(value: object) -> Any:
     """Return ``value`` in JSON's types: dataclasses become objects, tuples lists."""
     if is_dataclass(value):
         return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
@@ -23,7 +25,7 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def from_json(kind: type[T], content: Mapping[str, Any]) -> T:
+def from_json(kind: type[T], content: Json) -> T:
     """Make a ``kind`` of a JSON object. Fields that it does not know are passed over, those that are missing
     take their defaults. Raises TypeError where one without a default is missing."""
     known = {}
@@ -40,7 +42,7 @@ def _converters(kind: Any) -> Mapping[str, Convert | None]:
     return {field.name: _converter(hints[field.name]) for field in fields(kind) if field.init}
 
 
-def _converter(hint: Any) -> Convert | None:
+def _converter(hint: object) -> Convert | None:
     origin, parameters = get_origin(hint), get_args(hint)
     if is_dataclass(hint) and isinstance(hint, type):
         return lambda content: from_json(hint, content)
@@ -53,14 +55,14 @@ def _converter(hint: Any) -> Convert | None:
     return None
 
 
-def _optional(parameters: Sequence[Any]) -> Convert | None:
+def _optional(parameters: Sequence[object]) -> Convert | None:
     found = [convert for convert in map(_converter, parameters) if convert is not None]
     if not found:
         return None
     return lambda content: None if content is None else found[0](content)
 
 
-def _sequence(make: Convert, parameters: Sequence[Any]) -> Convert:
+def _sequence(make: Convert, parameters: Sequence[object]) -> Convert:
     convert = _converter(parameters[0]) if parameters else None
     if convert is None:
         return make

@@ -33,8 +33,9 @@ def put(draft: Path, path: Path) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A draft to write while the context runs. Afterwards it has the name ``path``; if that fails, nothing is left of
-    it and ``path`` is as it was."""
+    """Yield a draft to write while the context runs. Afterwards it has the name ``path``; if that
+    fails, nothing is left of it and ``path`` is as it was.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield draft

@@ -85,8 +85,9 @@ class Diverged(TrialError):
 
 
 class Lost(TrialError):
-    """Of several processes that train a trial together (``train.devices``) one is gone. ``failure`` is why, where it
-    could still say so."""
+    """One of several processes that train a trial together (``train.devices``) is gone. ``failure``
+    is why, where it could still say so.
+    """
 
     def __init__(self, message: str, failure: str = "killed") -> None:
         super().__init__(message)

@@ -12,10 +12,10 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from embsearch.codec import JsonObject
 from embsearch.config.schema import Config
 from embsearch.data.augment import Augmenter
 from embsearch.data.batch import Batch
@@ -44,7 +44,7 @@ def speed(
     compute: Compute,
     folder: Path,
     group: Alone = ALONE,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return seconds a step, the first ones left out, and what they took longer, with all that came
     before them.
     """
@@ -77,7 +77,7 @@ def edge(
     compute: Compute,
     folder: Path,
     group: Alone = ALONE,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Run a trial of one step.
 
     Return what evaluating and saving it takes, what its files weigh, what going on from them takes;
@@ -115,7 +115,7 @@ def edge(
 
 def _memory(
     config: Config, data: TaskData, tokens: Inputs, encoder: Tower, compute: Compute, group: Alone
-) -> dict[str, Any]:
+) -> JsonObject:
     """Run one step of the longest batch.
 
     Return its chunks, and the most memory this worker has ever held, and its crew with it, which

@@ -7,13 +7,13 @@ as in a search, uninterrupted. A trial that was paused, killed and resumed must 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from embsearch import disk
+from embsearch.codec import Json
 from embsearch.config.build import to_dict
 from embsearch.config.schema import Config
 from embsearch.data.source_files import SPLITS
@@ -31,8 +31,9 @@ from embsearch.values import Segment
 
 
 def prepared(then: Past, asked: Config) -> tuple[Config, Path]:
-    """The config to train with here, and the data's cache. Device and precision are the recorded ones where this
-    machine has them; files that are no longer where they were are taken from where ``asked`` says.
+    """Return the config to train with here, and the data's cache. Device and precision are the
+    recorded ones where this machine has them; files that are no longer where they were are taken
+    from where ``asked`` says.
 
     Raises DataError where the data are not those of the record.
     """
@@ -66,8 +67,8 @@ def _device(then: Past, asked: Config) -> str:
     return "cpu" if str(then.machine.get("device", "")).startswith("cpu") else then.config.device
 
 
-def _files_changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Which files are others, as far as the record says."""
+def _files_changed(then: Json, now: Json) -> Iterator[str]:
+    """Yield the files that are others, as far as the record says."""
     old = {file["file"]: file for file in then.get("files") or []}
     new = {file["file"]: file for file in now["files"]}
     count = 0
@@ -93,7 +94,9 @@ def _files_changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
 
 @contextmanager
 def workplace(home: Path, then: Past) -> Iterator[Path]:
-    """A folder of this process alone, removed at the end; what a killed one left there goes first."""
+    """Yield a folder of this process alone, removed at the end; what a killed one left there goes
+    first.
+    """
     path = home / "reproduce" / f"{then.study}-t{then.number:04d}"
     lock = path.with_name(f"{path.name}.lock")
     disk.make_folder(path.parent)
@@ -118,12 +121,12 @@ def train_again(
     launcher: Launcher,
     watch: Callable[[Evaluated], None] = lambda one: None,
     say: Callable[[str], None] = lambda line: None,
-) -> tuple[list[Evaluated], Mapping[str, Any], str]:
+) -> tuple[list[Evaluated], Json, str]:
     """Train from the base weights to the last recorded evaluation. Return what was measured, on which machine, and
     why it ended before, if it did. A worker that dies is replaced, as in a search. Raises what keeps a trial from
     being trained at all."""
     found: list[Evaluated] = []
-    machine: Mapping[str, Any] = {}
+    machine: Json = {}
     at, stopped = 0, ""
     desk: Dispatch[str] = Dispatch(launcher, say=say)
     for event in then.measured:
@@ -157,11 +160,12 @@ def _why_ended(end: Message) -> str:
 
 
 def compared(
-    then: Past, found: Sequence[Evaluated], stopped: str, machine: Mapping[str, Any], model: Path, known: str,
+    then: Past, found: Sequence[Evaluated], stopped: str, machine: Json, model: Path, known: str,
     tolerance: float,
 ) -> Reproduction:  # fmt: skip
-    """The verdict. ``known`` is the digest of the whole saved model where a registry says it; else the model in the
-    trial's folder is what the new one is compared with, by its weights."""
+    """Return the verdict. ``known`` is the digest of the whole saved model where a registry says
+    it; else the model in the trial's folder is what the new one is compared with, by its weights.
+    """
     again = manifest(model)
     if known:
         weights = Weights(known, digest(again), "saved model's")
@@ -176,7 +180,7 @@ def compared(
                         _loose(machine), stopped)  # fmt: skip
 
 
-def _loose(machine: Mapping[str, Any]) -> str:
+def _loose(machine: Json) -> str:
     """Why equal surroundings may give other bits."""
     if not str(machine.get("device", "cpu")).startswith("cpu"):
         return "kernels of a GPU add in any order"

@@ -17,13 +17,14 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
 
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from embsearch.codec import Json
 from embsearch.errors import ConfigError, Lost
 from embsearch.launch.base import Failed, Job, decode_job, decode_message, encode
 from embsearch.launch.environment import worker_environment
@@ -48,7 +49,7 @@ class Crew:
         self._threads = 0  # of the worker when it works alone; 0: it works alone now
         self._busy = False
 
-    def read_order(self, order: Any) -> Job:
+    def read_order(self, order: Json) -> Job:
         """Return the job that the coordinator sent. Raises ValueError where it is none."""
         return decode_job(order)
 
@@ -163,7 +164,11 @@ class Process:
     """One member, as its leader holds it. Its log goes where the leader's goes, marked."""
 
     def __init__(
-        self, place: tuple[int, int, int, str], threads: int, gpu: str | None, ended: Any
+        self,
+        place: tuple[int, int, int, str],
+        threads: int,
+        gpu: str | None,
+        ended: Callable[[Process], None],
     ) -> None:
         self.rank, self.size, *_ = place
         self.failed: Failed | None = None
@@ -238,7 +243,7 @@ class Process:
             self._tail.append(words)
             print(f"[device {self.rank}] {words}", file=sys.stderr, flush=True)
 
-    def _watch(self, ended: Any) -> None:
+    def _watch(self, ended: Callable[[Process], None]) -> None:
         self._process.wait()
         for reader in self._readers:
             reader.join()
@@ -256,7 +261,7 @@ class Member:
         self._group = Group(store, int(rank), int(size), kind)
         self._resume = False
 
-    def read_order(self, order: Any) -> Job:
+    def read_order(self, order: Json) -> Job:
         """Return the job that the leader sent. Raises ValueError where it is none."""
         self._resume = order["resume"]
         return decode_job(order["job"])

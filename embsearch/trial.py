@@ -19,15 +19,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from embsearch.codec import JsonObject
 from embsearch.config.schema import Config
 from embsearch.data.augment import Augmenter
 from embsearch.data.dataset import Rows, TaskData, stops_of
 from embsearch.errors import Diverged
+from embsearch.history.events import Point
 from embsearch.model import pretrained
 from embsearch.model.device import Compute
 from embsearch.model.embed import embed
@@ -70,8 +71,8 @@ class Position:
     best_step: int = 0
     since_best: int = 0  # evaluations
     mean_loss: float = math.nan
-    measured: dict[str, Any] | None = None
-    points: list[Any] = field(default_factory=list)
+    measured: JsonObject | None = None
+    points: list[Point] = field(default_factory=list)
 
     @property
     def ended(self) -> bool:

@@ -17,7 +17,9 @@ FailureClass = Literal[
 
 
 class Clock(Protocol):
-    """What a study's hours are counted on: the module ``time``, or the virtual clock of a replay."""
+    """The clock that a study's hours are counted on: the module ``time``, or the virtual clock of a
+    replay.
+    """
 
     def time(self) -> float:
         """Unix seconds, as the event logs keep them."""
@@ -33,7 +35,7 @@ class Suggestion:
 
     trial: int
     params: Mapping[str, Scalar]
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Decision:
 
     kind: Literal["continue", "pause", "stop"]
     reason: str
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.reason:
@@ -102,7 +104,7 @@ State = Literal["waiting", "running", "paused", "complete", "pruned", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended. ``value`` is its best measured objective, None where it has none."""
+    """The end of a trial. ``value`` is its best measured objective, None where it has none."""
 
     state: Literal["complete", "pruned", "failed"]
     reason: str
@@ -140,8 +142,9 @@ def primary_interval(scored: object) -> Interval:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one evaluation of every trial reads; ``error``: the standard error of the untuned encoder's
-    primary metric there."""
+    """The rows that one evaluation of every trial reads; ``error``: the standard error of the
+    untuned encoder's primary metric there.
+    """
 
     queries: int
     rows: int
@@ -160,5 +163,5 @@ class ModelVersion:
 
 
 def record(value: Any) -> dict[str, Any]:
-    """A value as plain JSON types."""
+    """Return a record as plain JSON types."""
     return asdict(value)

@@ -18,11 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
+from types import FrameType
 from typing import Any, cast
 
 import torch
 
 from embsearch import probe
+from embsearch.codec import JsonObject
 from embsearch.config.build import build
 from embsearch.config.schema import Config
 from embsearch.data.dataset import Rows, TaskData
@@ -98,7 +100,7 @@ class Worker:
         self._outbox = Outbox(send)
         self._data: dict[str, TaskData] = {}
         # The encoder at its base weights, and what it was made for.
-        self._base: tuple[Any, Tower, dict[str, torch.Tensor], Inputs] | None = None
+        self._base: tuple[object, Tower, dict[str, torch.Tensor], Inputs] | None = None
         self._packing = ""  # how texts of the base encoder are encoded, and why
         # The trial that can go on at once, and where it is.
         self._warm: tuple[tuple[int, ...], Iterator[Measurement]] | None = None
@@ -336,10 +338,10 @@ def main() -> None:
     """
     member = sys.argv[1:]
     send = _sender()
-    orders: SimpleQueue[Any] = SimpleQueue()
+    orders: SimpleQueue[JsonObject] = SimpleQueue()
     idle = True
 
-    def halt(number: int, frame: Any) -> None:
+    def halt(number: int, frame: FrameType | None) -> None:
         if idle:
             os._exit(0)
         worker.halting = True
@@ -373,7 +375,7 @@ def _sender() -> Send:
     return send
 
 
-def _read(orders: SimpleQueue[Any]) -> None:
+def _read(orders: SimpleQueue[JsonObject]) -> None:
     """Read standard input to its end: then the coordinator is gone; the checkpoint is on disk."""
     for line in sys.stdin.buffer:
         orders.put(json.loads(line))

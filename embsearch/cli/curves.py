@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from embsearch.codec import Json, JsonObject
 from embsearch.config.build import build, value_at
 from embsearch.config.launchers import ReplayConfig
 from embsearch.errors import UserError
@@ -56,7 +55,7 @@ def recorded(study: Path) -> Recorded:
     )
 
 
-def to_json(curves: Recorded) -> dict[str, Any]:
+def to_json(curves: Recorded) -> JsonObject:
     """Return recorded curves as one file's content, without the points between evaluations."""
     return {
         "at": list(curves.at),
@@ -72,7 +71,7 @@ def to_json(curves: Recorded) -> dict[str, Any]:
     }
 
 
-def from_json(content: Mapping[str, Any], origin: str) -> Recorded:
+def from_json(content: Json, origin: str) -> Recorded:
     trials = content["trials"]
     found = [
         Curve(

@@ -1,12 +1,12 @@
-"""What ``--help`` prints. Standard library only, so that it answers at once; defaults and what they
-mean are those of the fields in ``config/schema.py``."""
+"""The text that ``--help`` prints. Standard library only, so that it answers at once; defaults and
+what they mean are those of the fields in ``config/schema.py``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 from embsearch.cli.verbs import VERBS, Verb
 from embsearch.config.folders import group_options
@@ -80,7 +80,7 @@ def _flags() -> str:
     return "flags\n" + _table(FLAGS)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 
+from embsearch.codec import Json
 from embsearch.config.build import to_dict, value_at, with_values
 from embsearch.config.schema import Config
 from embsearch.data.dataset import Dataset, JudgedRows, subset, texts_of
@@ -114,7 +114,7 @@ class Probes:
         return max(0.0, loaded - untuned), untuned, first[0].compute, read[-1] if read else None
 
     def _readings(self, few: Reading | None) -> tuple[Reading, ...]:
-        """What evaluations will read, by the error on ``few`` rows."""
+        """Return what evaluations will read, by the error on ``few`` rows."""
         if few is None:
             return ()
         rows = subset(self.data.valid, self.config.evaluate.max_rows)
@@ -138,8 +138,9 @@ class Probes:
         return tuple(speeds), begin, begins[0] - begin
 
     def _test(self, untuned: float) -> float:
-        """A saved model on the test rows: loading it and a few rows, then the other texts at the pace of
-        ``untuned`` (the bootstrap of 5,000 rows takes 0.1 s)."""
+        """Return the seconds of a saved model on the test rows: loading it and a few rows, then the
+        other texts at the pace of ``untuned`` (the bootstrap of 5,000 rows takes 0.1 s).
+        """
         rows = self.data.test if len(self.data.test) else self.data.valid
         config = to_dict(self.config)
         jobs = {
@@ -160,7 +161,7 @@ class Probes:
         """Return a folder of the slot's own."""
         return self.folder / f"slot-{slot}" / name
 
-    def _probe(self, what: str, config: Config, place: str) -> list[Mapping[str, Any]]:
+    def _probe(self, what: str, config: Config, place: str) -> list[Json]:
         """Run the same probe in every slot, in its own folder; return what each found."""
         content = to_dict(config)
         jobs = {
@@ -223,7 +224,7 @@ def _texts(rows: JudgedRows, most: int) -> int:
     return len(texts_of(subset(rows, most)))
 
 
-def mean(probes: Sequence[Mapping[str, Any]], key: str) -> float:
+def mean(probes: Sequence[Json], key: str) -> float:
     """Return the mean of what all slots found."""
     return float(np.mean([one[key] for one in probes]))
 

@@ -54,8 +54,9 @@ def run(config: Config, options: ReproduceOptions) -> int:
 
 
 def chosen(config: Config, options: ReproduceOptions) -> tuple[Past, str]:
-    """The trial that ``trial=``, ``run=`` or ``checkpoint=`` names, by default the study's best, and the digest of
-    its saved model where only a registry has it. Raises UserError."""
+    """Return the trial that ``trial=``, ``run=`` or ``checkpoint=`` names, by default the study's
+    best, and the digest of its saved model where only a registry has it. Raises UserError.
+    """
     given = {"trial": options.trial, "run": options.run, "checkpoint": options.checkpoint}
     named = [f"{name}={value}" for name, value in given.items() if value is not None]
     if len(named) > 1:
@@ -106,7 +107,9 @@ def _origin(config: Config, options: ReproduceOptions) -> Origin | None:
 
 
 def _digest_in_mlflow(config: Config, record: Record, number: int) -> str:
-    """Of a model whose folder is gone; empty where MLflow does not have it either."""
+    """Return the digest of a model whose folder is gone; empty where MLflow does not have it
+    either.
+    """
     if not record.config.track.mlflow:
         return ""
     config = replace(record.config, home=config.home, track=config.track)

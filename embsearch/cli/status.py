@@ -56,7 +56,7 @@ def run(config: Config, options: StatusOptions) -> int:
 
 
 def _show_jobs(study: Path) -> None:
-    """The Slurm jobs of a running study's workers."""
+    """Print the Slurm jobs of a running study's workers."""
     jobs = (get(study / "workers" / "slurm" / "jobs.json") or {}).get("slots", {})
     for slot, entry in jobs.items():
         state = entry["state"] or {"name": "submitted", "node": "", "reason": "None"}

@@ -1,4 +1,4 @@
-"""What to add to Hydra's message about an override: the name that was probably meant."""
+"""An addition to Hydra's message about an override: the name that was probably meant."""
 
 from __future__ import annotations
 

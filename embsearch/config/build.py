@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+from embsearch.codec import Json, JsonObject
 from embsearch.config import secrets
 from embsearch.config.convert import converted
 from embsearch.config.options import Options
@@ -22,14 +23,15 @@ from embsearch.config.settings import (
     variants,
 )
 from embsearch.errors import ConfigError, did_you_mean
+from embsearch.values import Scalar
 
 R = TypeVar("R", bound=Room)
 O = TypeVar("O", bound=Options)  # noqa: E741  # a verb's class
 
-Passed = dict[str, tuple[Any, Setting]]  # by path: what another variant or a verb takes
+Passed = dict[str, tuple[object, Setting]]  # by path: what another variant or a verb takes
 
 
-def build(values: Mapping[str, Any]) -> Config:
+def build(values: Json) -> Config:
     """Return the config of ``values``, without the passwords in its addresses.
 
     What another launcher or a single verb takes is checked and passed over. Raises ConfigError
@@ -40,13 +42,13 @@ def build(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def build_options(values: Mapping[str, Any], cls: type[O]) -> O:
+def build_options(values: Json, cls: type[O]) -> O:
     """Return what a verb takes of ``values`` beside the config. ``build`` has checked them."""
     known = declared(cls)
     return cls(**{name: converted(values[name], known[name]) for name in known if name in values})
 
 
-def to_dict(config: Any) -> Any:
+def to_dict(config: object) -> Any:
     """Return the config as plain dicts and lists, as JSON and YAML write them."""
     if config is None or isinstance(config, (str, int, float)):  # most of it, and every trial asks
         return config
@@ -59,7 +61,7 @@ def to_dict(config: Any) -> Any:
     return config
 
 
-def with_values(config: Config, params: Mapping[str, Any]) -> Config:
+def with_values(config: Config, params: Mapping[str, Scalar]) -> Config:
     """Return a copy of ``config`` with other values at some paths (``{"train.lr": 1e-4}``).
 
     Raises ConfigError as ``build`` does.
@@ -78,7 +80,7 @@ def with_values(config: Config, params: Mapping[str, Any]) -> Config:
     return made
 
 
-def paths() -> dict[str, Any]:
+def paths() -> JsonObject:
     """Return every setting's path with its declared type: the names that overrides may use."""
     return {path: one.kind for path, one in settings().items()}
 
@@ -91,7 +93,7 @@ def value_at(config: Config, path: str) -> Any:
     return node
 
 
-def _typed(values: Mapping[str, Any]) -> tuple[Config, Passed]:
+def _typed(values: Json) -> tuple[Config, Passed]:
     """Return the config before its ranges are checked, and what it has no field for."""
     faults: list[str] = []
     passed: Passed = {}
@@ -102,7 +104,7 @@ def _typed(values: Mapping[str, Any]) -> tuple[Config, Passed]:
 
 
 def _build(
-    cls: type[R], values: Any, at: str, room: Setting, passed: Passed, faults: list[str]
+    cls: type[R], values: object, at: str, room: Setting, passed: Passed, faults: list[str]
 ) -> R:
     """Return a room of ``values``; faults and what is passed over are added to the last two."""
     if not isinstance(values, Mapping):
@@ -132,7 +134,7 @@ def _build(
     return cls(**made)
 
 
-def _variant(cls: type[R], room: Setting, values: Mapping[str, Any]) -> type[R]:
+def _variant(cls: type[R], room: Setting, values: Json) -> type[R]:
     """Return the class that ``name`` says, where a room has several."""
     if not room.variants:
         return cls

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from embsearch.config.settings import Declared
 from embsearch.errors import did_you_mean
+from embsearch.values import Scalar
+
+T = TypeVar("T")
 
 
-def converted(value: Any, field: Declared) -> Any:
+def converted(value: object, field: Declared) -> Any:
     """Return ``value`` as the field's type. Raises ValueError whose text says what was expected."""
     found = _convert(value, field.kind)
     return _one_of(found, field.choices) if field.setting.choices else found
 
 
-def _convert(value: Any, kind: Any) -> Any:
+def _convert(value: object, kind: Any) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -39,14 +42,14 @@ def _convert(value: Any, kind: Any) -> Any:
     return _scalar(value, kind)
 
 
-def _one_of(value: Any, choices: Sequence[Any]) -> Any:
+def _one_of(value: T, choices: Sequence[object]) -> T:
     if value in choices:
         return value
     hint = did_you_mean(str(value), [str(choice) for choice in choices])
     raise ValueError(f"one of {', '.join(map(str, choices))}.{hint}")
 
 
-def _scalar(value: Any, kind: type) -> Any:
+def _scalar(value: Any, kind: type) -> Scalar:
     if kind is bool:
         if isinstance(value, bool):
             return value

@@ -9,7 +9,8 @@ a job reads the prepared data, whose folder it names itself (``cache``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+from embsearch.codec import Json, JsonObject
 
 # What the file is for, by its config path.
 FILES = {
@@ -18,11 +19,11 @@ FILES = {
 }
 
 
-def files_of(config: Mapping[str, Any]) -> dict[str, str]:
+def files_of(config: Json) -> dict[str, str]:
     """Return the file or folder at every config path of FILES that is set."""
     found = {}
     for path in FILES:
-        value: Any = config
+        value: object = config
         for name in path.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
         if value:
@@ -30,7 +31,7 @@ def files_of(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def with_files(config: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+def with_files(config: Json, files: Mapping[str, str]) -> JsonObject:
     """Return a copy of the config with other files at these config paths."""
     made = dict(config)
     for path, file in files.items():

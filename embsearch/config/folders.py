@@ -1,4 +1,4 @@
-"""Where the config files and the studies lie. Standard library only: ``--help`` reads this."""
+"""Folders of the config files and of studies. Standard library only: ``--help`` reads this."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where trials run: one config a launcher, each with the settings of its own.
+"""Places where trials run: one config a launcher, each with the settings of its own.
 
 ``launcher.name`` says which class it is. Every path ``launcher.*`` may be given with every
 launcher: what another one takes is checked and passed over (config/build.py).

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from embsearch.codec import Json, JsonObject
 from embsearch.config.build import build, build_options, to_dict
 from embsearch.config.folders import conf_folder
 from embsearch.config.launchers import ReplayConfig
@@ -67,7 +68,7 @@ def command(composed: DictConfig, cls: type[O]) -> tuple[Config, O]:
     return build(values), build_options(values, cls)
 
 
-def _plain(composed: DictConfig) -> dict[str, Any]:
+def _plain(composed: DictConfig) -> JsonObject:
     try:
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -82,7 +83,7 @@ def _plain(composed: DictConfig) -> dict[str, Any]:
     return given
 
 
-def flatten(space: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def flatten(space: Json) -> dict[str, JsonObject]:
     """Return the space by config path, each dimension a plain dict of what is set in it:
 
     ``{"objective.margin": {"low": 0.05, "high": 0.5, "when": {"objective.name": ["triplet"]}}}``
@@ -90,7 +91,7 @@ def flatten(space: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     A dimension that is null, or has nothing set, is left out: ``space.train.l2=null`` drops one.
     Raises ConfigError naming every entry that is no dimension.
     """
-    dimensions: dict[str, dict[str, Any]] = {}
+    dimensions: dict[str, JsonObject] = {}
     faults: list[str] = []
     _collect(space, "", dimensions, faults)
     if faults:
@@ -98,12 +99,12 @@ def flatten(space: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return dimensions
 
 
-def identity(config: Config) -> dict[str, Any]:
+def identity(config: Config) -> JsonObject:
     """Return what must stay the same when a study is resumed, as plain values.
 
     A path inside the study's folder is written relative to it: a checkout may move.
     """
-    tree: dict[str, Any] = to_dict(config)
+    tree: JsonObject = to_dict(config)
     if config.study.folder:
         tree = _relative_to(config.study.folder, tree)
     if isinstance(
@@ -128,7 +129,7 @@ def digest(config: Config) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def diff(old: Json, new: Json) -> list[str]:
     """Return what changed, one line a setting: ``train.lr: 0.0001 -> 0.0002``."""
     before, after = _leaves(old), _leaves(new)
     return [
@@ -138,7 +139,7 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _collect(node: Any, at: str, dimensions: dict[str, dict[str, Any]], faults: list[str]) -> None:
+def _collect(node: object, at: str, dimensions: dict[str, JsonObject], faults: list[str]) -> None:
     if node is None:
         return
     if not isinstance(node, Mapping):
@@ -160,7 +161,7 @@ def _collect(node: Any, at: str, dimensions: dict[str, dict[str, Any]], faults: 
             _collect(child, f"{at}.{key}" if at else str(key), dimensions, faults)
 
 
-def _conditions(when: Any, at: str, faults: list[str]) -> dict[str, list[Any]]:
+def _conditions(when: object, at: str, faults: list[str]) -> dict[str, list[object]]:
     if not isinstance(when, Mapping):
         faults.append(
             f"space.{at}.when={when!r}: expected a mapping, as {{objective.name: triplet}}"
@@ -180,8 +181,8 @@ def _relative_to(folder: str, tree: Any) -> Any:
     return tree
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
+def _leaves(tree: Json, prefix: str = "") -> JsonObject:
+    leaves: JsonObject = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             leaves |= _leaves(value, f"{prefix}{key}.")
@@ -190,5 +191,5 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _shown(leaves: Mapping[str, Any], path: str) -> str:
+def _shown(leaves: Json, path: str) -> str:
     return json.dumps(leaves[path], ensure_ascii=False) if path in leaves else "(not there)"

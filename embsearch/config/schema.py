@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from embsearch.codec import Json
 from embsearch.config.catalogue import OBJECTIVES
 from embsearch.config.launchers import LAUNCHERS, LauncherConfig, LocalConfig
 from embsearch.config.setting import Room, setting
@@ -32,7 +33,7 @@ def _probability(about: str) -> float:
 
 @dataclass(frozen=True)
 class SplitConfig(Room):
-    """How rows become train, valid and test. ``auto``: given where the data say, else by query."""
+    """The split into train, valid and test rows. ``auto``: given where the data say, else by query."""
 
     by: Literal["auto", "given", "query", "time"] = setting(
         "auto", "the rule that makes the splits", verbs=("data check",)
@@ -52,7 +53,7 @@ class SplitConfig(Room):
 
 @dataclass(frozen=True)
 class DeriveConfig(Room):
-    """How triplets are made of judgements and click logs: within one query, every pair of
+    """The derivation of triplets from judgements and click logs: within one query, every pair of
     shown titles whose grades differ by at least ``min_gap`` is a candidate, and the first
     ``per_query`` in the order of a salted hash of the titles are kept (0 keeps all)."""
 
@@ -341,7 +342,7 @@ class TrackConfig(Room):
 
 @dataclass(frozen=True)
 class StopConfig(Room):
-    """When the search ends: whichever comes first. None: not a reason to stop."""
+    """Limits of the search: it ends at whichever comes first. None: not a reason to stop."""
 
     trials: int = setting(20, "configurations tried", low=1, verbs=("search", "plan"))
     seconds: float | None = setting(
@@ -365,9 +366,7 @@ class StudyConfig(Room):
         "Optuna's database: postgresql://user@host/database; None: sqlite in home",
         identity=False,
     )
-    defaults: tuple[Mapping[str, Any], ...] = setting(
-        (), "points tried first, after the plain default"
-    )
+    defaults: tuple[Json, ...] = setting((), "points tried first, after the plain default")
     on_drift: Literal["refuse", "extend", "new"] = setting(
         "refuse", "when config or data are not those it began with", identity=False
     )
@@ -397,7 +396,7 @@ class ConfirmConfig(Room):
 
 @dataclass(frozen=True)
 class PromoteConfig(Room):
-    """What a candidate must show on the test rows before it becomes champion."""
+    """Conditions that a candidate must meet on the test rows before it becomes champion."""
 
     min_gain: float = setting(
         0.0, "the lower end of the interval of the gain in AUC must be above it", verbs=("promote",)
@@ -429,7 +428,7 @@ class PromoteConfig(Room):
 
 @dataclass(frozen=True)
 class ServeConfig(Room):
-    """What the server listens on, and how much one request may ask of it."""
+    """The address that the server listens on, and limits of one request."""
 
     host: str = setting(
         "127.0.0.1", "address it listens on; 0.0.0.0: every one of this machine", verbs=("serve",)
@@ -466,7 +465,7 @@ class ServeConfig(Room):
 
 @dataclass(frozen=True)
 class ExportConfig(Room):
-    """What an exported graph may lose against the fp32 model before it is refused."""
+    """Limits of what an exported graph may lose against the fp32 model before it is refused."""
 
     max_auc_loss: float = setting(
         0.002, "AUC on the test rows", low=0, hint="the usual value is 0.002", verbs=("export",)
@@ -490,7 +489,7 @@ class Config(Room):
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    space: Mapping[str, Any] = setting({}, "config path -> range or choices: guide/search.md")
+    space: Json = setting({}, "config path -> range or choices: guide/search.md")
     sampler: SamplerConfig = SamplerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     launcher: LauncherConfig = setting(LocalConfig(), "", variants=LAUNCHERS, identity=False)

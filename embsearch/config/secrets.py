@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import quote, unquote
+
+from embsearch.codec import Json
 
 SETTINGS = ("study.storage", "track.uri")  # addresses that may carry a password
 MASK = "***"
@@ -97,7 +98,7 @@ def _without_whole(address: str) -> str:
     return _without(f"{scheme}://", rest, _WHOLE_PARAMETER)
 
 
-def taken_out(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def taken_out(values: Json) -> Json:
     """Return the settings with no password in them; the same mapping where there was none."""
     for path in SETTINGS:
         room, _, leaf = path.partition(".")

@@ -1,4 +1,4 @@
-"""What is known of a setting, beside its field: meaning, range, and what a study does with it."""
+"""Facts about a setting, beside its field: meaning, range, and what a study does with it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Declared(NamedTuple):
     setting: Setting
 
     @property
-    def choices(self) -> tuple[Any, ...]:
+    def choices(self) -> tuple[str, ...]:
         """The words that are allowed, where only some are."""
         if get_origin(self.kind) is Literal:
             return get_args(self.kind)
@@ -112,7 +112,7 @@ def _changeable(cls: type, at: str) -> Iterator[str]:
             yield from _changeable(one.kind, f"{at}{name}.")
 
 
-def _default(one: Field[Any]) -> Any:
+def _default(one: Field[object]) -> object:
     if one.default_factory is not MISSING:
         return one.default_factory()
     return one.default

@@ -1,4 +1,4 @@
-"""How Hydra reads our config files: two sources and the search path that names them.
+"""Sources of config files for Hydra: two of them, and the search path that names them.
 
 ``conf://<folder>`` is a folder of groups. It differs from Hydra's ``file://`` in one thing: under
 ``space`` a key may hold dots, ``train.lr: {low: 1e-5}``, and becomes the nested mapping that
@@ -185,7 +185,7 @@ def expand(tree: Any) -> Any:
     return expanded
 
 
-def _merge(into: dict[Any, Any], key: Any, value: Any) -> None:
+def _merge(into: dict[Any, Any], key: object, value: object) -> None:
     if isinstance(into.get(key), dict) and isinstance(value, dict):
         for k, v in value.items():
             _merge(into[key], k, v)

@@ -15,7 +15,7 @@ import numpy as np
 
 from embsearch.config.schema import AugmentConfig
 from embsearch.data.batch import Batch
-from embsearch.data.dataset import TaskData
+from embsearch.data.dataset import Ids, TaskData
 from embsearch.data.tokenise import Tokens, pad_rows
 from embsearch.errors import ConfigError, DataError
 
@@ -34,7 +34,7 @@ class GrowingTokens:
         added = np.array([len(row) for row in rows], dtype=np.int64)
         self.lengths = np.concatenate([self._base.lengths, added]).astype(np.int64)
 
-    def row(self, text: int) -> Any:
+    def row(self, text: int) -> list[int] | Ids:
         """Return the token ids of one text."""
         return self._extra[text - self._count] if text >= self._count else self._base.row(text)
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embsearch.codec import JsonObject
 from embsearch.data.dataset import Dataset, Ids
 from embsearch.data.source_files import SPLITS
 
@@ -35,7 +35,7 @@ def describe(dataset: Dataset, lengths: Lengths | None = None) -> str:
     return "\n\n".join(part for part in parts if part) + f"\n\nfingerprint {dataset.fingerprint}\n"
 
 
-def _files(report: dict[str, Any]) -> str:
+def _files(report: JsonObject) -> str:
     lines = [f"format      {report['format']}"]
     for file in report["files"]:
         split = f", {file['split']}" if file["split"] else ""
@@ -54,7 +54,7 @@ def _named(ours: str, header: str) -> str:
     return ours if ours == header else f"{ours} = {header}"
 
 
-def _splits(report: dict[str, Any], dataset: Dataset) -> str:
+def _splits(report: JsonObject, dataset: Dataset) -> str:
     rows: list[tuple[str, ...]] = [
         ("split", "rows", "queries", "with both", "titles", "relevant", "triplets")
     ]
@@ -80,13 +80,13 @@ def _splits(report: dict[str, Any], dataset: Dataset) -> str:
     )
 
 
-def _grades(counts: dict[str, Any]) -> str:
+def _grades(counts: JsonObject) -> str:
     grades = list(counts["grades"].items())
     shown = ", ".join(f"{grade} {n / counts['rows']:.1%}" for grade, n in grades[:8])
     return shown + (f" and {len(grades) - 8} more" if len(grades) > 8 else "") or "none"
 
 
-def _left_out(report: dict[str, Any]) -> str:
+def _left_out(report: JsonObject) -> str:
     total = sum(report["dropped"].values())
     lines = [f"dropped         {total:,} of {report['rows']:,} rows"]
     lines += [f"  {n:,}  {kind}" for kind, n in report["dropped"].items()]
@@ -97,7 +97,7 @@ def _left_out(report: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"  {example}" for example in report["contradiction_examples"])])
 
 
-def _overlap(report: dict[str, Any]) -> str:
+def _overlap(report: JsonObject) -> str:
     rows = [("in both splits", *report["query_overlap"])]
     rows += [(what, *(f"{n:,}" for n in report[key].values())) for what, key in _SHARED]
     return table(rows)
@@ -120,7 +120,7 @@ def _texts(dataset: Dataset, lengths: Lengths | None) -> str:
     return "\n".join([table(rows), *lines])
 
 
-def _segments(report: dict[str, Any]) -> str:
+def _segments(report: JsonObject) -> str:
     names = sorted({name for split in SPLITS for name in report["splits"][split]["segments"]})
     counts = [
         [report["splits"][split]["segments"].get(name, 0) for split in SPLITS] for name in names

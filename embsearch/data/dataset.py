@@ -9,13 +9,15 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from embsearch.codec import Json, JsonObject
 
 Ids = NDArray[np.int32]
 
@@ -86,8 +88,8 @@ class TaskData(Protocol):
         """A sha256 over the rows."""
 
     @property
-    def report(self) -> Mapping[str, Any]:
-        """What reading the files found."""
+    def report(self) -> Json:
+        """The findings of reading the files."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Dataset:
     test: JudgedRows
     known: Ids  # (K, 2)
     fingerprint: str
-    report: dict[str, Any] = field(default_factory=dict)
+    report: JsonObject = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write to ``folder`` whole or not at all; a folder already there is left as it is."""

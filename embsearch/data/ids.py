@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from embsearch.codec import JsonObject
 from embsearch.data.dataset import Dataset, Ids, JudgedRows, Triplets
 
 
 def make_dataset(
-    triplets: pd.DataFrame, shown: pd.DataFrame, positive_grade: float, report: dict[str, Any]
+    triplets: pd.DataFrame, shown: pd.DataFrame, positive_grade: float, report: JsonObject
 ) -> Dataset:
     """Make the dataset of its frames.
 

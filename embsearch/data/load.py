@@ -12,11 +12,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from embsearch import disk
+from embsearch.codec import JsonObject
 from embsearch.config.schema import DataConfig
 from embsearch.data.columns import Columns, choose_columns, renamed
 from embsearch.data.dataset import Dataset
@@ -127,7 +127,7 @@ def _reading(
     checked: Checked,
     dropped: Sequence[Fault],
     notes: Sequence[str],
-) -> dict[str, Any]:
+) -> JsonObject:
     return {
         "format": columns[0].format,
         "files": [

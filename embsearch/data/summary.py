@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 from itertools import combinations
-from typing import Any
 
 import pandas as pd
 
+from embsearch.codec import JsonObject
 from embsearch.data.source_files import SPLITS
 
 
-def summarise(
-    shown: pd.DataFrame, rankable: AbstractSet[str], positive_grade: float
-) -> dict[str, Any]:
+def summarise(shown: pd.DataFrame, rankable: AbstractSet[str], positive_grade: float) -> JsonObject:
     """Count rows, queries and titles of each split.
 
     ``shown``: key, title, grade, segment, split, every title of a query once.

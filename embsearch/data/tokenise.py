@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Tokens:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
-    def row(self, text: int) -> Any:
+    def row(self, text: int) -> Ids:
         """Return the token ids of one text."""
         return self.ids[self.offsets[text] : self.offsets[text + 1]]
 
@@ -40,7 +40,7 @@ class Tokens:
         return pad_rows([self.row(i) for i in take], pad)
 
 
-def pad_rows(rows: Sequence[Any], pad: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], pad: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (B, T) ids and mask of rows of token ids, T the longest of them."""
     width = max(map(len, rows))
     ids = np.full((len(rows), width), pad, dtype=np.int64)
@@ -51,7 +51,22 @@ def pad_rows(rows: Sequence[Any], pad: int) -> tuple[np.ndarray, np.ndarray]:
     return ids, mask
 
 
-def tokenise(texts: tuple[str, ...] | list[str], tokenizer: Any, max_length: int | None) -> Tokens:
+class Tokenizer(Protocol):
+    """A tokenizer of transformers, as far as it is called here."""
+
+    def __call__(
+        self,
+        texts: list[str],
+        /,
+        *,
+        add_special_tokens: bool = True,
+        truncation: bool,
+        max_length: int | None,
+    ) -> Mapping[str, list[list[int]]]:
+        """Return the token ids of texts, under ``input_ids``."""
+
+
+def tokenise(texts: Sequence[str], tokenizer: Tokenizer, max_length: int | None) -> Tokens:
     """Return token ids with the tokenizer's special tokens, cut at ``max_length``."""
     with _as_it_was(tokenizer):
         encoded = tokenizer(
@@ -65,13 +80,13 @@ def tokenise(texts: tuple[str, ...] | list[str], tokenizer: Any, max_length: int
 
 
 @contextmanager
-def _as_it_was(tokenizer: Any) -> Iterator[None]:
+def _as_it_was(tokenizer: Tokenizer) -> Iterator[None]:
     """Put a tokenizer's settings back.
 
     A fast one keeps the limit it was called with and saves it with the model: whether the tokens
     were in the cache would then decide the digest of equal models.
     """
-    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         yield
         return
@@ -81,7 +96,7 @@ def _as_it_was(tokenizer: Any) -> Iterator[None]:
     backend.enable_padding(**padding) if padding else backend.no_padding()
 
 
-def cached(dataset: TaskData, tokenizer: Any, max_length: int | None, cache: Path) -> Tokens:
+def cached(dataset: TaskData, tokenizer: Tokenizer, max_length: int | None, cache: Path) -> Tokens:
     """Return ``tokenise`` of all texts of ``dataset``, memory-mapped from ``cache`` when made
     before.
     """

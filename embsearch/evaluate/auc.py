@@ -5,13 +5,13 @@ Shapes: M rows, Q queries. ``query_M`` may hold any integers, in any order.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-Vectors = NDArray[np.floating[Any]]
+Vectors = NDArray[np.floating]
 
 
 def roc_auc(scores: ArrayLike, relevant: ArrayLike) -> float:
@@ -77,7 +77,7 @@ def count_pairs(
     at_end = before[np.r_[block[1:], len(scores_M)]][of_block]
     at_group = before[np.flatnonzero(new_group)][np.cumsum(new_group) - 1]
 
-    def total(values: NDArray[Any]) -> NDArray[np.int64]:
+    def total(values: np.ndarray) -> NDArray[np.int64]:
         # bincount adds in float64: exact up to 2^53 pairs
         return np.bincount(group_M, weights=values).astype(np.int64)
 

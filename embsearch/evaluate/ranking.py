@@ -9,8 +9,6 @@ Shapes: M shown rows, Q queries, P pool titles, R (query, relevant title) pairs,
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -74,9 +72,7 @@ def ndcg_by_query(scores: ArrayLike, grade: ArrayLike, query: ArrayLike, k: int 
     return share_Q
 
 
-def places(
-    scores_M: Floats, worth_M: NDArray[Any], group_M: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def places(scores_M: Floats, worth_M: np.ndarray, group_M: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return (M,) each row's place in its group by falling score, from 1; of equal scores the least
     worth first.
     """
@@ -152,7 +148,7 @@ def _recall(place_R: NDArray[np.int64], group_R: NDArray[np.int64], k: int) -> f
     return float(np.mean(found_Q[some] / relevant_Q[some]))
 
 
-def _some_relevant(found: NDArray[Any]) -> None:
+def _some_relevant(found: np.ndarray) -> None:
     if not len(found):
         raise ValueError("ranking metrics need a relevant title, and no query has one")
 

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
-from embsearch.codec import from_json, to_json
+from embsearch.codec import Json, JsonObject, from_json, to_json
 from embsearch.values import FailureClass, Measurement, Reading, Scalar, Segment
 
 OPTIONAL = {"optional": True}
-Json = Mapping[str, Any]
 Point = Sequence[Any]  # [step, Unix milliseconds, {metric: value}]
 
 
@@ -289,9 +288,9 @@ KINDS: dict[str, type[Event]] = {one.kind: one for one in (*OF_TRIAL, *OF_STUDY,
 PLACE = ("seq", "time", "spent")
 
 
-def encode(event: Event) -> dict[str, Any]:
+def encode(event: Event) -> JsonObject:
     """Return an event as a JSON object."""
-    content: dict[str, Any] = {"seq": event.seq, "time": event.time, "kind": event.kind}
+    content: JsonObject = {"seq": event.seq, "time": event.time, "kind": event.kind}
     for one in fields(event):
         if one.name in PLACE:
             continue

@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import yaml
 
 from embsearch import disk
+from embsearch.codec import JsonObject
 from embsearch.config.build import to_dict
 from embsearch.config.load import diff, digest, identity
 from embsearch.config.schema import Config, TrainConfig
@@ -88,7 +89,7 @@ class StudyFolder:
 
     @contextmanager
     def _lock(self) -> Iterator[TextIO]:
-        """The lock file, locked, at its beginning."""
+        """Yield the lock file, locked, at its beginning."""
         path = self.path / "lock"
         while True:
             disk.make_folder(self.path)
@@ -107,7 +108,7 @@ class StudyFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether anything was measured. Before that nothing of a study is worth keeping."""
+        """True once anything was measured. Before that nothing of a study is worth keeping."""
         if any(isinstance(event, events.Baseline) for event in self.study_events()):
             return True
         return any(
@@ -122,7 +123,7 @@ class StudyFolder:
                 path.unlink()
 
     def drift(self) -> list[str]:
-        """What differs from the config the study began with, a line each."""
+        """Return what differs from the config the study began with, a line each."""
         if not self.locked.exists():
             return []
         return diff(self.read_locked()["identity"], json.loads(json.dumps(identity(self.config))))
@@ -155,8 +156,8 @@ class StudyFolder:
         """The config of the study: as it began, except for what may change between sessions."""
         return self.path / "study.yaml"
 
-    def read_locked(self) -> dict[str, Any]:
-        """What ``lock_config`` wrote. Raises StudyError where the file is damaged, or not there."""
+    def read_locked(self) -> JsonObject:
+        """Return what ``lock_config`` wrote. Raises StudyError for a damaged or missing file."""
         try:
             content = yaml.safe_load(self.locked.read_text(encoding="utf-8"))
             return {"identity": content["identity"], "config": content["config"]}
@@ -187,7 +188,9 @@ class StudyFolder:
         return self.path / "trials" / f"t{number:04d}"
 
     def run(self, number: int, seed: int) -> Path:
-        """Where one of a trial's runs keeps its checkpoint and model: the trial's own folder, for its own seed."""
+        """Return where one of a trial's runs keeps its checkpoint and model: the trial's own
+        folder, for its own seed.
+        """
         return self.trial(number) / f"seed{seed}" if seed else self.trial(number)
 
     @property
@@ -196,7 +199,7 @@ class StudyFolder:
         return self.path / "report.html"
 
     def tested(self, label: str) -> Path:
-        """What the model of a row of the final table says of every test row: ``evaluate.examine``."""
+        """Return the file of a final table's model on every test row: ``evaluate.examine``."""
         return self.path / "tested" / f"{label.replace(' ', '_')}.npz"
 
     def trial_log(self, number: int) -> EventLog:
@@ -204,8 +207,8 @@ class StudyFolder:
             self._trial_logs[number] = EventLog(self.trial(number) / "events.jsonl", self._clock)
         return self._trial_logs[number]
 
-    def write_trial_config(self, number: int, config: dict[str, Any]) -> None:
-        """What lies there of a trial whose log was lost goes, unless it had this very config."""
+    def write_trial_config(self, number: int, config: JsonObject) -> None:
+        """Write a trial's config. A folder there of another config goes first: its log was lost."""
         path = self.trial(number) / "config.yaml"
         if path.exists() and path.read_text(encoding="utf-8") != yaml_of(config):
             shutil.rmtree(path.parent)
@@ -217,7 +220,7 @@ class StudyFolder:
         for number, folder in self._trial_folders():
             yield number, read_events(folder / "events.jsonl")
 
-    def trial_configs(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def trial_configs(self) -> Iterator[tuple[int, JsonObject]]:
         """(number, config) of every trial that has a readable one, in order."""
         for number, folder in self._trial_folders():
             with suppress(OSError, ValueError, yaml.YAMLError):
@@ -262,18 +265,18 @@ def as_begun(config: Config) -> Config:
     return replace(config, train=replace(config.train, warmup_steps=steps))
 
 
-def write_yaml(path: Path, content: Any) -> None:
+def write_yaml(path: Path, content: object) -> None:
     """Whole or not at all."""
     with disk.whole(path) as draft:
         draft.write_text(yaml_of(content), encoding="utf-8")
 
 
-def yaml_of(content: Any) -> str:
+def yaml_of(content: object) -> str:
     return str(yaml.dump(content, None, DUMPER, allow_unicode=True, sort_keys=False))
 
 
 def take_lock(file: TextIO) -> bool:
-    """Whether this process now has the lock of ``file`` to itself."""
+    """Return true where this process now has the lock of ``file`` to itself."""
     until = time.monotonic() + PATIENCE
     while True:
         try:
@@ -286,7 +289,7 @@ def take_lock(file: TextIO) -> bool:
 
 
 def holder(lock: Path) -> str:
-    """Who holds a study, as "process 12 on host since ...", or the empty string."""
+    """Return who holds a study, as "process 12 on host since ...", or the empty string."""
     if not lock.exists():
         return ""
     with lock.open("r+") as file:

@@ -12,9 +12,10 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from embsearch import disk
+from embsearch.codec import JsonObject
 from embsearch.errors import StudyError
 from embsearch.history.events import Event, decode, encode
 from embsearch.values import Clock
@@ -99,14 +100,14 @@ def read_events(path: Path) -> list[Event]:
     return [decode(content) for content in read_json(path)]
 
 
-def read_json(path: Path) -> list[dict[str, Any]]:
+def read_json(path: Path) -> list[JsonObject]:
     """Return the events of a log as the JSON objects of its lines. Raises StudyError."""
     return _read(path)[0] if path.exists() else []
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+def _read(path: Path) -> tuple[list[JsonObject], int]:
     """Return the whole lines, and the byte where they end."""
-    lines: list[dict[str, Any]] = []
+    lines: list[JsonObject] = []
     end, torn = 0, 0
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
         content = parse_line(line)
@@ -123,7 +124,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     return lines, end
 
 
-def parse_line(line: bytes) -> dict[str, Any] | None:
+def parse_line(line: bytes) -> JsonObject | None:
     """Return the event of a line with its end as JSON; None for anything else."""
     if not line.endswith(b"\n"):
         return None
@@ -136,7 +137,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return numpy numbers and paths as JSON has them."""
     if hasattr(value, "item"):
         return value.item()

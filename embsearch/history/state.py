@@ -1,7 +1,7 @@
-"""How a study stands, by its logs: the one place where events change anything.
+"""The state of a study, by its logs: the one place where events change anything.
 
-The running study, a resumed one, ``embsearch status``, the recorders and the report ask the same state.
-Events of a trial must come in their order; those of different logs may come in any.
+The running study, a resumed one, ``embsearch status``, the recorders and the report ask the same
+state. Events of a trial must come in their order; those of different logs may come in any.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class StudyState:
 
     @property
     def readings(self) -> list[Reading]:
-        """What each evaluation of a trial reads; empty where all read all rows."""
+        """The rows that each evaluation of a trial reads; empty where all read all rows."""
         return [] if self.baseline is None else list(self.baseline.readings)
 
     def reads_all_rows(self, rows: int) -> bool:

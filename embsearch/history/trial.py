@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from embsearch.codec import JsonObject
 from embsearch.values import FailureClass, Outcome, Scalar, State
 
 # How often a job goes out again that made no progress meanwhile, by failure.
@@ -43,7 +44,7 @@ class Trial:
     values: Mapping[int, float] = field(default_factory=dict)  # the objective by evaluation
     rows: Mapping[int, int] = field(default_factory=dict)  # that were read at an evaluation
     params: Mapping[str, Scalar] = field(default_factory=dict)
-    attributes: dict[str, Any] = field(
+    attributes: JsonObject = field(
         default_factory=dict
     )  # what samplers and pruners keep in Optuna's trial
     outcome: Outcome | None = None

@@ -7,7 +7,7 @@ once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from embsearch.kernels import flash
 from embsearch.kernels.packing import Packing
 from embsearch.model.device import product_dtype
 from embsearch.model.encoder import PLAIN
+
+if TYPE_CHECKING:
+    pass
 
 NAME = "embsearch_packed"
 

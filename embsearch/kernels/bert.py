@@ -11,7 +11,7 @@ Shapes: T tokens of the chunk, D the width of a layer.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +52,7 @@ class FrozenWeights:
     """
 
     recompute_masks: bool = False
-    casts: dict[Any, CastWeights] = field(default_factory=dict)  # by layer, dtype and shape
+    casts: dict[tuple[nn.Module, torch.dtype, Shape], CastWeights] = field(default_factory=dict)
 
 
 class StackFunction(torch.autograd.Function):
@@ -197,7 +197,9 @@ def unsuited(base: Any) -> str:
     return ""
 
 
-def _expected(layer: nn.Module, classes: dict[str, Any], family: str) -> Any:
+def _expected(
+    layer: nn.Module, classes: dict[str, type], family: str
+) -> Iterator[tuple[str, nn.Module, type]]:
     """Yield the modules of a layer that are read by hand: name, module, exact class."""
     for name, suffix in CLASSES.items():
         yield name, layer.get_submodule(name), classes[family + suffix]

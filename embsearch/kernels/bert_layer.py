@@ -11,7 +11,6 @@ part. ``of_x`` is the gradient of x.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from embsearch.kernels.layout import LENGTHS, PackedLayout, PickedTexts
 
 @dataclass(frozen=True)
 class Shape:
-    """What a layer is besides its weights."""
+    """Properties of a layer besides its weights."""
 
     heads: int
     epsilon: float  # of the norms
@@ -271,7 +270,8 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor, shape: Shape) -> tuple[Tensor
 
 def _norm_back(
     gradient: Tensor, x: Tensor, mean: Tensor, scale: Tensor, weight: Tensor, bias: Tensor
-) -> Any:
-    return torch.ops.aten.native_layer_norm_backward(
+) -> tuple[Tensor, Tensor, Tensor]:
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_layer_norm_backward(
         gradient, x, x.shape[1:], mean, scale, weight, bias, [True, True, True]
     )
+    return found

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class FlashKernel:
         lengths: np.ndarray,
         states: Tensor | None = None,
         alone: bool = False,
-        shared: Any = None,
+        shared: object = None,
     ) -> Tensor:
         """Return (B, E) embeddings, as of ``Kernel.encode``."""
         texts = len(lengths)

@@ -11,10 +11,10 @@ time of those in bf16.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+
+from embsearch.kernels.context import Context
 
 
 def threshold(probability: float) -> int:
@@ -78,14 +78,14 @@ def _as_integers(x: Tensor) -> Tensor:
 
 class _Dropped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, probability: float) -> Tensor:
+    def forward(ctx: Context, x: Tensor, probability: float) -> Tensor:
         empty = torch.empty_like(x, memory_format=torch.contiguous_format)
         made = mask(empty, probability)
         ctx.save_for_backward(made)
         return x * made
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor, None]:
         (made,) = ctx.saved_tensors
         return gradient * made, None
 

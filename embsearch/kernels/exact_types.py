@@ -1,4 +1,4 @@
-"""Whether a model is made of plain modules alone, as kernels take for granted.
+"""A check that a model is made of plain modules alone, as kernels take for granted.
 
 A kernel may read a module's parameters instead of calling it. So a module that somebody wrapped,
 exchanged or hooked would be passed over: an adapter would get no gradient.

@@ -6,7 +6,7 @@ Both take all of a chunk at once, in 16 bits.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def mostly_short(lengths: np.ndarray) -> bool:
 
 def describe(base: nn.Module) -> str:
     """Return what a packed model's attention is computed by on a GPU, and why."""
-    config: Any = base.config
+    config = base.config
     heads = getattr(config, "num_attention_heads", 0)
     width = getattr(config, "head_dim", None)
     width = width or (getattr(config, "hidden_size", 0) // heads if heads else 0)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from embsearch.kernels.context import Context
 from embsearch.kernels.graph_sizes import Size
 from embsearch.kernels.packing import flat_features
 
@@ -44,7 +45,7 @@ class Chunk(nn.Module):
 
 
 class GraphWeights:
-    """What all graphs of an encoder share: weights, gradients and the memory of a step.
+    """State that all graphs of an encoder share: weights, gradients and the memory of a step.
 
     Weights are held as they are differentiated by, those of linear layers in ``dtype``. The memory
     is one pool, as no two steps are at work at once. Linear layers' weights come first wherever
@@ -169,15 +170,19 @@ class RecordedChunk:
         self.back.replay()
 
 
+class _Replayed(Context):
+    recorded: RecordedChunk
+
+
 class _Replay(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tie: Tensor, chunk: Tensor, recorded: RecordedChunk) -> Tensor:
+    def forward(ctx: _Replayed, tie: Tensor, chunk: Tensor, recorded: RecordedChunk) -> Tensor:
         ctx.recorded = recorded
         return recorded.replay(chunk)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
+    def backward(ctx: _Replayed, gradient: Tensor) -> tuple[None, None, None]:
         ctx.recorded.replay_back(gradient)
         ctx.recorded.weights.hand_over()
         return None, None, None

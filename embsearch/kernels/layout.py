@@ -1,4 +1,4 @@
-"""Where the rows of packed texts lie while layers compute by hand.
+"""Places of the rows of packed texts while layers compute by hand.
 
 There are two orders: that of tokens, for linear parts, and that of attention. Both are filled up,
 because products of a size that oneDNN has not met cost it about 1.2 ms each for the code that it

@@ -71,11 +71,12 @@ def choose_kernel(encoder: Encoder, by_flash: bool = False) -> str:
     return f"texts without padding{by}"
 
 
-def _unsuited(model: Any) -> str:
+def _unsuited(model: SentenceTransformer) -> str:
     """Return why no kernel can stand in for ``model``, whatever its vectors are."""
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    base: Any = model[0].auto_model
+    base = model.transformers_model
+    assert base is not None, "pretrained.build checked that this is a text transformer"
     if not any(isinstance(m, Pooling) for m in model):
         return "its pooler reads the first token of a sequence"
     if not getattr(base, "is_backend_compatible", lambda: False)():
@@ -86,8 +87,8 @@ def _unsuited(model: Any) -> str:
 Trial = Callable[[list[np.ndarray], Tensor], str]  # texts and their plain vectors -> why not
 
 
-def _on_cpu(model: Any) -> Iterator[tuple[Kernel, Trial]]:
-    base = model.transformers_model
+def _on_cpu(model: SentenceTransformer) -> Iterator[tuple[Kernel, Trial]]:
+    base: Any = model.transformers_model
     if not bert.unsuited(base):
         by_hand = UnpaddedKernel(model, bert.BertStack(base.encoder))
         yield by_hand, lambda rows, plain_BE: _other_vectors(by_hand, rows, plain_BE)
@@ -95,7 +96,7 @@ def _on_cpu(model: Any) -> Iterator[tuple[Kernel, Trial]]:
     yield by_layers, lambda rows, plain_BE: _other_vectors(by_layers, rows, plain_BE)
 
 
-def _on_gpu(model: Any) -> Iterator[tuple[Kernel, Trial]]:
+def _on_gpu(model: SentenceTransformer) -> Iterator[tuple[Kernel, Trial]]:
     kernel = FlashKernel(model)
 
     def trial(rows: list[np.ndarray], plain_BE: Tensor) -> str:

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from embsearch.kernels.context import Context
 from embsearch.kernels.packing import LONG
 
 WIDTHS = (16, 32, 64, 128)
@@ -78,10 +79,17 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     return torch.einsum("hqk,khw->qhw", scores.softmax(-1), v)
 
 
+How = tuple[float, float, bool]  # scale, dropout, causal
+
+
+class _Computed(Context):
+    how: How
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, borders: Tensor, seed: Tensor, *how: Any
+        ctx: _Computed, q: Tensor, k: Tensor, v: Tensor, borders: Tensor, seed: Tensor, *how: *How
     ) -> Tensor:
         ctx.save_for_backward(q, k, v, borders, seed)
         ctx.how = how
@@ -91,7 +99,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Computed, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, borders, seed = ctx.saved_tensors
         found = [torch.empty_like(q) for _ in range(3)]
         _launch(_back, (q, k, v, gradient.contiguous(), *found), q, borders, seed, ctx.how)
@@ -99,7 +107,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _launch(
-    kernel: Any, tensors: tuple[Tensor, ...], q: Tensor, borders: Tensor, seed: Tensor, how: Any
+    kernel: Any, tensors: tuple[Tensor, ...], q: Tensor, borders: Tensor, seed: Tensor, how: How
 ) -> None:
     scale, dropout, causal = how
     _, heads, width = q.shape
@@ -127,7 +135,7 @@ def _launch(
 @triton.jit
 def _weights(q, k, rows, first, count, head, seed_at, scale, dropout, heads, TILE: tl.constexpr,
              MOST: tl.constexpr, DROPS: tl.constexpr, CAUSAL: tl.constexpr):  # fmt: skip
-    """The weights of some of a text's tokens on all of them, and what dropout multiplies them by."""
+    """Return the weights of some of a text's tokens on all, and what dropout multiplies them by."""
     columns = tl.arange(0, TILE)[None, :]
     scores = tl.dot(q, tl.trans(k)) * scale
     seen = columns < count

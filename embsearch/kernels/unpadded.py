@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from embsearch.kernels.attention import WRITTEN_OUT
@@ -63,9 +64,10 @@ class UnpaddedKernel:
         return found
 
     @property
-    def _dtype(self) -> Any:
+    def _dtype(self) -> torch.dtype:
         base: Any = self._model.transformers_model
-        return base.embeddings.LayerNorm.weight.dtype
+        found: torch.dtype = base.embeddings.LayerNorm.weight.dtype
+        return found
 
     def share_weights(self, recompute_masks: bool) -> FrozenWeights:
         """Return the casts of weights that the chunks of a step share."""

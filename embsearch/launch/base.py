@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import ClassVar, Literal, Protocol, TypeVar
 
-from embsearch.codec import from_json, to_json
+from embsearch.codec import Json, JsonObject, from_json, to_json
 from embsearch.values import FailureClass, Interval, Measurement, Reading, Segment
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class TrainJob:
 
     kind: ClassVar = "segment"
     segment: Segment
-    config: Mapping[str, Any]
+    config: Json
     folder: str  # of the trial's run: its checkpoint and model
     cache: str  # of the prepared data
     queries: tuple[int, ...] = ()  # how many validation queries each evaluation reads; empty: all
@@ -43,7 +43,7 @@ class EvaluateJob:
 
     kind: ClassVar = "evaluate"
     split: str
-    config: Mapping[str, Any]
+    config: Json
     cache: str
     model: str | None = None  # a saved model's folder; None: the untuned encoder
     full: bool = False  # with the interval, the segments and the pool
@@ -58,7 +58,7 @@ class ProbeJob:
 
     kind: ClassVar = "probe"
     what: str  # a function of probe.py
-    config: Mapping[str, Any]
+    config: Json
     folder: str
     cache: str
 
@@ -109,7 +109,7 @@ class Evaluated:
     compute: str
     seconds: float
     auc: Interval | None = None
-    segments: Mapping[str, Any] = field(default_factory=dict)
+    segments: Json = field(default_factory=dict)
     readings: tuple[Reading, ...] = ()
 
 
@@ -118,7 +118,7 @@ class Probed:
     """The end of a ProbeJob."""
 
     kind: ClassVar = "probed"
-    values: Mapping[str, Any]
+    values: Json
 
 
 @dataclass(frozen=True)
@@ -164,24 +164,24 @@ MESSAGES: Mapping[str, type[Message]] = {
 }  # fmt: skip
 
 
-def encode(value: Job | Message) -> dict[str, Any]:
+def encode(value: Job | Message) -> JsonObject:
     """Return a job or a message as a JSON object."""
     return {"kind": value.kind, **to_json(value)}
 
 
-def decode_job(content: Any) -> Job:
+def decode_job(content: object) -> Job:
     """Return the job that ``encode`` made JSON of. Raises ValueError where it is none."""
     return _decode(JOBS, content)
 
 
-def decode_message(content: Any) -> Message:
+def decode_message(content: object) -> Message:
     """Return the message that ``encode`` made JSON of. Raises ValueError where it is none."""
     return _decode(MESSAGES, content)
 
 
-def _decode(kinds: Mapping[str, type[T]], content: Any) -> T:
+def _decode(kinds: Mapping[str, type[T]], content: object) -> T:
     kind = content.get("kind") if isinstance(content, dict) else None
-    if not isinstance(kind, str) or kind not in kinds:
+    if not isinstance(content, dict) or not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"kind={kind!r}: expected one of {', '.join(kinds)}")
     try:
         return from_json(kinds[kind], content)

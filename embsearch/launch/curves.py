@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
+from embsearch.codec import Json
 from embsearch.errors import UserError
 from embsearch.values import FailureClass, Measurement, Scalar
 
@@ -39,7 +40,7 @@ class Curves(Protocol):
     def origin(self) -> str:
         """Say where the curves come from, in a few words."""
 
-    def curve(self, trial: int, config: Mapping[str, Any]) -> Curve:
+    def curve(self, trial: int, config: Json) -> Curve:
         """Return the curve of a trial with this config. Raises UserError where there is none."""
 
 
@@ -52,7 +53,7 @@ class Table:
     untuned: Mapping[str, float] = field(default_factory=lambda: {"auc": 0.5})
     origin: str = "a table of curves"
 
-    def curve(self, trial: int, config: Mapping[str, Any]) -> Curve:
+    def curve(self, trial: int, config: Json) -> Curve:
         times = [self.seconds * n for n in range(1, len(self.values[trial]) + 1)]
         return _curve(self.values[trial], times, config)
 
@@ -73,7 +74,7 @@ class Synthetic:
     untuned: Mapping[str, float] = field(default_factory=lambda: {"auc": 0.6})
     origin: str = "synthetic curves"
 
-    def curve(self, trial: int, config: Mapping[str, Any]) -> Curve:
+    def curve(self, trial: int, config: Json) -> Curve:
         at = config["evaluate"]["at"]
         end, speed = self.ends_at(config), self._speed(config)
         dice = random.Random(f"noise {self.seed} {trial} {config['train']['seed'] or ''}".rstrip())
@@ -83,7 +84,7 @@ class Synthetic:
         ]
         return _curve(values, [self.trial_seconds * share for share in at], config)
 
-    def ends_at(self, config: Mapping[str, Any]) -> float:
+    def ends_at(self, config: Json) -> float:
         """Return what the configuration would measure at its end, without noise."""
         away = [
             (place - random.Random(f"best {self.seed} {path}").uniform(0.1, 0.9)) ** 2
@@ -91,7 +92,7 @@ class Synthetic:
         ]
         return 0.65 + 0.3 * math.exp(-3 * sum(away) / max(len(away), 1))
 
-    def _speed(self, config: Mapping[str, Any]) -> float:
+    def _speed(self, config: Json) -> float:
         dice = random.Random(f"speed {self.seed} {sorted(places(config).items())}")
         return math.exp(dice.uniform(math.log(0.5), math.log(6)))
 
@@ -110,7 +111,7 @@ class Recorded:
     untuned: Mapping[str, float]
     origin: str
 
-    def curve(self, trial: int, config: Mapping[str, Any]) -> Curve:
+    def curve(self, trial: int, config: Json) -> Curve:
         found = self.curves[self.nearest(config)]
         at = config["evaluate"]["at"]
         if missing := [share for share in at if share not in self.at]:
@@ -127,7 +128,7 @@ class Recorded:
             kept.append((end, len(kept) + 1))
         return Curve(tuple(replace(m, rung=rung) for m, rung in kept), found.points, found.failure)
 
-    def nearest(self, config: Mapping[str, Any]) -> int:
+    def nearest(self, config: Json) -> int:
         """Return the number of the nearest recorded configuration, ranges counted from 0 to 1."""
         space = config["space"]
         here = places(config)
@@ -152,12 +153,12 @@ class Recorded:
         return range(len(self.configs))
 
 
-def places(config: Mapping[str, Any]) -> dict[str, float]:
+def places(config: Json) -> dict[str, float]:
     """Return each searched path with the config's place on it, from 0 to 1."""
     return {path: _place(_at(config, path), spec) for path, spec in sorted(config["space"].items())}
 
 
-def _place(value: Any, spec: Mapping[str, Any]) -> float:
+def _place(value: Any, spec: Json) -> float:
     if "choices" in spec:
         choices = list(spec["choices"])
         return choices.index(value) / max(len(choices) - 1, 1) if value in choices else 0.5
@@ -167,14 +168,14 @@ def _place(value: Any, spec: Mapping[str, Any]) -> float:
     return (value - low) / (high - low) if high > low else 0.0
 
 
-def _at(config: Mapping[str, Any], path: str) -> Any:
+def _at(config: Json, path: str) -> Any:
     node: Any = config
     for part in path.split("."):
         node = node[part]
     return node
 
 
-def _curve(values: Sequence[float], times: Sequence[float], config: Mapping[str, Any]) -> Curve:
+def _curve(values: Sequence[float], times: Sequence[float], config: Json) -> Curve:
     """Return numbers as a trial's measurements, with the config's steps and texts."""
     train, metric, at = config["train"], config["evaluate"]["objective"], config["evaluate"]["at"]
     if len(at) != len(values):

@@ -1,4 +1,4 @@
-"""What a worker's process finds in its environment, whoever starts it."""
+"""Variables that a worker's process finds in its environment, whoever starts it."""
 
 from __future__ import annotations
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
+from embsearch.codec import JsonObject
 from embsearch.launch.base import Failed, Job, Message, decode_job
 
 Send = Callable[[Message], None]
@@ -28,7 +29,7 @@ MakeHandler = Callable[[Send], Handler]
 
 
 def answers(
-    handler: Handler, content: Any, decode: Callable[[Any], Job] = decode_job
+    handler: Handler, content: JsonObject, decode: Callable[[JsonObject], Job] = decode_job
 ) -> Iterator[Message]:
     """Yield the messages of a job that came as JSON. One that cannot be read fails as a bug."""
     try:

@@ -1,13 +1,16 @@
-"""What is known of the encoder that a study began with, without loading it: its name on the hub and its licence."""
+"""Facts about the encoder that a study began with, without loading it: its name on the hub and its
+licence.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
+from embsearch.codec import JsonObject
 from embsearch.config.schema import ModelConfig
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"  # what the package of model=minilm carries
@@ -54,8 +57,10 @@ def _readme(config: ModelConfig) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _front_matter(readme: Path | None) -> dict[str, Any]:
-    """The YAML between two lines of dashes that a hub README begins with; empty where there is none."""
+def _front_matter(readme: Path | None) -> JsonObject:
+    """Return the YAML between two lines of dashes that a hub README begins with; empty where there
+    is none.
+    """
     try:
         text = "" if readme is None else readme.read_text(encoding="utf-8")
         _, head, _ = text.split("---\n", 2)

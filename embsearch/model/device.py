@@ -1,4 +1,4 @@
-"""Which device and precision a worker computes with, and why: decided once, said aloud."""
+"""The device and precision that a worker computes with, and why: decided once, said aloud."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ class Compute:
     sharers: int = 1
 
     def words(self) -> dict[str, Scalar]:
-        """What results depend on, for the record: ``device``, ``threads``, ``precision``. The CPU with the widest
-        instructions that torch's kernels use of it, which decide in what order sums are taken."""
+        """Return what results depend on, for the record: ``device``, ``threads``, ``precision``.
+        The CPU with the widest instructions that torch's kernels use of it, which decide in what
+        order sums are taken.
+        """
         cpu = self.device.type != "cuda"
         name = (
             f"cpu, {torch.backends.cpu.get_cpu_capability()}"
@@ -57,8 +59,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def failure_of(error: Exception) -> tuple[str, str]:
-    """The failure class of what ended a task, and its message. Memory for weights or optimizer states is one too:
-    nothing there could be made smaller."""
+    """Return the failure class of what ended a task, and its message. Memory for weights or
+    optimizer states is one too: nothing there could be made smaller.
+    """
     if isinstance(error, OSError):
         return ("disk_full" if error.errno in (28, 122) else "bug"), str(error)
     if isinstance(error, EmbsearchError):
@@ -71,12 +74,12 @@ def failure_of(error: Exception) -> tuple[str, str]:
 
 
 def reason(error: Exception) -> str:
-    """What failed in a line, never an empty one."""
+    """Return what failed in a line, never an empty one."""
     return next(iter(failure_of(error)[1].splitlines()), "") or type(error).__name__
 
 
 def choose(device: str, precision: str) -> Compute:
-    """The compute for config ``device`` and ``train.precision``. Raises ConfigError."""
+    """Return the compute for config ``device`` and ``train.precision``. Raises ConfigError."""
     made = _choose(device, precision)
     if (
         made.device.index is not None

@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from embsearch.config.schema import ModelConfig
 from embsearch.data.batch import onto
 from embsearch.data.dataset import TaskData
-from embsearch.data.tokenise import Tokens, cached
+from embsearch.data.tokenise import Tokenizer, Tokens, cached
 from embsearch.model import pretrained
 from embsearch.model.device import product_dtype
 from embsearch.model.frozen import LIMIT, FrozenLayerCache
@@ -67,9 +67,10 @@ class Encoder(Tower):
         return cached(data, self.tokenizer, length, cache)
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
-        return self.model.tokenizer
+        found: Tokenizer = self.model.tokenizer
+        return found
 
     def save(self, folder: Path) -> None:
         """Write the model with its whole token table, in sentence-transformers' format."""
@@ -102,7 +103,7 @@ class Encoder(Tower):
         return embeddings_BE
 
     def encode(
-        self, tokens: Tokens, texts: np.ndarray, alone: bool = False, shared: Any = None
+        self, tokens: Tokens, texts: np.ndarray, alone: bool = False, shared: object = None
     ) -> Tensor:
         """Return (B, E) embeddings of one chunk of texts, on the encoder's device.
 

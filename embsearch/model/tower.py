@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from embsearch.config.schema import ModelConfig
 from embsearch.data.dataset import Ids, TaskData
+from embsearch.data.tokenise import Tokenizer
 from embsearch.model.kernel import Kernel
 
 
@@ -39,8 +40,12 @@ class Tower(nn.Module, ABC):
     plain answer here that a tower may better.
     """
 
-    tokenizer: Any = None  # of towers whose items are texts; augmentation needs it
     kernel: Kernel | None = None  # a faster way to encode, if kernels/select.py found one
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of a tower whose items are texts; augmentation needs it."""
+        return None
 
     @property
     def packs(self) -> bool:
@@ -70,7 +75,7 @@ class Tower(nn.Module, ABC):
         """Return all items of ``data`` as inputs, kept in ``cache`` for the next worker."""
 
     @abstractmethod
-    def encode(self, inputs: Any, ids: Ids, alone: bool = False, shared: Any = None) -> Tensor:
+    def encode(self, inputs: Any, ids: Ids, alone: bool = False, shared: object = None) -> Tensor:
         """Return (B, E) vectors of the items ``ids``, on the tower's device, with autograd.
 
         ``alone``: the only chunk of a training step; its vectors may be overwritten by the next

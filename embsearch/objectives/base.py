@@ -1,4 +1,4 @@
-"""What an objective is: vectors of a batch's distinct texts in, one number to minimise out.
+"""The interface of objectives: vectors of a batch's distinct texts in, one number to minimise out.
 
 An objective owns no parameters and no model, so a checkpoint holds only the encoder, and the
 trainer may encode the texts in chunks of its choice.

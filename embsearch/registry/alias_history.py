@@ -12,8 +12,9 @@ import getpass
 import json
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from embsearch.codec import JsonObject
 from embsearch.errors import EmbsearchError
 from embsearch.registry.mlflow_registry import CHAMPION, by_alias
 from embsearch.values import ModelVersion
@@ -30,7 +31,12 @@ class AliasMoved(EmbsearchError):
 
 
 def move_champion(
-    client: MlflowClient, name: str, version: int, expected: int | None, reason: str, **facts: Any
+    client: MlflowClient,
+    name: str,
+    version: int,
+    expected: int | None,
+    reason: str,
+    **facts: object,
 ) -> ModelVersion:
     """Make ``version`` the champion and the old one ``previous``.
 
@@ -42,17 +48,7 @@ def move_champion(
     old = by_alias(client, name, CHAMPION)
     if old is not None and old.version == version:
         if not any(entry["version"] == version for entry in history(client, name)[-1:]):
-            _write(
-                client,
-                name,
-                {
-                    "version": version,
-                    "before": expected,
-                    "reason": reason,
-                    **facts,
-                    "state": "moved",
-                },
-            )
+            _write(client, name, {**entry, "state": "moved"})
         return old
     _expect(name, old, expected)
     client.get_model_version(name, str(version))  # exists, else raises before anything is changed
@@ -70,7 +66,7 @@ def move_champion(
     return now
 
 
-def settle_last_move(client: MlflowClient, name: str) -> dict[str, Any] | None:
+def settle_last_move(client: MlflowClient, name: str) -> JsonObject | None:
     """Write down whether the last move was made, where a process died before it could.
 
     Return that move if it was.
@@ -85,7 +81,7 @@ def settle_last_move(client: MlflowClient, name: str) -> dict[str, Any] | None:
     return entries[last] if made else None
 
 
-def history(client: MlflowClient, name: str) -> list[dict[str, Any]]:
+def history(client: MlflowClient, name: str) -> list[JsonObject]:
     """Return every move of the champion that was made, the oldest first."""
     entries = _entries(client, name)
     now = by_alias(client, name, CHAMPION)
@@ -98,7 +94,7 @@ def history(client: MlflowClient, name: str) -> list[dict[str, Any]]:
     return [{key: value for key, value in entry.items() if key != "state"} for entry in made]
 
 
-def _entries(client: MlflowClient, name: str) -> dict[int, dict[str, Any]]:
+def _entries(client: MlflowClient, name: str) -> dict[int, JsonObject]:
     tags = client.get_registered_model(name).tags
     return {
         int(k.removeprefix(HISTORY)): json.loads(v)
@@ -107,9 +103,7 @@ def _entries(client: MlflowClient, name: str) -> dict[int, dict[str, Any]]:
     }
 
 
-def _write(
-    client: MlflowClient, name: str, entry: dict[str, Any], number: int | None = None
-) -> int:
+def _write(client: MlflowClient, name: str, entry: JsonObject, number: int | None = None) -> int:
     """Append an entry, or replace the one with this ``number``. Return its number."""
     if number is None:
         number = max(_entries(client, name), default=-1) + 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embsearch.config.build import build, to_dict
 from embsearch.config.schema import Config
+from embsearch.data.dataset import Rows, TaskData
 from embsearch.errors import EmbsearchError, Refused, StudyError
 from embsearch.history import events
 from embsearch.history.folder import StudyFolder
@@ -25,6 +26,7 @@ from embsearch.track.mlflow import MlflowRecorder
 from embsearch.values import Interval
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
 
@@ -37,9 +39,9 @@ class Candidate:
     folder: StudyFolder
     trial: int
     model: Path
-    data: Any  # as its task loads them
+    data: TaskData  # as its task loads them
     judge: Judge
-    client: Any
+    client: MlflowClient
     recorded: dict[str, dict[str, str]]  # manifests, by who kept them before today
 
     @staticmethod
@@ -80,9 +82,10 @@ class Candidate:
         return self.judge.task
 
     @property
-    def rows(self) -> Any:
+    def rows(self) -> Rows:
         """The test rows."""
-        return self.judge.rows
+        rows: Rows = self.judge.rows
+        return rows
 
     @property
     def name(self) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from embsearch.codec import Json
 from embsearch.config.schema import PromoteConfig
 from embsearch.data.dataset import Rows
 from embsearch.tasks.base import Answers, AnyTask
@@ -24,7 +24,7 @@ class Gate:
     name: str
     passed: bool
     words: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

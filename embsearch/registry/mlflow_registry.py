@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embsearch.config.schema import Config
 from embsearch.errors import ModelError
@@ -20,6 +20,7 @@ from embsearch.values import ModelVersion
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
 
 CHAMPION = "champion"
@@ -174,7 +175,7 @@ def _download(client: MlflowClient, source: str, folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _value(found: Any) -> ModelVersion:
+def _value(found: MlflowVersion) -> ModelVersion:
     name, version = found.name, int(found.version)
     return ModelVersion(
         name,

@@ -5,7 +5,8 @@ on them.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from embsearch.errors import StudyError
 from embsearch.track.mlflow_model import DIGEST, UID
@@ -81,7 +82,10 @@ def of_version(client: MlflowClient, uri: str) -> Origin:
     return Origin(study, int(trial), digest=found.tags.get(DIGEST, ""))
 
 
-def _asked(client: MlflowClient, what: str, ask: Any) -> Any:
+T = TypeVar("T")
+
+
+def _asked(client: MlflowClient, what: str, ask: Callable[[], T]) -> T:
     from mlflow.exceptions import MlflowException
 
     try:

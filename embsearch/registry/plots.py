@@ -5,10 +5,10 @@ rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
+from embsearch.codec import JsonObject
 from embsearch.data.dataset import JudgedRows
 from embsearch.registry.gates import Gate
 from embsearch.tasks.base import Answers
@@ -89,7 +89,7 @@ def pairs_plot(rows: JudgedRows, mine: Answers, theirs: Answers, rival: str) -> 
     )
 
 
-def _gains(gates: Sequence[Gate], metric: str) -> Iterator[dict[str, Any]]:
+def _gains(gates: Sequence[Gate], metric: str) -> Iterator[JsonObject]:
     for gate in gates:
         if gate.name == "gain":
             yield {"what": f"{metric}, over the {gate.facts['against']}", **gate.facts["gain"]}
@@ -101,11 +101,11 @@ def _gains(gates: Sequence[Gate], metric: str) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _sign() -> dict[str, Any]:
+def _sign() -> JsonObject:
     return {"condition": {"test": "datum.high < 0", "value": RED}, "value": BLUE}
 
 
-def _png(spec: dict[str, Any]) -> bytes:
+def _png(spec: JsonObject) -> bytes:
     import vl_convert
 
     return bytes(vl_convert.vegalite_to_png({**spec, "background": "white"}, scale=1.5))

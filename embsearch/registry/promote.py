@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from embsearch.codec import JsonObject
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.history import events
@@ -136,5 +136,5 @@ def _judged_again(candidate: Candidate) -> Examination:
     return Examination((), candidate.interval(candidate.judge(candidate.model)))
 
 
-def _plain(found: Examination) -> list[dict[str, Any]]:
+def _plain(found: Examination) -> list[JsonObject]:
     return [record(gate) for gate in found.gates]

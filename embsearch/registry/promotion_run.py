@@ -8,7 +8,7 @@ import io
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -58,7 +58,7 @@ def keep(candidate: Candidate, found: Examination) -> str:
     return run_id
 
 
-def _tags(candidate: Candidate, experiment: str, uid: str) -> dict[str, Any]:
+def _tags(candidate: Candidate, experiment: str, uid: str) -> dict[str, str]:
     title = f"promotion of {candidate.config.study.name}, trial {candidate.trial}"
     tags = {
         UID: uid,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
-from embsearch.data.dataset import JudgedRows, TaskData
+from embsearch.codec import Json
+from embsearch.data.dataset import JudgedRows, Rows, TaskData
 from embsearch.history.events import encode
 from embsearch.report.calibration import QUANTILES, best_cut, cut_at, quantiles
 from embsearch.report.findings import signed
@@ -31,7 +31,7 @@ class RowScores:
 
     data: TaskData
     models: Models
-    scores: Mapping[str, NDArray[Any]]
+    scores: Mapping[str, np.ndarray]
 
 
 class CardScores:
@@ -43,7 +43,9 @@ class CardScores:
         self.record, self.course, self.evidence = record, course, evidence
         self.split = str(next(iter(record.tested.values())).split) if record.tested else "test"
         self.task = task_of(record.config)
-        self.rows: Any = None if evidence is None else self.task.rows(evidence.data, self.split)
+        self.rows: Rows | None = (
+            None if evidence is None else self.task.rows(evidence.data, self.split)
+        )
 
     @property
     def _pooled(self) -> bool:
@@ -89,12 +91,12 @@ class CardScores:
         before = None if untuned is None else encode(untuned)
         yield from _segments(mine, before, self.task.primary)
 
-    def _line(self, name: str, event: Mapping[str, Any], gain: Interval | None) -> str:
+    def _line(self, name: str, event: Json, gain: Interval | None) -> str:
         cells = [name, with_interval(primary_interval(event)), signed(gain) if gain else ""]
         cells += [number(value) for value in self.task.column_values(event["metrics"])]
         return f"| {' | '.join(cells)} |"
 
-    def _mine(self) -> Mapping[str, Any] | None:
+    def _mine(self) -> Json | None:
         """Return this model's test as a ``tested`` event holds it; from its scores where there is
         none.
         """
@@ -185,9 +187,7 @@ class CardScores:
         )
 
 
-def _segments(
-    mine: Mapping[str, Any] | None, untuned: Mapping[str, Any] | None, primary: Metric
-) -> Iterator[str]:
+def _segments(mine: Json | None, untuned: Json | None, primary: Metric) -> Iterator[str]:
     before = {} if untuned is None else untuned["segments"]
     found = (
         {}

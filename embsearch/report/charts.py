@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
+from embsearch.codec import Json, JsonObject
 from embsearch.report.importance import Importance
 from embsearch.report.record import BEST, DEFAULT, UNTUNED, Record
 from embsearch.report.tables import SHOWN
@@ -18,7 +18,6 @@ from embsearch.search.space import Dimension
 from embsearch.tasks.base import Metric
 from embsearch.tasks.catalogue import task_of
 
-Spec = dict[str, Any]
 MODELS = [UNTUNED, DEFAULT, BEST]
 STATES = ("complete", "pruned", "failed", "running", "paused", "waiting")
 PAIRS = 3  # of parameters whose interaction is drawn
@@ -32,12 +31,12 @@ class Chart:
     id: str
     title: str
     words: str
-    spec: Spec
+    spec: JsonObject
     narrow: bool = False  # stands beside others
 
 
 def charts(
-    record: Record, data: Mapping[str, Sequence[Any]], found: Sequence[Importance]
+    record: Record, data: Mapping[str, Sequence[Json]], found: Sequence[Importance]
 ) -> dict[str, list[Chart]]:
     """Return the charts by section of the page; a section without data has none."""
     objective = f"validation {record.objective}"
@@ -73,7 +72,7 @@ def charts(
     }
 
 
-def _name_only(spec: Any, states: set[str]) -> None:
+def _name_only(spec: object, states: set[str]) -> None:
     """Leave the states that no trial has out of the legends."""
     for value in (
         spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else ()
@@ -101,11 +100,11 @@ _TRIAL = {
 }
 
 
-def _table(name: str) -> Spec:
+def _table(name: str) -> JsonObject:
     return {"data": {"name": name}}
 
 
-def _y(field: str, title: str) -> Spec:
+def _y(field: str, title: str) -> JsonObject:
     return {
         "field": field,
         "type": "quantitative",
@@ -115,7 +114,7 @@ def _y(field: str, title: str) -> Spec:
     }
 
 
-def _kinds(first: str, second: str) -> Spec:
+def _kinds(first: str, second: str) -> JsonObject:
     return {
         "field": "kind",
         "type": "nominal",
@@ -124,12 +123,12 @@ def _kinds(first: str, second: str) -> Spec:
     }
 
 
-def _tips(*fields: tuple[str, str]) -> list[Spec]:
+def _tips(*fields: tuple[str, str]) -> list[JsonObject]:
     return [{"field": field, "title": title} for field, title in fields]
 
 
 def _history(record: Record, objective: str) -> Chart:
-    layers: list[Spec] = [
+    layers: list[JsonObject] = [
         {
             "mark": {"type": "point", "filled": True, "size": 60},
             "transform": [{"filter": "isValid(datum.best)"}],
@@ -204,7 +203,7 @@ def _losses() -> Chart:
     )
 
 
-def _traces(field: str, title: str, points: bool) -> Spec:
+def _traces(field: str, title: str, points: bool) -> JsonObject:
     over = {"param": "over", "empty": False}
     bold = {
         "condition": [{**over, "value": 1.0}, {"test": "datum.won", "value": 1.0}],
@@ -235,7 +234,7 @@ def _traces(field: str, title: str, points: bool) -> Spec:
     }
 
 
-def _budget_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
+def _budget_chart(rows: Sequence[Json]) -> Chart:
     most = max((row["texts"] for row in rows), default=0)
     y = {"field": "rung", "type": "ordinal", "title": None, "sort": None}
     x = {
@@ -305,7 +304,7 @@ def _importance(rows: int) -> Chart:
     return Chart("importance", "Which parameters mattered", "", spec)
 
 
-def _x(place: int, dimension: Dimension, name: str) -> Spec:
+def _x(place: int, dimension: Dimension, name: str) -> JsonObject:
     """Return a parameter as an axis, on its own scale."""
     field = f"p{place}"
     if dimension.ordered:
@@ -331,7 +330,7 @@ def _x(place: int, dimension: Dimension, name: str) -> Spec:
     }
 
 
-def _marks() -> Spec:
+def _marks() -> JsonObject:
     """Return the size of marks: the winner's is large."""
     return {"condition": {"test": "datum.won", "value": 170}, "value": 50}
 
@@ -452,7 +451,7 @@ def _segments(segments: int, primary: Metric) -> Chart:
     )
 
 
-def _scores(model: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
+def _scores(model: str, rows: Sequence[Json]) -> Chart:
     """Return the chart of one model, on the scales of both."""
     x = {
         "type": "quantitative",

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
+from embsearch.codec import JsonObject
 from embsearch.config.command import same_study
 from embsearch.history import events
 from embsearch.report.live import failures, short
@@ -119,7 +120,7 @@ def _gains(record: Record, models: Models | None) -> Iterator[Finding]:
         yield Finding("warning", f"{line[0].upper()}{line[1:]}.")
 
 
-def _rows(record: Record) -> list[dict[str, Any]]:
+def _rows(record: Record) -> list[JsonObject]:
     return [] if record.result is None else record.result["table"]
 
 

@@ -1,20 +1,23 @@
-"""What a person watches while a study runs: a table on a terminal, plain lines elsewhere."""
+"""A view of a running study for a person: a table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from embsearch.values import Reading
+from embsearch.config.schema import Config
+from embsearch.history.trial import Trial
+from embsearch.search.space import Space
+from embsearch.values import Reading, Scalar
 
 STYLES = {
     "complete": "green",
@@ -28,23 +31,33 @@ EVERY = 0.5  # seconds between redraws
 LINE_EVERY = 15.0  # seconds between plain progress lines
 
 
+class Scored(Protocol):
+    """A trial with its best value."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def best(self) -> float | None: ...
+
+
 class Watched(Protocol):
     """The parts of a study that are shown."""
 
-    config: Any
-    space: Any
+    config: Config
+    space: Space
 
     @property
-    def trials(self) -> Any: ...
+    def trials(self) -> Mapping[int, Trial]: ...
 
     @property
-    def baseline(self) -> Any: ...
+    def baseline(self) -> Mapping[str, float] | None: ...
 
     @property
     def elapsed(self) -> float: ...
 
     @property
-    def best(self) -> Any: ...
+    def best(self) -> Scored | None: ...
 
 
 class Watch:
@@ -124,7 +137,7 @@ def trials_table(study: Watched, most: int = 18) -> Table:
     return table
 
 
-def state(trial: Any) -> str:
+def state(trial: Trial) -> str:
     """``pruned``; of a failed trial also why: ``failed: diverged``."""
     failure = trial.outcome.failure if trial.outcome is not None else None
     return f"failed: {failure.replace('_', ' ')}" if failure else str(trial.state)
@@ -156,7 +169,7 @@ def summary(study: Watched) -> str:
     return ", ".join(words)
 
 
-def failures(trials: Iterable[Any]) -> str:
+def failures(trials: Iterable[Trial]) -> str:
     """Every failure so far by class, as ``2 killed, 1 diverged``; a trial may have had several and gone on."""
     counted = Counter(failure.replace("_", " ") for trial in trials for failure in trial.failures)
     return ", ".join(f"{count} {failure}" for failure, count in counted.most_common())
@@ -179,7 +192,9 @@ def time_left(study: Watched) -> float | None:
 
 
 def reads(readings: Sequence[Reading]) -> str:
-    """What the evaluations of every trial read, where not all of them read all rows: in a line."""
+    """Return a line on what the evaluations of every trial read, where not all of them read all
+    rows.
+    """
     fewer = [f"{one.rows:,} ({one.error:.4f})" for one in readings if one.rows < readings[-1].rows]
     if not fewer:
         return ""
@@ -187,7 +202,7 @@ def reads(readings: Sequence[Reading]) -> str:
     return f"evaluations read {', '.join(fewer)}, then all {every} rows; in brackets the standard error of AUC"
 
 
-def short(value: Any) -> str:
+def short(value: Scalar) -> str:
     if isinstance(value, float):
         return f"{value:.2g}"
     return str(value)

@@ -5,14 +5,14 @@ record's, or was measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from embsearch import __version__
+from embsearch.codec import Json, JsonObject
 from embsearch.config.build import to_dict, with_values
 from embsearch.config.catalogue import OBJECTIVES
 from embsearch.config.command import same_study
@@ -154,7 +154,7 @@ class Card:
 
     def data(self) -> Iterator[str]:
         opened = self.record.of_kind(events.Opened)
-        report: Mapping[str, Any] = opened[-1].rows if opened else {}
+        report: Json = opened[-1].rows if opened else {}
         yield "## Data"
         yield ""
         yield f"Fingerprint `{self.record.data}`."
@@ -202,7 +202,7 @@ class Card:
             f"{search.sampler.name}, scheduler {search.scheduler.name}."
         )
 
-    def _settings(self) -> dict[str, dict[str, Any]]:
+    def _settings(self) -> dict[str, JsonObject]:
         """Return every setting that shaped the weights.
 
         What is null is the base's own; what the loss does not use is left out.
@@ -256,7 +256,7 @@ class Card:
 
     def again(self) -> Iterator[str]:
         opened, machine = self.record.of_kind(events.Opened), self.course.machine
-        environment: Mapping[str, Any] = opened[-1].environment if opened else {}
+        environment: Json = opened[-1].environment if opened else {}
         packages = environment.get("packages") or {}
         named = [f"Python {environment.get('python') or 'of a version that is not recorded'}"]
         named += [f"{name} {packages[name]}" for name in SHOWN if packages.get(name)]

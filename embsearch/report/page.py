@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from embsearch import __version__
+from embsearch.codec import Json, JsonObject
 from embsearch.config.command import same_study
 from embsearch.history import events
 from embsearch.report.charts import Chart, charts
@@ -75,19 +75,18 @@ def render(
     template: str,
     title: str,
     drawn: Sequence[Chart],
-    data: Mapping[str, Any],
+    data: Json,
     vega: str,
-    **words: Any,
+    **words: object,
 ) -> str:
     """Render ``template`` with ``words`` into the common page frame, with its charts and their
     data.
     """
-    html: str = _template(template).render(**_frame(title, drawn, data, vega), **words)
-    return html
+    return _template(template).render(**_frame(title, drawn, data, vega), **words)
 
 
 @cache
-def _template(name: str) -> Any:
+def _template(name: str) -> Template:
     loader = FunctionLoader(_file)
     return Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -98,9 +97,7 @@ def _file(name: str) -> str:
     return files("embsearch.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _frame(
-    title: str, drawn: Sequence[Chart], data: Mapping[str, Any], vega: str
-) -> dict[str, Any]:
+def _frame(title: str, drawn: Sequence[Chart], data: Json, vega: str) -> JsonObject:
     payload = {
         "charts": [{"id": c.id, "title": c.title, "spec": c.spec} for c in drawn],
         "tables": data,
@@ -123,7 +120,7 @@ def _winner(record: Record) -> str:
     return f"trial {record.best.number}" + ("" if record.result is not None else " (so far)")
 
 
-def _results(record: Record, models: Models | None) -> Iterator[Mapping[str, Any]]:
+def _results(record: Record, models: Models | None) -> Iterator[Json]:
     task = task_of(record.config)
     for row in record.result["table"] if record.result is not None else []:
         trial = row["trial"]
@@ -188,7 +185,7 @@ def _importance_words(found: Sequence[Importance]) -> str:
     )
 
 
-def _trials(record: Record) -> Iterator[Mapping[str, Any]]:
+def _trials(record: Record) -> Iterator[Json]:
     best = record.best
     best_first = sorted(
         record.courses.values(), key=lambda c: c.trial.best_score or (-1, -1.0), reverse=True
@@ -215,7 +212,7 @@ def _more(record: Record) -> str:
     return f"{left:,} more trials are in the study's folder and in MLflow." if left > 0 else ""
 
 
-def _moved(models: Models | None) -> dict[str, Any]:
+def _moved(models: Models | None) -> JsonObject:
     if models is None or not models.of_titles or not {UNTUNED, BEST} <= models.by_label.keys():
         return {"moved": [], "moved_words": ""}
     gained, lost = models.moved()

@@ -1,14 +1,14 @@
-"""What the record says of one trial that is to be trained again."""
+"""The record of one trial that is to be trained again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from embsearch.codec import Json
 from embsearch.config.build import build
 from embsearch.config.schema import Config
 from embsearch.errors import StudyError
@@ -22,14 +22,16 @@ from embsearch.track.environment import changes, machine_changes
 
 @dataclass(frozen=True)
 class Past:
-    """What the record says of one trial, as far as it was measured. ``notes`` is what a reader should know first."""
+    """The record of one trial, as far as it was measured. ``notes`` is what a reader should know
+    first.
+    """
 
     study: str
     number: int
     config: Config
     measured: tuple[events.Measured, ...]
     opened: events.Opened  # of the session in which it was measured last
-    machine: Mapping[str, Any]  # empty in records made before embsearch noted it
+    machine: Json  # empty in records made before embsearch noted it
     model: Path
     notes: tuple[str, ...]
     queries: tuple[int, ...] = ()  # that each evaluation read the rows of; empty: all
@@ -41,12 +43,12 @@ class Past:
 
     @property
     def threads(self) -> int:
-        """Of its worker; of a record that does not say, what was asked for."""
+        """The threads of its worker; where the record does not say, those that were asked for."""
         return int(self.machine.get("threads") or self.config.launcher.threads or 1)
 
 
 def past(study: Record, number: int) -> Past:
-    """What there is to compare with. Raises StudyError where there is nothing, or not yet."""
+    """Return what there is to compare with. Raises StudyError where there is nothing, or not yet."""
     where = f"trial={number}: study {study.name}"
     if number not in study.trials:
         known = (
@@ -106,7 +108,9 @@ def _config_of(path: Path) -> Config:
 
 
 def _in_force(sessions: Sequence[E], at: events.Event) -> E | None:
-    """The session in which something was logged; by the clock, so the first one where that was set back."""
+    """Return the session in which something was logged; by the clock, so the first one where that
+    was set back.
+    """
     before = [e for e in sessions if e.time <= at.time]
     return before[-1] if before else sessions[0] if sessions else None
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from optuna.distributions import CategoricalDistribution
 
+from embsearch.codec import JsonObject
 from embsearch.errors import ConfigError
 from embsearch.report.live import short
 from embsearch.report.record import Record
 from embsearch.search.space import Dimension, parse
+from embsearch.values import Scalar
 
 EDGE = 0.05  # of a range, on its own scale: nearer to an end than this is at the end
 
 
-def at_end(dimension: Dimension, value: Any) -> Literal["low", "high"] | None:
+def at_end(dimension: Dimension, value: Scalar) -> Literal["low", "high"] | None:
     """Return the end of its range that a value lies at; None inside, and where there is no order."""
-    if isinstance(dimension.distribution, CategoricalDistribution) or not dimension.contains(value):
+    unordered = isinstance(dimension.distribution, CategoricalDistribution)
+    if unordered or not isinstance(value, (int, float)) or not dimension.contains(value):
         return None
     if dimension.ordered:
         place = dimension.ordered.index(value)
@@ -49,9 +52,9 @@ def wider(record: Record, dimension: Dimension, end: Literal["low", "high"]) -> 
     return f"'{at}.{key}={value}'" if isinstance(value, list) else f"{at}.{key}={value:g}"
 
 
-def _further_choice(dimension: Dimension, end: Literal["low", "high"]) -> dict[str, Any]:
+def _further_choice(dimension: Dimension, end: Literal["low", "high"]) -> JsonObject:
     """Return one choice more, in the ratio of the last two; nothing where that is no whole number."""
-    choices: list[Any] = list(dimension.ordered)
+    choices = list(dimension.ordered)
     first, second = (choices[0], choices[1]) if end == "low" else (choices[-1], choices[-2])
     if not second or first * first % second:
         return {}
@@ -59,7 +62,7 @@ def _further_choice(dimension: Dimension, end: Literal["low", "high"]) -> dict[s
     return {"choices": [further, *choices] if end == "low" else [*choices, further]}
 
 
-def _further_end(dimension: Dimension, end: Literal["low", "high"]) -> dict[str, Any]:
+def _further_end(dimension: Dimension, end: Literal["low", "high"]) -> JsonObject:
     """Return three times as far on a logarithmic range, half of the range on another; not from
     above 0 to 0 or below.
     """

@@ -1,4 +1,6 @@
-"""What the logs say of a study, gathered once for pages, comparisons and charts. Nothing is judged here."""
+"""The record of a study by its logs, gathered once for pages, comparisons and charts. Nothing is
+judged here.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from embsearch.codec import Json
 from embsearch.config.build import build
 from embsearch.config.schema import Config
 from embsearch.history import events
@@ -44,7 +47,7 @@ class Loss(NamedTuple):
 
 @dataclass
 class Course:
-    """How one trial went."""
+    """The course of one trial."""
 
     trial: Trial
     axes: Mapping[str, Scalar]  # every searched parameter by short name
@@ -52,7 +55,7 @@ class Course:
     losses: list[tuple[int, float]] = field(
         default_factory=list
     )  # (step, loss) of the run with the first seed
-    machine: Mapping[str, Any] = field(
+    machine: Json = field(
         default_factory=dict
     )  # that made its last evaluation; empty in old records
 
@@ -78,14 +81,14 @@ class Course:
         return sum(texts for at, texts in runs.items() if at >= seed)
 
     def texts_at(self, step: float) -> float:
-        """How many texts the run had seen at a step."""
+        """Return the number of texts that the run had seen at a step."""
         if not self.own:
             return step
         last = next((e for e in self.own if e.step >= step), self.own[-1])
         return step * last.texts / max(last.step, 1)
 
     def loss_curve(self, points: int = 40) -> list[Loss]:
-        """The loss in at most so many points, each the mean of as many steps."""
+        """Return the loss in at most so many points, each the mean of as many steps."""
         size = -(-len(self.losses) // points)
         parts = (
             [self.losses[i : i + size] for i in range(0, len(self.losses), size)] if size else []
@@ -162,7 +165,7 @@ class Record:
 
     @property
     def readings(self) -> list[Reading]:
-        """What each evaluation of a trial reads; empty where all read all rows."""
+        """The rows that each evaluation of a trial reads; empty where all read all rows."""
         return self.state.readings
 
     @property
@@ -180,7 +183,7 @@ class Record:
 
     @property
     def seconds(self) -> float:
-        """What the search took; so far, while it runs."""
+        """The time that the search took; so far, while it runs."""
         return self.elapsed if self.result is None else float(self.result["seconds"])
 
     @property
@@ -213,8 +216,9 @@ class Record:
         return found
 
     def common_rung(self) -> int:
-        """The highest evaluation that half of the measured trials came to, eight at least where there are as
-        many: values there can be compared. 0 where nothing was measured."""
+        """Return the highest evaluation that half of the measured trials came to, eight at least
+        where there are as many: values there can be compared. 0 where nothing was measured.
+        """
         rungs = sorted((c.trial.rung for c in self.courses.values() if c.trial.rung), reverse=True)
         return rungs[min(max(8, (len(rungs) + 1) // 2), len(rungs)) - 1] if rungs else 0
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
 
+from embsearch.codec import Json
 from embsearch.tasks.base import AnyTask
 from embsearch.values import Interval, primary_interval
 
 FELL = 0.01  # a smaller fall is within the noise of a few hundred test queries
 
 
-def result_table(rows: Sequence[Mapping[str, Any]], objective: str, task: AnyTask) -> Table:
+def result_table(rows: Sequence[Json], objective: str, task: AnyTask) -> Table:
     """Return the table of a study's result; ``rows`` as ``study.Result.table`` holds them."""
     split = rows[0]["split"] if rows else "test"
     table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
@@ -36,7 +37,26 @@ def result_table(rows: Sequence[Mapping[str, Any]], objective: str, task: AnyTas
     return table
 
 
-def show(result: Any, objective: str, task: AnyTask, console: Console | None = None) -> None:
+class Result(Protocol):
+    """A study's result, as ``study.Result`` has it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def why(self) -> str: ...
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+
+    @property
+    def table(self) -> Sequence[Json]: ...
+
+    @property
+    def confirmed(self) -> Sequence[Json]: ...
+
+
+def show(result: Result, objective: str, task: AnyTask, console: Console | None = None) -> None:
     """Print what a study found."""
     console = console or Console()
     counts = ", ".join(f"{n} {state}" for state, n in result.counts.items() if n)
@@ -51,7 +71,7 @@ def show(result: Any, objective: str, task: AnyTask, console: Console | None = N
             console.print(f"note:  {line}", highlight=False, soft_wrap=True)
 
 
-def confirmed_line(one: Mapping[str, Any], objective: str) -> str:
+def confirmed_line(one: Json, objective: str) -> str:
     """Return a line that says how much of a trial's value was luck, by the fresh seeds of its
     configuration.
     """
@@ -69,7 +89,7 @@ def luck(bias: float) -> str:
     return f"{bias:.4f} of it was luck" if bias > 0 else "it was not luck"
 
 
-def warnings(rows: Sequence[Mapping[str, Any]], task: AnyTask) -> list[str]:
+def warnings(rows: Sequence[Json], task: AnyTask) -> list[str]:
     """Return a line where the best trial's primary metric did not rise, or rose while secondary
     ones fell.
     """
@@ -93,7 +113,7 @@ def warnings(rows: Sequence[Mapping[str, Any]], task: AnyTask) -> list[str]:
     ]
 
 
-def metrics_table(label: str, split: str, found: Mapping[str, Any], task: AnyTask) -> None:
+def metrics_table(label: str, split: str, found: Json, task: AnyTask) -> None:
     """Print every metric of one model, and the primary one by segment."""
     console = Console()
     table = Table(title=f"{label}, {split} rows", title_justify="left", box=None, show_header=False)

@@ -1,4 +1,6 @@
-"""How one trial went, as its log tells it: what was tried, measured and decided, with every reason."""
+"""The story of one trial, as its log tells it: what was tried, measured and decided, with every
+reason.
+"""
 
 from __future__ import annotations
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
+from embsearch.codec import JsonObject
 from embsearch.report.importance import Importance
 from embsearch.report.record import Course, Record
 from embsearch.report.tested_models import Models
 from embsearch.tasks.catalogue import task_of
+from embsearch.values import Scalar
 
 SHOWN, MARKS = (
     200,
@@ -19,7 +20,7 @@ SHOWN, MARKS = (
 
 def tables(
     record: Record, models: Models | None, found: Sequence[Importance]
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[JsonObject]]:
     """Return the data of every chart by name.
 
     Parameters are the fields p0, p1, ... in the order of the space.
@@ -29,7 +30,7 @@ def tables(
     furthest = sorted(courses, key=lambda c: (c.trial.rung, c.trial.best or -1.0), reverse=True)
     drawn = sorted(furthest[:SHOWN], key=lambda c: c.trial.number)
     primary = task_of(record.config).primary.name
-    made: dict[str, list[dict[str, Any]]] = {
+    made: dict[str, list[JsonObject]] = {
         "trials": _trials(record, courses, furthest[:MARKS], rung),
         "curves": [
             {**_who(record, c), "rung": e.rung, "texts": e.texts, "value": round(e.value, 5)}
@@ -67,14 +68,14 @@ def tables(
     return made
 
 
-def _who(record: Record, course: Course) -> dict[str, Any]:
+def _who(record: Record, course: Course) -> JsonObject:
     won = record.best is not None and record.best.trial.number == course.trial.number
     return {"n": course.trial.number, "state": course.trial.state, "won": won}
 
 
 def _trials(
     record: Record, courses: Sequence[Course], shown: Sequence[Course], rung: int
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     rows, best = [], (0, -math.inf)
     numbers = {course.trial.number for course in shown}
     for course in sorted(courses, key=lambda c: c.trial.number):
@@ -93,7 +94,7 @@ def _trials(
     return rows
 
 
-def _budget(record: Record, courses: Sequence[Course]) -> list[dict[str, Any]]:
+def _budget(record: Record, courses: Sequence[Course]) -> list[JsonObject]:
     """Return the texts that were spent on the way to each evaluation, and how many trials got
     there.
     """
@@ -114,5 +115,5 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 5)
 
 
-def _axis(value: Any) -> Any:
+def _axis(value: Scalar) -> Scalar:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embsearch.codec import JsonObject
 from embsearch.data.dataset import JudgedRows, TaskData
 from embsearch.evaluate.examine import Examined
 from embsearch.report.record import BEST, UNTUNED, Record
@@ -41,7 +41,7 @@ class Models:
         self.texts = data.texts
         self.split: str = next(iter(record.tested.values())).split
         self.task = task_of(record.config)
-        self.rows: Any = self.task.rows(data, self.split)
+        self.rows: JudgedRows = self.task.rows(data, self.split)
         self.by_label = by_label
         self._draws, self._seed = record.config.evaluate.draws, record.config.seed
         self._gains: dict[tuple[str, str], Interval] = {}
@@ -73,7 +73,7 @@ class Models:
         """True where rows are queries with titles: only these have pictures."""
         return isinstance(self.rows, JudgedRows)
 
-    def distributions(self) -> list[dict[str, Any]]:
+    def distributions(self) -> list[JsonObject]:
         """Return how similarities of relevant and irrelevant rows lie, before and after: shares by
         bin.
         """
@@ -99,15 +99,15 @@ class Models:
                 ]
         return found
 
-    def projection(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def projection(self) -> tuple[list[JsonObject], list[JsonObject]]:
         """Return (points, links): the sample of texts in two dimensions, and lines to relevant
         titles.
 
         One map for each model, by t-SNE of cosine distances; a line goes from a query to each of
         its relevant titles. Both are empty where the sample is too small for a map.
         """
-        points: list[dict[str, Any]] = []
-        links: list[dict[str, Any]] = []
+        points: list[JsonObject] = []
+        links: list[JsonObject] = []
         for label in (UNTUNED, BEST):
             examined = self.by_label.get(label)
             if examined is None or len(examined.sample) < 8:
@@ -201,7 +201,7 @@ def examined(record: Record, data: TaskData) -> dict[str, Examined]:
     return found
 
 
-def _flat(vectors_SE: NDArray[Any]) -> NDArray[np.float64]:
+def _flat(vectors_SE: np.ndarray) -> NDArray[np.float64]:
     """Return (S, 2), rounded."""
     from sklearn.manifold import TSNE
 

@@ -1,4 +1,6 @@
-"""When a study ends: whichever limit of ``stop`` comes first. And how far in its budget a trial is."""
+"""The end of a study, by whichever limit of ``stop`` comes first, and a trial's share of its
+budget.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Whether the best of a search was good or lucky.
+"""A test of whether the best of a search was good or lucky.
 
-The highest of many noisy values is higher than what it stands for. So the best configurations are trained again with
-seeds that nothing was chosen by: their means are fair, the choice between them is by the mean, and what the highest
-value loses is how much of it was luck.
+The highest of many noisy values is higher than what it stands for. So the best configurations are
+trained again with seeds that nothing was chosen by: their means are fair, the choice between them
+is by the mean, and what the highest value loses is how much of it was luck.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ class Confirmed:
 
 
 def affordable(asked: ConfirmConfig, spent: int, texts: int) -> tuple[int, int]:
-    """How many configurations, and how many seeds each, ``confirm.share`` of the texts ``spent`` on the search pays
-    for, at ``texts`` a run; (0, 0) where it pays for less than two runs. One seed would say nothing."""
+    """Return how many configurations, and seeds each, ``confirm.share`` of the texts ``spent`` on
+    the search pays for, at ``texts`` a run; (0, 0) where it pays for less than two runs. One seed
+    would say nothing.
+    """
     if not asked.top_k or not asked.seeds:
         return 0, 0
     runs = asked.top_k * asked.seeds if asked.share is None else round(asked.share * spent / texts)
@@ -62,6 +64,7 @@ def too_small(asked: ConfirmConfig) -> str:
 
 
 def choose(confirmed: Sequence[Confirmed]) -> int | None:
-    """The trial with the best mean, of those whose seeds all came to their end if there are any; None where nothing
-    was confirmed."""
+    """Return the trial with the best mean, of those whose seeds all came to their end if there are
+    any; None where nothing was confirmed.
+    """
     return max(confirmed, key=lambda one: (not one.failed, one.mean)).trial if confirmed else None

@@ -75,8 +75,9 @@ class Costs:
 
 @dataclass(frozen=True)
 class Machine:
-    """What else the probe found. Sizes in bytes; ``free``: of the disk, ``available``: of memory before
-    the workers started, 0 where they run on other machines."""
+    """Further findings of the probe. Sizes in bytes; ``free``: of the disk, ``available``: of
+    memory before the workers started, 0 where they run on other machines.
+    """
 
     compute: str
     workers: int
@@ -138,14 +139,16 @@ class Plan:
         return sum(map(what, self.draws)) / len(self.draws)
 
     def likely(self, what: Callable[[Draw], float]) -> tuple[float, float]:
-        """The 10 % and the 90 % quantile."""
+        """Return the 10 % and the 90 % quantile."""
         values = [what(draw) for draw in self.draws]
         return float(np.quantile(values, 0.1)), float(np.quantile(values, 0.9))
 
 
 def points(space: Space, config: Config) -> tuple[list[tuple[str, Params]], list[str]]:
-    """What to time, as (the path that differs, the whole point): the default with the smallest batch, its own
-    and the largest, then each dear setting at its other ends. And the dear settings for which there is no time."""
+    """Return what to time, as (the path that differs, the whole point): the default with the
+    smallest batch, its own and the largest, then each dear setting at its other ends. And the dear
+    settings for which there is no time.
+    """
     default = space.default(config)
     searched = {d.path: d for d in space.dimensions}
     found: list[tuple[str, Params]] = [(BATCH, default)]
@@ -168,7 +171,7 @@ def points(space: Space, config: Config) -> tuple[list[tuple[str, Params]], list
 
 
 def _ends(dimension: Dimension) -> Sequence[Any]:
-    """The two of a range or of ordered choices; every choice of others."""
+    """Return the two of a range or of ordered choices; every choice of others."""
     if isinstance(dimension.distribution, CategoricalDistribution):
         return dimension.values
     return dimension.values[0], dimension.values[-1]
@@ -180,7 +183,7 @@ def final(costs: Costs, workers: int) -> float:
 
 
 def rungs_of(config: Config) -> tuple[int, ...]:
-    """The evaluations at which the scheduler may hold a trial back."""
+    """Return the evaluations at which the scheduler may hold a trial back."""
     rule = scheduler.make(config)
     if config.scheduler.name == "none":
         return ()
@@ -189,7 +192,7 @@ def rungs_of(config: Config) -> tuple[int, ...]:
 
 
 def texts_in(steps: int, batch: int, rows: int, texts: int) -> int:
-    """The texts that so many steps show; an epoch's last batch may be short."""
+    """Return the texts that so many steps show; an epoch's last batch may be short."""
     per_epoch = math.ceil(rows / batch)
     epochs, left = divmod(steps, per_epoch)
     return round(epochs * texts + min(left * batch, rows) * texts / rows)
@@ -201,8 +204,9 @@ def batch_of(params: Params, otherwise: int) -> int:
 
 
 def _line(known: Mapping[Any, float], at: Any) -> float:
-    """The value at ``at``, on the line through its neighbours among ``known`` numbers; flat beyond them.
-    Anything that is no number must be known."""
+    """Return the value at ``at``, on the line through its neighbours among ``known`` numbers; flat
+    beyond them. Anything that is no number must be known.
+    """
     if at in known or not all(
         isinstance(k, (int, float)) and not isinstance(k, bool) for k in [*known, at]
     ):

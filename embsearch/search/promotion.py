@@ -75,7 +75,7 @@ class Promotion:
         )
 
     def next_paused(self, board: Mapping[int, Trial]) -> int | None:
-        """The best promotable trial of the highest rung that has one."""
+        """Return the best promotable trial of the highest rung that has one."""
         board = Board.of(board)
         for rung in reversed(self.rungs):
             best = board.best_paused(rung)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -18,6 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from embsearch.config.schema import SamplerConfig
 from embsearch.errors import ConfigError
 from embsearch.search.space import Dimension, Space
+from embsearch.values import Scalar
 
 GRID_POINTS = 4  # values of a continuous range on a grid
 
@@ -52,7 +52,7 @@ def make(config: SamplerConfig, space: Space, number: int) -> optuna.samplers.Ba
 class Grid(optuna.samplers.GridSampler):
     """Optuna's grid, without its wish to stop the study: that is for the budget to say."""
 
-    def after_trial(self, *args: Any, **kwargs: Any) -> None:
+    def after_trial(self, *args: object, **kwargs: object) -> None:
         pass
 
 
@@ -90,7 +90,7 @@ def trials_of(sampler: SamplerConfig, space: Space, known: int) -> int | None:
     return known + math.prod(len(values) for values in grid(space).values())
 
 
-def grid(space: Space) -> dict[str, list[Any]]:
+def grid(space: Space) -> dict[str, list[Scalar]]:
     """Return the values of each parameter. Raises ConfigError where parameters are conditional."""
     conditional = [d.path for d in space.dimensions if d.when]
     if conditional:
@@ -101,7 +101,7 @@ def grid(space: Space) -> dict[str, list[Any]]:
     return {d.name: _points(d) for d in space.dimensions}
 
 
-def _points(dimension: Dimension) -> list[Any]:
+def _points(dimension: Dimension) -> list[Scalar]:
     """Return all choices; of a range its ends and what lies evenly between them, on its steps."""
     distribution = dimension.distribution
     if dimension.ordered or isinstance(distribution, CategoricalDistribution):

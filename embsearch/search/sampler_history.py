@@ -7,7 +7,6 @@ asked for trial 20, knew 2 to 9 of them (20 simulated studies). So samplers see 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -23,7 +22,7 @@ from embsearch.search.space import Space
 MAX_HISTORY, BEST, RUNNING = 300, 50, 250
 
 Kept = dict[
-    int, tuple[tuple[Any, ...], FrozenTrial]
+    int, tuple[tuple[object, ...], FrozenTrial]
 ]  # by number: a standing, and the trial made of it
 
 

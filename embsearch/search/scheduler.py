@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
 from optuna.trial import FrozenTrial
 
+from embsearch.codec import JsonObject
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError
 from embsearch.history.board import Board
@@ -32,16 +33,18 @@ class Scheduler(Protocol):
     """A scheduler decides by the board alone, so that a resumed study decides the same."""
 
     def decide(self, trial: Trial, board: Trials) -> Decision:
-        """What to do with ``trial``, just measured and not at its end."""
+        """Return what to do with ``trial``, just measured and not at its end."""
 
     def promotable(self, board: Trials) -> Decision | None:
-        """The reason why a paused trial may go on, as a "continue"; None where none may."""
+        """Return the reason why a paused trial may go on, as a "continue"; None where none may."""
 
     def next_paused(self, board: Trials) -> int | None:
-        """The paused trial that goes on next."""
+        """Return the paused trial that goes on next."""
 
     def proved(self, trial: Trial, board: Trials) -> Mapping[int, float]:
-        """The trial's values by rung, as far as its own results brought it: what a sampler may learn."""
+        """Return the trial's values by rung, as far as its own results brought it: what a sampler
+        may learn.
+        """
 
 
 class OptunaPruner:
@@ -70,7 +73,7 @@ class OptunaPruner:
         stops = prune and rung >= self._min_rung
         return Decision("stop" if stops else "continue", words, attributes)
 
-    def _ask(self, trial: Trial, board: Board) -> tuple[bool, dict[str, Any]]:
+    def _ask(self, trial: Trial, board: Board) -> tuple[bool, JsonObject]:
         """Return whether Optuna would prune the trial, and what it keeps in it."""
         known = [self._as_told(board[number]) for number in sorted(board) if number != trial.number]
         study = memory_study(known, trial.number, self._name)
@@ -103,12 +106,16 @@ class OptunaPruner:
 
 
 def repeats_from(config: Config) -> int:
-    """The first evaluation at which all seeds of a trial are compared: the first that not every trial comes to."""
+    """Return the first evaluation at which all seeds of a trial are compared: the first that not
+    every trial comes to.
+    """
     return min(config.scheduler.min_rung + 1, len(config.evaluate.at))
 
 
 def make(config: Config) -> Scheduler:
-    """The scheduler of ``config.scheduler``. Raises ConfigError for a rung that no trial reaches."""
+    """Return the scheduler of ``config.scheduler``. Raises ConfigError for a rung that no trial
+    reaches.
+    """
     scheduler, at = config.scheduler, config.evaluate.at
     name, reduction = scheduler.name, scheduler.reduction
     faults = []

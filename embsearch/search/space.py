@@ -22,6 +22,7 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
+from embsearch.codec import Json
 from embsearch.config.build import value_at, with_values
 from embsearch.config.schema import Config
 from embsearch.config.settings import settings
@@ -42,7 +43,7 @@ class Dimension:
 
     path: str
     distribution: BaseDistribution
-    ordered: tuple[Scalar, ...] = ()
+    ordered: tuple[float, ...] = ()
     when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
 
     def active(self, params: Mapping[str, Scalar]) -> bool:
@@ -64,7 +65,7 @@ class Dimension:
             return tuple(self.distribution.choices)
         return self.distribution.low, self.distribution.high  # type: ignore[attr-defined]
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: Scalar) -> bool:
         try:
             return self.distribution._contains(
                 self.distribution.to_internal_repr(self.to_optuna(value))
@@ -72,19 +73,19 @@ class Dimension:
         except (TypeError, ValueError):
             return False
 
-    def nearest(self, value: Any) -> Any:
+    def nearest(self, value: Scalar) -> Scalar:
         """Return what lies next to a number outside: an end of the range, an ordered choice."""
         unordered = isinstance(self.distribution, CategoricalDistribution)
         if self.contains(value) or unordered or not isinstance(value, (int, float)):
             return value
         if self.ordered:
-            return min(self.ordered, key=lambda v: abs(float(v or 0) - value))
+            return min(self.ordered, key=lambda v: abs(v - value))
         return min(max(value, self.values[0]), self.values[1])
 
-    def to_optuna(self, value: Any) -> Any:
+    def to_optuna(self, value: Scalar) -> Scalar:
         return self.ordered.index(value) + self._first if self.ordered else value
 
-    def from_optuna(self, value: Any) -> Any:
+    def from_optuna(self, value: Any) -> Scalar:
         return self.ordered[value - self._first] if self.ordered else value
 
     @property
@@ -114,7 +115,7 @@ class Space:
         """Return the point of the config itself: what one would train without a search."""
         return self.fill({}, config)
 
-    def fill(self, point: Mapping[str, Any], config: Config) -> dict[str, Scalar]:
+    def fill(self, point: Mapping[str, Scalar], config: Config) -> dict[str, Scalar]:
         """Return ``point`` with the config's own values where it says nothing; only active parameters."""
         params: dict[str, Scalar] = {}
         for dimension in self.dimensions:
@@ -122,11 +123,11 @@ class Space:
                 params[dimension.path] = point.get(dimension.path, value_at(config, dimension.path))
         return params
 
-    def start(self, point: Mapping[str, Any], config: Config) -> dict[str, Scalar]:
+    def start(self, point: Mapping[str, Scalar], config: Config) -> dict[str, Scalar]:
         """Return a point to try first, moved into a space that has been narrowed since it was written."""
         return {path: self[path].nearest(value) for path, value in self.fill(point, config).items()}
 
-    def to_optuna(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def to_optuna(self, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """Return a point by Optuna's names and values."""
         return {d.name: d.to_optuna(params[d.path]) for d in self.dimensions if d.path in params}
 
@@ -151,7 +152,7 @@ def _short(path: str) -> str:
     return room.rpartition(".")[2] if leaf in ("name", "path") else leaf
 
 
-def parse(raw: Mapping[str, Any], config: Config) -> Space:
+def parse(raw: Json, config: Config) -> Space:
     """Return the space of ``config.space``. Raises ConfigError with every fault, before anything starts."""
     faults: list[str] = []
     known = settings()
@@ -176,7 +177,7 @@ def parse(raw: Mapping[str, Any], config: Config) -> Space:
     return space
 
 
-def _dimension(path: str, spec: Any, kind: Any, faults: list[str]) -> Dimension | None:
+def _dimension(path: str, spec: object, kind: object, faults: list[str]) -> Dimension | None:
     at = f"space.{path}"
     if not isinstance(spec, Mapping):
         faults.append(f"{at}={spec!r}: expected {{low, high, log, step}} or {{choices, ordered}}")
@@ -217,16 +218,14 @@ def _dimension(path: str, spec: Any, kind: Any, faults: list[str]) -> Dimension 
     return None if distribution is None else Dimension(path, distribution, (), when)
 
 
-def _power_of_two(values: Sequence[Any]) -> int:
+def _power_of_two(values: Sequence[float]) -> int:
     """Return the exponent of the first value where all are powers of two in a row, else 0."""
     first = math.log2(values[0]) if values[0] > 1 else 0.0
     in_a_row = first.is_integer() and all(v == 2 ** (first + i) for i, v in enumerate(values))
     return int(first) if in_a_row else 0
 
 
-def _range(
-    at: str, spec: Mapping[str, Any], kind: Any, faults: list[str]
-) -> BaseDistribution | None:
+def _range(at: str, spec: Json, kind: object, faults: list[str]) -> BaseDistribution | None:
     if not (_is(kind, int) or _is(kind, float)):
         faults.append(f"{at}: not a number, so it needs choices: [...], got {dict(spec)!r}")
         return None
@@ -272,7 +271,7 @@ def _range(
 
 
 def _condition_faults(
-    path: str, dimension: Dimension, found: Mapping[str, Dimension], raw: Mapping[str, Any]
+    path: str, dimension: Dimension, found: Mapping[str, Dimension], raw: Json
 ) -> list[str]:
     faults = []
     for on, values in dimension.when.items():
@@ -339,7 +338,7 @@ def _value_faults(space: Space, config: Config) -> list[str]:
     return faults
 
 
-def _point_faults(at: str, point: Mapping[str, Any], space: Space, config: Config) -> list[str]:
+def _point_faults(at: str, point: Json, space: Space, config: Config) -> list[str]:
     searched = [d.path for d in space.dimensions]
     faults = [
         f"{at}: {path} is not searched.{did_you_mean(path, searched)} Searched: {', '.join(searched) or 'nothing'}"
@@ -361,7 +360,7 @@ def _range_words(dimension: Dimension) -> str:
     return f"{low:g} ... {high:g}" + (f" in steps of {step:g}" if step and step != 1 else "")
 
 
-def _is(kind: Any, of: type) -> bool:
+def _is(kind: object, of: type) -> bool:
     """Return True for a declared type that is ``of`` or ``of | None``."""
     if get_origin(kind) in (Union, types.UnionType):
         return of in get_args(kind)

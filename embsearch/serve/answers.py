@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +40,7 @@ def rows(values: np.ndarray) -> list[str]:
     """Return each row of a matrix of finite float32 as a JSON list."""
     count, width = values.shape
     ends = np.arange(0, count * width + 1, width, dtype=np.int32)
-    joined: Any = pc.binary_join(pa.ListArray.from_arrays(ends, _cast(values.ravel())), ",")
+    joined = pc.binary_join(pa.ListArray.from_arrays(ends, _cast(values.ravel())), ",")
     return [f"[{text}]" for text in joined.to_pylist()]
 
 
@@ -50,5 +49,5 @@ def _numbers(values: np.ndarray) -> list[str]:
     return found
 
 
-def _cast(values: np.ndarray) -> Any:
+def _cast(values: np.ndarray) -> pa.StringArray:
     return pa.array(np.ascontiguousarray(values, dtype=np.float32)).cast(pa.string())

@@ -21,6 +21,7 @@ import torch
 from fastapi import FastAPI, Request, Response
 
 from embsearch import __version__
+from embsearch.codec import JsonObject
 from embsearch.config.schema import ServeConfig
 from embsearch.errors import OutOfMemory
 from embsearch.serve import answers
@@ -181,9 +182,9 @@ def _is_json(request: Request) -> bool:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower() == JSON
 
 
-def _refused(status: int, body: dict[str, Any]) -> Response:
+def _refused(status: int, body: JsonObject) -> Response:
     return Response(json.dumps(body, ensure_ascii=False), status_code=status, media_type=JSON)
 
 
-def _openai_error(kind: str, message: str, param: str | None) -> dict[str, Any]:
+def _openai_error(kind: str, message: str, param: str | None) -> JsonObject:
     return {"error": {"message": message, "type": kind, "param": param, "code": None}}

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -169,7 +168,10 @@ def _quantise(plain: Path, file: Path) -> None:
         logging.disable(level)
 
 
-def _onnx(file: Path, threads: int) -> Callable[[np.ndarray, np.ndarray], Any]:
+Run = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids and mask to vectors
+
+
+def _onnx(file: Path, threads: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -178,7 +180,7 @@ def _onnx(file: Path, threads: int) -> Callable[[np.ndarray, np.ndarray], Any]:
     return lambda ids, mask: session.run(None, dict(zip(INPUTS, (ids, mask), strict=True)))[0]
 
 
-def _openvino(file: Path, threads: int) -> Callable[[np.ndarray, np.ndarray], Any]:
+def _openvino(file: Path, threads: int) -> Run:
     import openvino
 
     # without the hint it would compute in bf16 where the CPU can

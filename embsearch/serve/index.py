@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from embsearch import __version__
+from embsearch.codec import Json
 from embsearch.errors import DataError
 from embsearch.model.pretrained import put
 
@@ -31,7 +31,7 @@ class Index:
 
     titles: Sequence[str]
     vectors: np.ndarray  # (T, E) float32, of length 1
-    about: Mapping[str, Any]
+    about: Json
 
     def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (Q, k) cosines, the highest first, and the numbers of their titles; of equals the

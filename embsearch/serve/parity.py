@@ -8,10 +8,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from embsearch.codec import JsonObject
 from embsearch.config.schema import ExportConfig
 from embsearch.data.dataset import Rows, TaskData
 from embsearch.serve.index import unit_rows
@@ -63,7 +63,7 @@ class Parity:
             )
         return found
 
-    def facts(self, metric: Metric) -> dict[str, Any]:
+    def facts(self, metric: Metric) -> JsonObject:
         """Return the comparison as plain JSON; ``metric`` is the task's primary one."""
         scored = self.scored
         return {

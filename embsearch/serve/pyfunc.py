@@ -13,7 +13,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from mlflow.pyfunc.model import PythonModel
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from embsearch.serve.encoder import TextEncoder, cosines
 from embsearch.serve.requests import BadRequest, Limits, Rows, table
@@ -23,7 +23,7 @@ from embsearch.track.unaltered import check
 class Texts(PythonModel):
     """A table of texts in, vectors out; of queries and titles, their cosines."""
 
-    def load_context(self, context: Any) -> None:
+    def load_context(self, context: PythonModelContext) -> None:
         """Load the model. Raises ModelError where the files are not those that were registered."""
         config = context.model_config
         folder = Path(config["folder"])

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from embsearch.codec import JsonObject
+
 FORMS = ("inputs", "instances", "dataframe_records", "dataframe_split")
 TEXT, PAIR = ("text",), ("query", "title")
 EXPECTED = '{"inputs": ["a text", ...]} or {"inputs": [{"query": "...", "title": "..."}, ...]}'
@@ -99,7 +101,7 @@ def embeddings(body: bytes, limits: Limits) -> Embeddings:
 
 
 def table(
-    columns: Sequence[str], data: Sequence[Sequence[Any]], where: str, limits: Limits
+    columns: Sequence[str], data: Sequence[Sequence[object]], where: str, limits: Limits
 ) -> Rows:
     """Return rows by column, as CSV has them: one column of texts, or query and title.
 
@@ -118,7 +120,7 @@ def table(
     )
 
 
-def _object(body: bytes, expected: str) -> dict[str, Any]:
+def _object(body: bytes, expected: str) -> JsonObject:
     try:
         given = json.loads(body)
     except json.JSONDecodeError as error:
@@ -135,7 +137,7 @@ def _object(body: bytes, expected: str) -> dict[str, Any]:
     return given
 
 
-def _only(given: dict[str, Any], forms: Sequence[str], beside: Sequence[str], expected: str) -> str:
+def _only(given: JsonObject, forms: Sequence[str], beside: Sequence[str], expected: str) -> str:
     unknown = [key for key in given if key not in (*forms, *beside)]
     if unknown:
         raise BadRequest(
@@ -149,7 +151,7 @@ def _only(given: dict[str, Any], forms: Sequence[str], beside: Sequence[str], ex
     return found[0]
 
 
-def _split(value: Any, limits: Limits) -> Rows:
+def _split(value: object, limits: Limits) -> Rows:
     at = "dataframe_split"
     if not isinstance(value, dict) or not {"columns", "data"} <= value.keys():
         raise BadRequest(
@@ -171,7 +173,7 @@ def _split(value: Any, limits: Limits) -> Rows:
     return table(columns, [list(column) for column in zip(*data, strict=True)], at, limits)
 
 
-def _columns(form: str, value: dict[str, Any], limits: Limits) -> Rows:
+def _columns(form: str, value: JsonObject, limits: Limits) -> Rows:
     """Return {"query": [...], "title": [...]}."""
     lists = [[cells] if isinstance(cells, str) else cells for cells in value.values()]
     for name, cells in zip(value, lists, strict=True):
@@ -205,7 +207,7 @@ def _rows(form: str, rows: list[Any], limits: Limits) -> Rows:
     return Rows(_texts(form, queries, limits, ".query"), _texts(form, titles, limits, ".title"))
 
 
-def _kind(form: str, number: int, row: Any) -> str:
+def _kind(form: str, number: int, row: object) -> str:
     if isinstance(row, str) or (isinstance(row, dict) and tuple(row) == TEXT):
         return "a text"
     if isinstance(row, dict) and tuple(sorted(row)) == tuple(sorted(PAIR)):
@@ -215,8 +217,11 @@ def _kind(form: str, number: int, row: Any) -> str:
     )
 
 
-def _texts(where: str, values: list[Any], limits: Limits, field: str = "") -> tuple[str, ...]:
+def _texts(
+    where: str, values: Sequence[object], limits: Limits, field: str = ""
+) -> tuple[str, ...]:
     _count(where, values, limits)
+    texts = []
     for number, value in enumerate(values, 1):
         at = f"{where}, row {number}{field}"
         if not isinstance(value, str):
@@ -233,10 +238,11 @@ def _texts(where: str, values: list[Any], limits: Limits, field: str = "") -> tu
             raise BadRequest(
                 f"{at}: holds half of a surrogate pair; expected Unicode text"
             ) from None
-    return tuple(values)
+        texts.append(value)
+    return tuple(texts)
 
 
-def _count(where: str, values: list[Any], limits: Limits) -> None:
+def _count(where: str, values: Sequence[object], limits: Limits) -> None:
     if not values:
         raise BadRequest(f"{where}: no rows; expected at least one")
     if len(values) > limits.rows:
@@ -245,7 +251,7 @@ def _count(where: str, values: list[Any], limits: Limits) -> None:
         )
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """Return A value as JSON writes it, short."""
     text = json.dumps(value)  # ASCII: also of what no encoding takes
     return text if len(text) <= 60 else f"{text[:57]}..."

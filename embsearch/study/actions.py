@@ -81,7 +81,7 @@ Action = Suggest | Train | Evaluate | Log | Wait | Stop | Close
 
 @dataclass(frozen=True)
 class Moment:
-    """What no log says: the time, the slots and the jobs that were given to them."""
+    """Facts that no log says: the time, the slots and the jobs that were given to them."""
 
     elapsed: float  # seconds of all sessions
     idle: Sequence[int] = ()

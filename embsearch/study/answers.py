@@ -1,4 +1,4 @@
-"""What workers answer, as events of the logs, and what ends a study."""
+"""Answers of workers, as events of the logs, and what ends a study."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Dispatch(Generic[N]):
 
     @property
     def unheard(self) -> bool:
-        """Whether messages have come that were not returned yet."""
+        """True where messages have come that were not returned yet."""
         return bool(self._unheard)
 
     def give(self, slot: int, name: N, job: Job, retried: bool = False) -> None:

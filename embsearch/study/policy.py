@@ -1,10 +1,11 @@
-"""What follows in a study: from its state and the moment to the next action.
+"""The policy of a study: from its state and the moment to the next action.
 
-The policy is pure: it reads no file and no clock, and calls nobody. So a study that was killed goes on by
-building its state from the logs and asking the same policy, and ``embsearch plan`` plays it in memory.
+The policy is pure: it reads no file and no clock, and calls nobody. So a study that was killed goes
+on by building its state from the logs and asking the same policy, and ``embsearch plan`` plays it
+in memory.
 
-First comes what the last event of a trial asks for, then the search, then the best once more with fresh
-seeds, then the test rows, then the end.
+First comes what the last event of a trial asks for, then the search, then the best once more with
+fresh seeds, then the test rows, then the end.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from embsearch.codec import JsonObject
 from embsearch.config.build import to_dict
 from embsearch.config.schema import Config
 from embsearch.history import events
@@ -26,16 +26,16 @@ ENDED: tuple[State, ...] = ("complete", "pruned", "failed")
 
 @dataclass(frozen=True)
 class Result:
-    """What a study found. ``table`` rows: label, trial, metrics on validation and test rows."""
+    """The findings of a study. ``table`` rows: label, trial, metrics on validation and test rows."""
 
     name: str
     why: str
     best: int | None
-    table: list[dict[str, Any]]
+    table: list[JsonObject]
     counts: dict[str, int]
     seconds: float
     finished: bool
-    confirmed: list[dict[str, Any]] = field(default_factory=list)  # search.confirm.Confirmed
+    confirmed: list[JsonObject] = field(default_factory=list)  # search.confirm.Confirmed
 
     @property
     def highest(self) -> float | None:
@@ -61,7 +61,7 @@ def result_of(
     return Result(name, why, number, table, counts, seconds, finished=True, confirmed=again)
 
 
-def _row(label: str, number: int | None, state: StudyState) -> dict[str, Any]:
+def _row(label: str, number: int | None, state: StudyState) -> JsonObject:
     tested = state.tested[label]
     if number is None:
         value = None if state.baseline is None else state.baseline.metrics.get(state.objective)

@@ -1,7 +1,7 @@
-"""How a running study is asked to stop.
+"""Requests to a running study to stop.
 
-Ctrl-C: the running segments are finished. SIGTERM (pre-emption), or a terminal that is closed: they save a
-checkpoint where they are, within ``grace`` seconds. Ctrl-C after either: at once.
+Ctrl-C: the running segments are finished. SIGTERM (pre-emption), or a terminal that is closed: they
+save a checkpoint where they are, within ``grace`` seconds. Ctrl-C after either: at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from types import FrameType
 
 from embsearch.errors import EmbsearchError
 
@@ -34,16 +34,18 @@ class Stopping:
 
     @property
     def halting(self) -> bool:
-        """Whether segments were told to halt where they are."""
+        """True once segments were told to halt where they are."""
         return self._deadline < math.inf
 
     @property
     def late(self) -> bool:
-        """Whether the time that segments got for their checkpoint is over."""
+        """True once the time that segments got for their checkpoint is over."""
         return time.monotonic() > self._deadline
 
     def line(self) -> str:
-        """What to say about it, once. Not said by the signal handler, which may cut off a print."""
+        """Return what to say about it, once. Not said by the signal handler, which may cut off a
+        print.
+        """
         if not self.asked or self._said:
             return ""
         self._said = True
@@ -57,7 +59,7 @@ class Stopping:
     def heard(self, halt: Callable[[], None]) -> Iterator[None]:
         """Signals are minded while the context runs; ``halt`` tells the segments to."""
 
-        def stop(number: int, frame: Any) -> None:
+        def stop(number: int, frame: FrameType | None) -> None:
             if self.asked and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.asked = True

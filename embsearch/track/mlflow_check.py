@@ -13,9 +13,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from embsearch.codec import Json
 from embsearch.config import secrets
 from embsearch.config.schema import Config
 from embsearch.errors import UserError
@@ -82,7 +82,7 @@ class _Server:
                 "older ones let strangers read files. On the server: pip install --upgrade mlflow"
             )
 
-    def call(self, method: str, what: str, /, **content: Any) -> tuple[str, Mapping[str, Any]]:
+    def call(self, method: str, what: str, /, **content: str) -> tuple[str, Json]:
         """Return MLflow's error code, or the empty string, and the answer.
 
         Raises UserError if the answer is not MLflow's.
@@ -95,13 +95,18 @@ class _Server:
             )
         return ("" if status == 200 else str(answer["error_code"])), answer
 
-    def _ask(self, method: str, path: str, /, **content: Any) -> tuple[int, str, Any]:
+    def _ask(self, method: str, path: str, /, **content: str) -> tuple[int, str, object]:
         import requests
 
-        sent: dict[str, Any] = {"params": content} if method == "GET" else {"json": content}
+        in_address = method == "GET"
         try:
             answer = self._session.request(
-                method, self.uri + path, timeout=self._timeout, allow_redirects=False, **sent
+                method,
+                self.uri + path,
+                params=content if in_address else None,
+                json=None if in_address else content,
+                timeout=self._timeout,
+                allow_redirects=False,
             )
         except requests.exceptions.SSLError as error:
             raise UserError(

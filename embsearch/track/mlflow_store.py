@@ -143,7 +143,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w\-]+", "-", text).strip("-")
 
 
-def quoted(value: Any) -> str:
+def quoted(value: object) -> str:
     """Quote a value of a search filter. MLflow has no escapes: a value with both quotes finds nothing."""
     mark = '"' if "'" in str(value) else "'"
     return f"{mark}{value}{mark}"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 from urllib.parse import quote
+
+from embsearch.codec import JsonObject
 
 TAG = "mlflow.sharedViewState."
 ORDER, BEST = (
@@ -48,7 +49,7 @@ def saved_view(
     objective: str,
     created: int,
     updated: int,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the view as MLflow stores it.
 
     ``axes`` are the short names of the searched parameters, as columns; ``plotted`` the same as
@@ -65,7 +66,7 @@ def saved_view(
     }
 
 
-def _state(uid: str, axes: list[str], plotted: list[str], objective: str) -> dict[str, Any]:
+def _state(uid: str, axes: list[str], plotted: list[str], objective: str) -> JsonObject:
     charts = [
         _parallel(_WON, plotted),
         _line(_WENT, objective),
@@ -107,7 +108,7 @@ def _state(uid: str, axes: list[str], plotted: list[str], objective: str) -> dic
 
 def _section(
     uuid: str, name: str, columns: int = 3, shown: bool = True, generated: bool = False
-) -> dict[str, Any]:
+) -> JsonObject:
     return {
         "uuid": uuid,
         "name": name,
@@ -120,7 +121,7 @@ def _section(
     }
 
 
-def _chart(kind: str, section: str) -> dict[str, Any]:
+def _chart(kind: str, section: str) -> JsonObject:
     return {
         "type": kind,
         "metricSectionId": section,
@@ -130,7 +131,7 @@ def _chart(kind: str, section: str) -> dict[str, Any]:
     }
 
 
-def _parallel(section: str, axes: list[str]) -> dict[str, Any]:
+def _parallel(section: str, axes: list[str]) -> JsonObject:
     return _chart("PARALLEL", section) | {
         "selectedParams": axes,
         "selectedMetrics": ["objective"],
@@ -138,7 +139,7 @@ def _parallel(section: str, axes: list[str]) -> dict[str, Any]:
     }
 
 
-def _line(section: str, metric: str) -> dict[str, Any]:
+def _line(section: str, metric: str) -> JsonObject:
     return _chart("LINE", section) | {
         "metricKey": metric,
         "selectedMetricKeys": [metric],
@@ -155,7 +156,7 @@ def _line(section: str, metric: str) -> dict[str, Any]:
     }
 
 
-def _scatter(section: str, x: tuple[str, str], y: tuple[str, str]) -> dict[str, Any]:
+def _scatter(section: str, x: tuple[str, str], y: tuple[str, str]) -> JsonObject:
     return _chart("SCATTER", section) | {
         "xaxis": {"key": x[0], "type": x[1]},
         "yaxis": {"key": y[0], "type": y[1]},

@@ -1,7 +1,8 @@
-"""Where Optuna's studies are kept for others to look at: a file in the home, or a PostgreSQL that many share.
+"""Optuna's studies, kept for others to look at: in a file in the home, or in a PostgreSQL that many
+share.
 
-It follows the event logs, so that nothing is lost with it: what cannot be read is made again, and a power
-cut may take its last transactions.
+It follows the event logs, so that nothing is lost with it: what cannot be read is made again, and a
+power cut may take its last transactions.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ REMEDIES = {
 
 
 class Database(Protocol):
-    """Where Optuna keeps its studies."""
+    """The place where Optuna keeps its studies."""
 
     notice: str  # what was found and mended when it was opened
 
@@ -40,17 +41,19 @@ class Database(Protocol):
         """Return Optuna's storage, its tables made where they are not there."""
 
     def name_of(self, study: str) -> str:
-        """What a study of this home is called there."""
+        """Return the name there of a study of this home."""
 
     def notes(self) -> Mapping[str, str]:
-        """What others who look there should know of a study."""
+        """Return what others who look there should know of a study."""
 
     def explained(self) -> AbstractContextManager[None]:
         """While the context runs, what the database raises is a StudyError."""
 
 
 def of(storage: str | None, home: Path, home_id: str) -> Database:
-    """The database of ``study.storage``. Raises ConfigError for an address that is none, or a missing package."""
+    """Return the database of ``study.storage``. Raises ConfigError for an address that is none, or
+    a missing package.
+    """
     if storage is None:
         return SqliteFile(home / "optuna.db")
     scheme = storage.partition(":")[0]

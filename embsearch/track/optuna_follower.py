@@ -6,15 +6,14 @@ The search asks nothing of it. It may be away, be deleted or be damaged: it is m
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from embsearch.codec import Json
 from embsearch.config.schema import Config
 from embsearch.errors import StudyError
 from embsearch.history.folder import StudyFolder
@@ -178,7 +177,7 @@ class OptunaFollower(Follower):
         self._there[number] = found
 
 
-def _notes(trial: Trial) -> Mapping[str, Any]:
+def _notes(trial: Trial) -> Json:
     """Return what others who look at a trial that has ended should know."""
     outcome = trial.outcome
     assert outcome is not None

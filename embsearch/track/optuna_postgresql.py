@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -20,6 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from embsearch.config import secrets
 from embsearch.errors import ConfigError, StudyError, root_cause
+
+if TYPE_CHECKING:
+    import psycopg
 
 LOCK = 0x656D62  # "emb": coordinators that make the tables at once take turns
 # A network that swallows packets would keep a request waiting for a quarter of an hour; these are libpq's names.
@@ -125,15 +128,15 @@ class Postgresql:
                 ) from error
 
 
-def _bounded(connection: Any, record: Any) -> None:
-    """A session whose client is gone and whose server has not noticed must not keep its locks for hours."""
+def _bounded(connection: psycopg.Connection, record: object) -> None:
+    """Set the timeouts that free the locks of a session whose client is gone unnoticed."""
     for name, seconds in SESSION.items():
         connection.execute(f"SET {name} = '{seconds}s'")
     connection.commit()
 
 
-def _where(parameters: Mapping[str, Any]) -> str:
-    """Host, port and database, or the service that names them."""
+def _where(parameters: Mapping[str, object]) -> str:
+    """Return host, port and database, or the service that names them."""
     if "service" in parameters:
         return f"service {parameters['service']}"
     hosts = str(parameters.get("host") or parameters.get("hostaddr") or "localhost").split(",")

@@ -50,7 +50,9 @@ def make(config: Config, study_folder: Path, live: bool = True) -> Recorders:
 
 
 def installed(package: str) -> bool:
-    """Whether a package is there; not by its module: a folder ``wandb`` here can be imported too."""
+    """Return true where a package is there; not by its module: a folder ``wandb`` here can be
+    imported too.
+    """
     try:
         metadata.distribution(package)
     except metadata.PackageNotFoundError:

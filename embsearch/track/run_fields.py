@@ -11,11 +11,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from embsearch.config.schema import Config
 from embsearch.track.mirror import StudyMirror, TrialMirror, short_names, validation
 from embsearch.track.mlflow_view import facts
+from embsearch.values import Scalar
 
 _HUES = {
     "complete": (150, 70),
@@ -38,13 +38,13 @@ class RunFields:
             if isinstance(dimension := config.space[path], Mapping) and dimension.get("log")
         }
 
-    def params(self, mirror: TrialMirror) -> dict[str, Any]:
+    def params(self, mirror: TrialMirror) -> dict[str, Scalar]:
         """Return a trial's axes as parameters.
 
         MLflow's charts have no logarithmic axes. So a parameter that is searched by its logarithm
         is there as a logarithm, too.
         """
-        params: dict[str, Any] = {}
+        params: dict[str, Scalar] = {}
         for axis, value in mirror.axes.items():
             name = _param(axis)
             params[name] = value
@@ -52,7 +52,7 @@ class RunFields:
                 params[f"log10 {name}"] = round(math.log10(value), 4)
         return params
 
-    def _active(self, mirror: TrialMirror) -> dict[str, Any]:
+    def _active(self, mirror: TrialMirror) -> dict[str, Scalar]:
         """Return the parameters that were active, by short name."""
         return {_param(self._names.get(path, path)): value for path, value in mirror.params.items()}
 
@@ -143,7 +143,7 @@ def data_digest(study: StudyMirror) -> str:
     return str(study.data)[:36]
 
 
-def _note(mirror: TrialMirror, state: str, objective: str, params: Mapping[str, Any]) -> str:
+def _note(mirror: TrialMirror, state: str, objective: str, params: Mapping[str, Scalar]) -> str:
     """Return two lines: how the trial went and why it stopped; its parameters."""
     how = f"**{state}** after {mirror.rung} evaluations, {mirror.texts:,} texts, {mirror.seconds:.0f} s"
     if mirror.best is not None:
@@ -162,7 +162,7 @@ def _param(axis: str) -> str:
     return "loss" if axis == "objective" else axis
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

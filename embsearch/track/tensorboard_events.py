@@ -9,11 +9,17 @@ import io
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from embsearch import disk
+from embsearch.codec import Json
 from embsearch.track.mirror import Point, TrialMirror, short_names
 from embsearch.values import Scalar
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams.summary_v2 import Discrete, RealInterval
 
 VERSION = "brain.Event:2"  # of the file format
 
@@ -30,7 +36,7 @@ class EventFile:
         self._created = created  # Unix ms
         self._begun = False
 
-    def write(self, events: Iterable[Any]) -> None:
+    def write(self, events: Iterable[Event]) -> None:
         """Append events. The first write of a process gives the file from its beginning.
 
         If the file begins with the same bytes, only the rest is appended; else it is replaced.
@@ -57,12 +63,12 @@ class EventFile:
                 file.write(data)
 
 
-def point(at: Point) -> Any:
+def point(at: Point) -> Event:
     """Return one value of one metric as an event, in fp32."""
     return _event(at.time, at.step, tag=at.key, simple_value=at.value)
 
 
-def text(tag: str, words: str, time: int, step: int = 0) -> Any:
+def text(tag: str, words: str, time: int, step: int = 0) -> Event:
     """Return Markdown for the page Text; ``time`` in Unix milliseconds."""
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
     from tensorboard.compat.proto.types_pb2 import DT_STRING
@@ -72,7 +78,7 @@ def text(tag: str, words: str, time: int, step: int = 0) -> Any:
     return _event(time, step, tag=tag, tensor=tensor, metadata=create_summary_metadata(tag, ""))
 
 
-def parameters(trial: TrialMirror) -> Any:
+def parameters(trial: TrialMirror) -> Event:
     """Return a trial's axes, for the page HParams."""
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
@@ -82,7 +88,7 @@ def parameters(trial: TrialMirror) -> Any:
     )
 
 
-def end(trial: TrialMirror) -> Any:
+def end(trial: TrialMirror) -> Event:
     """Return a trial's end: its time, and success or failure."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
@@ -94,7 +100,7 @@ def end(trial: TrialMirror) -> Any:
     return _event(trial.ended, 0, tag=metadata.SESSION_END_INFO_TAG, metadata=data)
 
 
-def space(dimensions: Mapping[str, Any], metrics: Mapping[str, str], created: int) -> Any:
+def space(dimensions: Json, metrics: Mapping[str, str], created: int) -> Event:
     """Return the searched parameters with their ranges, and the names of ``metrics`` by tag."""
     from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb
 
@@ -104,7 +110,7 @@ def space(dimensions: Mapping[str, Any], metrics: Mapping[str, str], created: in
     return _hparams(hparams_config_pb(axes, shown, time_created_secs=created / 1000), created)
 
 
-def _domain(dimension: Mapping[str, Any]) -> Any:
+def _domain(dimension: Json) -> RealInterval | Discrete | None:
     from tensorboard.plugins.hparams.summary_v2 import Discrete, RealInterval
 
     if "choices" not in dimension:
@@ -123,7 +129,7 @@ def _plain(value: Scalar) -> float | int | str | bool:
     return "none" if value is None else value
 
 
-def _hparams(summary: Any, time: int) -> Any:
+def _hparams(summary: Summary, time: int) -> Event:
     """Return the plugin's summary as an event with the same bytes in every process: maps are sorted."""
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -135,7 +141,7 @@ def _hparams(summary: Any, time: int) -> Any:
     return _event(time, 0, tag=value.tag, metadata=value.metadata)
 
 
-def _event(time: int, step: int, file_version: str = "", **value: Any) -> Any:
+def _event(time: int, step: int, file_version: str = "", **value: object) -> Event:
     """Return an event; ``time`` in Unix milliseconds."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -145,7 +151,7 @@ def _event(time: int, step: int, file_version: str = "", **value: Any) -> Any:
     return Event(wall_time=time / 1000, step=step, summary=Summary(value=[Summary.Value(**value)]))
 
 
-def _records(events: Iterable[Any]) -> bytes:
+def _records(events: Iterable[Event]) -> bytes:
     """Return events as the file holds them, each with its length and checksums."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -47,7 +46,7 @@ def write(folder: Path, models: dict[str, Path], data: Dataset) -> None:
             for i in sample_S
         ]
         (folder / name / "metadata.tsv").write_text("\n".join(labels) + "\n", encoding="utf-8")
-        shown: Any = config.embeddings.add()
+        shown = config.embeddings.add()
         shown.tensor_name = name.replace("_", " ")
         shown.tensor_path, shown.metadata_path = f"{name}/tensors.tsv", f"{name}/metadata.tsv"
     with disk.whole(folder / PROJECTOR_FILENAME) as draft:

@@ -14,10 +14,10 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from embsearch.codec import Json
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.track.follower import Followed, Follower, Logs
@@ -122,9 +122,9 @@ class WandbRecorder(Follower):
         self,
         name: str,
         kind: str,
-        config: Mapping[str, Any],
+        config: Json,
         points: Iterable[Point],
-        summary: Mapping[str, Any],
+        summary: Json,
         failed: bool = False,
     ) -> None:
         """Send one run, from its beginning to its end.

@@ -10,7 +10,6 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from embsearch import disk
+from embsearch.codec import JsonObject
 from embsearch.errors import DamagedCheckpoint, UserError
 from embsearch.model.pretrained import disk_errors
 
@@ -26,7 +26,7 @@ def save(
     path: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    position: dict[str, Any],
+    position: JsonObject,
     ended: bool = False,
 ) -> None:
     """``position`` is plain JSON: step, texts seen, best so far, ... Raises OSError (disk full).
@@ -50,7 +50,7 @@ def save(
         )
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> JsonObject:
     """Put everything back and return ``position``.
 
     Raises DamagedCheckpoint before anything is touched, UserError for a checkpoint of another model.
@@ -61,7 +61,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
             words, expected = file.metadata()["position"], file.metadata()["checksum"]
         if str(checksum(tensors, words)) != expected:
             raise ValueError("its checksum is another")
-        position: dict[str, Any] = json.loads(words)
+        position: JsonObject = json.loads(words)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise DamagedCheckpoint(f"{path}: not a whole checkpoint ({error})") from error
     if not any(name.startswith("model/") for name in tensors):
@@ -98,5 +98,5 @@ def checksum(tensors: Mapping[str, Tensor], words: str) -> int:
 
 
 def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What training changes: trainable parameters (frozen ones are the base's own)."""
+    """Yield what training changes: trainable parameters (frozen ones are the base's own)."""
     yield from ((n, p) for n, p in model.named_parameters() if p.requires_grad)

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import TCPStore, distributed_c10d  # type: ignore[attr-defined]
 
+from embsearch.codec import JsonObject
 from embsearch.errors import Lost, TrialError
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class Alone:
         return self.rank == 0
 
     def of_first(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives in the first process, plain JSON; no other process does it.
+        """Return what ``work`` gives in the first process, plain JSON; no other process does it.
 
         Raises what it raises; in the others TrialError, as they cannot go on either.
         """
@@ -90,7 +91,7 @@ class Group(Alone):
         self._tell({"found": found})
         return found
 
-    def _tell(self, news: dict[str, Any]) -> None:
+    def _tell(self, news: JsonObject) -> None:
         words = json.dumps(news).encode()
         self._broadcast(
             torch.frombuffer(
@@ -129,7 +130,9 @@ class Group(Alone):
             )
 
     def shares(self, lengths_D: np.ndarray) -> list[np.ndarray]:
-        """Which texts each process encodes, by position: about as many tokens each. Some may have none."""
+        """Return the texts that each process encodes, by position: about as many tokens each. Some
+        may have none.
+        """
         turn = np.arange(len(lengths_D)) % (2 * self.size)
         owner = np.minimum(
             turn, 2 * self.size - 1 - turn
@@ -185,7 +188,7 @@ class Group(Alone):
     def _broadcast(self, tensor: Tensor) -> None:
         self._wait(lambda: dist.broadcast(tensor, 0, async_op=True))
 
-    def _wait(self, begin: Callable[[], Any]) -> None:
+    def _wait(self, begin: Callable[[], dist.Work]) -> None:
         self._begun(lambda: begin().wait())
 
     def _begun(self, exchange: Callable[[], T]) -> T:

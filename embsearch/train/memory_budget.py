@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,18 +37,18 @@ EMBEDDING_ROWS = 2  # of D in fp32 a token, that autograd keeps of the embedding
 
 @dataclass(frozen=True)
 class Plan:
-    """How one step encodes its texts.
+    """The way that one step encodes its texts.
 
     ``chunks``: positions of texts, longest first; ``tokens``: of all chunks, with what padding
-    there is; ``kept``: how many chunks, from the first on, keep their activations; ``alone``: the only
-    chunk may be recorded; ``shared``: what its chunks share (``Kernel.share_weights``).
+    there is; ``kept``: how many chunks, from the first on, keep their activations; ``alone``: the
+    only chunk may be recorded; ``shared``: what its chunks share (``Kernel.share_weights``).
     """
 
     chunks: list[np.ndarray]
     tokens: int
     kept: int
     alone: bool = False
-    shared: Any = None
+    shared: object = None
 
     @property
     def keeps_all(self) -> bool:
@@ -58,7 +57,7 @@ class Plan:
 
 
 class MemoryBudget:
-    """What a step may take on this device; remembers the chunk size that fits."""
+    """The memory that a step may take on this device; remembers the chunk size that fits."""
 
     def __init__(self, encoder: Tower, compute: Compute, config: TrainConfig) -> None:
         self.encoder, self.compute, self.config = encoder, compute, config

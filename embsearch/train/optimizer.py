@@ -34,7 +34,9 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def clip(encoder: Tower, longest: float) -> Tensor:
-    """The length of the gradient, which is at most ``longest`` afterwards; as torch's ``clip_grad_norm_``."""
+    """Return the length of the gradient, which is at most ``longest`` afterwards; as
+    ``clip_grad_norm_``.
+    """
     gradient = encoder.gradient()
     if gradient is None:
         return torch.nn.utils.clip_grad_norm_(encoder.parameters(), longest)
@@ -55,7 +57,7 @@ def warmup_steps(config: TrainConfig, steps: int, first: int) -> int:
 
 
 def learning_rate(step: int, steps: int, warmup: int, config: TrainConfig) -> float:
-    """The rate of step ``step`` (from 0) of ``steps``: linear warm-up, then the schedule to 0.
+    """Return the rate of step ``step`` (from 0) of ``steps``: linear warm-up, then the schedule to 0.
 
     Warm-up that outlasts the budget leaves the rate below ``config.lr``: the budget decides.
     """

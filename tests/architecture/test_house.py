@@ -27,17 +27,17 @@ PACKAGE = ROOT / "embsearch"
 
 # Figure: (limit today, bar).
 LIMITS = {
-    "syntax nodes": (224_200, 185_000),
-    "nodes a code line": (9.5, 9.0),
-    "uses of Any": (456, 150),
+    "syntax nodes": (223_800, 185_000),
+    "nodes a code line": (9.41, 9.0),
+    "uses of Any": (104, 104),
     "fmt: skip": (40, 40),
-    "lines over 100 characters": (508, 0),
+    "lines over 100 characters": (466, 0),
     "functions over 60 lines": (0, 0),
-    "classes over 250 lines": (1, 0),
-    "files in import circles": (4, 0),
+    "classes over 250 lines": (0, 0),
+    "files in import circles": (0, 0),
     "exceptions in the import rules": (0, 0),
-    "docstrings with a relative first word": (86, 0),
-    "function docstrings with an article first": (46, 0),
+    "docstrings with a relative first word": (0, 0),
+    "function docstrings with an article first": (0, 0),
     "lines of the coordinator": (650, 650),
 }
 FUNCTION_LINES = 60

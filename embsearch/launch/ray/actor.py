@@ -20,15 +20,14 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import embsearch
+from embsearch.codec import JsonObject
 from embsearch.launch.base import Ending, Failed, Job, Message, Ready, decode_job, encode
 from embsearch.launch.environment import worker_environment
 from embsearch.launch.handler import Handler, answers
-from embsearch.launch.ray.parcels import Parcel, RemoteWorkspace
-
-Json = dict[str, Any]
+from embsearch.launch.ray.parcels import Files, Parcel, RemoteWorkspace
 
 
 class Actor:
@@ -59,8 +58,8 @@ class Actor:
         self._held = self._hold()
         self._clear_others()
         self._workspace = RemoteWorkspace(self._root / "shelf", self._place, _fetch, every)
-        self._jobs: queue.SimpleQueue[tuple[Json, list[Parcel]]] = queue.SimpleQueue()
-        self._said: list[Json] = []
+        self._jobs: queue.SimpleQueue[tuple[JsonObject, list[Parcel]]] = queue.SimpleQueue()
+        self._said: list[JsonObject] = []
         self._news = threading.Condition()
         self._handler: Handler | None = None
         self._halting, self._broken = False, ""
@@ -68,11 +67,11 @@ class Actor:
 
     # ---- what the coordinator calls ------------------------------------------------------------
 
-    def begin(self, job: Json, parcels: list[Parcel]) -> None:
+    def begin(self, job: JsonObject, parcels: list[Parcel]) -> None:
         """Start a job; without parcels its paths are this machine's too."""
         self._jobs.put((job, parcels))
 
-    def take(self, seconds: float) -> list[Json]:
+    def take(self, seconds: float) -> list[JsonObject]:
         """Return what was said since, waiting for the first word.
 
         Raises RuntimeError where the worker could not start.
@@ -96,7 +95,7 @@ class Actor:
         if not self._clear_others():
             shutil.rmtree(self._root, ignore_errors=True)
 
-    def _hold(self) -> Any:
+    def _hold(self) -> TextIO:
         """Return the lock of this worker's own folder, held until this process is no more."""
         while True:
             self._place.mkdir(parents=True, exist_ok=True)
@@ -142,10 +141,12 @@ class Actor:
                 ends = bool(parcels) and isinstance(message, Ending)
                 self._say(message, **({"files": self._workspace.changed()} if ends else {}))
 
-    def _answers(self, handler: Handler, content: Json, parcels: list[Parcel]) -> Iterator[Message]:
+    def _answers(
+        self, handler: Handler, content: JsonObject, parcels: list[Parcel]
+    ) -> Iterator[Message]:
         """Yield the messages of a job, its files unpacked here."""
 
-        def decode(content: Json) -> Job:
+        def decode(content: JsonObject) -> Job:
             job = decode_job(content)
             return self._workspace.lay_out(job, parcels) if parcels else job
 
@@ -169,13 +170,13 @@ class Actor:
         due = self._workspace.due() and not waiting
         self._say(message, **({"files": self._workspace.changed()} if due else {}))
 
-    def _say(self, message: Message, **more: Any) -> None:
+    def _say(self, message: Message, **more: object) -> None:
         with self._news:
             self._said.append({"message": encode(message), **more})
             self._news.notify_all()
 
 
-def _fetch(content: Any) -> Any:
+def _fetch(content: Any) -> Files:
     import ray
 
     return ray.get(content) if isinstance(content, ray.ObjectRef) else content

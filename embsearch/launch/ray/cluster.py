@@ -15,6 +15,11 @@ from ray.exceptions import RayError
 from embsearch.errors import UserError
 
 NAMESPACE = "embsearch"
+QUIET: dict[str, Any] = {
+    "log_to_driver": False,
+    "logging_level": "ERROR",
+    "namespace": NAMESPACE,
+}
 CLUSTER: Any = ray  # some of its functions have no types
 # Ray's client server starts a server for each session and gives it 30 seconds (or, in its
 # environment, RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S): too few on a busy node. It says then:
@@ -32,8 +37,12 @@ class Room:
     labels: Mapping[str, str] = field(default_factory=dict)
     spread: bool = True
 
-    def options(self) -> dict[str, Any]:
-        asked: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": self.gpus, "max_restarts": 0}
+    def options(self) -> dict[str, object]:
+        asked: dict[str, object] = {
+            "num_cpus": self.threads,
+            "num_gpus": self.gpus,
+            "max_restarts": 0,
+        }
         asked["scheduling_strategy"] = "SPREAD" if self.spread else "DEFAULT"
         if self.resources:
             asked["resources"] = dict(self.resources)
@@ -52,20 +61,15 @@ def connect(address: str | None, cpus: int) -> str:
     Returns what was done, as a line. Raises UserError.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": "ERROR",
-        "namespace": NAMESPACE,
-    }
     if ray.is_initialized():
         return f"Ray: this process is on a cluster already, {_size()}"
     address = address or os.environ.get("RAY_ADDRESS")
     if not address or address == "local":
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **QUIET)
         return f"Ray: started on this machine, {_size()}"
     try:
         _knock(address)
-        _join(address, quiet)
+        _join(address)
     except (ConnectionError, TimeoutError, socket.gaierror) as error:
         raise UserError(
             f"launcher.address={address}: no Ray cluster answers there ({reason(error)}); "
@@ -101,14 +105,14 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
 
 
-def _join(address: str, how: Mapping[str, Any]) -> None:
+def _join(address: str) -> None:
     """Join the cluster.
 
     Raises UserError where Ray's client server cannot begin a session, and what Ray raises.
     """
     for left in reversed(range(TRIES)):
         try:
-            ray.init(address=address, **how)
+            ray.init(address=address, **QUIET)
             return
         except ConnectionAbortedError as error:  # of a client server only
             why = str(error).strip().splitlines()[-1]

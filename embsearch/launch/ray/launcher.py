@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from embsearch.codec import JsonObject
 from embsearch.errors import UserError
 from embsearch.launch.base import (
     Halted,
@@ -171,7 +172,7 @@ class Actors:
                 worker.holds = worker.trains
             yield message
 
-    def _check(self, worker: WorkerActor, news: dict[str, Any]) -> None:
+    def _check(self, worker: WorkerActor, news: JsonObject) -> None:
         """Write down what a worker says of its machine. Raises UserError where it is no use."""
         from embsearch import __version__
 

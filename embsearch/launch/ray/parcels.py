@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from embsearch import disk
 from embsearch.config.files import files_of, with_files
@@ -33,7 +32,7 @@ class Parcel:
 
     path: str  # where it lies at home
     key: str  # of its content; empty for a folder that a trial works in
-    content: Any
+    content: object
 
 
 class FileShipper:
@@ -42,9 +41,9 @@ class FileShipper:
     ``put`` keeps files where every machine can fetch them, and returns what to ask for.
     """
 
-    def __init__(self, put: Callable[[Files], Any]) -> None:
+    def __init__(self, put: Callable[[Files], object]) -> None:
         self._put = put
-        self._kept: dict[str, Any] = {}  # by key
+        self._kept: dict[str, object] = {}  # by key
         self._keys: dict[str, str] = {}  # by path, of what never changes
 
     def pack(self, job: Job, holds: str) -> list[Parcel]:
@@ -86,7 +85,7 @@ class RemoteWorkspace:
     """
 
     def __init__(
-        self, shelf: Path, own: Path, get: Callable[[Any], Files], every: float = HOME_EVERY
+        self, shelf: Path, own: Path, get: Callable[[object], Files], every: float = HOME_EVERY
     ) -> None:
         self._shelf, self._own, self._get, self._every = shelf, own, get, every
         self._open = ""  # the folder at home that ``run`` stands for

@@ -1,4 +1,4 @@
-"""What runs inside a Slurm job: a worker that takes its jobs from a folder, and gives way.
+"""A worker inside a Slurm job: it takes its jobs from a folder, and gives way.
 
 submitit pickles a ``Job`` and calls it on the node. Slurm announces the time limit by SIGUSR2
 (submitit asks for it with ``--signal=USR2@90``; ``SUBMITIT_PREEMPT_SIGNAL`` names another);
@@ -17,11 +17,15 @@ import time
 import uuid
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import TYPE_CHECKING
 
+from embsearch.codec import JsonObject
 from embsearch.launch.base import Ending, Message, Ready, encode
 from embsearch.launch.handler import Handler, answers
 from embsearch.launch.slurm.mailbox import append, get, put
+
+if TYPE_CHECKING:
+    from submitit.core.utils import DelayedSubmission
 
 JOB_EVERY = 0.1  # seconds between looks for work: what a segment waits at most
 LOOK_EVERY = 1.0  # seconds between looks at the coordinator, also while training
@@ -44,7 +48,7 @@ class Job:
         self._worker = JobWorker(self.folder, self.slot, self.handler, self.patience)
         self._worker.work()
 
-    def checkpoint(self) -> Any:
+    def checkpoint(self) -> DelayedSubmission:
         """Return what the requeued job runs, once the work at hand has been halted.
 
         Called by submitit on SIGUSR2.
@@ -175,7 +179,7 @@ class JobWorker:
     def _say(self, message: Message) -> None:
         self._write({"message": encode(message)})
 
-    def _write(self, letter: dict[str, Any]) -> None:
+    def _write(self, letter: JsonObject) -> None:
         append(self._folder / f"{self._token}.jsonl", {"session": self._session, **letter})
 
 

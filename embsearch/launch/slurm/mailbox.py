@@ -13,12 +13,11 @@ import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-Letter = dict[str, Any]
+from embsearch.codec import JsonObject
 
 
-def put(path: Path, content: Letter) -> None:
+def put(path: Path, content: JsonObject) -> None:
     """Replace a file, whole or not at all.
 
     It is not synced to the disk: after a power cut nobody is there to read it.
@@ -31,7 +30,7 @@ def put(path: Path, content: Letter) -> None:
         draft.unlink(missing_ok=True)
 
 
-def get(path: Path) -> Letter | None:
+def get(path: Path) -> JsonObject | None:
     """Return what ``put`` wrote last; None while there is nothing that can be read."""
     # A stale handle, where the file was replaced just then: the next look finds it.
     with suppress(OSError, ValueError):
@@ -40,7 +39,7 @@ def get(path: Path) -> Letter | None:
     return None
 
 
-def append(path: Path, letter: Letter) -> None:
+def append(path: Path, letter: JsonObject) -> None:
     """Add a line.
 
     Raises OSError, also where nobody has made the file: its folder may be about to go.
@@ -60,7 +59,7 @@ class Letters:
     def __init__(self, path: Path) -> None:
         self._path, self._at = path, 0
 
-    def new(self) -> list[Letter]:
+    def new(self) -> list[JsonObject]:
         """Return the lines that were not there at the last look.
 
         One that is not whole yet waits: its end may be missing, and over NFS also its middle, where

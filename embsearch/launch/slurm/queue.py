@@ -1,4 +1,4 @@
-"""What the launcher asks of Slurm: sbatch through submitit, squeue, scancel.
+"""Commands that the launcher gives Slurm: sbatch through submitit, squeue, scancel.
 
 Not sacct, which needs a database.
 """
@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from embsearch.errors import UserError
 from embsearch.launch.environment import worker_environment
@@ -64,7 +64,7 @@ class Queue:
         name: str,
         threads: int,
         requeues: int,
-        asked: Mapping[str, Any],
+        asked: Mapping[str, object],
         extra: Mapping[str, str],
         setup: Sequence[str],
     ) -> None:
