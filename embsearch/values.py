@@ -28,14 +28,19 @@ class Clock(Protocol):
         """Seconds that never go back."""
 
 
+# Who thought of a trial's point: ``study.defaults``, or (empty) the sampler. Trial 0 is the default configuration.
+Origin = Literal["", "given"]
+
+
 @dataclass(frozen=True)
 class Suggestion:
     """A point to try. ``params`` maps config paths to values; only active ones. ``attributes``: what the sampler
-    keeps in Optuna's trial."""
+    keeps in Optuna's trial. ``origin``: who thought of it."""
 
     trial: int
     params: Mapping[str, Scalar]
     attributes: Mapping[str, object] = field(default_factory=dict)
+    origin: Origin = ""
 
 
 @dataclass(frozen=True)

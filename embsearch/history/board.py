@@ -94,6 +94,10 @@ class Board(Mapping[int, Trial]):
         keys = self._reached.get(rung, [])
         return len(keys) - bisect_left(keys, (value, 1))
 
+    def value_at(self, place: int, rung: int) -> float:
+        """Return the value of the trial at a place, from 1, of a rung."""
+        return self._reached[rung][-place][0]
+
     def best_paused(self, rung: int) -> Trial | None:
         """Return the best of the trials that stand paused at a rung."""
         keys = self._paused.get(rung)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from embsearch.codec import Json, JsonObject, from_json, to_json
-from embsearch.values import FailureClass, Measurement, Reading, Scalar, Segment
+from embsearch.values import FailureClass, Measurement, Origin, Reading, Scalar, Segment
 
 OPTIONAL = {"optional": True}
 Point = Sequence[Any]  # [step, Unix milliseconds, {metric: value}]
@@ -36,7 +36,8 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Created(Event):
-    """The sampler suggested a trial. ``attributes``: what the sampler keeps in Optuna's trial."""
+    """A trial was suggested. ``attributes``: what the sampler keeps in Optuna's trial. ``origin``: who thought
+    of it."""
 
     kind: ClassVar[str] = "created"
     trial: int
@@ -44,6 +45,7 @@ class Created(Event):
     attempt: int = 0
     axes: Mapping[str, Scalar] = field(default_factory=dict)
     attributes: Json = field(default_factory=dict, metadata=OPTIONAL)
+    origin: Origin = field(default="", metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)

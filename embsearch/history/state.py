@@ -124,7 +124,9 @@ class StudyState:
         if isinstance(event, events.Created):
             if number not in self.trials:
                 attributes = dict(event.attributes)
-                self.trials.add(Trial(number, params=event.params, attributes=attributes))
+                self.trials.add(
+                    Trial(number, params=event.params, attributes=attributes, origin=event.origin)
+                )
             return
         trial = self.trials.get(number)
         if trial is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from embsearch.codec import JsonObject
-from embsearch.values import FailureClass, Outcome, Scalar, State
+from embsearch.values import FailureClass, Origin, Outcome, Scalar, State
 
 # How often a job goes out again that made no progress meanwhile, by failure.
 RETRIES = {"killed": 3, "hung": 1, "checkpoint": 3}
@@ -47,6 +47,7 @@ class Trial:
     attributes: JsonObject = field(
         default_factory=dict
     )  # what samplers and pruners keep in Optuna's trial
+    origin: Origin = ""  # who thought of it
     outcome: Outcome | None = None
     runs: list[Run] = field(default_factory=lambda: [Run()])
     seed: int = 0  # of the run that trains, or did last
@@ -69,6 +70,11 @@ class Trial:
     def rung(self) -> int:
         """The last evaluation that it has a value at."""
         return max(self.values, default=0)
+
+    @property
+    def given(self) -> bool:
+        """True of the default configuration and of what ``study.defaults`` names."""
+        return self.number == 0 or self.origin == "given"
 
     @property
     def best_score(self) -> tuple[int, float] | None:

@@ -22,17 +22,20 @@ class Suggester:
 
     def __init__(self, config: Config, space: Space, scheduler: Scheduler) -> None:
         self._config, self._space, self._scheduler = config, space, scheduler
-        points = [
-            space.default(config),
-            *(space.start(point, config) for point in config.study.defaults),
-        ]
-        self._points = [_as_optuna_has_it(point, space) for point in points]
+        self._default = _as_optuna_has_it(space.default(config), space)
+        starts = [space.start(point, config) for point in config.study.defaults]
+        self._given = [_as_optuna_has_it(point, space) for point in starts]
         self._kept: sampler_history.Kept = {}
 
     def suggest(self, number: int, trials: Trials) -> Suggestion:
-        """Return trial ``number``: one of the points that are tried first, or what the sampler suggests."""
-        if number < len(self._points):
-            return Suggestion(number, self._points[number])
+        """Return trial ``number``: a given point that was not tried yet, or what the sampler suggests."""
+        if number == 0:
+            return Suggestion(number, self._default)
+        if self._given:
+            tried = [trial.params for trial in trials.values()]
+            self._given = [point for point in self._given if point not in tried]
+        if self._given:
+            return Suggestion(number, self._given[0], origin="given")
         sampler = make(self._config.sampler, self._space, number)
         study = memory_study(self._known(trials), number, self._config.study.name, sampler)
         params = self._space.suggest(study.ask())

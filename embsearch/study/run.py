@@ -172,9 +172,12 @@ class Study:
         config = self._workplace.config_of(suggestion.params)
         self.folder.write_trial_config(number, to_dict(config))
         axes = self.space.axes(suggestion.params, self.config)
-        attributes = suggestion.attributes
         created = events.Created(
-            trial=number, params=suggestion.params, axes=axes, attributes=attributes
+            trial=number,
+            params=suggestion.params,
+            axes=axes,
+            attributes=suggestion.attributes,
+            origin=suggestion.origin,
         )
         self.note(created, number)
 

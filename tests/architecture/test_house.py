@@ -27,7 +27,7 @@ PACKAGE = ROOT / "embsearch"
 
 # Figure: (limit today, bar).
 LIMITS = {
-    "syntax nodes": (223_800, 185_000),
+    "syntax nodes": (223_900, 185_000),
     "nodes a code line": (9.41, 9.0),
     "uses of Any": (104, 104),
     "fmt: skip": (40, 40),

@@ -127,9 +127,9 @@ def study_of(name: str, home: Path) -> Study:
     Path("rows.csv").write_text(ROWS)
     config = study_config(name, home, **MORE[name])
     clock = VirtualClock(max(1.79e9, StudyFolder(config).last_sign()))
-    played = curves(ReplayConfig(), config.seed)
+    known = curves(ReplayConfig(), config.seed)
     return Study(
-        config, lambda folder: Replay(played, clock, 1), lambda folder: NoRecorder(), clock=clock
+        config, lambda folder: Replay(known, clock, 1), lambda folder: NoRecorder(), clock=clock
     )
 
 
@@ -144,24 +144,60 @@ def ends(study: Path) -> dict:
     return found
 
 
+def played(name: str, home: Path, monkeypatch) -> list[tuple[int | None, str]]:
+    """Play a study to its end. Return the lines of all logs in the order of writing."""
+    home.mkdir()
+    study, lines = study_of(name, home), []
+    log, trial_log = study.folder.log, study.folder.trial_log
+
+    def note(event, number=None):
+        Study.note(study, event, number)
+        path = (log if number is None else trial_log(number)).path
+        lines.append((number, path.read_text(encoding="utf-8").splitlines()[-1]))
+
+    monkeypatch.setattr(study, "note", note)
+    study.run()
+    return lines
+
+
 @pytest.mark.parametrize("name", MORE)
 def test_every_prefix_goes_on_to_the_same_log(name, tmp_path, monkeypatch):
     """A study that was killed after any event ends as one that was not. Every fifth event, and all of one trial."""
-    monkeypatch.chdir(tmp_path)  # the recorded data lay there by a relative path
-    lines = recorded.lines(name)
+    monkeypatch.chdir(tmp_path)  # the data lie there by a relative path
+    lines = played(name, tmp_path / "undisturbed", monkeypatch)
     whole = tmp_path / "whole" / name
     recorded.write(whole, lines)
     expected = ends(whole)
     begun = next(n for n, (_, line) in enumerate(lines) if '"kind": "baseline"' in line) + 1
     stride = int(os.environ.get("EMBSEARCH_EVERY_PREFIX", "5"))
     for cut in [*range(begun, begun + 8), *range(begun + 8, len(lines), stride)]:
-        home = tmp_path / f"cut{cut}"
-        home.mkdir()
-        study = study_of(name, home)
-        recorded.write(study.folder.path, lines[:cut])
-        stand_in_models(study.folder.path)
+        study = cut_off(name, tmp_path / f"cut{cut}", lines[:cut])
         study.run()
         assert ends(study.folder.path) == expected, f"cut off after event {cut}: {lines[cut - 1]}"
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_a_study_of_an_older_version_goes_on_where_it_was(name, tmp_path, monkeypatch):
+    """By the rules of today: what its logs had stays their beginning, and no trial is left behind."""
+    monkeypatch.chdir(tmp_path)
+    lines = recorded.lines(name)
+    for cut in range(20, len(lines), 23):
+        study = cut_off(name, tmp_path / f"cut{cut}", lines[:cut])
+        assert study.run().finished
+        assert all(trial.outcome is not None for trial in study.trials.values())
+        for number in {number for number, _ in lines[:cut]}:
+            log = study.folder.log if number is None else study.folder.trial_log(number)
+            before = [line for one, line in lines[:cut] if one == number]
+            assert log.path.read_text(encoding="utf-8").splitlines()[: len(before)] == before
+
+
+def cut_off(name: str, home: Path, lines: list[tuple[int | None, str]]) -> Study:
+    """Return a study whose process died after these lines."""
+    home.mkdir()
+    study = study_of(name, home)
+    recorded.write(study.folder.path, lines)
+    stand_in_models(study.folder.path)
+    return study
 
 
 def stand_in_models(study: Path) -> None:

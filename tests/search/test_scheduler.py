@@ -177,25 +177,60 @@ def test_a_trial_pauses_until_its_place_is_within_the_quota():
     assert rule.decide(trials[2], trials).reason == "place 2 of 3 at rung 1 (0.8000), 1 may go on"
 
 
-def test_the_default_configuration_never_pauses():
-    rule, trials = Promotion((0.11, 0.33, 1.0), 3), board([[0.1], [0.9], [0.8], [0.7]])
-    assert rule.decide(trials[0], trials).kind == "continue"
+@pytest.mark.parametrize("trials", [None, 5])
+def test_the_default_configuration_runs_to_its_end_whatever_it_is_worth(trials):
+    rule = Promotion((0.11, 0.33, 1.0), 3, trials=trials)
+    there = board([[0.1], [0.9], [0.8], [0.7]])
+    decision = rule.decide(there[0], there)
+    assert decision.kind == "continue"
+    assert decision.reason == "trial 0 is the default configuration and runs to its end"
 
 
-def test_the_default_configuration_runs_to_its_end_last_where_the_number_of_trials_ends_the_search():
-    rule, trials = Promotion((0.11, 0.33, 1.0), 3, trials=5), board([[0.1], [0.9], [0.8], [0.7]])
-    assert rule.decide(trials[0], trials).reason == "place 4 of 4 at rung 1 (0.1000), 0 may go on"
-    assert rule.next_paused(trials) is None
-    trials[4] = Trial(4, "paused", {1: 0.6})  # now all are there, and one may go on
-    assert rule.next_paused(trials) == 1
-    trials[1].state = "running"
-    assert rule.next_paused(trials) == 0
-    assert (
-        rule.promotable(trials).reason
-        == "the search is over; the default configuration runs to its end"
+def test_a_given_point_runs_to_its_end_unless_it_is_left_far_behind():
+    rule, there = Promotion((0.11, 0.33, 1.0), 3, trials=5), board([[0.9], [0.88], [0.8], [0.95]])
+    there[1].origin = there[2].origin = "given"
+    assert rule.decide(there[1], there).reason == "place 3 of 4 at rung 1 (0.8800), 0 may go on"
+    there[3].values = {1: 0.89}
+    decision = rule.decide(there[1], there)
+    assert decision.kind == "continue"
+    assert decision.reason == "trial 1 is a given point and runs to its end"
+    assert rule.decide(there[2], there).kind == "pause"
+
+
+def test_a_paused_default_configuration_of_an_older_version_goes_on():
+    rule, there = Promotion((0.11, 0.33, 1.0), 3), board([[0.1], [0.9], [0.8], [0.7]])
+    there[1].state = "running"
+    assert rule.next_paused(there) == 0
+    assert rule.promotable(there).reason.endswith(
+        "is the default configuration and runs to its end"
     )
-    trials[0] = Trial(0, "running", {1: 0.1, 2: 0.2})
-    assert rule.decide(trials[0], trials).kind == "continue"
+
+
+def test_once_all_are_there_never_fewer_than_one_goes_on():
+    """A search of two trials, and one whose third rung has only two."""
+    rule, there = Promotion((0.11, 0.33, 1.0), 3, trials=2), board([[0.9], [0.8]])
+    there[0].state = "complete"
+    assert rule.decide(there[1], there).kind == "pause"
+    there = board([[0.7], [0.8]])
+    assert rule.decide(there[1], there).kind == "continue"
+    rule = Promotion((0.11, 0.33, 1.0), 3, trials=4)
+    there = board([[0.7, 0.71, 0.72], [0.8, 0.81], [0.6], [0.5]], ["complete", *["paused"] * 3])
+    assert rule.next_paused(there) == 1
+    assert rule.promotable(there).reason == "place 1 of 2 at rung 2 (0.8100), 1 may go on"
+
+
+def test_a_trial_too_near_to_the_last_that_may_go_on_goes_on_too():
+    values = [[0.9], [0.5], [0.8], [0.7], [0.799], [0.6]]
+    rule, there = Promotion((0.11, 0.33, 1.0), 3, trials=6), board(values)
+    decision = rule.decide(there[4], there)
+    assert decision.kind == "continue"
+    assert decision.reason == (
+        "place 3 of 6 at rung 1 (0.7990), 2 may go on; too near to the last of them to tell"
+    )
+    there[4].values = {1: 0.77}
+    assert rule.decide(there[4], there).kind == "pause"
+    there[4].values, there[3].values = {1: 0.799}, {1: 0.7985}
+    assert rule.decide(there[3], there).kind == "pause"  # one more than the quota, not two
 
 
 @pytest.mark.parametrize(("stop", "trials"), [({"trials": 9}, 9), ({"trials": 9, "seconds": 60.0}, None),
@@ -207,8 +242,10 @@ def test_only_the_number_of_trials_is_known_before(stop, trials):
 def test_a_rung_waits_for_a_dozen_where_more_are_sure_to_come():
     rule = Promotion((0.11, 0.33, 1.0), 3, trials=20)
     values = [[0.5 + n / 100] for n in range(12)]
-    assert rule.next_paused(board(values[:11])) is None
-    assert rule.next_paused(board(values)) == 11
+    few, enough = board(values[:11]), board(values)
+    few[0].state = enough[0].state = "complete"
+    assert rule.next_paused(few) is None
+    assert rule.next_paused(enough) == 11
     assert Promotion((0.11, 0.33, 1.0), 3, trials=11).next_paused(board(values[:11])) == 10
 
 
@@ -221,8 +258,9 @@ def test_the_best_paused_trial_of_the_highest_rung_goes_on_first():
     rule = Promotion((0.11, 0.33, 1.0), 3)
     values = [[0.5], [0.6], [0.7], [0.81, 0.7], [0.82, 0.9], [0.83, 0.8], [0.99], [0.98], [0.97]]
     trials = board(values)
+    trials[0].state = "complete"
     assert rule.next_paused(trials) == 4  # rung 2: one of three may
-    assert rule.promotable(trials).reason == "place 1 of 3 at rung 2, 1 may go on"
+    assert rule.promotable(trials).reason == "place 1 of 3 at rung 2 (0.9000), 1 may go on"
     trials[4].state = "running"
     assert rule.next_paused(trials) == 6  # rung 1: three of nine may: 0.99, 0.98, 0.97
     for number in (6, 7, 8):
@@ -233,8 +271,12 @@ def test_the_best_paused_trial_of_the_highest_rung_goes_on_first():
 
 def test_nothing_goes_on_before_the_quota_is_one():
     rule = Promotion((0.11, 0.33, 1.0), 3)
-    assert rule.next_paused(board([[0.9], [0.8]])) is None
-    assert rule.next_paused(board([[0.9], [0.8], [0.7]])) == 0
+    trials = board([[0.5], [0.9], [0.8]])
+    trials[0].state = "complete"
+    del trials[2]
+    assert rule.next_paused(trials) is None
+    trials = board([[0.5], [0.9], [0.8]])
+    assert rule.next_paused(trials) == 1
 
 
 def test_of_two_equal_trials_the_earlier_goes_on():
@@ -298,7 +340,7 @@ def synthetic(seed, noise):
 
 
 @pytest.mark.parametrize(
-    ("noise", "cost", "sure", "regret"), [(0.005, 0.30, 0.93, 0.0005), (0.02, 0.30, 0.85, 0.001)]
+    ("noise", "cost", "sure", "regret"), [(0.005, 0.302, 0.93, 0.0005), (0.02, 0.302, 0.85, 0.001)]
 )
 def test_promotion_keeps_the_best_configuration_at_a_third_of_the_budget(noise, cost, sure, regret):
     rows = {"promotion": [], "halving": []}

@@ -166,7 +166,7 @@ def test_known_points_are_played_first():
 
 
 def test_likely_holds_eighty_percent_of_the_draws():
-    made = config(SIZES, scheduler={"name": "promotion"}, stop={"trials": 12})
+    made = config(SIZES, scheduler={"name": "promotion"}, stop={"trials": 30})
     plan = make(made, work(made), 2)
     low, high = plan.likely(lambda d: d.seconds)
     inside = sum(low <= d.seconds <= high for d in plan.draws)
