@@ -18,7 +18,7 @@ TINY = [
     "study.name=s", "study.task=s", "device=cpu", "train.precision=fp32", "launcher.workers=1", "launcher.threads=1",
     "space=small", "space.train.lr={low: 1e-6, high: 3e-5, log: true}", "train.lr=1e-5", "train.batch_size=32",
     "~space.train.batch_size", "train.warmup_steps=2", "evaluate.at=[0.11,0.33,1.0]", "evaluate.draws=50",
-    "stop.trials=6", "train.texts=32000",
+    "stop.trials=6", "train.texts=32000", "confirm.top_k=0",
 ]  # fmt: skip
 
 
