@@ -34,7 +34,8 @@ class Promotion:
 
     Rungs are the evaluations at which the budget spent has grown by ``reduction`` since the
     last rung, beginning with evaluation ``min_rung``; the end of a trial is not a rung.
-    ``trials``: how many there will be, where nothing but their number ends the search.
+    ``trials``: how many there will be at most. ``waits``: nothing but their number ends the search,
+    so that a rung can wait for them.
     The default configuration, with which the final table compares, runs to its end. So does what
     ``study.defaults`` names, unless another trial leaves it far behind.
     """
@@ -45,8 +46,9 @@ class Promotion:
         reduction: int,
         min_rung: int = 1,
         trials: int | None = None,
+        waits: bool = True,
     ) -> None:
-        self.reduction, self.trials = reduction, trials
+        self.reduction, self.trials, self.waits = reduction, trials, waits
         self.rungs: list[int] = []
         for number, share in enumerate(at[:-1], 1):
             if number >= min_rung and (
@@ -138,7 +140,7 @@ class Promotion:
         quota = among // self.reduction
         if self._all_there(board):
             quota = max(1, quota)
-        elif self.trials is not None and among < PATIENCE * self.reduction:
+        elif self.trials is not None and self.waits and among < PATIENCE * self.reduction:
             quota = 0
         return board.place(trial, rung), among, quota
 

@@ -132,7 +132,7 @@ def make(config: Config) -> Scheduler:
         raise ConfigError(faults)
     if name == "promotion":
         counted = config.stop.seconds is None and config.stop.target is None
-        return Promotion(at, reduction, scheduler.min_rung, config.stop.trials if counted else None)
+        return Promotion(at, reduction, scheduler.min_rung, config.stop.trials, counted)
     first, top = budget.step(at, scheduler.min_rung), budget.step(at, len(at))
     pruners: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
         "none": lambda: optuna.pruners.NopPruner(),

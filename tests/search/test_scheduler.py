@@ -233,10 +233,14 @@ def test_a_trial_too_near_to_the_last_that_may_go_on_goes_on_too():
     assert rule.decide(there[3], there).kind == "pause"  # one more than the quota, not two
 
 
-@pytest.mark.parametrize(("stop", "trials"), [({"trials": 9}, 9), ({"trials": 9, "seconds": 60.0}, None),
-                                              ({"trials": 9, "target": 0.9}, None)])  # fmt: skip
-def test_only_the_number_of_trials_is_known_before(stop, trials):
-    assert make(Config(stop=StopConfig(**stop))).trials == trials
+@pytest.mark.parametrize(("stop", "waits"), [({"trials": 9}, True), ({"trials": 9, "seconds": 60.0}, False),
+                                             ({"trials": 9, "target": 0.9}, False)])  # fmt: skip
+def test_rungs_wait_where_nothing_but_the_number_of_trials_ends_the_search(stop, waits):
+    rule = make(Config(stop=StopConfig(**stop)))
+    assert (rule.trials, rule.waits) == (9, waits)
+    few = board([[0.5], [0.6], [0.7]])
+    few[0].state = "complete"
+    assert rule.next_paused(few) == (None if waits else 2)
 
 
 def test_a_rung_waits_for_a_dozen_where_more_are_sure_to_come():
