@@ -143,6 +143,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread_again() -> None:
+    """Verbs that work alone take all cores of their process; the next test does not."""
+    torch.set_num_threads(1)
+
+
 Once = Callable[[str, Callable[[Path], None]], Path]
 
 
