@@ -124,6 +124,11 @@ class World:
             if len(mine) > 1:
                 away.append(mine - mine.mean(axis=0))
                 freedom += len(mine) - 1
+        if not away:
+            raise SystemExit(
+                f"{self.name}.json: no configuration has been run with several seeds yet, so the noise is not "
+                "known; let record_curves.py go on with it, or leave it out with --sets"
+            )
         every = np.concatenate(away)
         return every.T @ every / freedom
 
