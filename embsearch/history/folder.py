@@ -256,7 +256,7 @@ def as_begun(config: Config) -> Config:
     Before there was a share every study had steps, mostly by default: the same command goes on.
     """
     folder = StudyFolder(config)
-    said = replace(config.train, warmup_steps=None, warmup=TrainConfig().warmup) != config.train
+    said = config.train.warmup_steps is not None or config.train.warmup != TrainConfig().warmup
     if said or "train.warmup" in config.space or not folder.locked.exists():
         return config
     steps = folder.read_locked()["identity"]["train"]["warmup_steps"]

@@ -95,14 +95,12 @@ class Promotion:
         """
         if not trial.given:
             return trial.values
-        board = Board.of(board)
-        paused = next(
-            (r for r in self.rungs if r in trial.values and not self._earned(trial, r, board)[0]),
-            None,
-        )
-        return {
-            rung: value for rung, value in trial.values.items() if paused is None or rung <= paused
-        }
+        board, proved = Board.of(board), {}
+        for rung, value in trial.values.items():
+            proved[rung] = value
+            if rung in self.rungs and not self._earned(trial, rung, board)[0]:
+                break  # here it would have paused
+        return proved
 
     def _ask(self, trial: Trial, rung: int, board: Board) -> tuple[bool, str]:
         """Return whether the trial goes on from a rung, and why."""
@@ -115,8 +113,8 @@ class Promotion:
         """Return whether no trial has left this given point far behind at its own rung."""
         if trial.number == 0:
             return True
-        best = board.value_at(1, trial.rung)
-        return apart(best, trial.values[trial.rung]) <= FAR * SEED_NOISE
+        behind = apart(board.value_at(1, trial.rung), trial.values[trial.rung])
+        return behind <= FAR * SEED_NOISE
 
     def _earned(self, trial: Trial, rung: int, board: Board) -> tuple[bool, str]:
         """Return whether the trial's place lets it go on, and the words for it."""
@@ -126,8 +124,7 @@ class Promotion:
         if place <= quota:
             return True, words
         if self._all_there(board) and quota <= PATIENCE and place == quota + 1:
-            behind = apart(board.value_at(quota, rung), value)
-            if behind <= SEED_NOISE:
+            if apart(board.value_at(quota, rung), value) <= SEED_NOISE:
                 return True, f"{words}; too near to the last of them to tell"
         return False, words
 

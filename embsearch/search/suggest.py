@@ -23,8 +23,7 @@ class Suggester:
     def __init__(self, config: Config, space: Space, scheduler: Scheduler) -> None:
         self._config, self._space, self._scheduler = config, space, scheduler
         self._default = _as_optuna_has_it(space.default(config), space)
-        starts = [space.start(point, config) for point in config.study.defaults]
-        self._given = [_as_optuna_has_it(point, space) for point in starts]
+        self._given = given_points(config, space)
         self._kept: sampler_history.Kept = {}
 
     def suggest(self, number: int, trials: Trials) -> Suggestion:
@@ -55,6 +54,12 @@ class Suggester:
         if name in STATEFUL:
             return sampler_history.told(trials, self._space, at, self._kept)
         return []
+
+
+def given_points(config: Config, space: Space) -> list[dict[str, Scalar]]:
+    """Return the points of ``study.defaults``."""
+    starts = [space.start(point, config) for point in config.study.defaults]
+    return [_as_optuna_has_it(point, space) for point in starts]
 
 
 def _as_optuna_has_it(point: dict[str, Scalar], space: Space) -> dict[str, Scalar]:

@@ -22,11 +22,11 @@ from embsearch.launch.base import (
     points_every,
 )
 from embsearch.search.space import Space
-from embsearch.search.suggest import check_kinds
+from embsearch.search.suggest import check_kinds, given_points
 from embsearch.search.warmup import Warmups
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.environment import environment
-from embsearch.values import Scalar, Segment
+from embsearch.values import Origin, Scalar, Segment
 
 Noted = tuple[Event, int | None]
 
@@ -57,10 +57,10 @@ class Workplace:
         task.preflight(config, {one.path: one.values for one in space.dimensions}, data)
         folder.check_data(data.fingerprint)
         made = Workplace(config, space, folder, state, cache, data)
-        if not folder.locked.exists():  # what an older version began goes on
-            made.warmups.check()
         if folder.locked.exists():
             check_kinds(space, build(folder.read_locked()["config"]))
+        else:  # what an older version began goes on
+            made.warmups.check()
         folder.lock_config()
         return made
 
@@ -87,11 +87,13 @@ class Workplace:
     def trials_without_logs(self) -> Iterator[events.Created]:
         """Yield the beginning of each trial that has a config and no log, because a process died before its first
         event, or its log was lost."""
+        given = given_points(self.config, self.space)
         for number, config in self.folder.trial_configs():
             if number not in self.state.trials:
                 params = self.space.default(build(config))
                 axes = self.space.axes(params, self.config)
-                yield events.Created(trial=number, params=params, axes=axes)
+                origin: Origin = "given" if number and params in given else ""
+                yield events.Created(trial=number, params=params, axes=axes, origin=origin)
 
     # ---- jobs --------------------------------------------------------------------------------
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from embsearch.cli import launchers, search
 from embsearch.config.build import build
+from embsearch.config.schema import StopConfig
 from embsearch.study.run import Study
 from embsearch.track.base import NoRecorder
 from embsearch.track.optuna_follower import OptunaFollower
@@ -71,3 +73,43 @@ def test_a_study_without_its_database_suggests_as_an_undisturbed_one(sampler, re
         len({json.dumps(one) for one in params}) >= 15
     )  # a grid may come to the default once more
     assert any(kept) == (sampler in STATEFUL)
+
+
+POINT = {"train.lr": 3e-4, "train.l2": 0.02, "train.batch_size": 64}
+
+
+def with_point(home, **settings):
+    """Return a study that is extended with a point to try."""
+    study = study_of(home, "tpe", recorder=False)
+    given = replace(study.config.study, defaults=(POINT,), on_drift="extend")
+    config = replace(study.config, study=given, **settings)
+    clock = search.clock(config)
+    make = launchers.launcher(config, clock)
+    return Study(config, make, lambda folder: NoRecorder(), clock=clock)
+
+
+def origins(study):
+    return {number: log[0].origin for number, log in study.folder.trial_logs() if log[0].origin}
+
+
+def test_a_point_that_is_added_when_a_study_is_extended_is_tried_once(tmp_path):
+    study_of(tmp_path / "home", "tpe", recorder=False).run()
+    more = with_point(tmp_path / "home", stop=StopConfig(trials=18))
+    more.run()
+    assert created(more)[0][16] == POINT
+    assert origins(more) == {16: "given"}
+    again = with_point(tmp_path / "home", stop=StopConfig(trials=20))
+    again.run()
+    assert created(again)[0].count(POINT) == 1
+
+
+def test_a_given_point_whose_first_event_was_lost_is_still_a_given_one(tmp_path):
+    """The process died between a trial's config and its first event."""
+    study = with_point(tmp_path / "home")
+    cut(study, "trial 1 at rung 1")
+    assert origins(study) == {1: "given"}
+    (study.folder.trial(1) / "events.jsonl").unlink()
+    resumed = with_point(tmp_path / "home")
+    resumed.run()
+    assert created(resumed)[0][1] == POINT
+    assert origins(resumed) == {1: "given"}
