@@ -123,9 +123,13 @@ class Promotion:
         words = f"place {place} of {among} at rung {rung} ({value:.4f}), {quota} may go on"
         if place <= quota:
             return True, words
-        if self._all_there(board) and quota <= PATIENCE and place == quota + 1:
-            if apart(board.value_at(quota, rung), value) <= SEED_NOISE:
-                return True, f"{words}; too near to the last of them to tell"
+        if (
+            self._all_there(board)
+            and quota <= PATIENCE
+            and place == quota + 1
+            and apart(board.value_at(quota, rung), value) <= SEED_NOISE
+        ):
+            return True, f"{words}; too near to the last of them to tell"
         return False, words
 
     def _all_there(self, board: Board) -> bool:
