@@ -1,12 +1,17 @@
-"""A home's id, which tells its studies from others' in a database that they share."""
+"""A study's folder: its home's id, and the defaults with which it began."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
+import pytest
+import yaml
+
+from embsearch.config.build import build
 from embsearch.config.schema import Config
-from embsearch.history.folder import StudyFolder
+from embsearch.history import events
+from embsearch.history.folder import StudyFolder, as_begun
 
 
 def test_processes_that_start_together_agree_on_the_home_s_id(tmp_path):
@@ -19,3 +24,52 @@ def test_processes_that_start_together_agree_on_the_home_s_id(tmp_path):
     found = {process.communicate()[0].strip() for process in processes}
     assert found == {StudyFolder(Config(home=str(tmp_path / "home"))).home_id}
     assert StudyFolder(Config(home=str(tmp_path / "another"))).home_id not in found
+
+
+@pytest.fixture
+def began(tmp_path):
+    """Begin a study with settings; return its folder's config as another command composes it."""
+
+    def begin(defaults, **settings):
+        made = build({"home": str(tmp_path), "study": {"name": "shoes"}, **settings})
+        folder = StudyFolder(made)
+        folder.path.mkdir(parents=True)
+        folder.lock_config()
+        folder.log.append(events.Baseline(metrics={"auc": 0.5}), spent=0.0)
+        if defaults is None:  # an older version wrote no such word
+            content = yaml.safe_load(folder.locked.read_text())
+            content.pop("defaults")
+            folder.locked.write_text(yaml.safe_dump(content))
+        return lambda **more: as_begun(
+            build({"home": str(tmp_path), "study": {"name": "shoes"}, **more})
+        )
+
+    return begin
+
+
+OLD = {"objective": {"name": "triplet"}, "train": {"lr": 1e-4}}
+
+
+def test_a_study_goes_on_with_the_defaults_of_the_version_that_began_it(began):
+    again = began(None, **OLD)
+    assert not StudyFolder(again()).drift()
+    assert (again().objective.name, again().train.lr) == ("triplet", 1e-4)
+    said = again(train={"lr": 5e-4})
+    assert StudyFolder(said).drift() == ["train.lr: 0.0001 -> 0.0005"]
+    extended = again(study={"name": "shoes", "on_drift": "extend"})
+    assert extended.objective.name == "infonce"
+
+
+def test_of_a_study_of_today_nothing_is_taken_over(began):
+    again = began("today", **OLD)
+    assert StudyFolder(again()).drift() == [
+        'objective.name: "triplet" -> "infonce"',
+        "train.lr: 0.0001 -> 0.0002",
+    ]
+
+
+def test_going_on_does_not_make_an_old_study_one_of_today(began):
+    again = began(None, **OLD)
+    StudyFolder(again(stop={"trials": 99})).lock_config()
+    assert StudyFolder(again()).read_locked()["defaults"] == 1
+    assert again().objective.name == "triplet"

@@ -74,7 +74,7 @@ VERBS = (
         (
             "study=product_search",
             "data.path=clicks.csv study.name=clicks space=small stop.trials=12",
-            "study=product_search space.train.lr.high=1e-4 device=cuda launcher.workers=2",
+            "study=product_search space.train.lr.high=3e-4 device=cuda launcher.workers=2",
         ),
         TellsMore,
     ),

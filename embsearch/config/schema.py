@@ -133,7 +133,7 @@ class ModelConfig(Room):
 @dataclass(frozen=True)
 class ObjectiveConfig(Room):
     name: str = setting(
-        "triplet", "the loss", choices=OBJECTIVES, searchable=True, verbs=("search", "train")
+        "infonce", "the loss", choices=OBJECTIVES, searchable=True, verbs=("search", "train")
     )
     margin: float = setting(
         0.3,
@@ -192,7 +192,7 @@ class TrainConfig(Room):
         64, "triplets a step", low=1, searchable=True, verbs=("search", "plan", "train")
     )
     lr: float = setting(
-        0.0001,
+        0.0002,
         "AdamW's highest rate, after the warm-up",
         above=0,
         hint="usual values are 1e-5 to 1e-3",

@@ -109,9 +109,7 @@ class Board(Mapping[int, Trial]):
 
     @property
     def best(self) -> Trial | None:
-        """The best complete trial; where none is complete, the best of all."""
-        if self._complete:
-            return self._trials[-self._complete[-1][1]]
+        """The trial with the best value, wherever it was reached; a value on more rows counts before any on fewer."""
         return None if self._best is None else self._trials[-self._best[2]]
 
     @property

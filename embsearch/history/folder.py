@@ -22,7 +22,7 @@ import yaml
 
 from embsearch import disk
 from embsearch.codec import JsonObject
-from embsearch.config.build import to_dict
+from embsearch.config.build import to_dict, with_values
 from embsearch.config.load import diff, digest, identity
 from embsearch.config.schema import Config, TrainConfig
 from embsearch.errors import ConfigError, StudyError
@@ -30,12 +30,19 @@ from embsearch.history import events
 from embsearch.history.events import E, of_kind
 from embsearch.history.log import EventLog, read_events
 from embsearch.history.state import StudyState
-from embsearch.values import Clock
+from embsearch.values import Clock, Scalar
 
 DUMPER = getattr(
     yaml, "CSafeDumper", yaml.SafeDumper
 )  # in C where PyYAML was built with it: 6 times faster
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# Of settings that a study is known by. Its study.yaml says by which of them it began.
+DEFAULTS = 2
+OLDER_DEFAULTS: dict[str, tuple[Scalar, Scalar]] = {  # of the first ones: (theirs, today's)
+    "objective.name": ("triplet", "infonce"),
+    "train.lr": (0.0001, 0.0002),
+}
 
 PATIENCE = 1.0  # seconds to wait for a lock that `embsearch status` looks at, or that a dying process still has
 
@@ -160,7 +167,11 @@ class StudyFolder:
         """Return what ``lock_config`` wrote. Raises StudyError for a damaged or missing file."""
         try:
             content = yaml.safe_load(self.locked.read_text(encoding="utf-8"))
-            return {"identity": content["identity"], "config": content["config"]}
+            return {
+                "identity": content["identity"],
+                "config": content["config"],
+                "defaults": content.get("defaults", 1),
+            }
         except FileNotFoundError:
             name = self.config.study.name
             raise StudyError(
@@ -175,11 +186,15 @@ class StudyFolder:
     def lock_config(self) -> None:
         """Write down the config of this session, after the drift check; one that differs in what is
         compared there is kept beside it."""
+        defaults = (
+            DEFAULTS if not self.locked.exists() or self.drift() else self.read_locked()["defaults"]
+        )
         if self.drift():
             self.locked.rename(self.locked.with_suffix(f".{int(time.time())}.yaml"))
         content = {
             "identity": json.loads(json.dumps(identity(self.config))),
             "config": to_dict(self.config),
+            "defaults": defaults,
         }
         if not self.locked.exists() or self.read_locked() != json.loads(json.dumps(content)):
             write_yaml(self.locked, content)
@@ -251,16 +266,27 @@ class StudyFolder:
 
 
 def as_begun(config: Config) -> Config:
-    """Return the config with the steps of warm-up that its study began with, if it says nothing.
+    """Return the config with what its study began with by default, where the command says nothing else.
 
-    Before there was a share every study had steps, mostly by default: the same command goes on.
+    A study of an older version was begun with other defaults: the same command goes on.
     """
     folder = StudyFolder(config)
-    said = config.train.warmup_steps is not None or config.train.warmup != TrainConfig().warmup
-    if said or "train.warmup" in config.space or not folder.locked.exists():
+    if not folder.locked.exists() or not folder.begun:
         return config
-    steps = folder.read_locked()["identity"]["train"]["warmup_steps"]
-    if steps is None or not folder.begun:
+    began = folder.read_locked()
+    older = OLDER_DEFAULTS if began["defaults"] < DEFAULTS else {}
+    if config.study.on_drift == "refuse":
+        for path, (old, new) in older.items():
+            room, leaf = path.split(".")
+            if to_dict(config)[room][leaf] == new and began["identity"][room][leaf] == old:
+                config = with_values(config, {path: old})
+    return _with_steps(config, began["identity"]["train"]["warmup_steps"])
+
+
+def _with_steps(config: Config, steps: int | None) -> Config:
+    """Return the config with steps of warm-up: before there was a share every study had them."""
+    said = config.train.warmup_steps is not None or config.train.warmup != TrainConfig().warmup
+    if said or steps is None or "train.warmup" in config.space:
         return config
     return replace(config, train=replace(config.train, warmup_steps=steps))
 

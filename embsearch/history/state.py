@@ -102,7 +102,7 @@ class StudyState:
 
     @property
     def leader(self) -> Trial | None:
-        """The winner; while the study goes on, the best complete trial; where none is complete, the best of all."""
+        """The winner; while the study goes on, the trial with the best value."""
         if self.closed is None or self.closed.best is None:
             return self.trials.best
         return self.trials.get(self.closed.best)

@@ -10,10 +10,11 @@ import numpy as np
 from embsearch.codec import Json
 from embsearch.data.dataset import JudgedRows, Rows, TaskData
 from embsearch.history.events import encode
+from embsearch.history.final_table import BEST, UNTUNED, label_of
 from embsearch.report.calibration import QUANTILES, best_cut, cut_at, quantiles
 from embsearch.report.findings import signed
-from embsearch.report.record import BEST, DEFAULT, UNTUNED, Course, Record
-from embsearch.report.result import number, with_interval
+from embsearch.report.record import Course, Record
+from embsearch.report.result import best_given, number, with_interval
 from embsearch.report.tested_models import Models
 from embsearch.tasks.base import Metric
 from embsearch.tasks.catalogue import task_of
@@ -136,10 +137,12 @@ class CardScores:
 
     def _remarks(self) -> Iterator[str]:
         best = self.record.best
-        if self.course.number == 0:
-            yield "This is the default configuration."
-        elif over := self._gain(None, DEFAULT):
-            yield f"Gain over the default configuration: {signed(over)} {self.task.primary.label}."
+        given = best_given(self.record.result)
+        if self.course.trial.given:
+            yield f"This is the {label_of(self.course.trial)}."
+        elif given is not None and (over := self._gain(None, given["label"])):
+            metric = self.task.primary.label
+            yield f"Gain over the {given['label']}, the best that was given: {signed(over)} {metric}."
         yield f"Validation {self.record.objective}, by which trials were compared: {number(self.course.best)}."
         if best is not None and best.number != self.course.number:
             yield (

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from optuna.distributions import CategoricalDistribution
 
 from embsearch.codec import Json, JsonObject
+from embsearch.history.final_table import BEST, DEFAULT, UNTUNED
 from embsearch.report.importance import Importance
-from embsearch.report.record import BEST, DEFAULT, UNTUNED, Record
+from embsearch.report.record import Record
 from embsearch.report.tables import SHOWN
 from embsearch.search.space import Dimension
 from embsearch.tasks.base import Metric
 from embsearch.tasks.catalogue import task_of
 
-MODELS = [UNTUNED, DEFAULT, BEST]
 STATES = ("complete", "pruned", "failed", "running", "paused", "waiting")
 PAIRS = 3  # of parameters whose interaction is drawn
 LEAST = 1e-3  # loss: smaller ones are drawn here
@@ -55,7 +55,9 @@ def charts(
         "seeds": [_seeds(objective, len({row["n"] for row in data["seeds"]}))],
         "segments": [
             _segments(
-                len({row["segment"] for row in data["segments"]}), task_of(record.config).primary
+                len({row["segment"] for row in data["segments"]}),
+                task_of(record.config).primary,
+                list(record.tested),
             )
         ],
         "scores": [
@@ -89,7 +91,6 @@ _STATE = {
     "title": None,
     "scale": {"domain": list(STATES), "range": "states"},
 }
-_MODEL = {"field": "model", "type": "nominal", "title": None, "scale": {"domain": MODELS}}
 _SHAPES = ("circle", "triangle-down", "cross", "diamond", "square", "square")
 _SHAPE = _STATE | {"scale": {"domain": list(STATES), "range": list(_SHAPES)}}
 _TRIAL = {
@@ -416,7 +417,10 @@ def _seeds(objective: str, trials: int) -> Chart:
     )
 
 
-def _segments(segments: int, primary: Metric) -> Chart:
+def _segments(segments: int, primary: Metric, models: Sequence[str]) -> Chart:
+    first = [label for label in (UNTUNED, DEFAULT, BEST) if label in models]  # their colours stay
+    domain = [*first, *(label for label in models if label not in first)]
+    model = {"field": "model", "type": "nominal", "title": None, "scale": {"domain": domain}}
     x = _y(primary.name, primary.label)
     y = {"field": "segment", "type": "nominal", "title": None, "axis": {"labelLimit": 140}}
     spec = _table("segments") | {
@@ -430,8 +434,8 @@ def _segments(segments: int, primary: Metric) -> Chart:
                 "encoding": {
                     "y": y,
                     "x": x,
-                    "color": _MODEL | {"scale": {"domain": MODELS, "range": "models"}},
-                    "shape": _MODEL,
+                    "color": model | {"scale": {"domain": domain, "range": "models"}},
+                    "shape": model,
                     "tooltip": _tips(
                         ("segment", "segment"),
                         ("model", "model"),

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from embsearch.config.build import value_at
+from embsearch.history.final_table import BEST, UNTUNED
 from embsearch.report.charts import Chart
 from embsearch.report.findings import metric_label, signed
 from embsearch.report.importance import importances
 from embsearch.report.live import clock, short
 from embsearch.report.page import render
 from embsearch.report.ranges import range_words
-from embsearch.report.record import BEST, UNTUNED, Record
+from embsearch.report.record import Record
 from embsearch.report.result import number, with_interval
 from embsearch.report.tested_models import Models
 from embsearch.values import Interval, primary_interval

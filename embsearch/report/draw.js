@@ -3,10 +3,10 @@
   const { charts, tables } = JSON.parse(document.getElementById("data").textContent);
   const light = { ink: "#1a1c1f", soft: "#565c65", line: "#e3e6ea",
                   states: ["#0b63b5", "#b45f06", "#b3261e", "#1b7f4b", "#6b7280", "#6b7280"],
-                  models: ["#7a828e", "#b45f06", "#0b63b5"], kinds: ["#0b63b5", "#b45f06"] };
+                  models: ["#7a828e", "#b45f06", "#0b63b5", "#7a3fa8", "#2f7d32", "#a8324a"], kinds: ["#0b63b5", "#b45f06"] };
   const dark = { ink: "#e8eaed", soft: "#aab2bd", line: "#2c323a",
                  states: ["#6cb2ff", "#f5a95b", "#ff8a80", "#6fd39b", "#9aa3af", "#9aa3af"],
-                 models: ["#9aa3af", "#f5a95b", "#6cb2ff"], kinds: ["#6cb2ff", "#f5a95b"] };
+                 models: ["#9aa3af", "#f5a95b", "#6cb2ff", "#c79bf0", "#8fd694", "#f49aaa"], kinds: ["#6cb2ff", "#f5a95b"] };
   const font = getComputedStyle(document.body).fontFamily;  // measured in a canvas, so not "inherit"
   const config = ({ ink, soft, line, states, models, kinds }) => ({
     background: null, font, view: { stroke: null },

@@ -12,10 +12,11 @@ from typing import Literal
 from embsearch.codec import JsonObject
 from embsearch.config.command import same_study
 from embsearch.history import events
+from embsearch.history.final_table import BEST, DEFAULT, UNTUNED, label_of
 from embsearch.report.live import failures, short
 from embsearch.report.ranges import at_end, wider
-from embsearch.report.record import BEST, DEFAULT, UNTUNED, Course, Record
-from embsearch.report.result import luck, warnings
+from embsearch.report.record import Course, Record
+from embsearch.report.result import best_given, luck, warnings
 from embsearch.report.tested_models import Models
 from embsearch.tasks.catalogue import task_of
 from embsearch.values import Interval, primary_interval
@@ -52,10 +53,11 @@ def headline(record: Record, models: Models | None) -> str:
     ends = f"95 % {found.low:.4f} to {found.high:.4f}"
     text = f"{who} won: {won.split} {label} {found.value:.4f} ({ends})"
     gains = []
-    for label in (UNTUNED, DEFAULT):
+    given = best_given(record.result)
+    for label in (UNTUNED, given["label"] if given else DEFAULT):
         gain = None if models is None else models.gain(BEST, label)
-        if label == DEFAULT and best.number == 0:
-            gains.append("it is the default configuration")
+        if label != UNTUNED and best.trial.given:
+            gains.append(f"it is the {label_of(best.trial)}")
         elif gain is not None:
             gains.append(f"{signed(gain)} over the {label}")
     return f"{text}, {', '.join(gains)}." if gains else f"{text}."
@@ -102,22 +104,37 @@ def _gains(record: Record, models: Models | None) -> Iterator[Finding]:
             f"Not proven: {signed(gain)} {metric} over the untuned encoder, and the 95 % interval reaches 0.",
             "more test rows, or a longer search",
         )
-    if record.best.number == 0:
-        yield Finding("note", "The default configuration won: the search found nothing better.")
-        return
-    over = models.gain(BEST, DEFAULT)
-    if over is not None and over.low > 0:
-        yield Finding(
-            "good", f"The search paid: {signed(over)} {metric} over the default configuration."
-        )
-    elif over is not None:
-        yield Finding(
-            "note",
-            f"Against the default configuration the gain is {signed(over)} {metric}: within what these test rows can "
-            "tell apart.",
-        )
+    yield from _paid(record, models, record.best)
     for line in warnings(_rows(record), task_of(record.config)):
         yield Finding("warning", f"{line[0].upper()}{line[1:]}.")
+
+
+def _paid(record: Record, models: Models, best: Course) -> Iterator[Finding]:
+    """Yield whether the search found more than the best that was given to it."""
+    given, metric = best_given(record.result), metric_label(record)
+    if best.trial.given:
+        highest = record.state.trials.best
+        near = (
+            ""
+            if highest is None or highest.given
+            else f" Trial {highest.number} was measured higher ({highest.best:.4f}), within what the noise between "
+            "seeds explains."
+        )
+        text = f"The {label_of(best.trial)} won: the search found nothing better.{near}"
+        yield Finding("note", text)
+        return
+    over = None if given is None else models.gain(BEST, given["label"])
+    if given is None or over is None:
+        return
+    if over.low > 0:
+        text = f"The search paid: {signed(over)} {metric} over the {given['label']}, the best that was given."
+        yield Finding("good", text)
+    else:
+        yield Finding(
+            "note",
+            f"Against the {given['label']}, the best that was given, the gain is {signed(over)} {metric}: within "
+            "what these test rows can tell apart.",
+        )
 
 
 def _rows(record: Record) -> list[JsonObject]:
@@ -151,9 +168,10 @@ def _disagreement(record: Record, models: Models | None) -> Iterator[Finding]:
     ):
         return
     rows = {row["label"]: row for row in _rows(record)}
-    for label in (DEFAULT, UNTUNED):
+    given = best_given(record.result)
+    for label in (given["label"] if given else DEFAULT, UNTUNED):
         gain = models.gain(BEST, label)
-        if gain is None or label not in rows or (label == DEFAULT and record.best.number == 0):
+        if gain is None or label not in rows or (label != UNTUNED and record.best.trial.given):
             continue
         best, other = rows[BEST]["validation"], rows[label]["validation"]
         if (
@@ -168,7 +186,7 @@ def _disagreement(record: Record, models: Models | None) -> Iterator[Finding]:
                 "of many trials is partly the luckiest.",
                 "study.seeds=3 compares means of several seeds",
             )
-        elif label == DEFAULT:
+        elif label != UNTUNED:
             yield Finding(
                 "good",
                 f"No sign of a lucky pick: validation promised {promised:+.4f} over the {label}, the test rows say "
@@ -247,7 +265,7 @@ def _size(record: Record, models: Models | None) -> Iterator[Finding]:
             "note",
             f"{complete} of {len(record.courses)} trials ran to their end: enough to choose a configuration, too few "
             "to say which parameter mattered.",
-            f"stop.trials={max(2 * record.config.stop.trials, 24)} goes on with this study",
+            _longer(record),
         )
     if (
         record.config.study.seeds == 1
@@ -262,7 +280,9 @@ def _size(record: Record, models: Models | None) -> Iterator[Finding]:
     if models is None:
         return
     groups = models.groups
-    gain = models.gain(BEST, DEFAULT if record.best is not None and record.best.number else UNTUNED)
+    given = best_given(record.result)
+    against = given["label"] if given and record.best and not record.best.trial.given else UNTUNED
+    gain = models.gain(BEST, against)
     if gain is not None:
         least = (gain.high - gain.low) / 2
         kind: Literal["note", "warning"] = "warning" if groups.count < SMALL_TEST else "note"
@@ -278,6 +298,14 @@ def _size(record: Record, models: Models | None) -> Iterator[Finding]:
             "is too good.",
             "data.test=FILE, or data.split.test=0.15",
         )
+
+
+def _longer(record: Record) -> str:
+    """Return the override by which a study that has ended goes on."""
+    stop = record.config.stop
+    if stop.seconds is not None and record.seconds >= stop.seconds:
+        return f"stop.seconds={2 * stop.seconds:g} goes on with this study"
+    return f"stop.trials={max(2 * stop.trials, 24)} goes on with this study"
 
 
 def _failures(record: Record) -> Iterator[Finding]:

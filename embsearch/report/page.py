@@ -15,12 +15,13 @@ from embsearch import __version__
 from embsearch.codec import Json, JsonObject
 from embsearch.config.command import same_study
 from embsearch.history import events
+from embsearch.history.final_table import BEST, UNTUNED, shown
 from embsearch.report.charts import Chart, charts
 from embsearch.report.findings import findings, headline, metric_label, signed
 from embsearch.report.importance import Importance, importances
 from embsearch.report.live import clock, reads, short, state
 from embsearch.report.ranges import choices_table
-from embsearch.report.record import BEST, UNTUNED, Record
+from embsearch.report.record import Record
 from embsearch.report.result import number, with_interval
 from embsearch.report.tables import tables
 from embsearch.report.tested_models import Models
@@ -126,7 +127,7 @@ def _results(record: Record, models: Models | None) -> Iterator[Json]:
         trial = row["trial"]
         gain = None if models is None or row["label"] == BEST else models.gain(BEST, row["label"])
         yield {
-            "label": row["label"] if trial is None else f"{row['label']} ({trial})",
+            "label": shown(row["label"], trial),
             "validation": number(row["validation"]),
             "primary": with_interval(primary_interval(row)),
             "gain": "" if gain is None else signed(gain),

@@ -22,8 +22,6 @@ from embsearch.history.trial import Trial
 from embsearch.search.space import Space, parse
 from embsearch.values import Reading, Scalar
 
-UNTUNED, DEFAULT, BEST = "untuned encoder", "default configuration", "best trial"
-
 
 class Evaluation(NamedTuple):
     """One evaluation of one of a trial's runs. ``value`` is the objective, ``texts`` the budget spent by then."""
@@ -147,7 +145,7 @@ class Record:
 
     @property
     def tested(self) -> dict[str, events.Tested]:
-        """The last test of the untuned encoder, the default configuration and the best trial, by label. Empty
+        """The last test of each model of the final table, by label. Empty
         while the study runs."""
         if self.result is None:
             return {}

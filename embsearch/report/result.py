@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from embsearch.codec import Json
+from embsearch.history.final_table import BEST, UNTUNED, is_given, shown
 from embsearch.tasks.base import AnyTask
 from embsearch.values import Interval, primary_interval
 
@@ -26,10 +27,9 @@ def result_table(rows: Sequence[Json], objective: str, task: AnyTask) -> Table:
     for head in heads:  # 77 columns in all
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
-        label = row["label"] if row["trial"] is None else f"{row['label']} ({row['trial']})"
         found = primary_interval(row)
         table.add_row(
-            label,
+            shown(row["label"], row["trial"]),
             number(row["validation"]),
             f"{found.value:.4f} ({found.low:.4f}-{found.high:.4f})",
             *(number(value) for value in task.column_values(row["test"])),
@@ -94,9 +94,9 @@ def warnings(rows: Sequence[Json], task: AnyTask) -> list[str]:
     ones fell.
     """
     by_label = {row["label"]: row for row in rows}
-    if not {"untuned encoder", "best trial"} <= by_label.keys():
+    if not {UNTUNED, BEST} <= by_label.keys():
         return []
-    before, after = by_label["untuned encoder"], by_label["best trial"]
+    before, after = by_label[UNTUNED], by_label[BEST]
     metric = task.primary.label
     if primary_interval(after).value <= primary_interval(before).value:
         return [f"{metric} did not rise: the untuned encoder is as good"]
@@ -111,6 +111,13 @@ def warnings(rows: Sequence[Json], task: AnyTask) -> list[str]:
         f"{metric} rose, but against the untuned encoder these fell: {'; '.join(fell)}. See the guide "
         "loss-falls-metric-does-not"
     ]
+
+
+def best_given(result: Json | None) -> Json | None:
+    """Return the row with the best validation value of those that somebody gave; ``result`` as ``study.Result``."""
+    rows = [] if result is None else result["table"]
+    given = [row for row in rows if is_given(row["label"]) and row["validation"] is not None]
+    return max(given, key=lambda row: float(row["validation"]), default=None)
 
 
 def metrics_table(label: str, split: str, found: Json, task: AnyTask) -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from embsearch.codec import JsonObject
 from embsearch.data.dataset import JudgedRows, TaskData
 from embsearch.evaluate.examine import Examined
-from embsearch.report.record import BEST, UNTUNED, Record
+from embsearch.history.final_table import BEST, UNTUNED
+from embsearch.report.record import Record
 from embsearch.tasks.base import Groups
 from embsearch.tasks.catalogue import task_of
 from embsearch.values import Interval

@@ -21,7 +21,6 @@ BATCH = "train.batch_size"
 # Searched settings that change the price of a step; everything of model.* does too.
 DEAR = ("train.precision", "train.chunk_tokens", "train.cache_gradients")
 PROBES = 6  # configurations that are timed at most: plan must be quick
-TESTED = 3  # the untuned encoder, the default, the best
 
 
 @dataclass(frozen=True)
@@ -128,12 +127,9 @@ class Plan:
     rungs: tuple[int, ...]  # evaluations at which the scheduler may hold a trial back
     texts: tuple[int, ...]  # a trial's texts at each evaluation
     most_texts: int  # when no trial is held back
+    final: float  # seconds of the final test
     earliest: float  # seconds to the first measurement of a trial: no target is reached before it
     unprobed: tuple[str, ...] = field(default=())  # dear settings that were not timed
-
-    @property
-    def final(self) -> float:
-        return final(self.costs, self.workers)
 
     def mean(self, what: Callable[[Draw], float]) -> float:
         return sum(map(what, self.draws)) / len(self.draws)
@@ -177,9 +173,10 @@ def _ends(dimension: Dimension) -> Sequence[Any]:
     return dimension.values[0], dimension.values[-1]
 
 
-def final(costs: Costs, workers: int) -> float:
-    """Seconds of the final test."""
-    return costs.test * math.ceil(TESTED / workers)
+def final(config: Config, costs: Costs, workers: int) -> float:
+    """Return the seconds of the final test: of the untuned encoder, the default, each given point, the best."""
+    models = 3 + len(config.study.defaults)
+    return costs.test * math.ceil(models / workers)
 
 
 def rungs_of(config: Config) -> tuple[int, ...]:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from embsearch.history.events import Event
+from embsearch.history.final_table import UNTUNED
 from embsearch.search.confirm import Confirmed
-from embsearch.study.result import UNTUNED
 from embsearch.values import Segment
 
 Name = tuple[str, int, int] | tuple[str, str]  # ("train", trial, seed) or ("evaluate", label)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from embsearch.codec import to_json
 from embsearch.errors import EmbsearchError, UserError, did_you_mean
-from embsearch.history import events
+from embsearch.history import events, final_table
 from embsearch.history.events import Event
 from embsearch.history.log import read_events
 from embsearch.history.trial import MENDED_BY_USER, Trial
@@ -16,7 +16,7 @@ from embsearch.registry import test_set_uses
 from embsearch.study.actions import Name
 from embsearch.study.dispatch import Heard, Returned
 from embsearch.study.policy import Policy
-from embsearch.study.result import BEST, table_rows, winner
+from embsearch.study.result import winner
 from embsearch.study.workplace import Workplace
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.digest import digest, manifest
@@ -113,9 +113,8 @@ class Answers:
             raise EmbsearchError(
                 f"evaluating the {label} on the {self._work.split} rows: {message.message}"
             )
-        number = dict(table_rows(self._work.state, winner(self._work.state, self._work.config)))[
-            label
-        ]
+        best = winner(self._work.state, self._work.config)
+        number = dict(final_table.rows(self._work.state.trials, best))[label]
         files = {} if number is None else manifest(self._work.folder.trial(number) / "model")
         return events.Tested(
             label=label,
@@ -132,7 +131,7 @@ class Answers:
 
     def test_rows_warning(self, tested: events.Tested) -> str:
         """Note that the test rows have judged the winner; return a warning where they have judged many."""
-        if tested.label != BEST or self._work.split != "test":
+        if tested.label != final_table.BEST or self._work.split != "test":
             return ""
         rows = test_set_uses.digest_of_rows(task_of(self._work.config), self._work.data)
         by = f"study {self._work.config.study.name}, trial {tested.trial}"

@@ -7,6 +7,7 @@ the neutral guess: a sampler that learns sends later trials up more often, good 
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -34,7 +35,7 @@ from embsearch.study.actions import (
     Wait,
 )
 from embsearch.study.policy import LIVE, Policy
-from embsearch.values import Measurement, Scalar, Segment
+from embsearch.values import Measurement, Origin, Scalar, Segment
 
 DRAWS = 40  # studies played, fewer where they are long
 TRIALS_PLAYED = 2_000  # in all draws together
@@ -74,6 +75,7 @@ class PlayedStudy:
         self.trials: dict[int, PlayedTrial] = {}
         self.now = self.training = self.measuring = 0.0
         self.texts = self.kept = 0
+        self._seconds: dict[int, float] = defaultdict(float)  # of trials
         self._draw = np.random.default_rng(seed)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._points = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
@@ -121,7 +123,9 @@ class PlayedStudy:
         stops = stops_of(steps, self.config.evaluate.at)
         seconds = self.work.costs.step(params, batch)
         self.trials[number] = PlayedTrial(params, batch, seconds, stops, float(self._draw.random()))
-        self.state.apply(events.Created(trial=number, params=params), number)
+        given = 0 < number <= len(self.config.study.defaults)
+        origin: Origin = "given" if given else ""
+        self.state.apply(events.Created(trial=number, params=params, origin=origin), number)
 
     def _train(self, slot: int, segment: Segment) -> None:
         """Let a slot train a segment: the clock knows how long that takes."""
@@ -136,6 +140,7 @@ class PlayedStudy:
         training = (after - before) * trial.seconds
         measuring = costs.measured(segment.until)
         self.texts += self._texts(trial, after) - self._texts(trial, before)
+        self._seconds[number] += training + measuring
         self.training += training
         self.measuring += measuring
         self._warm[slot] = segment
@@ -174,7 +179,7 @@ class PlayedStudy:
             metrics={
                 f"val/{self.state.objective}": rung + trial.quality
             },  # curves rise, and never cross
-            seconds=0.0,
+            seconds=self._seconds[segment.trial],
             last=last,
             why="budget spent" if last else "",
         )
@@ -188,7 +193,9 @@ class PlayedStudy:
         trials = self.state.trials
         rungs = range(1, len(self.config.evaluate.at) + 1)
         return Draw(
-            seconds=self.now + final(self.work.costs, self.workers) + self.work.costs.command,
+            seconds=self.now
+            + final(self.config, self.work.costs, self.workers)
+            + self.work.costs.command,
             reached=tuple(trials.reached(rung) for rung in rungs),
             trials=len(trials),
             texts=self.texts,
@@ -208,7 +215,7 @@ def make(config: Config, work: Work, workers: int, unprobed: Sequence[str] = ())
     )
     draws = max(5, min(DRAWS, TRIALS_PLAYED // short.stop.trials))
     costs = work.costs
-    fixed = costs.command + costs.load + costs.baseline + final(costs, workers)
+    fixed = costs.command + costs.load + costs.baseline + final(config, costs, workers)
     played = [PlayedStudy(short, work, workers, seed).run() for seed in range(draws)]
     batch = config.train.batch_size
     stops = stops_of(work.steps(batch), config.evaluate.at)
@@ -225,6 +232,7 @@ def make(config: Config, work: Work, workers: int, unprobed: Sequence[str] = ())
         rungs=rungs_of(config),
         texts=tuple(texts_in(steps, batch, *work.epoch) for steps in stops),
         most_texts=config.stop.trials * _longest(config, work) * config.study.seeds,
+        final=final(config, costs, workers),
         earliest=costs.command + first,
         unprobed=tuple(unprobed),
     )

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from embsearch.config.schema import Config
-from embsearch.history import events
+from embsearch.history import events, final_table
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Trial
 from embsearch.search import budget
+from embsearch.search.closing import Closing
 from embsearch.search.confirm import affordable
 from embsearch.search.scheduler import Scheduler, repeats_from
 from embsearch.study.actions import (
@@ -31,7 +32,7 @@ from embsearch.study.actions import (
     Train,
     Wait,
 )
-from embsearch.study.result import by_value, confirmed, table_rows, winner
+from embsearch.study.result import by_value, confirmed, winner
 from embsearch.values import Segment, State, record
 
 LIVE: tuple[State, ...] = ("waiting", "running", "paused")
@@ -46,6 +47,7 @@ class Policy:
     ) -> None:
         self.config, self.scheduler, self.measured_with = config, scheduler, measured_with
         self._repeats_from = repeats_from(config)
+        self._closing = Closing(config)
 
     def due(self, state: StudyState, now: Moment) -> Action:
         """Return the next action."""
@@ -156,6 +158,10 @@ class Policy:
             return Train(slot, self._segment(trial))
         if not budget.cut_short(self.config.stop, now.elapsed, state.best_value):
             number = self.scheduler.next_paused(state.trials)
+            closing = self._closing.next(state.trials, now.elapsed, number)
+            if closing is not None:
+                number, reason = closing
+                return Log(events.Decided(decision="continue", reason=reason), number)
             if number is not None:
                 decision = self.scheduler.promotable(state.trials)
                 reason = decision.reason if decision else "the study goes on"
@@ -204,7 +210,7 @@ class Policy:
         unsaid = self._unsaid(state)
         if unsaid is not None:
             return unsaid
-        for label, number in table_rows(state, winner(state, self.config)):
+        for label, number in final_table.rows(state.trials, winner(state, self.config)):
             if not self._tested(state, label, number) and ("evaluate", label) not in now.given:
                 return Evaluate(slot, label, number)
         return None

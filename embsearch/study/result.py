@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from embsearch.codec import JsonObject
 from embsearch.config.build import to_dict
 from embsearch.config.schema import Config
-from embsearch.history import events
+from embsearch.history import events, final_table
+from embsearch.history.final_table import BEST
 from embsearch.history.folder import StudyFolder
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Run, Trial
 from embsearch.search import budget
 from embsearch.search.confirm import Confirmed, choose
+from embsearch.search.promotion import SEED_NOISE, apart
 from embsearch.values import State, record
 
-UNTUNED, DEFAULT, BEST = (
-    "untuned encoder",
-    "default configuration",
-    "best trial",
-)  # rows of the table
+# A given point stays unless it is behind by more than so many standard errors of the difference. Measured
+# (150 searches of 12 trials): 98 % of winners are no more than 0.001 test AUC below the given point instead of
+# 91 %, at the same mean.
+DOUBT = 0.5
 ENDED: tuple[State, ...] = ("complete", "pruned", "failed")
 
 
@@ -40,7 +42,7 @@ class Result:
     @property
     def highest(self) -> float | None:
         """The highest validation value: of the winner, or of one that fresh seeds put behind it."""
-        values = [row["validation"] for row in self.table if row["label"] == "best trial"]
+        values = [row["validation"] for row in self.table if row["label"] == BEST]
         values += [one["value"] for one in self.confirmed]
         return max((value for value in values if value is not None), default=None)
 
@@ -54,7 +56,7 @@ def result_of(
     seconds: float,
 ) -> Result:
     """Return the result of a study whose test rows were read."""
-    table = [_row(label, number, state) for label, number in table_rows(state, best)]
+    table = [_row(label, number, state) for label, number in final_table.rows(state.trials, best)]
     counts: dict[str, int] = {one: state.trials.count(one) for one in ENDED}
     number = None if best is None else best.number
     again = [record(one) for one in found]
@@ -94,25 +96,36 @@ def confirmed(state: StudyState, config: Config) -> list[Confirmed]:
 
 
 def winner(state: StudyState, config: Config) -> Trial | None:
-    """Return the trial with the best mean of fresh seeds; where there are none, with the best value."""
-    number = choose(confirmed(state, config))
-    return state.trials.best if number is None else state.trials[number]
+    """Return the trial with the best mean of fresh seeds; where there are none, with the best value. A given point
+    that is nearly as good wins: the best of many noisy values is partly luck, and nobody chose it by its value."""
+    found = confirmed(state, config)
+    number = choose(found)
+    best = state.trials.best if number is None else state.trials[number]
+    if best is None or best.given:
+        return best
+    again = {one.trial: one for one in found if not one.failed}
 
+    def evidence(trial: Trial) -> tuple[float, int]:
+        """Return the value and of how many runs it is the mean."""
+        one = again.get(trial.number)
+        return (one.mean, len(one.values)) if one else (trial.best or 0.0, trial.searched)
 
-def table_rows(state: StudyState, best: Trial | None) -> list[tuple[str, int | None]]:
-    """Return the rows of the final table: label and trial."""
-    rows: list[tuple[str, int | None]] = [(UNTUNED, None)]
-    if 0 in state.trials and state.trials[0].best is not None:
-        rows.append((DEFAULT, 0))
-    if best is not None:
-        rows.append((BEST, best.number))
-    return rows
+    value, runs = evidence(best)
+    for trial in by_value(state):
+        if trial.given and state.validation(trial.number) is not None:
+            theirs, of = evidence(trial)
+            error = SEED_NOISE * math.sqrt(1 / runs + 1 / of)
+            if apart(value, theirs) <= DOUBT * error:
+                return trial
+    return best
 
 
 def by_value(state: StudyState) -> list[Trial]:
-    """Return the complete trials, the best first."""
-    trials = [trial for trial in state.trials.in_state("complete") if trial.best is not None]
-    return sorted(trials, key=lambda trial: (-(trial.best or 0.0), trial.number))
+    """Return the trials that were measured, the best first: by rows, then by value, wherever it was reached."""
+    scored = [(trial.best_score, trial) for trial in state.trials.values()]
+    found = [(score, trial) for score, trial in scored if score is not None]
+    found.sort(key=lambda one: (-one[0][0], -one[0][1], one[1].number))
+    return [trial for _, trial in found]
 
 
 def _best_of(run: Run, state: StudyState) -> float:

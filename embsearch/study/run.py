@@ -202,7 +202,7 @@ class Study:
         if self._said_of_confirming or self.config.launcher.name == "replay":
             return
         self._said_of_confirming = True
-        if self.state.trials.count("complete"):
+        if self.state.trials.best is not None:
             self.say(
                 progress.about_confirming(*self.policy.affordable(self.state), self.config.confirm)
             )

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from embsearch.config.schema import Config
+from embsearch.history.final_table import label_of
 from embsearch.track.mirror import StudyMirror, TrialMirror, short_names, validation
 from embsearch.track.mlflow_view import facts
 from embsearch.values import Scalar
@@ -117,6 +118,7 @@ class RunFields:
             "embsearch.role": "trial",
             "embsearch.trial": str(mirror.number),
             "embsearch.state": state,
+            "embsearch.given": label_of(mirror.trial) if mirror.trial.given else "",
             "embsearch.reason": mirror.reason[:500],
             "embsearch.failure": mirror.failure,
             "embsearch.failures": ", ".join(mirror.failures)[:500],
@@ -145,7 +147,8 @@ def data_digest(study: StudyMirror) -> str:
 
 def _note(mirror: TrialMirror, state: str, objective: str, params: Mapping[str, Scalar]) -> str:
     """Return two lines: how the trial went and why it stopped; its parameters."""
-    how = f"**{state}** after {mirror.rung} evaluations, {mirror.texts:,} texts, {mirror.seconds:.0f} s"
+    given = f"{label_of(mirror.trial)}, " if mirror.trial.given else ""
+    how = f"**{given}{state}** after {mirror.rung} evaluations, {mirror.texts:,} texts, {mirror.seconds:.0f} s"
     if mirror.best is not None:
         how += f"; best {objective} {mirror.best:.4f}"
     if mirror.reason:

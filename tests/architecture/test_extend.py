@@ -134,7 +134,7 @@ before.backward()
 optimizer.step()
 print(type(loss).__name__, loss.margin, bool(loss(vectors, batch) < before))
 
-parse({"objective.name": {"choices": ["triplet", "hinge"]}}, compose())
+parse({"objective.name": {"choices": ["triplet", "hinge"]}}, compose(["objective=triplet"]))
 assert main(["search", "objective.name=hing"]) == 2
 column = np.array([[0, 2, -1], [1, 3, -1]], dtype=np.int32).T
 try:

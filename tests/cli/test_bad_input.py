@@ -101,7 +101,7 @@ BAD = {
         ["train.batch_size=1", "2 or more"],
     ),
     "triplets without negatives": (
-        "train data.path=null data.train=p.csv data.valid=v.csv",
+        "train data.path=null data.train=p.csv data.valid=v.csv objective=triplet",
         FILES,
         ["none of the", "objective.name=infonce"],
     ),
@@ -179,7 +179,7 @@ BAD = {
         ["sampler=grid", "nope.csv", "no such file"],
     ),
     "a plan of nothing to learn": (
-        "plan data.path=null data.train=p.csv data.valid=v.csv space=none "
+        "plan data.path=null data.train=p.csv data.valid=v.csv space=none objective=bce "
         "+space.objective.name={choices:[triplet,bce]}",
         FILES,
         ["objective.name=triplet: none of the", "objective.name=bce: none of the"],

@@ -61,7 +61,7 @@ def test_what_cannot_be_resolved_is_a_config_error(overrides, says):
 
 def test_the_digest_changes_with_what_a_trial_means_and_with_nothing_else():
     plain = digest(compose())
-    assert digest(compose(["train.lr=2e-4"])) != plain
+    assert digest(compose(["train.lr=3e-4"])) != plain
     assert digest(compose(["space.train.lr.high=5e-4"])) != plain
     same = [
         "home=/x",
@@ -90,10 +90,10 @@ def test_the_digest_stays_when_a_study_folder_moves(tmp_path, monkeypatch):
 
 def test_a_difference_reads_as_one_line_a_setting():
     config = compose(["space=none"])
-    other = with_values(config, {"train.lr": 2e-4, "data.path": "点击.csv"})
+    other = with_values(config, {"train.lr": 3e-4, "data.path": "点击.csv"})
     assert diff(identity(config), identity(other)) == [
         'data.path: null -> "点击.csv"',
-        "train.lr: 0.0001 -> 0.0002",
+        "train.lr: 0.0002 -> 0.0003",
     ]
     assert diff({"a": 1}, {"b": {"c": 2}}) == ["a: 1 -> (not there)", "b.c: (not there) -> 2"]
     assert diff(to_dict(config), to_dict(config)) == []

@@ -167,7 +167,7 @@ def test_the_configuration_says_which_parameters_played_no_part():
     del study.best.trial.params["objective.margin"]
     rows = {row["path"]: row for row in choices_table(study)}
     assert rows["objective.margin"]["winner"] == "not used"
-    assert rows["objective.margin"]["default"] == "0.3"
+    assert rows["objective.margin"]["default"] == "not used"
     assert rows["train.lr"]["range"] == "1e-05 to 0.001"
 
 

@@ -33,7 +33,16 @@ CONFIG = build({
 
 
 def plan(*draws):
-    return Plan(draws, COSTS, 2, (1, 2), (1920, 9600, 19200), 230_400, 31.0)
+    return Plan(
+        draws=draws,
+        costs=COSTS,
+        workers=2,
+        rungs=(1, 2),
+        texts=(1920, 9600, 19200),
+        most_texts=230_400,
+        final=12.0,
+        earliest=31.0,
+    )
 
 
 def text(machine=MACHINE, draws=(DRAW,), config=CONFIG, verbose=False):

@@ -14,7 +14,7 @@ from embsearch.config.schema import Config, ObjectiveConfig, StudyConfig, TrainC
 from embsearch.errors import ConfigError
 from embsearch.search.space import parse
 
-CONFIG = Config(train=TrainConfig(warmup_steps=20))
+CONFIG = Config(objective=ObjectiveConfig("triplet"), train=TrainConfig(lr=1e-4, warmup_steps=20))
 LR = {"low": 1e-5, "high": 1e-3, "log": True}
 MIXED = {
     "objective.margin": {
@@ -191,7 +191,9 @@ def test_a_point_to_try_first_must_have_a_place_in_the_space():
         {"objective.name": "infonce", "train.lr": 1e-4},
     )
     config = replace(
-        CONFIG, study=StudyConfig(defaults=points), objective=ObjectiveConfig(temperature=0.5)
+        CONFIG,
+        study=StudyConfig(defaults=points),
+        objective=ObjectiveConfig("triplet", temperature=0.5),
     )
     with pytest.raises(ConfigError) as raised:
         parse(MIXED, config)

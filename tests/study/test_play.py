@@ -185,7 +185,7 @@ def test_the_smallest_the_defaults_and_the_largest_batch_are_timed_and_the_ends_
     }
     made = config(space, train={"batch_size": 32})
     found, left = points(parse(made.space, made), made)
-    base = {"train.lr": 1e-4, "train.batch_size": 16, "model.freeze_layers": 0}
+    base = {"train.lr": 2e-4, "train.batch_size": 16, "model.freeze_layers": 0}
     assert found == [
         ("train.batch_size", base),
         ("train.batch_size", base | {"train.batch_size": 32}),
@@ -197,7 +197,7 @@ def test_the_smallest_the_defaults_and_the_largest_batch_are_timed_and_the_ends_
 
 def test_a_space_without_batches_times_the_configs_own():
     made = config({"train.lr": {"low": 1e-5, "high": 1e-3}})
-    assert points(parse(made.space, made), made) == ([("train.batch_size", {"train.lr": 1e-4})], [])
+    assert points(parse(made.space, made), made) == ([("train.batch_size", {"train.lr": 2e-4})], [])
 
 
 def test_what_there_is_no_time_for_is_named():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from helpers import event
 
 from embsearch.config.build import build
@@ -195,3 +196,56 @@ def test_a_failure_goes_out_again_until_it_is_given_up():
         "failed",
         "killed",
     )
+
+
+def test_every_given_point_has_its_row_in_the_table():
+    mine = policy(stop={"trials": 4})
+    state = told(begun(whole(0, 0.8), [], whole(2, 0.95)))
+    state.apply(event("created", trial=3, params={}, origin="given"), 3)
+    for one in whole(3, 0.9):
+        state.apply(one, 3)
+    for one in whole(1, 0.7):
+        state.apply(one, 1)
+    told(state)
+    found = []
+    while isinstance(action := mine.due(state, Moment(0.0, [0])), Evaluate):
+        found.append((action.label, action.trial))
+        state.apply(event("tested", label=action.label, trial=action.trial))
+    assert found == [
+        ("untuned encoder", None), ("default configuration", 0), ("given point 3", 3), ("best trial", 2)
+    ]  # fmt: skip
+
+
+def test_the_winner_has_the_best_value_wherever_it_was_reached():
+    pruned = [segment(1), measured(1, 0.9), event("ended", state="pruned", reason="r", value=0.9)]
+    state = told(begun(whole(0, 0.8), pruned))
+    for label, trial in (
+        ("untuned encoder", None),
+        ("default configuration", 0),
+        ("best trial", 1),
+    ):
+        state.apply(event("tested", label=label, trial=trial))
+    close = policy(stop={"trials": 2}).due(state, Moment(0.0, [0]))
+    assert (close.best, state.leader.number) == (1, 1)
+
+
+def test_the_last_seconds_finish_the_best_paused_trial():
+    """A whole trial takes 2.5 seconds; trial 2 is ahead of trial 1, and 2.25 bring it to its end."""
+    mine = policy(stop={"trials": 9, "seconds": 100}, scheduler={"name": "promotion"})
+    pause = event("decided", decision="pause", reason="r")
+    paused = ([segment(n), measured(1, 0.6 + n / 10), pause] for n in (1, 2))
+    state = told(begun(whole(0, 0.5), *paused))
+    assert mine.due(state, Moment(50.0, [0])) == Suggest(3)
+    action = mine.due(state, Moment(97.6, [0]))
+    assert (action.trial, action.event.decision) == (2, "continue")
+    assert action.event.reason == "stop.seconds: 2 s are left, and its end takes 2 s"
+    assert mine.due(state, Moment(98.0, [0])) == Suggest(3)  # too late for any end
+
+
+@pytest.mark.parametrize(("value", "won"), [(0.9005, 0), (0.902, 0), (0.92, 1)])
+def test_a_given_point_that_is_nearly_as_good_wins(value, won):
+    state = told(begun(whole(0, 0.9), whole(1, value)))
+    rows = [("untuned encoder", None), ("default configuration", 0), ("best trial", won)]
+    for label, trial in rows:
+        state.apply(event("tested", label=label, trial=trial))
+    assert policy(stop={"trials": 2}).due(state, Moment(0.0, [0])).best == won

@@ -1,0 +1,35 @@
+"""The rows of a study's final table: the models that stand in it, and their labels."""
+
+from __future__ import annotations
+
+from embsearch.history.board import Board
+from embsearch.history.trial import Trial
+
+UNTUNED, DEFAULT, BEST = "untuned encoder", "default configuration", "best trial"
+GIVEN = "given point"
+
+
+def rows(trials: Board, best: Trial | None) -> list[tuple[str, int | None]]:
+    """Return label and trial of each row: the untuned encoder, what was given, the best."""
+    found: list[tuple[str, int | None]] = [(UNTUNED, None)]
+    found += [
+        (label_of(trial), trial.number)
+        for number in sorted(trials)
+        if (trial := trials[number]).given and trial.best is not None
+    ]
+    return found if best is None else [*found, (BEST, best.number)]
+
+
+def label_of(trial: Trial) -> str:
+    """Return the label of a given trial."""
+    return f"{GIVEN} {trial.number}" if trial.number else DEFAULT
+
+
+def is_given(label: str) -> bool:
+    """Return whether the row is of a configuration that somebody gave."""
+    return label == DEFAULT or label.startswith(GIVEN)
+
+
+def shown(label: str, trial: int | None) -> str:
+    """Return how tables name a row: its label and its trial."""
+    return label if trial is None or label.startswith(GIVEN) else f"{label} ({trial})"
