@@ -22,11 +22,12 @@ LONGEST_PAUSE = 60.0  # seconds between two tries while a view does not answer
 
 @dataclass
 class Followed:
-    """One trial's log; recorders add what their view already has."""
+    """One trial's log; recorders add what else their view already has."""
 
     folder: Path
     tail: LogTail
     mirror: TrialMirror
+    sent: int = 0  # events wholly in the view
 
 
 T = TypeVar("T", bound=Followed)
@@ -41,6 +42,7 @@ class Logs(Generic[T]):
         self.state = StudyState(objective.removeprefix("val/"))
         self.study = StudyMirror(self.state)
         self.trials: dict[str, T] = {}
+        self.sent = 0  # of the study's own events, those wholly in the view
         self._folder, self._objective, self._make = folder, objective, make
         self._tail = LogTail(folder / "events.jsonl")
         self._told = self._tested = 0  # what trials know of
@@ -71,6 +73,12 @@ class Logs(Generic[T]):
     def unread(self) -> int:
         """1 for a study's log that is there and was not read yet."""
         return int(self.study.opened is None and self._tail.path.exists())
+
+    @property
+    def pending(self) -> int:
+        """Events that the view lacks, one for a log not read yet."""
+        trials = sum(trial.mirror.events - trial.sent for trial in list(self.trials.values()))
+        return trials + self.study.events - self.sent + self.unread
 
 
 class Follower(ABC):

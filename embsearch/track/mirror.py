@@ -77,8 +77,8 @@ class TrialMirror:
     def __init__(self, objective: str, state: StudyState | None = None) -> None:
         self.objective = objective  # the metric that is maximised, as val/auc
         self._state = state or StudyState(objective.removeprefix("val/"))
-        self._trial: Trial | None = None
         self.number = -1
+        self.trial = Trial(self.number)  # in the study's state; an empty one before its first event
         self.created = 0  # Unix ms
         self.axes: Mapping[str, Scalar] = {}
         self.best_metrics: dict[str, Point] = {}  # the evaluation with the best objective
@@ -95,19 +95,19 @@ class TrialMirror:
             self.events += 1
             if isinstance(event, events.Created):
                 self._create(event)
-            elif self._trial is not None:
-                self._fold(event, self._trial)
+            elif self.number >= 0:
+                self._fold(event)
 
     def _create(self, event: events.Created) -> None:
         self.number = event.trial
         self.created = self.created or event.time
         self.axes = event.axes or event.params
         self._state.apply(event, event.trial)
-        self._trial = self._state.trials[event.trial]
+        self.trial = self._state.trials[event.trial]
 
-    def _fold(self, event: Event, trial: Trial) -> None:
-        before = trial.best_score
-        self._state.apply(event, trial.number)
+    def _fold(self, event: Event) -> None:
+        before = self.trial.best_score
+        self._state.apply(event, self.number)
         match event:
             case events.Trained():
                 for step, time, metrics in event.points:
@@ -116,7 +116,7 @@ class TrialMirror:
             case events.Measured():
                 self._measure(event)
                 if event.seeds == 1:
-                    self._add_objective(trial, before, event.step, event.time)
+                    self._add_objective(before, event)
             case events.Repeated():
                 for key, value in event.metrics.items():
                     self.points.add(
@@ -124,7 +124,7 @@ class TrialMirror:
                     )
             case events.Compared():
                 self._compare(event)
-                self._add_objective(trial, before, event.step, event.time)
+                self._add_objective(before, event)
             case events.Ended():
                 self.ended, self.model = event.time, event.model
 
@@ -144,14 +144,14 @@ class TrialMirror:
             self.points.add(f"{name} deviation", deviation, event.time, event.step)
 
     def _add_objective(
-        self, trial: Trial, before: tuple[int, float] | None, step: int, time: int
+        self, before: tuple[int, float] | None, event: events.Measured | events.Compared
     ) -> None:
-        if trial.best_score != before:
+        if self.trial.best_score != before:
             self.best_metrics = {
-                key: Point(metric_name(key), float(value), time, step)
+                key: Point(metric_name(key), float(value), event.time, event.step)
                 for key, value in self._newest.items()
             }
-        self.points.add("objective", trial.best, time, step)
+        self.points.add("objective", self.trial.best, event.time, event.step)
 
     def told(self, value: Told) -> None:
         """Take in the trial's place in the search's history."""
@@ -169,54 +169,13 @@ class TrialMirror:
     # ---- how it stands -------------------------------------------------------------------------
 
     @property
-    def trial(self) -> Trial:
-        """The trial in the study's state; an empty one before its first event."""
-        return self._trial or Trial(self.number)
-
-    @property
     def name(self) -> str:
         return f"t{self.number:04d}"
-
-    @property
-    def params(self) -> Mapping[str, Scalar]:
-        return self.trial.params
-
-    @property
-    def state(self) -> str:
-        return self.trial.state
-
-    @property
-    def reason(self) -> str:
-        return self.trial.why
 
     @property
     def failure(self) -> str:
         outcome = self.trial.outcome
         return (outcome.failure or "") if outcome is not None else ""
-
-    @property
-    def failures(self) -> list[str]:
-        return self.trial.failures
-
-    @property
-    def best(self) -> float | None:
-        return self.trial.best
-
-    @property
-    def step(self) -> int:
-        return self.trial.step
-
-    @property
-    def rung(self) -> int:
-        return self.trial.runs[0].rung
-
-    @property
-    def texts(self) -> int:
-        return self.trial.texts_seen
-
-    @property
-    def seconds(self) -> float:
-        return self.trial.seconds
 
 
 class StudyMirror:
@@ -314,14 +273,9 @@ class StudyMirror:
         return "" if self._state.closed is None else self._state.closed.why
 
     @property
-    def best(self) -> float | None:
-        """The value of the best trial."""
-        return None if self._state.leader is None else self._state.leader.best
-
-    @property
-    def best_trial(self) -> int | None:
+    def leader(self) -> Trial | None:
         """The best trial, as ``embsearch status`` names it."""
-        return None if self._state.leader is None else self._state.leader.number
+        return self._state.leader
 
     @property
     def data(self) -> str:

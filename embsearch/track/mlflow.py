@@ -77,8 +77,7 @@ class MlflowRecorder(Follower):
     @property
     def pending(self) -> int:
         """Events read that MLflow lacks, and one for a log not read yet."""
-        trials = sum(t.mirror.events - t.view.sent for t in list(self._trials.values()))
-        return trials + self._study.events - self._study_view.sent + self._logs.unread
+        return self._logs.pending
 
     def _lost(self) -> None:
         self._was_away = True
@@ -104,7 +103,8 @@ class MlflowRecorder(Follower):
             self._send_study(runs)
             failed: Exception | None = None
             for trial in self._trials.values():
-                if trial.view.sent == trial.mirror.events and not self._interrupted(trial):
+                interrupted = not self._live and trial.view.status == "RUNNING"
+                if trial.sent == trial.mirror.events and not interrupted:
                     continue
                 try:
                     self._send_trial(runs, trial)
@@ -114,16 +114,13 @@ class MlflowRecorder(Follower):
                     if not _refused(error):
                         raise
                     self._refusals[trial.mirror.name] = one_line(error)
-                    trial.view.sent = trial.mirror.events
+                    trial.sent = trial.mirror.events
             self._send_chosen_models(runs)
             self._show_view(runs)
             self._show_note(runs)
             if failed is not None:
                 raise failed
         return "; ".join(f"{k}: {v}" for k, v in list(self._refusals.items())[:3])
-
-    def _interrupted(self, trial: _Trial) -> bool:
-        return not self._live and trial.view.status == "RUNNING"
 
     # The study
 
@@ -148,7 +145,7 @@ class MlflowRecorder(Follower):
         closed = study.state == "closed"
         status = "FINISHED" if closed else "RUNNING" if self._live else "SCHEDULED"
         runs.set_status(view, status, study.ended)
-        view.sent = events
+        self._logs.sent = events
 
     def _send_artifacts(self, client: MlflowClient, run: str) -> None:
         """Send the study's config and what it runs on."""
@@ -184,7 +181,7 @@ class MlflowRecorder(Follower):
         whole = str(events) if mirror.ended else ""
         if not view.deleted and not (whole and view.tags.get("embsearch.events") == whole):
             runs.send(view, points, self._fields.params(mirror), tags)
-            status = _STATUS.get(mirror.state, "SCHEDULED")
+            status = _STATUS.get(mirror.trial.state, "SCHEDULED")
             if status == "RUNNING" and not self._live:
                 status = "SCHEDULED"
             runs.set_status(view, status, mirror.ended)
@@ -200,7 +197,7 @@ class MlflowRecorder(Follower):
         mirror.points.waiting = mirror.points.waiting[len(points) :]
         if mirror.ended:
             mirror.points.forget()
-        view.sent = events
+        trial.sent = events
 
     def _uid(self, mirror: TrialMirror) -> str:
         return f"{self._study.uid}/{mirror.name}"
@@ -213,8 +210,8 @@ class MlflowRecorder(Follower):
         if folder is None or part in view.parts:
             return
         metrics = list(mirror.best_metrics.values())
-        if mirror.best is not None and metrics:
-            metrics.append(metrics[0]._replace(key="objective", value=mirror.best))
+        if mirror.trial.best is not None and metrics:
+            metrics.append(metrics[0]._replace(key="objective", value=mirror.trial.best))
         metrics += mirror.test.values()
         mlflow_model.log_model(
             runs.client,
@@ -228,11 +225,11 @@ class MlflowRecorder(Follower):
                 "embsearch.study": self._config.study.name,
                 "embsearch.study_uid": self._study.uid,
                 "embsearch.trial": str(mirror.number),
-                "embsearch.state": mirror.state,
+                "embsearch.state": mirror.trial.state,
                 "embsearch.data_digest": data_digest(self._study),
             },
             metrics=metrics,
-            step=mirror.step,
+            step=mirror.trial.step,
         )
         view.parts.add(part)
 
@@ -241,10 +238,16 @@ class MlflowRecorder(Follower):
         track = self._config.track
         if self._study.state != "closed" or track.model_artifacts == "all":
             return
-        ended = [t for t in self._trials.values() if t.mirror.best is not None and _model_folder(t)]
-        winner = self._study.best_trial  # the one that promotion asks for
+        leader = self._study.leader  # the one that promotion asks for
+        ended = [
+            t for t in self._trials.values() if t.mirror.trial.best is not None and _model_folder(t)
+        ]
         ended.sort(
-            key=lambda t: (t.mirror.number != winner, -(t.mirror.best or 0.0), t.mirror.number)
+            key=lambda t: (
+                t.mirror.trial is not leader,
+                -(t.mirror.trial.best or 0.0),
+                t.mirror.number,
+            )
         )
         for trial in ended[: track.top_k if track.model_artifacts == "top_k" else 1]:
             self._send_model(runs, trial)
@@ -259,7 +262,12 @@ class MlflowRecorder(Follower):
         view = mlflow_view.saved_view(
             self._config.study.name, self._study.uid, columns, plotted, self._objective, made, made
         )
-        self._show(runs, key, view["state"], lambda: json.dumps(view | {"updatedAt": _now()}))
+        self._show(
+            runs,
+            key,
+            view["state"],
+            lambda: json.dumps(view | {"updatedAt": int(time.time() * 1000)}),
+        )
 
     def _show_note(self, runs: StudyRuns) -> None:
         tags = json.dumps(self._study_view.tags, sort_keys=True)
@@ -299,7 +307,3 @@ def _refused(error: Exception) -> bool:
     """Return True where MLflow answered and will say no for ever, as for a run deleted by hand."""
     code = getattr(error, "error_code", "")
     return code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

@@ -27,7 +27,6 @@ class RunView:
     """A run in MLflow and what it already has."""
 
     run_id: str = ""
-    sent: int = 0  # events wholly in MLflow
     parts: set[str] = field(default_factory=set)  # params, dataset, artifacts: sent once
     tags: dict[str, str] = field(default_factory=dict)
     status: str = ""

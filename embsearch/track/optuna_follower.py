@@ -6,7 +6,6 @@ The search asks nothing of it. It may be away, be deleted or be damaged: it is m
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -24,13 +23,6 @@ from embsearch.track import optuna_database
 from embsearch.track.follower import Followed, Follower, Logs
 
 
-@dataclass
-class _Followed(Followed):
-    """A trial's log, and how many of its events the database has."""
-
-    sent: int = 0
-
-
 class OptunaFollower(Follower):
     """Keeps one study in Optuna's database up to date."""
 
@@ -41,18 +33,15 @@ class OptunaFollower(Follower):
         self._config = config
         folder = StudyFolder(config)
         self._database = optuna_database.of(config.study.storage, folder.home, folder.home_id)
-        self._logs: Logs[_Followed] = Logs(study_folder, config.evaluate.objective, _Followed)
+        self._logs = Logs(study_folder, config.evaluate.objective, Followed)
         self._storage: optuna.storages.BaseStorage | None = None
         self._study_id = -1
         self._there: list[FrozenTrial] = []  # as the database has them, by number
-        self._study_sent = 0
 
     @property
     def pending(self) -> int:
         """Events that the database lacks."""
-        logs = self._logs
-        trials = sum(trial.mirror.events - trial.sent for trial in list(logs.trials.values()))
-        return trials + logs.study.events - self._study_sent + logs.unread
+        return self._logs.pending
 
     @cached_property
     def _space(self) -> Space:
@@ -76,7 +65,7 @@ class OptunaFollower(Follower):
                 if followed.sent != mirror.events and mirror.number in trials:
                     self._bring(trials[mirror.number])
                     followed.sent = mirror.events
-        self._study_sent = self._logs.study.events
+        self._logs.sent = self._logs.study.events
         return ""
 
     def _open(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from embsearch.config.schema import Config
 from embsearch.history.final_table import label_of
+from embsearch.history.trial import Trial
 from embsearch.track.mirror import StudyMirror, TrialMirror, short_names, validation
 from embsearch.track.mlflow_view import facts
 from embsearch.values import Scalar
@@ -55,7 +56,10 @@ class RunFields:
 
     def _active(self, mirror: TrialMirror) -> dict[str, Scalar]:
         """Return the parameters that were active, by short name."""
-        return {_param(self._names.get(path, path)): value for path, value in mirror.params.items()}
+        return {
+            _param(self._names.get(path, path)): value
+            for path, value in mirror.trial.params.items()
+        }
 
     def columns(self, axes: Sequence[str] | None) -> tuple[list[str], list[str]]:
         """Return the searched parameters as the table shows them, and as charts take them."""
@@ -68,9 +72,9 @@ class RunFields:
     ) -> dict[str, str]:
         """Return the tags of the parent run. Empty ones are left out."""
         environment = study.environment
-        counts = Counter(trial.state for trial in trials)
+        counts = Counter(mirror.trial.state for mirror in trials)
         failures = Counter(
-            failure.replace("_", " ") for trial in trials for failure in trial.failures
+            failure.replace("_", " ") for mirror in trials for failure in mirror.trial.failures
         )
         state = study.state if live else "interrupted"
         if study.state == "closed":
@@ -92,9 +96,10 @@ class RunFields:
             "embsearch.git_dirty": str(environment.get("git_dirty", "")),
             "embsearch.host": str(environment.get("host", "")),
         }
-        if study.best is not None and study.best_trial is not None:
-            tags["embsearch.best"] = f"{study.best:.4f}"
-            tags["embsearch.best_trial"] = f"t{study.best_trial:04d}"
+        leader = study.leader
+        if leader is not None and leader.best is not None:
+            tags["embsearch.best"] = f"{leader.best:.4f}"
+            tags["embsearch.best_trial"] = f"t{leader.number:04d}"
         untuned = study.baseline.get(self._objective.removeprefix("val/"))
         if untuned is not None:
             tags["embsearch.baseline"] = f"{untuned:.4f}"
@@ -109,7 +114,8 @@ class RunFields:
     ) -> dict[str, str]:
         """Return the tags of a child run. Empty ones stay in: a retried trial has no reason any more."""
         environment = study.environment
-        state = mirror.state
+        trial = mirror.trial
+        state: str = trial.state
         if state == "running" and not live:
             state = "interrupted"
         config = folder / "config.yaml"
@@ -118,18 +124,18 @@ class RunFields:
             "embsearch.role": "trial",
             "embsearch.trial": str(mirror.number),
             "embsearch.state": state,
-            "embsearch.given": label_of(mirror.trial) if mirror.trial.given else "",
-            "embsearch.reason": mirror.reason[:500],
+            "embsearch.given": label_of(trial) if trial.given else "",
+            "embsearch.reason": trial.why[:500],
             "embsearch.failure": mirror.failure,
-            "embsearch.failures": ", ".join(mirror.failures)[:500],
+            "embsearch.failures": ", ".join(trial.failures)[:500],
             "embsearch.inactive": ", ".join(
                 sorted({_param(axis) for axis in mirror.axes} - set(active))
             ),
             "embsearch.config_digest": _sha(config) if config.exists() else "",
             "embsearch.data_digest": data_digest(study),
             "mlflow.source.git.commit": str(environment.get("git_commit") or ""),
-            "mlflow.runColor": _colour(mirror.state, mirror.number),
-            "mlflow.note.content": _note(mirror, state, self._objective, active),
+            "mlflow.runColor": _colour(trial.state, trial.number),
+            "mlflow.note.content": _note(trial, state, self._objective, active),
         }
 
     @property
@@ -145,14 +151,15 @@ def data_digest(study: StudyMirror) -> str:
     return str(study.data)[:36]
 
 
-def _note(mirror: TrialMirror, state: str, objective: str, params: Mapping[str, Scalar]) -> str:
+def _note(trial: Trial, state: str, objective: str, params: Mapping[str, Scalar]) -> str:
     """Return two lines: how the trial went and why it stopped; its parameters."""
-    given = f"{label_of(mirror.trial)}, " if mirror.trial.given else ""
-    how = f"**{given}{state}** after {mirror.rung} evaluations, {mirror.texts:,} texts, {mirror.seconds:.0f} s"
-    if mirror.best is not None:
-        how += f"; best {objective} {mirror.best:.4f}"
-    if mirror.reason:
-        how += f": {mirror.reason[:1000]}"
+    given = f"{label_of(trial)}, " if trial.given else ""
+    how = f"**{given}{state}** after {trial.runs[0].rung} evaluations, {trial.texts_seen:,} texts, "
+    how += f"{trial.seconds:.0f} s"
+    if trial.best is not None:
+        how += f"; best {objective} {trial.best:.4f}"
+    if trial.why:
+        how += f": {trial.why[:1000]}"
     what = ", ".join(f"{name} {_short(value)}" for name, value in params.items())
     return f"{how}\n\n{what}"
 

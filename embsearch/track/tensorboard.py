@@ -25,7 +25,6 @@ from embsearch.track.tensorboard_events import EventFile
 @dataclass
 class _Trial(Followed):
     file: EventFile | None = None
-    sent: int = 0  # events wholly in the file
     closed: bool = False  # its end is in the file
 
 
@@ -45,7 +44,6 @@ class TensorBoardRecorder(Follower):
         """Begin from the logs, as if nothing was written."""
         self._logs = Logs(self._folder, validation(self._config.evaluate.objective), _Trial)
         self._study_file: EventFile | None = None
-        self._study_sent = 0
         self._projected = 0  # the study's end that the projector shows
         self._remark = ""
 
@@ -53,9 +51,7 @@ class TensorBoardRecorder(Follower):
 
     @property
     def pending(self) -> int:
-        logs = self._logs
-        trials = sum(t.mirror.events - t.sent for t in list(logs.trials.values()))
-        return trials + logs.study.events - self._study_sent + logs.unread
+        return self._logs.pending
 
     def _sync(self) -> str:
         lock = self._folder / "tensorboard.lock"
@@ -70,7 +66,7 @@ class TensorBoardRecorder(Follower):
             for trial in self._logs.trials.values():
                 if trial.sent != trial.mirror.events and trial.mirror.number >= 0:
                     self._write_trial(trial)
-            if self._study_sent != study.events:
+            if self._logs.sent != study.events:
                 self._write_study(study)
         return self._remark
 
@@ -83,9 +79,8 @@ class TensorBoardRecorder(Follower):
         late = [events.point(p) for p in mirror.points.waiting if p in tests]
         new += [events.point(p) for p in mirror.points.waiting if p not in tests]
         if mirror.ended and not trial.closed and mirror.number in self._logs.study.told:
-            words = f"**{mirror.state}**: {mirror.reason}" + (
-                f" ({mirror.failure})" if mirror.failure else ""
-            )
+            failure = f" ({mirror.failure})" if mirror.failure else ""
+            words = f"**{mirror.trial.state}**: {mirror.trial.why}{failure}"
             new += [events.end(mirror), events.text("outcome", words, mirror.ended)]
             trial.closed = True
         trial.file.write(new + late)
@@ -112,7 +107,7 @@ class TensorBoardRecorder(Follower):
         if study.state == "closed" and self._projected != study.ended:
             self._project(study)
             self._projected = study.ended
-        self._study_sent = study.events
+        self._logs.sent = study.events
 
     def _project(self, study: StudyMirror) -> None:
         """Write the vectors of the final test with their texts, if the data are still at hand."""
@@ -134,8 +129,9 @@ class TensorBoardRecorder(Follower):
 
 def _outcome(study: StudyMirror) -> str:
     lines = [f"**ended**: {study.why}"]
-    if study.best is not None and study.best_trial is not None:
-        lines.append(f"best: trial {study.best_trial}, {study.best:.4f}")
+    leader = study.leader
+    if leader is not None and leader.best is not None:
+        lines.append(f"best: trial {leader.number}, {leader.best:.4f}")
     if study.promoted:
         lines.append(f"promoted: {study.promoted}")
     return "\n\n".join(lines)

@@ -88,16 +88,16 @@ def parameters(trial: TrialMirror) -> Event:
     )
 
 
-def end(trial: TrialMirror) -> Event:
+def end(mirror: TrialMirror) -> Event:
     """Return a trial's end: its time, and success or failure."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
-    status = api_pb2.STATUS_FAILURE if trial.state == "failed" else api_pb2.STATUS_SUCCESS
-    info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=trial.ended / 1000)
+    status = api_pb2.STATUS_FAILURE if mirror.trial.state == "failed" else api_pb2.STATUS_SUCCESS
+    info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=mirror.ended / 1000)
     data = metadata.create_summary_metadata(
         plugin_data_pb2.HParamsPluginData(session_end_info=info)
     )
-    return _event(trial.ended, 0, tag=metadata.SESSION_END_INFO_TAG, metadata=data)
+    return _event(mirror.ended, 0, tag=metadata.SESSION_END_INFO_TAG, metadata=data)
 
 
 def space(dimensions: Json, metrics: Mapping[str, str], created: int) -> Event:

@@ -94,24 +94,23 @@ class WandbRecorder(Follower):
 
     def _send_trial(self, mirror: TrialMirror) -> None:
         summary = {
-            "best": mirror.best,
-            "state": mirror.state,
-            "reason": mirror.reason,
+            "best": mirror.trial.best,
+            "state": mirror.trial.state,
+            "reason": mirror.trial.why,
             "failure": mirror.failure,
         }
         tests = set(mirror.test.values())  # they come later, in the study's run
         points = [p for p in mirror.points.waiting if p not in tests]
-        self._send(
-            mirror.name, "trial", mirror.axes, points, summary, failed=mirror.state == "failed"
-        )
+        failed = mirror.trial.state == "failed"
+        self._send(mirror.name, "trial", mirror.axes, points, summary, failed)
 
     def _send_study(self, study: StudyMirror) -> None:
         """Send the study once it has ended, and again if it was continued or a model was promoted."""
         config = {"question": self._config.study.question, "data": study.data}
-        best = None if study.best_trial is None else f"t{study.best_trial:04d}"
+        leader = study.leader
         summary = {
-            "best": study.best,
-            "best_trial": best,
+            "best": None if leader is None else leader.best,
+            "best_trial": None if leader is None else f"t{leader.number:04d}",
             "state": "complete",
             "reason": study.why,
             "promoted": study.promoted,

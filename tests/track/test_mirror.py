@@ -29,7 +29,9 @@ def best_of(folder: Path, *ends: tuple[float, int]) -> tuple[float | None, int |
         append(log, "ended", state="pruned", reason="stop.seconds", value=value)
     logs: Logs[Followed] = Logs(folder, "val/auc", Followed)
     logs.read()
-    return logs.study.best, logs.study.best_trial
+    leader = logs.study.leader
+    assert leader is not None
+    return leader.best, leader.number
 
 
 def test_a_segment_that_ran_twice_gives_each_step_one_point(tmp_path: Path) -> None:
@@ -77,13 +79,13 @@ def test_where_seeds_are_compared_the_objective_is_their_mean(tmp_path: Path) ->
     append(log, "points", points=[[1, 5, {"train/loss": 0.5}]], seed=1)
     append(log, "repeated", metrics={"val/auc": 0.93}, **at, seed=1)
     append(log, "repeated", metrics={"val/auc": 0.94}, **at, seed=2)
-    assert mirror(log).best == 0.90  # two of three say nothing yet
+    assert mirror(log).trial.best == 0.90  # two of three say nothing yet
     append(log, "compared", rung=2, step=6, value=0.95, values=[0.98, 0.93, 0.94])
 
     trial = mirror(log)
 
     found = {(p.key, p.step): p.value for p in trial.points.waiting}
-    assert trial.best == found["objective", 6] == found["val/auc mean", 6] == 0.95
+    assert trial.trial.best == found["objective", 6] == found["val/auc mean", 6] == 0.95
     assert found["val/auc deviation", 6] == pytest.approx(0.026458, abs=1e-6)
     assert [found[f"{seed}val/auc", 6] for seed in ("", "seed1/", "seed2/")] == [0.98, 0.93, 0.94]
     assert found["seed1/train/loss", 1] == 0.5
