@@ -36,7 +36,7 @@ from embsearch.launch.curves import Synthetic
 from embsearch.launch.local import Local
 from embsearch.launch.replay import Player, Replay, VirtualClock
 from embsearch.study.run import Study
-from embsearch.track.base import NoRecorder
+from embsearch.track.base import Recorders
 
 HERE = Path(__file__).parent
 WINDOW = 100
@@ -85,7 +85,7 @@ class Marks:
 
 def replayed(config: Config, watch: Any = lambda study, line: None) -> Study:
     clock = VirtualClock()
-    return Study(config, lambda _: Replay(Synthetic(), clock), lambda _: NoRecorder(), watch, clock)
+    return Study(config, lambda _: Replay(Synthetic(), clock), lambda _: Recorders(), watch, clock)
 
 
 def measure(home: Path, trials: int) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def piped(home: Path, trials: int) -> dict[str, Any]:
     study = Study(
         config,
         lambda folder: Local(command, 1, 1, folder / "workers"),
-        lambda _: NoRecorder(),
+        lambda _: Recorders(),
         marks,
     )
     study.run()

@@ -40,7 +40,7 @@ from embsearch.launch.curves import Table
 from embsearch.launch.replay import Replay, VirtualClock
 from embsearch.search.scheduler import make
 from embsearch.study.run import Study
-from embsearch.track.base import NoRecorder
+from embsearch.track.base import Recorders
 from embsearch.values import Outcome, State
 
 HERE = Path(__file__).parent
@@ -158,7 +158,7 @@ def played(rule: str, family: Family, seen: np.ndarray) -> tuple[float, set[int]
         study = Study(
             config,
             lambda _: Replay(Table(seen.tolist()), clock),
-            lambda _: NoRecorder(),
+            lambda _: Recorders(),
             clock=clock,
         )
         study.run()

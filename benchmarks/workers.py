@@ -37,7 +37,7 @@ from embsearch.launch.curves import Curve, Synthetic
 from embsearch.launch.replay import Player, Replay, VirtualClock
 from embsearch.study.run import Study
 from embsearch.track import recorders
-from embsearch.track.base import NoRecorder, Recorder
+from embsearch.track.base import Recorder, Recorders
 
 HERE = Path(__file__).parent
 SEGMENT = 30.0  # virtual seconds
@@ -133,7 +133,7 @@ def measure(workers: int, segments: int, mlflow: str = "") -> dict[str, Any]:
 
         def recorder(study: Path) -> Recorder:
             if not mlflow:
-                return NoRecorder()
+                return Recorders()
             made = recorders.make(config, study)
             made.start()
             return made

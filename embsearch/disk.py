@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +44,18 @@ def whole(path: Path) -> Iterator[Path]:
         put(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def draft_of(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``folder``, to be filled and given its name while the context runs;
+    afterwards nothing is left of it under another name.
+    """
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:

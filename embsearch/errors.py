@@ -100,6 +100,11 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def root_cause(error: BaseException) -> BaseException:
     """Return the first error of a chain: under Optuna's is SQLAlchemy's, and under that the database's own."""
     while error.__cause__ is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from embsearch import disk
 from embsearch.codec import Json
 from embsearch.config.build import to_dict
+from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
 from embsearch.data.source_files import SPLITS
 from embsearch.errors import DataError, EmbsearchError, StudyError, UserError
@@ -49,7 +50,7 @@ def prepared(then: Past, asked: Config) -> tuple[Config, Path]:
     if config.model.path.startswith("/") and not Path(config.model.path).exists():
         config = replace(config, model=replace(config.model, path=asked.model.path))
     task = task_of(config)
-    cache = task.prepare(config.data, Path(config.home).expanduser().resolve() / "cache")
+    cache = task.prepare(config.data, home_folder(config.home) / "cache")
     data = task.load(cache)
     if data.fingerprint != then.opened.data:
         files = ", ".join(_files_changed(then.opened.rows, data.report))

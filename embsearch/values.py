@@ -164,7 +164,7 @@ class ModelVersion:
     version: int
     digest: str
     uri: str
-    aliases: tuple[str, ...] = field(default=())
+    aliases: tuple[str, ...] = ()
 
 
 def record(value: Any) -> dict[str, Any]:

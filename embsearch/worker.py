@@ -45,6 +45,7 @@ from embsearch.launch.base import (
     TrainJob,
     encode,
 )
+from embsearch.launch.environment import cores
 from embsearch.launch.handler import Send, answers
 from embsearch.model.device import Compute, choose, failure_of
 from embsearch.model.tower import Inputs, Tower
@@ -315,9 +316,7 @@ def evaluate(
 
 def use_all_cores() -> None:
     """Let torch use every core of this process: for commands that work alone."""
-    torch.set_num_threads(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    torch.set_num_threads(cores())
 
 
 def begin(send: Send | None = None, member: Sequence[str] = ()) -> Worker:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from embsearch import disk
 from embsearch.cli.models import UNTUNED, Chosen, named
+from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
 from embsearch.model import pretrained
 from embsearch.serve.encoder import TextEncoder
@@ -38,7 +39,7 @@ def other_nearest(
         assert other.folder is not None
         other.digest()  # nothing that runs code
         encode = TextEncoder.open(other.folder, config.device)
-    cache = Path(config.home).expanduser().resolve() / "cache" / "vectors"
+    cache = home_folder(config.home) / "cache" / "vectors"
     vectors = _kept(cache / f"{_key(config, other, index)}.npy", encode, index.titles)
     _, ids = Index(index.titles, vectors, {}).nearest(encode(texts).values, k)
     return other.label, [[index.titles[i] for i in row] for row in ids]

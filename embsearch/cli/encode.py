@@ -19,7 +19,9 @@ from embsearch.errors import DataError, ModelError
 
 
 def run(config: Config, options: EncodeOptions) -> int:
-    """Encode one text a line. Write JSON lines {"text", "vector"}, or an .npy matrix (texts, width)."""
+    """Encode one text a line. Write JSON lines {"text", "vector"}, or an .npy matrix (texts,
+    width).
+    """
     output = check_output(options.output, ".npy", ".jsonl")
     texts = read_texts(options.input)
     model = chosen_or_champion(config, options)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 from embsearch.cli.files import check_output, write_whole
 from embsearch.cli.models import chosen
+from embsearch.config.folders import home_folder
 from embsearch.config.options import EvaluateOptions
 from embsearch.config.schema import Config
 from embsearch.launch.base import encode
@@ -28,7 +28,7 @@ def run(config: Config, options: EvaluateOptions) -> int:
     from embsearch.worker import Worker, use_all_cores
 
     use_all_cores()
-    home = Path(config.home).expanduser().resolve()
+    home = home_folder(config.home)
     cache = task_of(config).prepare(config.data, home / "cache")
     worker = Worker()
     split = "test" if len(worker.dataset(config, str(cache)).test) else "valid"

@@ -6,8 +6,6 @@ embsearch export study=product_search format=onnx output=champion-onnx
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING
 from embsearch import __version__, disk
 from embsearch.cli.encode import read_texts
 from embsearch.cli.models import Chosen, chosen_or_champion
+from embsearch.config.folders import home_folder
 from embsearch.config.options import ExportOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, ModelError, Refused
@@ -47,8 +46,7 @@ def run(config: Config, options: ExportOptions) -> int:
             "checkpoint=untuned: export takes a saved model; name a folder, or one of the registry"
         )
     digest = model.digest()
-    draft = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
+    with disk.draft_of(output) as draft:
         draft.chmod(0o755)
         print(f"{model.label} as {options.format} ...", flush=True)
         write(model.folder, options.format, draft)
@@ -59,8 +57,6 @@ def run(config: Config, options: ExportOptions) -> int:
             raise Refused(f"format={options.format} is not exported: {'; '.join(refusals)}")
         write_description(draft, config, options.format, model, digest, parity)
         disk.put(draft, output)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     size = sum(file.stat().st_size for file in output.iterdir())
     print(
         f"{output}: {GRAPH[options.format]} and its tokenizer, {size / 1e6:.0f} MB; its README.md says how to load it"
@@ -106,7 +102,7 @@ def compared(
     if texts is not None:
         return on_texts(texts, exact, graph, slow)
     task = task_of(config)
-    data = task.load(task.prepare(config.data, Path(config.home).expanduser().resolve() / "cache"))
+    data = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
     rows = task.rows(data, "test" if len(data.test) else "valid")
     return on_rows(task, data, rows, exact, graph, slow)
 

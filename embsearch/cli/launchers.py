@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from embsearch.config.schema import Config
 from embsearch.errors import ConfigError
 from embsearch.history.folder import StudyFolder
 from embsearch.launch.base import Launcher
+from embsearch.launch.environment import cores
 from embsearch.track.recorders import installed
 from embsearch.values import Clock
 
@@ -81,11 +81,10 @@ def _local(config: Config, folder: Path) -> Launcher:
             f"({', '.join(gpus)}); use train.devices={len(gpus)} or fewer"
         )
     sets = gpus[:1] if alone else sets_of(gpus, devices)
-    cores = _cores()
     workers = config.launcher.workers or (
-        len(sets) * config.launcher.per_gpu if sets else max(1, min(cores, 4) // devices)
+        len(sets) * config.launcher.per_gpu if sets else max(1, min(cores(), 4) // devices)
     )
-    threads = config.launcher.threads or max(1, cores // workers)
+    threads = config.launcher.threads or max(1, cores() // workers)
     return Local(
         python_module("embsearch.worker"), workers, threads, folder / "workers", None if alone else sets or None,
         config.launcher.segment_timeout,
@@ -97,7 +96,7 @@ def _ray(config: Config, asked: RayConfig, folder: Path) -> Launcher:
     from embsearch.launch.ray.launcher import Ray
 
     threads = asked.threads or 1
-    note = cluster.connect(asked.address, max(_cores(), asked.workers * threads))
+    note = cluster.connect(asked.address, max(cores(), asked.workers * threads))
     named = config.device.startswith(
         "cuda"
     )  # also where the nodes that have them are still to come
@@ -157,8 +156,3 @@ def _replay(config: Config, asked: ReplayConfig, clock: Clock) -> Launcher:
             "launcher=replay: trains nothing, so no model would come of it; it is for searches"
         )
     return Replay(curves(asked, config.seed), clock, asked.workers or 1)
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

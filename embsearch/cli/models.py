@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embsearch.config.folders import home_folder
 from embsearch.config.options import TakesModel
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, EmbsearchError, ModelError, did_you_mean
@@ -39,7 +40,9 @@ class Chosen:
 
 
 def chosen(config: Config, options: TakesModel) -> Chosen:
-    """Return the model that ``checkpoint`` or ``trial`` names, else the untuned encoder. Raises UserError."""
+    """Return the model that ``checkpoint`` or ``trial`` names, else the untuned encoder. Raises
+    UserError.
+    """
     if options.checkpoint and options.trial is not None:
         raise ConfigError(
             f"checkpoint={options.checkpoint} and trial={options.trial}: name one model, not two"
@@ -103,9 +106,7 @@ def _registered(
             f"checkpoint={words}: {_missing(client, name, alias, list(known.values()))}"
         )
     try:
-        found = registry.files_of(
-            client, version, Path(config.home).expanduser().resolve() / "cache" / "models"
-        )
+        found = registry.files_of(client, version, home_folder(config.home) / "cache" / "models")
     except EmbsearchError as error:
         raise ModelError(str(error)) from error
     found_digest = check(found.folder, found.version.digest or None)

@@ -17,6 +17,7 @@ import psutil
 from embsearch.cli import launchers
 from embsearch.cli.probes import Probes, memory_available
 from embsearch.config.command import same_study
+from embsearch.config.folders import home_folder
 from embsearch.config.options import TellsMore
 from embsearch.config.schema import Config
 from embsearch.data.dataset import steps_of
@@ -105,7 +106,7 @@ def trials_of(config: Config, space: Space) -> int | None:
 @contextmanager
 def scratch(config: Config) -> Iterator[Path]:
     """Yield a folder on the disk of the studies; remove it afterwards."""
-    home = Path(config.home).expanduser().resolve()
+    home = home_folder(config.home)
     folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=home))
     try:
         yield folder

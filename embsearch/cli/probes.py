@@ -60,7 +60,9 @@ class Probes:
     def run(
         self, points: Sequence[tuple[str, Params]], available: int, command: float
     ) -> tuple[Costs, Machine]:
-        """Every probe. Raises UserError for what the user can mend, EmbsearchError for what is a bug."""
+        """Every probe. Raises UserError for what the user can mend, EmbsearchError for what is a
+        bug.
+        """
         load, untuned, compute, few = self._evaluate()
         speeds, begin, warming = self._speeds(points)
         sizes = [with_values(self.config, params) for path, params in points if path == BATCH]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from embsearch.cli.encode import read_texts
 from embsearch.cli.files import check_output, write_whole
 from embsearch.cli.models import Chosen, chosen_or_champion, named
+from embsearch.config.folders import home_folder
 from embsearch.config.options import QueryOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, DataError, ModelError
@@ -129,7 +130,7 @@ def of_study(config: Config, options: QueryOptions, index: Index) -> tuple[list[
 def _judged(config: Config) -> Right:
     from embsearch.data.load import load_dataset
 
-    data = load_dataset(config.data, Path(config.home).expanduser().resolve() / "cache")
+    data = load_dataset(config.data, home_folder(config.home) / "cache")
     rows = data.test if len(data.test) else data.valid
     right: Right = {}
     for query, title in zip(rows.text[rows.relevant], rows.title[rows.relevant], strict=True):

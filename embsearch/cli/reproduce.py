@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from embsearch.cli.files import check_new_folder, keep_folder
+from embsearch.config.folders import home_folder
 from embsearch.config.options import ReproduceOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, StudyError
@@ -32,7 +32,7 @@ def run(config: Config, options: ReproduceOptions) -> int:
     here, cache = prepared(then, config)
     _say(then)
     command = python_module("embsearch.worker")
-    with workplace(Path(config.home).expanduser().resolve(), then) as folder:
+    with workplace(home_folder(config.home), then) as folder:
         launcher = Local(
             command, 1, then.threads, folder / "workers", timeout=here.launcher.segment_timeout
         )

@@ -66,14 +66,10 @@ def _show_jobs(study: Path) -> None:
 
 
 def _why(study: Record, number: int) -> int:
-    """Everything that happened to one trial, and why. Raises StudyError where there is no such trial."""
-    if number not in study.trials:
-        known = (
-            f"the trials {min(study.trials)} to {max(study.trials)}"
-            if study.trials
-            else "no trial yet"
-        )
-        raise StudyError(f"trial={number}: study {study.name} has {known}")
+    """Everything that happened to one trial, and why. Raises StudyError where there is no such
+    trial.
+    """
+    study.check_trial(number)
     for line in story(read_events(study.folder.trial_log(number).path), study.objective):
         print(line)
     return 0

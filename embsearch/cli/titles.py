@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from embsearch.cli.encode import read_texts
+from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, DataError
 
@@ -53,7 +54,7 @@ def _of_study(config: Config) -> tuple[list[str], str]:
         raise ConfigError(
             "input: no titles; give input=FILE (a table with a title column, or one a line), or study=NAME"
         )
-    data = load_dataset(config.data, Path(config.home).expanduser().resolve() / "cache")
+    data = load_dataset(config.data, home_folder(config.home) / "cache")
     ids = np.unique(
         np.concatenate(
             [data.train.positive, data.train.negative, data.valid.title, data.test.title]

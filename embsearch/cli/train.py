@@ -28,7 +28,7 @@ def run(config: Config, options: TrainOptions) -> int:
         result = study.run()
     finally:
         watch.close()
-    show(result, config.evaluate.objective, task_of(config))
+    show(vars(result), config.evaluate.objective, task_of(config))
     model = study.folder.trial(0) / "model"
     if not model.exists():
         raise EmbsearchError(

@@ -10,15 +10,15 @@ from embsearch.config.schema import Config, StudyConfig
 
 def same_study(config: Config) -> str:
     """Return ``study=product_search``, with name, task and home where these are not its own."""
-    words = []
-    if config.study.folder:
-        words.append(f"study={Path(config.study.folder).name}")
-    if not config.study.folder or Path(config.study.folder).name != config.study.name:
-        words.append(f"study.name={config.study.name}")
-    if not config.study.folder and config.study.task != StudyConfig().task:
-        words.append(
-            f"study.task={config.study.task}"
-        )  # names the registered model and MLflow's experiment
+    words, study = [], config.study
+    folder = Path(study.folder).name if study.folder else None
+    if folder is not None:
+        words.append(f"study={folder}")
+    if folder != study.name:
+        words.append(f"study.name={study.name}")
+    if folder is None and study.task != StudyConfig().task:
+        # names the registered model and MLflow's experiment
+        words.append(f"study.task={study.task}")
     if config.home != os.environ.get("EMBSEARCH_HOME", ".embsearch"):
         words.append(f"home={config.home}")
     return " ".join(words)

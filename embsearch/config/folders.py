@@ -11,8 +11,15 @@ GROUPS = (
 )  # fmt: skip
 
 
+def home_folder(home: str) -> Path:
+    """Return a config's home as a whole path."""
+    return Path(home).expanduser().resolve()
+
+
 def conf_folder() -> Path:
-    """Return the folder of config groups: beside the code in a wheel, at the top of the repository in a checkout."""
+    """Return the folder of config groups: beside the code in a wheel, at the top of the repository
+    in a checkout.
+    """
     return _shipped("conf")
 
 

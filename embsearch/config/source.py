@@ -173,7 +173,9 @@ def searching(config_dirs: Sequence[str | Path] = ()) -> Iterator[None]:
 
 
 def expand(tree: Any) -> Any:
-    """Return ``{"train.lr": {"low": 1}}`` as ``{"train": {"lr": {"low": 1}}}``; lists stay as they are."""
+    """Return ``{"train.lr": {"low": 1}}`` as ``{"train": {"lr": {"low": 1}}}``; lists stay as they
+    are.
+    """
     if not isinstance(tree, Mapping):
         return tree
     expanded: dict[Any, Any] = {}
@@ -194,7 +196,9 @@ def _merge(into: dict[Any, Any], key: object, value: object) -> None:
 
 
 def _read(file: Path) -> tuple[DictConfig, dict[str, str | None]]:
-    """Return the file's mapping and its header. Unlike Hydra's, the header may follow other comments."""
+    """Return the file's mapping and its header. Unlike Hydra's, the header may follow other
+    comments.
+    """
     if not file.is_file():
         raise ConfigLoadError(f"Config not found : {file}")
     try:

@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -57,6 +57,10 @@ class JudgedRows:
 
     def __len__(self) -> int:
         return len(self.query)
+
+    def where(self, kept_M: NDArray[np.bool_]) -> JudgedRows:
+        """Return the rows where ``kept_M`` is true; queries keep their numbers."""
+        return replace(self, **{name: getattr(self, name)[kept_M] for name in JUDGED_COLUMNS})
 
 
 class Rows(Protocol):
@@ -211,15 +215,7 @@ def sample(rows: JudgedRows, queries: int) -> JudgedRows:
 def _of_queries(rows: JudgedRows, queries: np.ndarray) -> JudgedRows:
     kept = np.isin(rows.query, queries)
     renumbered = np.unique(rows.query[kept], return_inverse=True)[1].astype(np.int32)
-    return JudgedRows(
-        renumbered,
-        rows.text[kept],
-        rows.title[kept],
-        rows.grade[kept],
-        rows.relevant[kept],
-        rows.segment[kept],
-        rows.segments,
-    )
+    return replace(rows.where(kept), query=renumbered)
 
 
 def texts_of(rows: JudgedRows) -> Ids:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -168,17 +166,15 @@ def _cache_key(sources: Sequence[Source], config: DataConfig) -> str:
 def _keep(dataset: Dataset, dropped: Sequence[Fault], folder: Path) -> None:
     """Write the dataset and dropped.csv under ``folder``, both or neither."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        if dropped:
-            dataset.report["dropped_to"] = str(folder / "dropped.csv")
-        dataset.save(draft / "data")
-        if dropped:
-            (draft / "data" / "dropped.csv").write_text(as_csv(dropped), encoding="utf-8")
-        if not folder.exists():
-            disk.put(draft / "data", folder)
-    except OSError:
-        if not folder.exists():  # else another process was first, with the same content
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with disk.draft_of(folder) as draft:
+        try:
+            if dropped:
+                dataset.report["dropped_to"] = str(folder / "dropped.csv")
+            dataset.save(draft / "data")
+            if dropped:
+                (draft / "data" / "dropped.csv").write_text(as_csv(dropped), encoding="utf-8")
+            if not folder.exists():
+                disk.put(draft / "data", folder)
+        except OSError:
+            if not folder.exists():  # else another process was first, with the same content
+                raise

@@ -15,7 +15,7 @@ What is a fault and what is only counted:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -35,7 +35,7 @@ class Checked:
     frame: pd.DataFrame
     dropped: tuple[Fault, ...] = ()
     duplicates: int = 0
-    contradictions: tuple[str, ...] = field(default=())
+    contradictions: tuple[str, ...] = ()
 
 
 def validate(

@@ -26,10 +26,10 @@ def score(judged: JudgedRows, similarity: ArrayLike) -> dict[str, float]:
     """
     scores = _checked(judged, similarity)
     relevant, query = judged.relevant, judged.query
-    mixed = _mixed(relevant)
+    both = mixed(relevant)
     within = bool(np.isin(query[relevant], query[~relevant]).any())  # a query with both classes
     defined: list[tuple[str, bool, Callable[[], float]]] = [
-        ("auc", mixed, lambda: roc_auc(scores, relevant)),
+        ("auc", both, lambda: roc_auc(scores, relevant)),
         ("query_auc", within, lambda: query_auc(scores, relevant, query)),
         ("triplet_accuracy", within, lambda: triplet_accuracy(scores, relevant, query)),
         ("mrr_10", bool(relevant.any()), lambda: mrr_at_k(scores, relevant, query, 10)),
@@ -58,7 +58,7 @@ def by_segment(judged: JudgedRows, similarity: ArrayLike) -> dict[str, dict[str,
             "rows": float(here.sum()),
             "queries": float(len(np.unique(judged.query[here]))),
         }
-        if _mixed(judged.relevant[here]):
+        if mixed(judged.relevant[here]):
             found[name]["auc"] = roc_auc(scores[here], judged.relevant[here])
     return found
 
@@ -99,7 +99,8 @@ def score_pool(
     )
 
 
-def _mixed(relevant: NDArray[np.bool_]) -> bool:
+def mixed(relevant: NDArray[np.bool_]) -> bool:
+    """Return whether there are rows of both classes."""
     return bool(relevant.any() and not relevant.all())
 
 

@@ -109,7 +109,9 @@ class Board(Mapping[int, Trial]):
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the best value, wherever it was reached; a value on more rows counts before any on fewer."""
+        """The trial with the best value, wherever it was reached; a value on more rows counts
+        before any on fewer.
+        """
         return None if self._best is None else self._trials[-self._best[2]]
 
     @property
@@ -118,7 +120,9 @@ class Board(Mapping[int, Trial]):
         return None if self._best is None else self._best[:2]
 
     def leaders(self, count: int) -> list[Trial]:
-        """Return the ``count`` trials that came furthest: complete ones first, then by rung, then by value."""
+        """Return the ``count`` trials that came furthest: complete ones first, then by rung, then
+        by value.
+        """
         found: dict[int, Trial] = {}
         for keys in (
             self._complete,

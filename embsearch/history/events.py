@@ -39,7 +39,7 @@ class Created(Event):
     """A trial was suggested. ``attributes``: what the sampler keeps in Optuna's trial. ``origin``: who thought
     of it."""
 
-    kind: ClassVar[str] = "created"
+    kind = "created"
     trial: int
     params: Mapping[str, Scalar]
     attempt: int = 0
@@ -52,7 +52,7 @@ class Created(Event):
 class Started(Event):
     """A segment was given to a worker."""
 
-    kind: ClassVar[str] = "segment"
+    kind = "segment"
     segment: Segment
     slot: int = 0
 
@@ -61,7 +61,7 @@ class Started(Event):
 class Trained(Event):
     """Training metrics, each step once."""
 
-    kind: ClassVar[str] = "points"
+    kind = "points"
     points: Sequence[Point]
     seed: int = field(default=0, metadata=OPTIONAL)
 
@@ -90,7 +90,7 @@ class Evaluated(Event):
 class Measured(Evaluated):
     """An evaluation of a trial's own run. ``seeds`` says how many runs are compared there."""
 
-    kind: ClassVar[str] = "measured"
+    kind = "measured"
     seeds: int = 1
 
 
@@ -98,7 +98,7 @@ class Measured(Evaluated):
 class Repeated(Evaluated):
     """An evaluation of a run with another seed."""
 
-    kind: ClassVar[str] = "repeated"
+    kind = "repeated"
     seed: int
     seeds: int = 1
 
@@ -111,7 +111,7 @@ class Repeated(Evaluated):
 class Compared(Event):
     """The mean of all runs of a trial at an evaluation, which is its value there."""
 
-    kind: ClassVar[str] = "compared"
+    kind = "compared"
     rung: int
     value: float
     values: Sequence[float]
@@ -123,7 +123,7 @@ class Decided(Event):
     """A decision after a measurement, or that a paused trial goes on. ``attributes``: what a pruner of Optuna
     keeps in Optuna's trial."""
 
-    kind: ClassVar[str] = "decided"
+    kind = "decided"
     decision: Literal["continue", "pause", "stop"]
     reason: str
     attributes: Json = field(default_factory=dict, metadata=OPTIONAL)
@@ -133,7 +133,7 @@ class Decided(Event):
 class Failed(Event):
     """A failure of a segment, or the death of its worker."""
 
-    kind: ClassVar[str] = "failed"
+    kind = "failed"
     failure: FailureClass
     message: str
     traceback: str = ""
@@ -144,7 +144,7 @@ class Failed(Event):
 class Ended(Event):
     """The end of a trial: the fields of ``values.Outcome``, its best value and its model's folder."""
 
-    kind: ClassVar[str] = "ended"
+    kind = "ended"
     state: Literal["complete", "pruned", "failed"]
     reason: str
     value: float | None = None
@@ -160,7 +160,7 @@ class Ended(Event):
 class Opened(Event):
     """The beginning of a session."""
 
-    kind: ClassVar[str] = "opened"
+    kind = "opened"
     name: str
     task: str = ""
     question: str = ""
@@ -175,7 +175,7 @@ class Opened(Event):
 class Baseline(Event):
     """The untuned encoder on the validation rows."""
 
-    kind: ClassVar[str] = "baseline"
+    kind = "baseline"
     metrics: Mapping[str, float]
     readings: Sequence[Reading] = ()
     compute: str = ""
@@ -188,7 +188,7 @@ class Baseline(Event):
 class Told(Event):
     """The end of a trial in the study's own log, which puts all ends into one order."""
 
-    kind: ClassVar[str] = "told"
+    kind = "told"
     trial: int
     state: str
     value: float | None = None
@@ -199,7 +199,7 @@ class Told(Event):
 class Tested(Event):
     """A row of the final table: a model on the test rows."""
 
-    kind: ClassVar[str] = "tested"
+    kind = "tested"
     label: str
     trial: int | None = None
     split: str = "test"
@@ -216,7 +216,7 @@ class Tested(Event):
 class Confirmed(Event):
     """The values of fresh seeds of one of the best configurations."""
 
-    kind: ClassVar[str] = "confirmed"
+    kind = "confirmed"
     trial: int
     value: float
     values: Sequence[float]
@@ -229,7 +229,7 @@ class Confirmed(Event):
 class Unconfirmed(Event):
     """A run with a fresh seed that failed for good."""
 
-    kind: ClassVar[str] = "unconfirmed"
+    kind = "unconfirmed"
     trial: int
     seed: int
     failure: FailureClass
@@ -240,7 +240,7 @@ class Unconfirmed(Event):
 class Closed(Event):
     """The end of a study."""
 
-    kind: ClassVar[str] = "closed"
+    kind = "closed"
     why: str
     best: int | None
     result: Json
@@ -250,7 +250,7 @@ class Closed(Event):
 class Promoted(Event):
     """The verdict of the promotion gates."""
 
-    kind: ClassVar[str] = "promoted"
+    kind = "promoted"
     version: Json | None = field(default=None, metadata=OPTIONAL)
     refused: str = field(default="", metadata=OPTIONAL)
     gates: Sequence[Json] = field(default=(), metadata=OPTIONAL)
@@ -262,7 +262,7 @@ class Promoted(Event):
 class TestSetUsed(Event):
     """A model that was judged by test rows: an event of the home's own log."""
 
-    kind: ClassVar[str] = "looked"
+    kind = "looked"
     rows: str
     model: str
     by: str
@@ -305,7 +305,9 @@ def encode(event: Event) -> JsonObject:
 
 
 def decode(content: Json) -> Event:
-    """Make the event of a JSON object. Raises TypeError where a field that its kind needs is missing."""
+    """Make the event of a JSON object. Raises TypeError where a field that its kind needs is
+    missing.
+    """
     kind = KINDS.get(content["kind"])
     if kind is None:
         place = {name: content.get(name) for name in PLACE}
@@ -314,7 +316,9 @@ def decode(content: Json) -> Event:
 
 
 def evaluated(measurement: Measurement, seed: int, seeds: int) -> Measured | Repeated:
-    """Return the event of a measurement by the run with ``seed``, one of ``seeds`` that are compared."""
+    """Return the event of a measurement by the run with ``seed``, one of ``seeds`` that are
+    compared.
+    """
     if seed:
         return Repeated(**vars(measurement), seed=seed, seeds=seeds)
     return Measured(**vars(measurement), seeds=seeds)

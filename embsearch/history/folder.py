@@ -23,6 +23,7 @@ import yaml
 from embsearch import disk
 from embsearch.codec import JsonObject
 from embsearch.config.build import to_dict, with_values
+from embsearch.config.folders import home_folder
 from embsearch.config.load import diff, digest, identity
 from embsearch.config.schema import Config, TrainConfig
 from embsearch.errors import ConfigError, StudyError
@@ -57,7 +58,7 @@ class StudyFolder:
                 f"study.name={name!r}: names a folder; expected a word without '/' or a leading dot"
             )
         self.config, self._clock = config, clock
-        self.home = Path(config.home).expanduser().resolve()
+        self.home = home_folder(config.home)
         self.path = self.home / "studies" / config.study.name
         self.digest = digest(config)
         self.log = EventLog(self.path / "events.jsonl", clock)

@@ -31,7 +31,9 @@ class EventLog:
         self._next = -1
 
     def append(self, event: E, spent: float | None = None) -> E:
-        """Write one event durably and return it with its place. Raises OSError (disk full) with the log whole."""
+        """Write one event durably and return it with its place. Raises OSError (disk full) with the
+        log whole.
+        """
         if self._next < 0:
             self._next = self._mend()
         placed = event.at(self._next, int(self._clock.time() * 1000), spent)
@@ -96,7 +98,9 @@ class LogTail:
 
 
 def read_events(path: Path) -> list[Event]:
-    """Return all whole events of a log, oldest first; none where there is no log. Raises StudyError."""
+    """Return all whole events of a log, oldest first; none where there is no log. Raises
+    StudyError.
+    """
     return [decode(content) for content in read_json(path)]
 
 

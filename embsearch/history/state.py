@@ -20,7 +20,9 @@ SPEED = "cost/texts_per_second"
 
 
 class StudyState:
-    """The trials of a study, and what its own log says. ``objective`` is the validation metric that is maximised."""
+    """The trials of a study, and what its own log says. ``objective`` is the validation metric that
+    is maximised.
+    """
 
     def __init__(self, objective: str) -> None:
         self.objective = objective

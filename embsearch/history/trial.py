@@ -78,7 +78,9 @@ class Trial:
 
     @property
     def best_score(self) -> tuple[int, float] | None:
-        """Rows and value of its best evaluation. Values on fewer rows are not compared with values on more."""
+        """Rows and value of its best evaluation. Values on fewer rows are not compared with values
+        on more.
+        """
         scores = ((self.rows.get(rung, 0), value) for rung, value in self.values.items())
         return max(scores, default=None)
 
@@ -107,7 +109,9 @@ class Trial:
         return self.outcome is not None and self.outcome.failure in failures
 
     def next_seed(self, seeds: int) -> int | None:
-        """Return which of ``seeds`` runs trains next on the way to ``until``; None where all are there."""
+        """Return which of ``seeds`` runs trains next on the way to ``until``; None where all are
+        there.
+        """
         for seed in range(seeds):
             if seed >= len(self.runs):
                 return seed

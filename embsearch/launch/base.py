@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from embsearch.codec import Json, JsonObject, from_json, to_json
 from embsearch.values import FailureClass, Interval, Measurement, Reading, Segment
@@ -28,7 +28,7 @@ class TrainJob:
     Answered by Points and Measured.
     """
 
-    kind: ClassVar = "segment"
+    kind = "segment"
     segment: Segment
     config: Json
     folder: str  # of the trial's run: its checkpoint and model
@@ -41,7 +41,7 @@ class TrainJob:
 class EvaluateJob:
     """A model to measure on one split. Answered by Evaluated."""
 
-    kind: ClassVar = "evaluate"
+    kind = "evaluate"
     split: str
     config: Json
     cache: str
@@ -56,7 +56,7 @@ class EvaluateJob:
 class ProbeJob:
     """A measurement of a machine for ``embsearch plan``. Answered by Probed."""
 
-    kind: ClassVar = "probe"
+    kind = "probe"
     what: str  # a function of probe.py
     config: Json
     folder: str
@@ -70,14 +70,14 @@ Job = TrainJob | EvaluateJob | ProbeJob
 class Ready:
     """The slot's worker has begun to listen."""
 
-    kind: ClassVar = "ready"
+    kind = "ready"
 
 
 @dataclass(frozen=True)
 class Note:
     """A line for whoever watches, as that workers wait in a queue."""
 
-    kind: ClassVar = "note"
+    kind = "note"
     text: str
 
 
@@ -85,7 +85,7 @@ class Note:
 class Points:
     """Training metrics since the last message."""
 
-    kind: ClassVar = "points"
+    kind = "points"
     points: tuple[Point, ...]
 
 
@@ -93,7 +93,7 @@ class Points:
 class Measured:
     """The end of a TrainJob."""
 
-    kind: ClassVar = "measured"
+    kind = "measured"
     measurement: Measurement
 
 
@@ -104,7 +104,7 @@ class Evaluated:
     ``auc`` and ``segments`` are there where all was asked for, ``readings`` where not.
     """
 
-    kind: ClassVar = "evaluated"
+    kind = "evaluated"
     metrics: Mapping[str, float]
     compute: str
     seconds: float
@@ -117,7 +117,7 @@ class Evaluated:
 class Probed:
     """The end of a ProbeJob."""
 
-    kind: ClassVar = "probed"
+    kind = "probed"
     values: Json
 
 
@@ -125,14 +125,14 @@ class Probed:
 class Halted:
     """The end of a TrainJob whose checkpoint was saved on request."""
 
-    kind: ClassVar = "halted"
+    kind = "halted"
 
 
 @dataclass(frozen=True)
 class Failed:
     """The end of any job: it raised an error."""
 
-    kind: ClassVar = "failed"
+    kind = "failed"
     failure: FailureClass
     message: str
     traceback: str = ""
@@ -145,7 +145,7 @@ class Died:
     ``idle``: the worker had no job.
     """
 
-    kind: ClassVar = "died"
+    kind = "died"
     failure: Literal["killed", "hung"]
     message: str
     idle: bool = False

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 def worker_environment(threads: int, sharers: int = 1) -> dict[str, str]:
     """Return the variables of a worker's process: ``threads`` for every library that computes.

@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import nn
 
 from embsearch import disk
 from embsearch.config.schema import ModelConfig
-from embsearch.errors import ModelError
+from embsearch.errors import ModelError, first_line
 from embsearch.model.positions import positions
 
 if TYPE_CHECKING:  # its import takes seconds; a step on an encoder that is there needs none of it
@@ -109,9 +108,8 @@ def _read(path: str, config: ModelConfig) -> SentenceTransformer:
                 model_kwargs={"dtype": torch.float32},
             )
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"model.path={config.path}: cannot be loaded as an encoder: {first}. Expected a folder "
+            f"model.path={config.path}: cannot be loaded as an encoder: {first_line(error)}. Expected a folder "
             "or hub name with config.json, a tokenizer and safetensors weights"
         ) from error
 
@@ -219,15 +217,11 @@ def _set_dropout(model: nn.Module, rate: float | None) -> None:
 def save(model: SentenceTransformer, folder: Path) -> None:
     """Write the model in sentence-transformers' format, safetensors only, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    os.chmod(draft, 0o755)
-    try:
+    with disk.draft_of(folder) as draft:
+        draft.chmod(0o755)
         with quiet(), disk_errors():
             model.save(str(draft), create_model_card=False, safe_serialization=True)
         put(draft, folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def put(draft: Path, folder: Path) -> None:
@@ -251,8 +245,9 @@ def load(folder: str | Path, device: str = "cpu") -> SentenceTransformer:
         with quiet():
             return SentenceTransformer(str(folder), device=device).eval()
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{folder}: this saved model cannot be loaded: {first}") from error
+        raise ModelError(
+            f"{folder}: this saved model cannot be loaded: {first_line(error)}"
+        ) from error
 
 
 @contextmanager

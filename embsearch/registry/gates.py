@@ -182,12 +182,8 @@ def reload_gate(furthest: Mapping[str, float]) -> Gate:
     """
     words = ", ".join(f"{name} within {far:.1e}" for name, far in furthest.items())
     passed = all(far <= RELOAD for far in furthest.values())
-    return Gate(
-        "reload",
-        passed,
-        f"vectors after {words}" + ("" if passed else f", not {RELOAD:g}"),
-        dict(furthest),
-    )
+    words = f"vectors after {words}" if passed else f"vectors after {words}, not {RELOAD:g}"
+    return Gate("reload", passed, words, dict(furthest))
 
 
 RELOAD = 1e-5
@@ -201,24 +197,16 @@ def leak_gate(share: Mapping[str, float | None], asked: PromoteConfig) -> Gate:
     seen = {
         label: part for label, part in share.items() if part is not None and part > asked.max_leak
     }
-    if not seen:
+    if seen:
+        said = " and ".join(
+            f"the {label} was trained on {part:.1%} of them" for label, part in seen.items()
+        )
+        words = f"the test rows are not held out: {said}; give other ones (data.test=FILE)"
+    else:
         unknown = [label for label, part in share.items() if part is None]
         words = "no model was trained on these test rows"
-        return Gate(
-            "leak",
-            True,
-            words + (f", as far as known of the {unknown[0]}" if unknown else ""),
-            dict(share),
-        )
-    said = " and ".join(
-        f"the {label} was trained on {part:.1%} of them" for label, part in seen.items()
-    )
-    return Gate(
-        "leak",
-        False,
-        f"the test rows are not held out: {said}; give other ones (data.test=FILE)",
-        dict(share),
-    )
+        words += f", as far as known of the {unknown[0]}" if unknown else ""
+    return Gate("leak", not seen, words, dict(share))
 
 
 def data_gate(recorded: str, now: str, code: str) -> Gate:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embsearch import disk
 from embsearch.config.schema import Config
 from embsearch.errors import ModelError
 from embsearch.track.mlflow_model import DATA, DIGEST, find_model, local_path
@@ -159,20 +160,14 @@ def _ensure_registered_model(client: MlflowClient, name: str) -> None:
 
 def _download(client: MlflowClient, source: str, folder: Path) -> None:
     """Fetch artifacts whole or not at all."""
-    import shutil
-    import tempfile
-
     from mlflow.artifacts import download_artifacts
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with disk.draft_of(folder) as draft:
         fetched = download_artifacts(
             artifact_uri=source, dst_path=str(draft), tracking_uri=client.tracking_uri
         )
         Path(fetched).replace(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _value(found: MlflowVersion) -> ModelVersion:

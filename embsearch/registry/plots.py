@@ -15,6 +15,7 @@ from embsearch.tasks.base import Answers
 
 MOST = 3000  # rows that are drawn
 RED, BLUE, GREY = "#b4442f", "#2f6db4", "#888888"
+SIGN = {"condition": {"test": "datum.high < 0", "value": RED}, "value": BLUE}  # a loss is red
 
 
 def gains_plot(gates: Sequence[Gate], metric: str) -> bytes:
@@ -35,7 +36,7 @@ def gains_plot(gates: Sequence[Gate], metric: str) -> bytes:
                         "x": {"field": "low", "type": "quantitative", "title": "gain"},
                         "x2": {"field": "high"},
                         "y": y,
-                        "color": _sign(),
+                        "color": SIGN,
                     },
                 },
                 {
@@ -43,7 +44,7 @@ def gains_plot(gates: Sequence[Gate], metric: str) -> bytes:
                     "encoding": {
                         "x": {"field": "value", "type": "quantitative"},
                         "y": y,
-                        "color": _sign(),
+                        "color": SIGN,
                     },
                 },
             ],
@@ -99,10 +100,6 @@ def _gains(gates: Sequence[Gate], metric: str) -> Iterator[JsonObject]:
                     "what": label if gate.name == "ranking" else f"{metric} in {label}",
                     **change,
                 }
-
-
-def _sign() -> JsonObject:
-    return {"condition": {"test": "datum.high < 0", "value": RED}, "value": BLUE}
 
 
 def _png(spec: JsonObject) -> bytes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.errors import ModelError
@@ -24,7 +23,7 @@ def rollback(
     There may be no old one: MLflow drops the alias of a version that is deleted. Raises ModelError
     where there is no such version or its files are not what was registered.
     """
-    home = Path(config.home).expanduser().resolve()
+    home = home_folder(config.home)
     with file_lock(home / "registry.lock"):
         client, name = registry.registry(config), registered_name(config)
         now = registry.by_alias(client, name, registry.CHAMPION)

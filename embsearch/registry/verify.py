@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embsearch.config.build import build
+from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
 from embsearch.errors import UserError
 from embsearch.history.folder import StudyFolder
@@ -47,18 +47,21 @@ def _of_model(
     client: MlflowClient, config: Config, name: str, every: list[ModelVersion]
 ) -> Iterator[Found]:
     history = alias_history.history(client, name)
+    last = history[-1]["version"] if history else None
     champion = registry.by_alias(client, name, registry.CHAMPION)
     if champion is None and history:
-        last = f"the history ends with version {history[-1]['version']}: was that deleted?"
-        yield Found(
-            f"{name}@champion", False, f"no champion, but {last} 'embsearch rollback' names another"
-        )
-    elif champion is not None and (not history or history[-1]["version"] != champion.version):
-        last = f"ends with version {history[-1]['version']}" if history else "is empty"
         yield Found(
             f"{name}@champion",
             False,
-            f"version {champion.version}, but the history {last}: moved by hand",
+            f"no champion, but the history ends with version {last}: was that deleted? "
+            "'embsearch rollback' names another",
+        )
+    elif champion is not None and last != champion.version:
+        ends = f"ends with version {last}" if history else "is empty"
+        yield Found(
+            f"{name}@champion",
+            False,
+            f"version {champion.version}, but the history {ends}: moved by hand",
         )
     once = {entry["version"] for entry in history}
     for version in every:
@@ -77,9 +80,7 @@ def _of_model(
 
 def _aliased(client: MlflowClient, config: Config, version: ModelVersion, label: str) -> Found:
     try:
-        found = registry.files_of(
-            client, version, Path(config.home).expanduser().resolve() / "cache" / "models"
-        )
+        found = registry.files_of(client, version, home_folder(config.home) / "cache" / "models")
         words = f"files as registered, sha256 {check(found.folder, version.digest)[:12]}"
         pretrained.load(found.folder)
     except UserError as error:

@@ -144,7 +144,7 @@ class CardScores:
             metric = self.task.primary.label
             yield f"Gain over the {given['label']}, the best that was given: {signed(over)} {metric}."
         yield f"Validation {self.record.objective}, by which trials were compared: {number(self.course.best)}."
-        if best is not None and best.number != self.course.number:
+        if best is not None and best is not self.course:
             yield (
                 f"The study's best is trial {best.number} ({number(best.best)}); the {self.split} rows were read for "
                 "this card after that was known."

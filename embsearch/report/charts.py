@@ -93,6 +93,10 @@ _STATE = {
 }
 _SHAPES = ("circle", "triangle-down", "cross", "diamond", "square", "square")
 _SHAPE = _STATE | {"scale": {"domain": list(STATES), "range": list(_SHAPES)}}
+_SIZE = {
+    "condition": {"test": "datum.won", "value": 170},
+    "value": 50,
+}  # the winner's mark is large
 _TRIAL = {
     "field": "n",
     "type": "quantitative",
@@ -124,8 +128,8 @@ def _kinds(first: str, second: str) -> JsonObject:
     }
 
 
-def _tips(*fields: tuple[str, str]) -> list[JsonObject]:
-    return [{"field": field, "title": title} for field, title in fields]
+def _tips(titles: Mapping[str, str]) -> list[JsonObject]:
+    return [{"field": field, "title": title} for field, title in titles.items()]
 
 
 def _history(record: Record, objective: str) -> Chart:
@@ -139,7 +143,7 @@ def _history(record: Record, objective: str) -> Chart:
                 "color": _STATE,
                 "shape": _SHAPE,
                 "tooltip": _tips(
-                    ("n", "trial"), ("state", "state"), ("best", objective), ("rung", "evaluations")
+                    {"n": "trial", "state": "state", "best": objective, "rung": "evaluations"}
                 ),
             },
         },
@@ -228,9 +232,7 @@ def _traces(field: str, title: str, points: bool) -> JsonObject:
             "detail": {"field": "n"},
             "opacity": bold,
             "strokeWidth": wide,
-            "tooltip": _tips(
-                ("n", "trial"), ("state", "state"), ("texts", "texts seen"), (field, title)
-            ),
+            "tooltip": _tips({"n": "trial", "state": "state", "texts": "texts seen", field: title}),
         },
     }
 
@@ -245,7 +247,7 @@ def _budget_chart(rows: Sequence[Json]) -> Chart:
         "scale": {"domain": [0, 1.15 * most], "nice": False},
         "axis": {"tickCount": 6},
     }
-    tips = _tips(("rung", "evaluation"), ("trials", "trials that came there"), ("texts", "texts"))
+    tips = _tips({"rung": "evaluation", "trials": "trials that came there", "texts": "texts"})
     text = {
         "mark": {"type": "text", "align": "left", "dx": 4},
         "encoding": {"y": y, "x": x, "text": {"field": "label"}},
@@ -331,11 +333,6 @@ def _x(place: int, dimension: Dimension, name: str) -> JsonObject:
     }
 
 
-def _marks() -> JsonObject:
-    """Return the size of marks: the winner's is large."""
-    return {"condition": {"test": "datum.won", "value": 170}, "value": 50}
-
-
 def _slice(place: int, dimension: Dimension, name: str, objective: str) -> Chart:
     spec = _table("trials") | {
         "transform": [{"filter": "isValid(datum.there)"}],
@@ -345,9 +342,9 @@ def _slice(place: int, dimension: Dimension, name: str, objective: str) -> Chart
             "y": _y("there", objective),
             "color": _STATE,
             "shape": _SHAPE,
-            "size": _marks(),
+            "size": _SIZE,
             "tooltip": _tips(
-                ("n", "trial"), ("state", "state"), (f"p{place}", name), ("there", objective)
+                {"n": "trial", "state": "state", f"p{place}": name, "there": objective}
             ),
         },
         "height": 180,
@@ -380,12 +377,9 @@ def _interactions(record: Record, found: Sequence[Importance], objective: str) -
                         "title": record.objective,
                         "scale": {"scheme": {"name": "viridis", "extent": [0.2, 1]}},
                     },
-                    "size": _marks(),
+                    "size": _SIZE,
                     "tooltip": _tips(
-                        ("n", "trial"),
-                        (f"p{a}", names[a]),
-                        (f"p{b}", names[b]),
-                        ("there", objective),
+                        {"n": "trial", f"p{a}": names[a], f"p{b}": names[b], "there": objective}
                     ),
                 },
                 "height": 220,
@@ -404,7 +398,7 @@ def _seeds(objective: str, trials: int) -> Chart:
             "x": _y("value", objective),
             "color": _STATE,
             "tooltip": _tips(
-                ("n", "trial"), ("seed", "seed"), ("rung", "evaluation"), ("value", objective)
+                {"n": "trial", "seed": "seed", "rung": "evaluation", "value": objective}
             ),
         },
         "height": 22 * trials,
@@ -437,10 +431,12 @@ def _segments(segments: int, primary: Metric, models: Sequence[str]) -> Chart:
                     "color": model | {"scale": {"domain": domain, "range": "models"}},
                     "shape": model,
                     "tooltip": _tips(
-                        ("segment", "segment"),
-                        ("model", "model"),
-                        (primary.name, primary.label),
-                        ("rows", "rows"),
+                        {
+                            "segment": "segment",
+                            "model": "model",
+                            primary.name: primary.label,
+                            "rows": "rows",
+                        }
                     ),
                 },
             },
@@ -517,7 +513,7 @@ def _map(model: str) -> Chart:
             "y": {"field": "y", **plane},
             "color": _kinds("title", "query"),
             "shape": {"field": "kind", "type": "nominal", "title": None},
-            "tooltip": _tips(("text", "text"), ("kind", "kind")),
+            "tooltip": _tips({"text": "text", "kind": "kind"}),
         },
     }
     return Chart(

@@ -141,18 +141,18 @@ def _gain(one: Side, other: Side) -> Interval | None:
 def show(sides: Sequence[Side]) -> None:
     """Print the comparison."""
     console = Console()
-    facts = _table("", [side.name for side in sides])
+    facts = _table("", sides)
     for name, values in facts_rows(sides):
         facts.add_row(name, *values)
     console.print(facts)
     console.print()
-    space = _table("parameter", [side.name for side in sides])
+    space = _table("parameter", sides)
     for path, cells in space_rows(sides):
         space.add_row(path, *(f"{c['winner']}  of {c['range']}" for c in cells))
     console.print(space)
     if any(side.importance for side in sides):
         console.print()
-        matter = _table("importance", [side.name for side in sides])
+        matter = _table("importance", sides)
         for path, cells in space_rows(sides):
             matter.add_row(path, *(c["importance"] for c in cells))
         console.print(matter)
@@ -161,11 +161,11 @@ def show(sides: Sequence[Side]) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _table(first: str, names: Sequence[str]) -> Table:
+def _table(first: str, sides: Sequence[Side]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column(first)
-    for name in names:
-        table.add_column(name, overflow="fold")
+    for side in sides:
+        table.add_column(side.name, overflow="fold")
     return table
 
 

@@ -205,9 +205,7 @@ def _luck(record: Record) -> Iterator[Finding]:
             f"Trained again, the configuration of trial {number} failed with {len(lost)} fresh seeds "
             f"({', '.join(sorted(set(lost)))}): it is fragile.",
         )
-    one = next(
-        (c for c in confirmed if record.best is not None and c["trial"] == record.best.number), None
-    )
+    one = next((c for c in confirmed if c["trial"] == number), None)
     if one is None:
         return
     values, mean = one["values"], fmean(one["values"])

@@ -44,19 +44,19 @@ def importances(record: Record, seed: int = 0) -> tuple[list[Importance], int, i
     draw = np.random.default_rng(seed)
     if len(trials) > MOST:
         trials = [trials[i] for i in np.sort(draw.choice(len(trials), MOST, replace=False))]
+    count = len(trials)
     drawn = [
-        _evaluate([trials[i] for i in draw.integers(len(trials), size=len(trials))], n)
-        for n in range(DRAWS)
+        _evaluate([trials[i] for i in draw.integers(count, size=count)], n) for n in range(DRAWS)
     ]
     usable = [one for one in drawn if one]
     if not usable:
-        return [], rung, len(trials)
+        return [], rung, count
     whole = _evaluate(trials, seed)
     found = []
     for name in names:
         low, high = np.quantile([one.get(name, 0.0) for one in usable], [0.1, 0.9])
         found.append(Importance(name, whole.get(name, 0.0), float(low), float(high)))
-    return sorted(found, key=lambda one: -one.value), rung, len(trials)
+    return sorted(found, key=lambda one: -one.value), rung, count
 
 
 def _made(record: Record, course: Course, rung: int) -> FrozenTrial | None:

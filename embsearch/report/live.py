@@ -170,7 +170,9 @@ def summary(study: Watched) -> str:
 
 
 def failures(trials: Iterable[Trial]) -> str:
-    """Every failure so far by class, as ``2 killed, 1 diverged``; a trial may have had several and gone on."""
+    """Every failure so far by class, as ``2 killed, 1 diverged``; a trial may have had several and
+    gone on.
+    """
     counted = Counter(failure.replace("_", " ") for trial in trials for failure in trial.failures)
     return ", ".join(f"{count} {failure}" for failure, count in counted.most_common())
 

@@ -65,22 +65,23 @@ def chosen(record: Record, trial: int | None = None) -> Course:
         raise StudyError(
             f"study {record.name} has not ended, so its models are not tested; see 'embsearch status'"
         )
-    if trial is None and record.best is None:
-        raise StudyError(
-            f"study {record.name}: no trial was measured, so there is no model to describe"
-        )
-    number = record.best.number if trial is None and record.best is not None else trial
-    if number not in record.courses:
+    if trial is None:
+        if record.best is None:
+            raise StudyError(
+                f"study {record.name}: no trial was measured, so there is no model to describe"
+            )
+        trial = record.best.number
+    if trial not in record.courses:
         known = (
             f"the trials {min(record.courses)} to {max(record.courses)}"
             if record.courses
             else "no trial"
         )
         raise StudyError(f"trial={trial}: study {record.name} has {known}")
-    course = record.courses[number]
+    course = record.courses[trial]
     if course.best is None:
         raise StudyError(
-            f"trial={number} of study {record.name} was never measured: {course.trial.why}"
+            f"trial={trial} of study {record.name} was never measured: {course.trial.why}"
         )
     return course
 
@@ -98,7 +99,7 @@ class Card:
 
     @property
     def is_best(self) -> bool:
-        return self.record.best is not None and self.course.number == self.record.best.number
+        return self.course is self.record.best
 
     def front(self) -> Iterator[str]:
         """Return YAML, which the hub reads."""
@@ -132,16 +133,18 @@ class Card:
             yield f"Licence of the base model, as its README names it: {self.base.license}."
 
     def use(self) -> Iterator[str]:
-        yield "## Use"
-        yield ""
-        yield "```python"
-        yield "from sentence_transformers import SentenceTransformer"
-        yield ""
-        yield 'model = SentenceTransformer("FOLDER")  # the one that holds modules.json'
-        yield 'query, title = model.encode(["a query", "a title"])'
-        yield "model.similarity(query, title)"
-        yield "```"
-        yield ""
+        yield from (
+            "## Use",
+            "",
+            "```python",
+            "from sentence_transformers import SentenceTransformer",
+            "",
+            'model = SentenceTransformer("FOLDER")  # the one that holds modules.json',
+            'query, title = model.encode(["a query", "a title"])',
+            "model.similarity(query, title)",
+            "```",
+            "",
+        )
         yield f"Or: `embsearch encode {self.study} trial={self.course.number} input=titles.txt output=vectors.npy`."
         promoted = [
             event.version
@@ -164,9 +167,7 @@ class Card:
         how = "given by the data" if report["split"] == "given" else f"by {report['split']}"
         yield f"Files: {', '.join(files)}; read as {report['format']}."
         yield f"Splits: {how}; {report['triplets']:,} training triplets."
-        yield ""
-        yield "| split | queries | rows | relevant |"
-        yield "|---|---|---|---|"
+        yield from ("", "| split | queries | rows | relevant |", "|---|---|---|---|")
         for name, part in report["splits"].items():
             yield f"| {name} | {part['queries']:,} | {part['rows']:,} | {part['relevant']:,} |"
 
@@ -182,11 +183,9 @@ class Card:
         yield ""
         yield "```yaml"
         yield yaml.safe_dump(self._settings(), sort_keys=False, allow_unicode=True).rstrip()
-        yield "```"
-        yield ""
+        yield from ("```", "")
         if record.space.dimensions:
-            yield "| searched | range | this model |"
-            yield "|---|---|---|"
+            yield from ("| searched | range | this model |", "|---|---|---|")
             for one in record.space.dimensions:
                 used = one.path in self.course.trial.params
                 value = short(self.course.trial.params[one.path]) if used else "not used"
@@ -268,10 +267,7 @@ class Card:
             yield f"Trained on {machine['device']}, {machine['cpu']}, {threads}, {machine['precision']}."
         if self.model.exists():
             yield f"sha256 of the weights: `{weights_digest(manifest(self.model))}`."
-        yield ""
-        yield "To train it again and compare every bit:"
-        yield ""
-        yield "```sh"
+        yield from ("", "To train it again and compare every bit:", "", "```sh")
         yield f"embsearch reproduce {self.study} trial={self.course.number}"
         yield "```"
 

@@ -187,22 +187,21 @@ def _importance_words(found: Sequence[Importance]) -> str:
 
 
 def _trials(record: Record) -> Iterator[Json]:
-    best = record.best
     best_first = sorted(
         record.courses.values(), key=lambda c: c.trial.best_score or (-1, -1.0), reverse=True
     )
     for course in sorted(best_first, key=lambda c: c.trial.state != "complete"):
         trial = course.trial
-        active = trial.params
         yield {
             "number": trial.number,
-            "won": best is not None and best.number == trial.number,
+            "won": course is record.best,
             "state": state(trial),
             "best": number(trial.best),
             "rung": trial.rung,
             "texts": f"{course.texts():,}",
             "params": [
-                short(active[d.path]) if d.path in active else "" for d in record.space.dimensions
+                short(trial.params[d.path]) if d.path in trial.params else ""
+                for d in record.space.dimensions
             ],
             "why": trial.why,
         }

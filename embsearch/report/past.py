@@ -49,14 +49,8 @@ class Past:
 
 def past(study: Record, number: int) -> Past:
     """Return what there is to compare with. Raises StudyError where there is nothing, or not yet."""
+    study.check_trial(number)
     where = f"trial={number}: study {study.name}"
-    if number not in study.trials:
-        known = (
-            f"the trials {min(study.trials)} to {max(study.trials)}"
-            if study.trials
-            else "no trial yet"
-        )
-        raise StudyError(f"{where} has {known}")
     if study.config.launcher.name == "replay":
         raise StudyError(
             f"{where} is a replay: nothing was trained, so there is nothing to train again"

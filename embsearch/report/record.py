@@ -13,6 +13,7 @@ from typing import NamedTuple
 from embsearch.codec import Json
 from embsearch.config.build import build
 from embsearch.config.schema import Config
+from embsearch.errors import StudyError
 from embsearch.history import events
 from embsearch.history.events import E, Event
 from embsearch.history.folder import StudyFolder, holder
@@ -24,7 +25,9 @@ from embsearch.values import Reading, Scalar
 
 
 class Evaluation(NamedTuple):
-    """One evaluation of one of a trial's runs. ``value`` is the objective, ``texts`` the budget spent by then."""
+    """One evaluation of one of a trial's runs. ``value`` is the objective, ``texts`` the budget
+    spent by then.
+    """
 
     rung: int
     step: int
@@ -194,6 +197,16 @@ class Record:
         """Those of them that the best were trained on again, after the search."""
         return sum(course.texts(self.config.study.seeds) for course in self.courses.values())
 
+    def check_trial(self, number: int) -> None:
+        """Raise StudyError where there is no such trial."""
+        if number not in self.trials:
+            known = (
+                f"the trials {min(self.trials)} to {max(self.trials)}"
+                if self.trials
+                else "no trial yet"
+            )
+            raise StudyError(f"trial={number}: study {self.name} has {known}")
+
     def progress(self) -> list[tuple[float, int, float]]:
         """(seconds, texts trained on, best objective) by then, at every evaluation that raised the best; the first
         on more rows counts as one."""
@@ -235,19 +248,16 @@ def _course(
         elif isinstance(event, events.Evaluated) and (event.rung, event.run) not in known:
             known.add((event.rung, event.run))
             course.machine = event.machine or course.machine
-            course.evaluations.append(_evaluation(event, objective))
+            evaluation = Evaluation(
+                rung=event.rung,
+                step=event.step,
+                texts=event.texts_seen,
+                value=event.metrics[f"val/{objective}"],
+                metrics=event.metrics,
+                seed=event.run,
+                spent=event.spent or 0.0,
+                rows=event.rows,
+            )
+            course.evaluations.append(evaluation)
     course.losses.sort()
     return course
-
-
-def _evaluation(event: events.Evaluated, objective: str) -> Evaluation:
-    return Evaluation(
-        rung=event.rung,
-        step=event.step,
-        texts=event.texts_seen,
-        value=event.metrics[f"val/{objective}"],
-        metrics=event.metrics,
-        seed=event.run,
-        spent=event.spent or 0.0,
-        rows=event.rows,
-    )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -37,37 +36,20 @@ def result_table(rows: Sequence[Json], objective: str, task: AnyTask) -> Table:
     return table
 
 
-class Result(Protocol):
-    """A study's result, as ``study.Result`` has it."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def why(self) -> str: ...
-
-    @property
-    def counts(self) -> Mapping[str, int]: ...
-
-    @property
-    def table(self) -> Sequence[Json]: ...
-
-    @property
-    def confirmed(self) -> Sequence[Json]: ...
-
-
-def show(result: Result, objective: str, task: AnyTask, console: Console | None = None) -> None:
-    """Print what a study found."""
-    console = console or Console()
-    counts = ", ".join(f"{n} {state}" for state, n in result.counts.items() if n)
+def show(result: Json, objective: str, task: AnyTask) -> None:
+    """Print what a study found; ``result`` as ``study.Result``."""
+    console, rows = Console(), result["table"]
+    counts = ", ".join(f"{n} {state}" for state, n in result["counts"].items() if n)
     console.print(
-        f"study {result.name}: {counts}; ended by {result.why}", highlight=False, soft_wrap=True
+        f"study {result['name']}: {counts}; ended by {result['why']}",
+        highlight=False,
+        soft_wrap=True,
     )
-    if result.table:
-        console.print(result_table(result.table, objective, task))
-        for one in result.confirmed:
+    if rows:
+        console.print(result_table(rows, objective, task))
+        for one in result["confirmed"]:
             console.print(confirmed_line(one, objective), highlight=False, soft_wrap=True)
-        for line in warnings(result.table, task):
+        for line in warnings(rows, task):
             console.print(f"note:  {line}", highlight=False, soft_wrap=True)
 
 
@@ -114,7 +96,9 @@ def warnings(rows: Sequence[Json], task: AnyTask) -> list[str]:
 
 
 def best_given(result: Json | None) -> Json | None:
-    """Return the row with the best validation value of those that somebody gave; ``result`` as ``study.Result``."""
+    """Return the row with the best validation value of those that somebody gave; ``result`` as
+    ``study.Result``.
+    """
     rows = [] if result is None else result["table"]
     given = [row for row in rows if is_given(row["label"]) and row["validation"] is not None]
     return max(given, key=lambda row: float(row["validation"]), default=None)

@@ -69,8 +69,11 @@ def tables(
 
 
 def _who(record: Record, course: Course) -> JsonObject:
-    won = record.best is not None and record.best.trial.number == course.trial.number
-    return {"n": course.trial.number, "state": course.trial.state, "won": won}
+    return {
+        "n": course.trial.number,
+        "state": course.trial.state,
+        "won": course is record.best,
+    }
 
 
 def _trials(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -129,7 +129,7 @@ class Plan:
     most_texts: int  # when no trial is held back
     final: float  # seconds of the final test
     earliest: float  # seconds to the first measurement of a trial: no target is reached before it
-    unprobed: tuple[str, ...] = field(default=())  # dear settings that were not timed
+    unprobed: tuple[str, ...] = ()  # dear settings that were not timed
 
     def mean(self, what: Callable[[Draw], float]) -> float:
         return sum(map(what, self.draws)) / len(self.draws)

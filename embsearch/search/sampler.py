@@ -27,18 +27,21 @@ def make(config: SamplerConfig, space: Space, number: int) -> optuna.samplers.Ba
     seed = int.from_bytes(hashlib.sha256(f"{config.seed} {number}".encode()).digest()[:4], "big")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if config.name == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        if config.name == "grid":
-            return Grid(grid(space), seed=config.seed)
-        if config.name == "qmc":
-            return Sobol(config.seed, space, number)
-        if config.name == "gp":
-            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=config.startup_trials)
-        if config.name == "cmaes":
-            return optuna.samplers.CmaEsSampler(
-                seed=seed, n_startup_trials=config.startup_trials, warn_independent_sampling=False
-            )
+        match config.name:
+            case "random":
+                return optuna.samplers.RandomSampler(seed=seed)
+            case "grid":
+                return Grid(grid(space), seed=config.seed)
+            case "qmc":
+                return Sobol(config.seed, space, number)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=config.startup_trials)
+            case "cmaes":
+                return optuna.samplers.CmaEsSampler(
+                    seed=seed,
+                    n_startup_trials=config.startup_trials,
+                    warn_independent_sampling=False,
+                )
         # group: each branch of a conditional space has its own joint distribution
         return optuna.samplers.TPESampler(
             seed=seed,

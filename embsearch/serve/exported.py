@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from embsearch.errors import ConfigError, ModelError
+from embsearch.errors import ConfigError, ModelError, first_line
 from embsearch.model import pretrained
 
 NEEDS = {
@@ -76,9 +76,9 @@ def write(model_folder: Path, kind: str, folder: Path) -> None:
     try:
         _to_onnx(Graph(model).eval(), plain)
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)[:300]
         raise ModelError(
-            f"{model_folder}: torch cannot write this model as a graph: {first[:300]}"
+            f"{model_folder}: torch cannot write this model as a graph: {first}"
         ) from error
     if kind == "int8":
         _quantise(plain, folder / GRAPH[kind])

@@ -8,15 +8,13 @@ would be compared without a word and mean nothing.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from embsearch import __version__
+from embsearch import __version__, disk
 from embsearch.codec import Json
 from embsearch.errors import DataError
 from embsearch.model.pretrained import put
@@ -49,8 +47,7 @@ class Index:
 
     def save(self, folder: Path) -> None:
         """Write it whole or not at all; an index that was there is replaced."""
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with disk.draft_of(folder) as draft:
             draft.chmod(0o755)
             np.save(draft / VECTORS, self.vectors)
             (draft / TITLES).write_text(
@@ -66,8 +63,6 @@ class Index:
                 json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
             )
             put(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
 
     @staticmethod
     def load(folder: Path) -> Index:

@@ -36,6 +36,7 @@ from embsearch.study.result import by_value, confirmed, winner
 from embsearch.values import Segment, State, record
 
 LIVE: tuple[State, ...] = ("waiting", "running", "paused")
+ENDS = {"complete": "complete", "stop": "pruned", "fail": "failed"}  # by what is due
 
 
 class Policy:
@@ -79,8 +80,6 @@ class Policy:
     # ---- what the last event of a trial asks for -----------------------------------------------
 
     def _settle(self, state: StudyState, now: Moment) -> Log | None:
-        if not state.unsettled:
-            return None
         for trial in sorted(
             state.unsettled.values(), key=lambda trial: (trial.outcome is None, trial.number)
         ):
@@ -92,8 +91,7 @@ class Policy:
     def _follow_up(self, trial: Trial, state: StudyState, now: Moment) -> Log | None:
         number = trial.number
         if trial.outcome is not None:
-            outcome, score = trial.outcome, trial.best_score
-            rows = score[0] if score else 0
+            outcome, (rows, _) = trial.outcome, trial.best_score or (0, 0.0)
             return Log(
                 events.Told(trial=number, state=outcome.state, value=outcome.value, rows=rows)
             )
@@ -102,12 +100,8 @@ class Policy:
                 return self._compare(trial)
             case "decide":
                 return Log(self._decide(trial, state, now), number)
-            case "complete":
-                return Log(_ended(trial, "complete", trial.why), number)
-            case "stop":
-                return Log(_ended(trial, "pruned", trial.why), number)
-            case "fail":
-                return Log(_ended(trial, "failed", trial.why), number)
+            case "complete" | "stop" | "fail" as due:
+                return Log(_ended(trial, ENDS[due], trial.why), number)
         return None
 
     def _compare(self, trial: Trial) -> Log | None:
@@ -179,12 +173,10 @@ class Policy:
     def _unconfirmed(self, state: StudyState) -> list[tuple[Trial, int]]:
         """Return the runs with fresh seeds, of the best configurations, that have not come to their end."""
         top, seeds = self.affordable(state)
-        runs = [
-            (trial, trial.searched + i) for trial in by_value(state)[:top] for i in range(seeds)
-        ]
         return [
             (trial, seed)
-            for trial, seed in runs
+            for trial in by_value(state)[:top]
+            for seed in range(trial.searched, trial.searched + seeds)
             if not trial.ended_by_itself(seed) and seed not in state.lost[trial.number]
         ]
 

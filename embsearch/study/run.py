@@ -33,7 +33,7 @@ from embsearch.study.policy import Policy
 from embsearch.study.result import Result, nothing_left, result_of
 from embsearch.study.stopping import STOPPED, Interrupted, Stopping
 from embsearch.study.workplace import Workplace
-from embsearch.track.base import NoRecorder, Recorder
+from embsearch.track.base import Recorder, Recorders
 from embsearch.values import Clock
 
 
@@ -63,7 +63,7 @@ class Study:
         self.config, self._watch, self._clock = config, watch, clock
         self._make_launcher, self._make_recorder = launcher, recorder
         self._page, self._ready, self._verbose = page, ready, verbose
-        self._recorder: Recorder = NoRecorder()
+        self._recorder: Recorder = Recorders()
         self.folder = StudyFolder(config, clock)
         if config.study.on_drift == "new" and self.folder.drift():
             name = f"{config.study.name}-{self.folder.digest[:8]}"  # the same command finds it

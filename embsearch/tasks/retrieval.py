@@ -62,29 +62,20 @@ class Retrieval(Task[Dataset, JudgedRows]):
         return sample(rows, groups)
 
     def select(self, rows: JudgedRows, kept_M: NDArray[np.bool_]) -> JudgedRows:
-        return replace(
-            rows,
-            query=rows.query[kept_M],
-            text=rows.text[kept_M],
-            title=rows.title[kept_M],
-            grade=rows.grade[kept_M],
-            relevant=rows.relevant[kept_M],
-            segment=rows.segment[kept_M],
-        )
+        return rows.where(kept_M)
 
     def items(self, rows: JudgedRows) -> Ids:
         return texts_of(rows)
 
     def lacking(self, rows: JudgedRows) -> str:
-        mixed = rows.relevant.any() and not rows.relevant.all()
-        return "" if mixed else "rows with relevant and irrelevant titles"
+        return "" if scoring.mixed(rows.relevant) else "rows with relevant and irrelevant titles"
 
     def groups(self, rows: JudgedRows) -> Groups:
         return Groups(int(rows.query.max()) + 1, "queries")
 
     def segments(self, rows: JudgedRows) -> dict[str, NDArray[np.bool_]]:
         every = {name: rows.segment == number for number, name in enumerate(rows.segments)}
-        return {name: here for name, here in every.items() if _mixed(rows.relevant[here])}
+        return {name: here for name, here in every.items() if scoring.mixed(rows.relevant[here])}
 
     def row_lines(self, data: Dataset, rows: JudgedRows) -> Iterator[str]:
         for text, title, grade in zip(rows.text, rows.title, rows.grade, strict=True):
@@ -170,7 +161,3 @@ class Retrieval(Task[Dataset, JudgedRows]):
         """Return nDCG@10, recall@1 and recall@10; recall among all titles where that was measured."""
         recalls = [metrics.get(f"pool_recall_{k}", metrics.get(f"recall_{k}")) for k in (1, 10)]
         return (metrics.get("ndcg_10"), *recalls)
-
-
-def _mixed(relevant: NDArray[np.bool_]) -> bool:
-    return bool(0 < relevant.sum() < len(relevant))

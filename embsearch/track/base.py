@@ -33,7 +33,7 @@ class Recorder(Protocol):
 
 
 class Recorders:
-    """Several as one. They do not wait for each other."""
+    """Several as one, or none: ``track=none``. They do not wait for each other."""
 
     def __init__(self, *recorders: Recorder) -> None:
         self._recorders = recorders
@@ -58,19 +58,3 @@ class Recorders:
         """All within ``timeout``."""
         with ThreadPoolExecutor(len(self._recorders) or 1) as pool:
             return sum(pool.map(lambda recorder: recorder.close(timeout), self._recorders))
-
-
-class NoRecorder:
-    """Records nothing: ``track=none``."""
-
-    view = ""
-    problem = ""
-
-    def start(self) -> None:
-        pass
-
-    def sync(self) -> int:
-        return 0
-
-    def close(self, timeout: float = 30.0) -> int:
-        return 0

@@ -26,7 +26,9 @@ def here() -> JsonObject:
 
 @cache
 def cpu() -> str:
-    """Return the CPU's name, family, model and stepping: a virtual machine's name alone says little."""
+    """Return the CPU's name, family, model and stepping: a virtual machine's name alone says
+    little.
+    """
     found: dict[str, str] = {}
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()

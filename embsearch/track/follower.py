@@ -95,7 +95,9 @@ class Follower(ABC):
 
     @abstractmethod
     def _sync(self) -> str:
-        """Bring the view up to date; what it will never take, else the empty string. Raises what the view raises."""
+        """Bring the view up to date; what it will never take, else the empty string. Raises what
+        the view raises.
+        """
 
     @property
     @abstractmethod

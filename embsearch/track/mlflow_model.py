@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from urllib.request import url2pathname
 
 import yaml
 
+from embsearch import disk
 from embsearch.track.digest import digest, manifest
 from embsearch.track.environment import environment
 from embsearch.track.mirror import Point
@@ -97,8 +97,7 @@ def _write_artifacts(
     place = local_path(model.artifact_location)
     parent = place.parent if place else folder.parent
     parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".artifacts.", dir=parent))
-    try:
+    with disk.draft_of(parent / "artifacts") as draft:
         _link_tree(folder, draft / DATA)
         _describe(draft, model, run_id, files)
         if place is None:
@@ -112,8 +111,6 @@ def _write_artifacts(
             if place.exists():
                 shutil.rmtree(place)
             draft.replace(place)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _link_tree(source: Path, target: Path) -> None:

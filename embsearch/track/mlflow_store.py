@@ -59,12 +59,13 @@ def connect(config: Config) -> MlflowClient:
 
 def give_credentials(uri: str) -> None:
     """Put the login of ``track.uri=http://user:password@host`` where MLflow looks for it."""
+    known = secrets.credentials(uri)
     for part, name in (
         ("user", "MLFLOW_TRACKING_USERNAME"),
         ("password", "MLFLOW_TRACKING_PASSWORD"),
     ):
-        if part in secrets.credentials(uri):
-            os.environ[name] = secrets.credentials(uri)[part]
+        if part in known:
+            os.environ[name] = known[part]
 
 
 def find_experiment(client: MlflowClient, config: Config, create: bool = True) -> str | None:
@@ -144,6 +145,8 @@ def slug(text: str) -> str:
 
 
 def quoted(value: object) -> str:
-    """Quote a value of a search filter. MLflow has no escapes: a value with both quotes finds nothing."""
+    """Quote a value of a search filter. MLflow has no escapes: a value with both quotes finds
+    nothing.
+    """
     mark = '"' if "'" in str(value) else "'"
     return f"{mark}{value}{mark}"

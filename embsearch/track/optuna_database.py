@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -20,6 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from embsearch.disk import file_lock
 from embsearch.errors import ConfigError, StudyError, root_cause
+
+if TYPE_CHECKING:
+    from embsearch.track.optuna_postgresql import Postgresql
 
 PATIENCE = 60.0  # seconds to wait for another process that writes
 REMEDIES = {
@@ -29,28 +32,7 @@ REMEDIES = {
 }
 
 
-class Database(Protocol):
-    """The place where Optuna keeps its studies."""
-
-    notice: str  # what was found and mended when it was opened
-
-    def check(self) -> None:
-        """Raises StudyError where it cannot be used. Called before anything of a study is written."""
-
-    def open(self) -> optuna.storages.BaseStorage:
-        """Return Optuna's storage, its tables made where they are not there."""
-
-    def name_of(self, study: str) -> str:
-        """Return the name there of a study of this home."""
-
-    def notes(self) -> Mapping[str, str]:
-        """Return what others who look there should know of a study."""
-
-    def explained(self) -> AbstractContextManager[None]:
-        """While the context runs, what the database raises is a StudyError."""
-
-
-def of(storage: str | None, home: Path, home_id: str) -> Database:
+def of(storage: str | None, home: Path, home_id: str) -> SqliteFile | Postgresql:
     """Return the database of ``study.storage``. Raises ConfigError for an address that is none, or
     a missing package.
     """
@@ -71,10 +53,13 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.notice = ""
+        self.notice = ""  # what was found and mended when it was opened
 
     def check(self) -> None:
-        """Set a damaged file aside; ``notice`` says so."""
+        """Set a damaged file aside; ``notice`` says so. Called before anything of a study is written.
+
+        Raises StudyError where it cannot be used.
+        """
         path = self._path
         if not path.parent.is_dir():
             return
@@ -89,6 +74,7 @@ class SqliteFile:
             )
 
     def open(self) -> optuna.storages.BaseStorage:
+        """Return Optuna's storage, its tables made where they are not there."""
         path = self._path
         with file_lock(path.with_suffix(".lock")):  # two that make the schema break it
             self._mend()
@@ -101,13 +87,16 @@ class SqliteFile:
             )
 
     def name_of(self, study: str) -> str:
+        """Return the name there of a study of this home."""
         return study
 
     def notes(self) -> Mapping[str, str]:
+        """Return what others who look there should know of a study."""
         return {}
 
     @contextmanager
     def explained(self) -> Iterator[None]:
+        """While the context runs, what the database raises is a StudyError."""
         try:
             yield
         except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
@@ -131,7 +120,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def damaged(path: Path) -> bool:
-    """Return whether this is no database any more. One that is locked, or a full disk, is another matter."""
+    """Return whether this is no database any more. One that is locked, or a full disk, is another
+    matter.
+    """
     if not path.exists():
         return False
     try:

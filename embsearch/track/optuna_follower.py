@@ -116,7 +116,10 @@ class OptunaFollower(Follower):
         there = self._there[trial.number]
         if there.state.is_finished():
             return
-        self._bring_values(storage, trial, there)
+        for step, measured in values_by_step(trial.values, self._config.evaluate.at).items():
+            if step not in there.intermediate_values:
+                storage.set_trial_intermediate_value(there._trial_id, step, measured)
+                there.intermediate_values[step] = measured
         state, value = told_state(trial, self._config.evaluate.at)
         if state.is_finished():
             for key, told in _notes(trial).items():
@@ -124,22 +127,13 @@ class OptunaFollower(Follower):
             storage.set_trial_state_values(
                 there._trial_id, state, None if value is None else [value]
             )
-            self._look(trial.number)
+            self._there[trial.number] = storage.get_trial(there._trial_id)
 
     def _made(self, trial: Trial) -> FrozenTrial:
         """Return a trial for the database; without parameters where they left the space since."""
         if not in_space(trial, self._space):
             return create_trial(state=TrialState.RUNNING)
         return as_told(trial, self._space, self._config.evaluate.at)
-
-    def _bring_values(
-        self, storage: optuna.storages.BaseStorage, trial: Trial, there: FrozenTrial
-    ) -> None:
-        steps = values_by_step(trial.values, self._config.evaluate.at)
-        for step, value in steps.items():
-            if step not in there.intermediate_values:
-                storage.set_trial_intermediate_value(there._trial_id, step, value)
-                there.intermediate_values[step] = value
 
     def _add(self, trial: FrozenTrial, running: bool = False) -> None:
         assert self._storage is not None
@@ -157,13 +151,6 @@ class OptunaFollower(Follower):
                 "was lost, or another process writes the same study"
             )
         self._there.append(made)
-
-    def _look(self, number: int) -> None:
-        """Remember a trial as the database has it."""
-        assert self._storage is not None
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        found = self._storage.get_trial(trial_id)
-        self._there[number] = found
 
 
 def _notes(trial: Trial) -> Json:

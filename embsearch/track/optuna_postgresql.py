@@ -52,7 +52,9 @@ REMEDIES = (  # what PostgreSQL and libpq say, and what to do; the first that ma
 
 
 class Postgresql:
-    """One home's studies in a shared database. Raises ConfigError for an address that libpq does not take."""
+    """One home's studies in a shared database. Raises ConfigError for an address that libpq does
+    not take.
+    """
 
     def __init__(self, address: str, home: Path, home_id: str) -> None:
         try:

@@ -16,7 +16,9 @@ EXTRAS = (
 
 
 def check(config: Config) -> None:
-    """Raises ConfigError for every recorder whose package is not installed, with the command that installs it."""
+    """Raises ConfigError for every recorder whose package is not installed, with the command that
+    installs it.
+    """
     missing = [name for name in EXTRAS if getattr(config.track, name) and not installed(name)]
     if missing:
         raise ConfigError(
@@ -29,7 +31,9 @@ def check(config: Config) -> None:
 
 
 def make(config: Config, study_folder: Path, live: bool = True) -> Recorders:
-    """Return all of them, not started. Optuna's database is always one. ``live``: this process runs the study."""
+    """Return all of them, not started. Optuna's database is always one. ``live``: this process runs
+    the study.
+    """
     from embsearch.track.optuna_follower import OptunaFollower
 
     check(config)

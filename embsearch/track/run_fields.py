@@ -112,7 +112,9 @@ class RunFields:
     def trial_tags(
         self, mirror: TrialMirror, study: StudyMirror, folder: Path, live: bool
     ) -> dict[str, str]:
-        """Return the tags of a child run. Empty ones stay in: a retried trial has no reason any more."""
+        """Return the tags of a child run. Empty ones stay in: a retried trial has no reason any
+        more.
+        """
         environment = study.environment
         trial = mirror.trial
         state: str = trial.state
@@ -131,7 +133,9 @@ class RunFields:
             "embsearch.inactive": ", ".join(
                 sorted({_param(axis) for axis in mirror.axes} - set(active))
             ),
-            "embsearch.config_digest": _sha(config) if config.exists() else "",
+            "embsearch.config_digest": (
+                hashlib.sha256(config.read_bytes()).hexdigest() if config.exists() else ""
+            ),
             "embsearch.data_digest": data_digest(study),
             "mlflow.source.git.commit": str(environment.get("git_commit") or ""),
             "mlflow.runColor": _colour(trial.state, trial.number),
@@ -180,14 +184,7 @@ def _colour(state: str, number: int) -> str:
     """Return a curve's colour: the state gives the hue, the number moves it a little."""
     hue, width = _HUES.get(state, (265, 20))
     turn = number * 0.618 % 1.0  # golden ratio: neighbours differ most
-    return _hex((hue + width * (turn - 0.5)) / 360, 0.38 + 0.18 * (number * 0.382 % 1.0), 0.62)
-
-
-def _hex(hue: float, lightness: float, saturation: float) -> str:
-    return "#" + "".join(
-        f"{round(255 * c):02x}" for c in colorsys.hls_to_rgb(hue % 1.0, lightness, saturation)
-    )
-
-
-def _sha(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    turned = (hue + width * (turn - 0.5)) / 360
+    lightness = 0.38 + 0.18 * (number * 0.382 % 1.0)
+    rgb = colorsys.hls_to_rgb(turned % 1.0, lightness, 0.62)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)

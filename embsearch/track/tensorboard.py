@@ -13,6 +13,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.errors import UserError
@@ -118,7 +119,7 @@ class TensorBoardRecorder(Follower):
             return
         from embsearch.data.load import dataset_again
 
-        home = Path(self._config.home).expanduser().resolve()
+        home = home_folder(self._config.home)
         try:
             data = dataset_again(self._config.data, home / "cache", study.data)
         except UserError as error:  # the files are gone, or others

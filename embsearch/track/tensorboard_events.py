@@ -130,7 +130,9 @@ def _plain(value: Scalar) -> float | int | str | bool:
 
 
 def _hparams(summary: Summary, time: int) -> Event:
-    """Return the plugin's summary as an event with the same bytes in every process: maps are sorted."""
+    """Return the plugin's summary as an event with the same bytes in every process: maps are
+    sorted.
+    """
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     (value,) = summary.value

@@ -22,7 +22,7 @@ from embsearch.history.trial import Trial
 from embsearch.launch.replay import Replay, VirtualClock
 from embsearch.report.record import Record
 from embsearch.study.run import Study
-from embsearch.track.base import NoRecorder
+from embsearch.track.base import Recorders
 from embsearch.track.follower import Followed, Logs
 
 ROWS = "query,title,grade\n" + "".join(f"q{n},right {n},1\nq{n},wrong {n},0\n" for n in range(12))
@@ -102,7 +102,8 @@ def test_status_the_recorders_and_a_resumed_study_agree_at_every_prefix(name, tm
             live = followed.state
             best = None if shown.best is None else shown.best.number
             leader = None if resumed.leader is None else resumed.leader.number
-            assert best == leader == followed.study.best_trial
+            followed_best = followed.study.leader
+            assert best == leader == (None if followed_best is None else followed_best.number)
             resumed.release_all()
             live.release_all()
             for number, trial in resumed.trials.items():
@@ -129,7 +130,7 @@ def study_of(name: str, home: Path) -> Study:
     clock = VirtualClock(max(1.79e9, StudyFolder(config).last_sign()))
     known = curves(ReplayConfig(), config.seed)
     return Study(
-        config, lambda folder: Replay(known, clock, 1), lambda folder: NoRecorder(), clock=clock
+        config, lambda folder: Replay(known, clock, 1), lambda folder: Recorders(), clock=clock
     )
 
 

@@ -10,7 +10,7 @@ from embsearch.launch.base import Died, Measured, Points
 from embsearch.launch.curves import Synthetic
 from embsearch.launch.replay import Replay, VirtualClock
 from embsearch.study.run import Study
-from embsearch.track.base import NoRecorder
+from embsearch.track.base import Recorders
 
 ROWS = "query,title,grade\n" + "".join(f"q{n},right {n},1\nq{n},wrong {n},0\n" for n in range(12))
 
@@ -54,7 +54,7 @@ def test_a_trial_whose_workers_are_killed_fails_only_where_it_does_not_get_on(
     })  # fmt: skip
     clock = VirtualClock(0.0)
     study = Study(
-        config, lambda folder: Killed(clock, times, steps), lambda folder: NoRecorder(), clock=clock
+        config, lambda folder: Killed(clock, times, steps), lambda folder: Recorders(), clock=clock
     )
     result = study.run()
     assert result.counts[state] == 1

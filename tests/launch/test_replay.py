@@ -19,7 +19,7 @@ from embsearch.launch.base import Failed, Measured, Points, TrainJob
 from embsearch.launch.curves import Curve, Recorded, Synthetic, Table
 from embsearch.launch.replay import Replay, VirtualClock
 from embsearch.study.run import Study
-from embsearch.track.base import NoRecorder
+from embsearch.track.base import Recorders
 from embsearch.values import Measurement, Segment
 
 ROWS = "query,title,grade\n" + "".join(f"q{n},right {n},1\nq{n},wrong {n},0\n" for n in range(12))
@@ -46,9 +46,7 @@ def settings(tmp_path):
 def study_of(settings, **more):
     config = build(settings | more)
     clock = search.clock(config)
-    return Study(
-        config, launchers.launcher(config, clock), lambda folder: NoRecorder(), clock=clock
-    )
+    return Study(config, launchers.launcher(config, clock), lambda folder: Recorders(), clock=clock)
 
 
 def events(study, trial=None):

@@ -12,7 +12,7 @@ from embsearch.cli import launchers, search
 from embsearch.config.build import build
 from embsearch.config.schema import StopConfig
 from embsearch.study.run import Study
-from embsearch.track.base import NoRecorder
+from embsearch.track.base import Recorders
 from embsearch.track.optuna_follower import OptunaFollower
 
 ROWS = "query,title,grade\n" + "".join(f"q{n},right {n},1\nq{n},wrong {n},0\n" for n in range(12))
@@ -35,7 +35,7 @@ def study_of(home, sampler, recorder):
     })  # fmt: skip
     clock = search.clock(config)
     make = (
-        (lambda folder: OptunaFollower(config, folder)) if recorder else lambda folder: NoRecorder()
+        (lambda folder: OptunaFollower(config, folder)) if recorder else lambda folder: Recorders()
     )
     return Study(config, launchers.launcher(config, clock), make, clock=clock)
 
@@ -85,7 +85,7 @@ def with_point(home, **settings):
     config = replace(study.config, study=given, **settings)
     clock = search.clock(config)
     make = launchers.launcher(config, clock)
-    return Study(config, make, lambda folder: NoRecorder(), clock=clock)
+    return Study(config, make, lambda folder: Recorders(), clock=clock)
 
 
 def origins(study):

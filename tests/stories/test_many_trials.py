@@ -18,7 +18,7 @@ from embsearch.launch.curves import Synthetic
 from embsearch.launch.replay import SAVED, Replay, VirtualClock
 from embsearch.search.space import parse
 from embsearch.study.run import Study
-from embsearch.track.base import NoRecorder
+from embsearch.track.base import Recorders
 from embsearch.track.optuna_follower import OptunaFollower
 
 pytestmark = pytest.mark.story
@@ -34,7 +34,7 @@ SPACE = {
 def study_of(config, watch=lambda study, line: None):
     clock = VirtualClock()
     return Study(
-        config, lambda folder: Replay(Synthetic(), clock), lambda folder: NoRecorder(), watch, clock
+        config, lambda folder: Replay(Synthetic(), clock), lambda folder: Recorders(), watch, clock
     )
 
 
@@ -118,7 +118,7 @@ def test_a_study_of_many_trials_ends_with_exactly_so_many(tmp_path, workers):
     config = begun(tmp_path / "home", 300)
     clock = VirtualClock()
     study = Study(
-        config, lambda _: Replay(Synthetic(), clock, workers), lambda _: NoRecorder(), clock=clock
+        config, lambda _: Replay(Synthetic(), clock, workers), lambda _: Recorders(), clock=clock
     )
     result = study.run()
     assert sum(result.counts.values()) == 300 + NEW

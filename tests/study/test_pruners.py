@@ -8,7 +8,7 @@ from embsearch.cli import launchers, search
 from embsearch.config.build import build
 from embsearch.history import events
 from embsearch.study.run import Study
-from embsearch.track.base import NoRecorder
+from embsearch.track.base import Recorders
 
 ROWS = "query,title,grade\n" + "".join(f"q{n},right {n},1\nq{n},wrong {n},0\n" for n in range(12))
 SPACE = {"train.lr": {"low": 1e-5, "high": 1e-3, "log": True}}
@@ -25,9 +25,7 @@ def study_of(home, name):
         "scheduler": {"name": name, "reduction": 2, "startup_trials": 2, "threshold": 0.4},
     })  # fmt: skip
     clock = search.clock(config)
-    return Study(
-        config, launchers.launcher(config, clock), lambda folder: NoRecorder(), clock=clock
-    )
+    return Study(config, launchers.launcher(config, clock), lambda folder: Recorders(), clock=clock)
 
 
 def decisions(study):

@@ -71,10 +71,11 @@ class FileShipper:
     def _fixed(self, path: str) -> Parcel:
         if path not in self._keys:
             files = read(Path(path))
-            self._keys[path] = _key(files)
-            if self._keys[path] not in self._kept:
-                self._kept[self._keys[path]] = self._put(files)
-        return Parcel(path, self._keys[path], self._kept[self._keys[path]])
+            key = self._keys[path] = _key(files)
+            if key not in self._kept:
+                self._kept[key] = self._put(files)
+        key = self._keys[path]
+        return Parcel(path, key, self._kept[key])
 
 
 class RemoteWorkspace:
