@@ -26,7 +26,6 @@ class Board(Mapping[int, Trial]):
         self._by_state: dict[State, dict[int, Trial]] = {}
         self._reached: dict[int, list[Key]] = {}  # by rung, the worst first
         self._paused: dict[int, list[Key]] = {}  # by the rung they stand at
-        self._complete: list[Key] = []
         self._best: tuple[int, float, int] | None = None  # rows before the key
         self._free = 0
         for trial in trials:
@@ -120,15 +119,10 @@ class Board(Mapping[int, Trial]):
         return None if self._best is None else self._best[:2]
 
     def leaders(self, count: int) -> list[Trial]:
-        """Return the ``count`` trials that came furthest: complete ones first, then by rung, then
-        by value.
-        """
+        """Return the ``count`` trials that came furthest: by rung, then by value there."""
         found: dict[int, Trial] = {}
-        for keys in (
-            self._complete,
-            *(self._reached[rung] for rung in sorted(self._reached, reverse=True)),
-        ):
-            for _, minus in reversed(keys):
+        for rung in sorted(self._reached, reverse=True):
+            for _, minus in reversed(self._reached[rung]):
                 if len(found) >= count:
                     return list(found.values())
                 found.setdefault(-minus, self._trials[-minus])
@@ -159,15 +153,11 @@ class Board(Mapping[int, Trial]):
             insort(
                 self._paused.setdefault(trial.rung, []), (trial.values[trial.rung], -trial.number)
             )
-        elif trial.state == "complete" and trial.best is not None:
-            insort(self._complete, (trial.best, -trial.number))
 
     def _leave_state(self, trial: Trial) -> None:
         del self._by_state[trial.state][trial.number]
         if trial.state == "paused" and trial.values:
             _remove(self._paused[trial.rung], (trial.values[trial.rung], -trial.number))
-        elif trial.state == "complete" and trial.best is not None:
-            _remove(self._complete, (trial.best, -trial.number))
 
 
 def _remove(keys: list[Key], key: Key) -> None:

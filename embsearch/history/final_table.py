@@ -25,11 +25,6 @@ def label_of(trial: Trial) -> str:
     return f"{GIVEN} {trial.number}" if trial.number else DEFAULT
 
 
-def is_given(label: str) -> bool:
-    """Return whether the row is of a configuration that somebody gave."""
-    return label == DEFAULT or label.startswith(GIVEN)
-
-
 def shown(label: str, trial: int | None) -> str:
     """Return how tables name a row: its label and its trial."""
     return label if trial is None or label.startswith(GIVEN) else f"{label} ({trial})"

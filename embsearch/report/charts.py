@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from optuna.distributions import CategoricalDistribution
 
 from embsearch.codec import Json, JsonObject
-from embsearch.history.final_table import BEST, DEFAULT, UNTUNED
+from embsearch.history.final_table import BEST, GIVEN, UNTUNED
 from embsearch.report.importance import Importance
 from embsearch.report.record import Record
 from embsearch.report.tables import SHOWN
@@ -412,8 +412,9 @@ def _seeds(objective: str, trials: int) -> Chart:
 
 
 def _segments(segments: int, primary: Metric, models: Sequence[str]) -> Chart:
-    first = [label for label in (UNTUNED, DEFAULT, BEST) if label in models]  # their colours stay
-    domain = [*first, *(label for label in models if label not in first)]
+    domain = sorted(
+        models, key=lambda label: label.startswith(GIVEN)
+    )  # last: the colours of the others stay
     model = {"field": "model", "type": "nominal", "title": None, "scale": {"domain": domain}}
     x = _y(primary.name, primary.label)
     y = {"field": "segment", "type": "nominal", "title": None, "axis": {"labelLimit": 140}}

@@ -114,13 +114,9 @@ def _paid(record: Record, models: Models, best: Course) -> Iterator[Finding]:
     given, metric = best_given(record.result), metric_label(record)
     if best.trial.given:
         highest = record.state.trials.best
-        near = (
-            ""
-            if highest is None or highest.given
-            else f" Trial {highest.number} was measured higher ({highest.best:.4f}), within what the noise between "
-            "seeds explains."
-        )
-        text = f"The {label_of(best.trial)} won: the search found nothing better.{near}"
+        text = f"The {label_of(best.trial)} won: the search found nothing better."
+        if highest is not None and not highest.given:
+            text += f" Trial {highest.number} had {highest.best:.4f}, which the noise between seeds explains."
         yield Finding("note", text)
         return
     over = None if given is None else models.gain(BEST, given["label"])
@@ -263,7 +259,7 @@ def _size(record: Record, models: Models | None) -> Iterator[Finding]:
             "note",
             f"{complete} of {len(record.courses)} trials ran to their end: enough to choose a configuration, too few "
             "to say which parameter mattered.",
-            _longer(record),
+            "a larger stop.trials, or stop.seconds where that ended it, goes on with this study",
         )
     if (
         record.config.study.seeds == 1
@@ -296,14 +292,6 @@ def _size(record: Record, models: Models | None) -> Iterator[Finding]:
             "is too good.",
             "data.test=FILE, or data.split.test=0.15",
         )
-
-
-def _longer(record: Record) -> str:
-    """Return the override by which a study that has ended goes on."""
-    stop = record.config.stop
-    if stop.seconds is not None and record.seconds >= stop.seconds:
-        return f"stop.seconds={2 * stop.seconds:g} goes on with this study"
-    return f"stop.trials={max(2 * stop.trials, 24)} goes on with this study"
 
 
 def _failures(record: Record) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from embsearch.codec import Json
-from embsearch.history.final_table import BEST, UNTUNED, is_given, shown
+from embsearch.history.final_table import BEST, UNTUNED, shown
 from embsearch.tasks.base import AnyTask
 from embsearch.values import Interval, primary_interval
 
@@ -100,7 +100,9 @@ def best_given(result: Json | None) -> Json | None:
     ``study.Result``.
     """
     rows = [] if result is None else result["table"]
-    given = [row for row in rows if is_given(row["label"]) and row["validation"] is not None]
+    given = [
+        row for row in rows if row["label"] not in (UNTUNED, BEST) and row["validation"] is not None
+    ]
     return max(given, key=lambda row: float(row["validation"]), default=None)
 
 

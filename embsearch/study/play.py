@@ -123,8 +123,7 @@ class PlayedStudy:
         stops = stops_of(steps, self.config.evaluate.at)
         seconds = self.work.costs.step(params, batch)
         self.trials[number] = PlayedTrial(params, batch, seconds, stops, float(self._draw.random()))
-        given = 0 < number <= len(self.config.study.defaults)
-        origin: Origin = "given" if given else ""
+        origin: Origin = "given" if 0 < number <= len(self.config.study.defaults) else ""
         self.state.apply(events.Created(trial=number, params=params, origin=origin), number)
 
     def _train(self, slot: int, segment: Segment) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from embsearch.codec import JsonObject
 from embsearch.config.build import to_dict
@@ -103,20 +104,14 @@ def winner(state: StudyState, config: Config) -> Trial | None:
     best = state.trials.best if number is None else state.trials[number]
     if best is None or best.given:
         return best
-    again = {one.trial: one for one in found if not one.failed}
-
-    def evidence(trial: Trial) -> tuple[float, int]:
-        """Return the value and of how many runs it is the mean."""
-        one = again.get(trial.number)
-        return (one.mean, len(one.values)) if one else (trial.best or 0.0, trial.searched)
-
-    value, runs = evidence(best)
-    for trial in by_value(state):
-        if trial.given and state.validation(trial.number) is not None:
-            theirs, of = evidence(trial)
-            error = SEED_NOISE * math.sqrt(1 / runs + 1 / of)
-            if apart(value, theirs) <= DOUBT * error:
-                return trial
+    again = {one.trial: one.values for one in found if not one.failed}
+    runs = {t.number: again.get(t.number, (t.best or 0.0,) * t.searched) for t in by_value(state)}
+    mine = runs[best.number]
+    for number, theirs in runs.items():
+        if state.trials[number].given and state.validation(number) is not None:
+            error = SEED_NOISE * math.sqrt(1 / len(mine) + 1 / len(theirs))
+            if apart(fmean(mine), fmean(theirs)) <= DOUBT * error:
+                return state.trials[number]
     return best
 
 
