@@ -35,7 +35,7 @@ class Home:
         self.words = [
             f"home={folder}", f"model.path={model}", f"data.path={data}", "study.name=s", "study.task=s",
             "device=cpu", "train.precision=fp32", "track=none", launcher,
-            "space=small", "space.train.lr={low: 1e-4, high: 1e-2}", "train.lr=1e-3",
+            "space=small", "space.train.lr={low: 1e-4, high: 1e-2}", "train.lr=1e-3", "objective=triplet",
             "train.texts=3000", "train.warmup_steps=2", "evaluate.at=[0.11,0.33,1.0]", "evaluate.draws=50",
             "promote.draws=200", "promote.min_auc=0.5", "promote.licence=mit", "promote.max_slowdown=9",
             "stop.trials=6", "confirm.top_k=0",

@@ -68,7 +68,7 @@ def test_a_study_runs_to_its_end(calm):
 def test_no_two_trials_are_alike_and_the_first_is_the_default(calm):
     assert len(set(calm.params())) == 6
     assert json.loads(calm.params()[0]) == {
-        "train.lr": 1e-3, "train.batch_size": 64, "objective.name": "infonce", "objective.temperature": 0.05,
+        "train.lr": 1e-3, "train.batch_size": 64, "objective.name": "triplet", "objective.margin": 0.3,
     }  # fmt: skip
 
 
