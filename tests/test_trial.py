@@ -57,6 +57,7 @@ def config(tiny_bert):
             "warmup_steps": 2,
             "precision": "fp32",
         },
+        "objective": {"name": "triplet"},  # works with batches of one, too
         "evaluate": {"at": [0.25, 0.5, 1.0]},
         "device": "cpu",
     }

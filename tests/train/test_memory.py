@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 STEP = """
 import json, resource, sys
 from pathlib import Path
@@ -55,6 +57,8 @@ def steps(size, *longest):
     return json.loads(ended.stdout)
 
 
+@pytest.mark.serial  # it trains with both cores
+@pytest.mark.timeout(1200)
 def test_a_batch_of_1024_triplets_works_in_4_gb():
     found = steps(1024, 33, 9, 40, 26, 22, 33)
     assert 0 < found["kept"] < found["chunks"]
