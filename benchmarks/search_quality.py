@@ -371,7 +371,10 @@ def main() -> None:
     for rival, worlds in results.items():
         keys = next(iter(worlds.values()))
         print(rival, {k: round(statistics.fmean(w[k] for w in worlds.values()), 4) for k in keys})
-    asked.out.write_text(json.dumps(results, indent=1) + "\n")
+    never = json.dumps(results, indent=1).replace(
+        "Infinity", "null"
+    )  # texts to what was not reached
+    asked.out.write_text(never + "\n")
 
 
 KNOWN_GOOD = {
