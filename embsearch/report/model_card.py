@@ -71,13 +71,7 @@ def chosen(record: Record, trial: int | None = None) -> Course:
                 f"study {record.name}: no trial was measured, so there is no model to describe"
             )
         trial = record.best.number
-    if trial not in record.courses:
-        known = (
-            f"the trials {min(record.courses)} to {max(record.courses)}"
-            if record.courses
-            else "no trial"
-        )
-        raise StudyError(f"trial={trial}: study {record.name} has {known}")
+    record.check_trial(trial)
     course = record.courses[trial]
     if course.best is None:
         raise StudyError(

@@ -22,8 +22,10 @@ class Closing:
     def next(self, board: Board, elapsed: float, promotable: int | None) -> tuple[int, str] | None:
         """Return which paused trial has to go on now to come to its end in time, and why: the promotable one, or
         the best of the highest rung. None while there is time to begin others, or where none can be finished."""
+        if self._limit is None:
+            return None
         whole = self.seconds_of_a_trial(board)
-        if self._limit is None or whole is None:
+        if whole is None:
             return None
         left = self._limit - elapsed
         paused = [board.best_paused(rung) for rung in reversed(board.paused_at())]
@@ -35,10 +37,8 @@ class Closing:
                 continue
             if left > need + whole * self._begun:
                 return None
-            return (
-                trial.number,
-                f"stop.seconds: {left:.0f} s are left, and its end takes {need:.0f} s",
-            )
+            why = f"stop.seconds: {left:.0f} s are left, and its end takes {need:.0f} s"
+            return trial.number, why
         return None
 
     def seconds_of_a_trial(self, board: Board) -> float | None:

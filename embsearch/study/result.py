@@ -10,8 +10,7 @@ from statistics import fmean
 from embsearch.codec import JsonObject
 from embsearch.config.build import to_dict
 from embsearch.config.schema import Config
-from embsearch.history import events, final_table
-from embsearch.history.final_table import BEST
+from embsearch.history import final_table
 from embsearch.history.folder import StudyFolder
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Run, Trial
@@ -39,13 +38,6 @@ class Result:
     seconds: float
     finished: bool
     confirmed: list[JsonObject] = field(default_factory=list)  # search.confirm.Confirmed
-
-    @property
-    def highest(self) -> float | None:
-        """The highest validation value: of the winner, or of one that fresh seeds put behind it."""
-        values = [row["validation"] for row in self.table if row["label"] == BEST]
-        values += [one["value"] for one in self.confirmed]
-        return max((value for value in values if value is not None), default=None)
 
 
 def result_of(
@@ -132,11 +124,11 @@ def _best_of(run: Run, state: StudyState) -> float:
     return max(value for rung, value in run.values.items() if rows[rung - 1] == most)
 
 
-def nothing_left(config: Config, folder: StudyFolder, closed: events.Closed) -> bool:
+def nothing_left(config: Config, folder: StudyFolder, state: StudyState) -> bool:
     """Return whether neither the budget nor what confirms the best was extended since the study ended."""
     asked = folder.read_locked()["config"].get("confirm")
-    if asked is not None and asked != to_dict(config)["confirm"]:
+    if state.closed is None or (asked is not None and asked != to_dict(config)["confirm"]):
         return False
-    result = Result(**closed.result)
+    result = Result(**state.closed.result)
     count = sum(result.counts.values())
-    return bool(budget.spent(config.stop, count, result.seconds, result.highest))
+    return bool(budget.spent(config.stop, count, result.seconds, state.best_value))

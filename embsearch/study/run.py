@@ -83,7 +83,7 @@ class Study:
         with self.folder.hold():
             self.folder.check_drift()
             state = self.folder.state()
-            if state.closed is not None and nothing_left(self.config, self.folder, state.closed):
+            if state.closed is not None and nothing_left(self.config, self.folder, state):
                 return self._show_again(state.closed)
             self.say(self._ready())
             self._open(state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from helpers import event
 
@@ -21,6 +23,7 @@ from embsearch.study.actions import (
     Wait,
 )  # fmt: skip
 from embsearch.study.policy import Policy
+from embsearch.study.result import nothing_left, result_of
 
 AT = [0.1, 0.3, 1.0]
 
@@ -249,3 +252,22 @@ def test_a_given_point_that_is_nearly_as_good_wins(value, won):
     for label, trial in rows:
         state.apply(event("tested", label=label, trial=trial))
     assert policy(stop={"trials": 2}).due(state, Moment(0.0, [0])).best == won
+
+
+def test_a_target_that_was_reached_is_reached_also_where_a_given_point_won_in_doubt():
+    mine = policy(stop={"trials": 9, "target": 0.902})
+    state = told(begun(whole(0, 0.9), whole(1, 0.902)))
+    for label, trial in (
+        ("untuned encoder", None),
+        ("default configuration", 0),
+        ("best trial", 0),
+    ):
+        state.apply(event("tested", label=label, trial=trial))
+    end = mine.due(state, Moment(0.0, [0]))
+    assert (end.best, end.why) == (0, "stop.target: 0.9020 reached 0.902")
+    result = result_of("s", state, end.why, state.trials[0], [], 1.0)
+    state.apply(event("closed", why=end.why, best=0, result=vars(result)))
+    locked = SimpleNamespace(read_locked=lambda: {"config": {}})
+    assert nothing_left(mine.config, locked, state)
+    longer = policy(stop={"trials": 9, "target": 0.95})
+    assert not nothing_left(longer.config, locked, state)
