@@ -147,7 +147,7 @@ def trial(
     exploded, OutOfMemory when not even one text fits, OSError when the disk is full, Lost when a
     process of ``group`` is gone.
     """
-    train, objective_name = config.train, config.evaluate.objective
+    train, objective_name = config.train, config.evaluate.metric
     torch.manual_seed(train.seed)
     task = task_of(config)
     rows = task.rows(data, "valid", config.evaluate.max_rows)

@@ -76,7 +76,7 @@ def _scores(
     )
     kept = record.folder.tested(next(of_study, f"trial {number} {split}"))
     with suppress(OSError, ValueError):
-        found = Examined.load(kept).similarity
+        found = Examined.load(kept).answers
         if len(found) == len(getattr(data, split)):
             return found
     from embsearch.worker import Worker, use_all_cores
@@ -84,4 +84,4 @@ def _scores(
     use_all_cores()
     print(f"measuring trial {number} on the {split} rows", flush=True)
     Worker().evaluate(record.config, str(cache), split, str(model), False, 0, kept)
-    return Examined.load(kept).similarity
+    return Examined.load(kept).answers

@@ -13,6 +13,7 @@ from embsearch.config.schema import Config
 from embsearch.launch.base import encode
 from embsearch.registry import test_set_uses
 from embsearch.report.result import metrics_table
+from embsearch.study.fit_to_data import fit_to_data
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.digest import digest, manifest
 from embsearch.values import PRIMARY
@@ -28,6 +29,7 @@ def run(config: Config, options: EvaluateOptions) -> int:
     from embsearch.worker import Worker, use_all_cores
 
     use_all_cores()
+    config, _ = fit_to_data(config)
     home = home_folder(config.home)
     cache = task_of(config).prepare(config.data, home / "cache")
     worker = Worker()

@@ -30,6 +30,7 @@ from embsearch.search import plan, sampler, scheduler
 from embsearch.search.space import Space, parse
 from embsearch.search.warmup import Warmups
 from embsearch.study import play
+from embsearch.study.fit_to_data import fit_to_data
 from embsearch.tasks.catalogue import task_of
 
 T = TypeVar("T")
@@ -93,10 +94,14 @@ def check(config: Config) -> tuple[Config, Space, Path]:
     if space is None or folder is None or faults:
         attempt(lambda: build_dataset(config.data, *find_files(config.data)))
         raise UserError(faults)
+    config, notes = fit_to_data(config)
+    for note in notes:
+        print(note)
+    fitted = parse(config.space, config)
     task = task_of(config)
     cache = task.prepare(config.data, folder.home / "cache")
-    task.preflight(config, {d.path: d.values for d in space.dimensions}, task.load(cache))
-    return config, space, cache
+    task.preflight(config, {d.path: d.values for d in fitted.dimensions}, task.load(cache))
+    return config, fitted, cache
 
 
 def trials_of(config: Config, space: Space) -> int | None:

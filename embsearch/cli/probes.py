@@ -110,7 +110,7 @@ class Probes:
         started = time.monotonic()
         first = self._evaluations(dict.fromkeys(self.slots, job))
         loaded = time.monotonic() - started
-        check_objective(self.config.evaluate.objective, first[0].metrics)
+        check_objective(self.config.evaluate.metric, first[0].metrics)
         untuned = _seconds(self._evaluations(dict.fromkeys(self.slots, job)))
         read = first[0].readings
         return max(0.0, loaded - untuned), untuned, first[0].compute, read[-1] if read else None

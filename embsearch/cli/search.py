@@ -36,7 +36,7 @@ def run(config: Config, options: TellsMore) -> int:
         result = study.run()
     finally:
         watch.close()
-    show(vars(result), config.evaluate.objective, task_of(config))
+    show(vars(result), study.config.evaluate.metric, task_of(study.config))
     if not study.trials:
         print(
             f"nothing to do: this study had ended before. More trials: stop.trials={config.stop.trials * 2}; "

@@ -12,6 +12,7 @@ from embsearch.config.schema import Config
 from embsearch.errors import EmbsearchError
 from embsearch.report.live import Watch
 from embsearch.report.result import show
+from embsearch.study.fit_to_data import fit_to_data
 from embsearch.study.run import Study
 from embsearch.tasks.catalogue import task_of
 
@@ -19,7 +20,7 @@ from embsearch.tasks.catalogue import task_of
 def run(config: Config, options: TrainOptions) -> int:
     """Train to the end of the budget; with ``output=`` the model is also copied there."""
     output = check_new_folder(options.output)
-    config = single(config)
+    config = single(fit_to_data(config)[0])
     watch = Watch()
     recorder = search.recorder(config)
     made = launchers.launcher(config)
@@ -28,7 +29,7 @@ def run(config: Config, options: TrainOptions) -> int:
         result = study.run()
     finally:
         watch.close()
-    show(vars(result), config.evaluate.objective, task_of(config))
+    show(vars(result), study.config.evaluate.metric, task_of(study.config))
     model = study.folder.trial(0) / "model"
     if not model.exists():
         raise EmbsearchError(

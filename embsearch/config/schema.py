@@ -262,7 +262,11 @@ class TrainConfig(Room):
 
 @dataclass(frozen=True)
 class EvaluateConfig(Room):
-    objective: str = setting("auc", "the validation metric that is maximised", verbs=("search",))
+    objective: str = setting(
+        "auto",
+        "the validation metric that is maximised; auto: auc, or pool_ndcg_10 for pairs alone",
+        verbs=("search",),
+    )
     at: tuple[float, ...] = setting(
         (0.1, 0.25, 0.5, 0.75, 1.0),
         "shares of train.texts at which a trial is measured",
@@ -282,6 +286,11 @@ class EvaluateConfig(Room):
         below=0.5,
         fault="a standard error of AUC; use 0.01, or 0 to read all rows",
     )
+
+    @property
+    def metric(self) -> str:
+        """The metric that is maximised; auc where the data did not decide otherwise."""
+        return "auc" if self.objective == "auto" else self.objective
 
     def faults(self) -> Iterator[str]:
         """Yield what no range can say."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from embsearch.codec import JsonObject
+from embsearch.codec import Json, JsonObject
 from embsearch.data.dataset import Dataset, Ids
 from embsearch.data.source_files import SPLITS
 
@@ -75,9 +75,26 @@ def _splits(report: JsonObject, dataset: Dataset) -> str:
     weighted = f"\nweights from {weights.min():g} to {weights.max():g}" if np.ptp(weights) else ""
     legend = "rows: titles shown for a query, each once; with both: queries with a relevant and an irrelevant one"
     shares = (f"{split}: {_grades(report['splits'][split])}" for split in SPLITS)
-    return (
-        f"split {report['split']}\n{table(rows)}\n{legend}\ngrades  {'; '.join(shares)}{weighted}"
-    )
+    parts = [
+        f"split {report['split']}",
+        table(rows),
+        legend,
+        f"grades  {'; '.join(shares)}{weighted}",
+    ]
+    return "\n".join([*parts, *sampled_line(report)])
+
+
+def sampled_line(report: Json) -> list[str]:
+    """Return the line that says which titles were sampled as irrelevant; none where none were."""
+    sampled = report.get("sampled")
+    if not sampled:
+        return []
+    splits = " and ".join(f"{n:,} rows of {split}" for split, n in sampled["rows"].items())
+    return [
+        f"sampled {splits}: no validation title is irrelevant, so each query is shown "
+        f"{sampled['titles']} titles of its split that are not its own (seed {sampled['seed']}); "
+        "AUC is against these"
+    ]
 
 
 def _grades(counts: JsonObject) -> str:

@@ -22,6 +22,7 @@ from embsearch.data.derive import derive_triplets, shown_titles
 from embsearch.data.faults import Fault, as_csv, count_kinds
 from embsearch.data.ids import make_dataset
 from embsearch.data.read import Table, read
+from embsearch.data.sampled import with_sampled
 from embsearch.data.source_files import SPLITS, Source, find_files
 from embsearch.data.split import assign_splits
 from embsearch.data.summary import summarise
@@ -80,6 +81,7 @@ def build_dataset(
 
     shown = _shown(frame, kind, config)
     shown["split"] = shown["key"].map(dict(zip(frame["key"], frame["split"], strict=True)))
+    shown, sampled = with_sampled(shown, config.positive_grade, config.split.seed)
     train = frame[frame["split"] == "train"]
     triplets = train if kind == "triplets" else derive_triplets(train, config.derive)
     check_usable(triplets, shown, config, dropped)
@@ -89,6 +91,7 @@ def build_dataset(
         **summarise(shown, able, config.positive_grade),
         "split": how,
         "triplets": len(triplets),
+        **({"sampled": sampled} if sampled else {}),
     }
     return make_dataset(triplets, shown, config.positive_grade, report), dropped
 

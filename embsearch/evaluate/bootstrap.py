@@ -92,17 +92,30 @@ def mean_gain(
     1.
     """
     gain_Q = np.asarray(candidate_Q, dtype=np.float64) - np.asarray(baseline_Q, dtype=np.float64)
-    gain_Q = gain_Q[~np.isnan(gain_Q)]
-    if not len(gain_Q):
-        raise ValueError("a gain by query needs a query that both columns have a value for")
+    return _mean_interval(gain_Q, draws, seed, level, worst=-1.0)
+
+
+def mean_interval(
+    value_Q: ArrayLike, draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Return the mean over queries of a ranking metric between 0 and 1, with its interval."""
+    return _mean_interval(np.asarray(value_Q, dtype=np.float64), draws, seed, level, worst=0.0)
+
+
+def _mean_interval(value_Q: Floats, draws: int, seed: int, level: float, worst: float) -> Interval:
+    value_Q = value_Q[~np.isnan(value_Q)]
+    if not len(value_Q):
+        raise ValueError("a mean by query needs a query that has a value")
     random = np.random.default_rng(seed)
-    step = max(1, CHUNK // len(gain_Q))
-    sizes = [min(step, draws - start) for start in range(0, draws, step)] if len(gain_Q) > 1 else []
+    step = max(1, CHUNK // len(value_Q))
+    sizes = (
+        [min(step, draws - start) for start in range(0, draws, step)] if len(value_Q) > 1 else []
+    )
     drawn = [
-        gain_Q[random.integers(len(gain_Q), size=(size, len(gain_Q)))].mean(axis=1)
+        value_Q[random.integers(len(value_Q), size=(size, len(value_Q)))].mean(axis=1)
         for size in sizes
     ]
-    return _interval(float(gain_Q.mean()), drawn, level, worst=-1.0)
+    return _interval(float(value_Q.mean()), drawn, level, worst)
 
 
 class Ranked(NamedTuple):

@@ -30,7 +30,7 @@ def readings(
     """
     if (
         not config.early_error
-        or config.objective != "auc"
+        or config.metric != "auc"
         or rows.relevant.all()
         or not rows.relevant.any()
     ):

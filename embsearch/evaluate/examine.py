@@ -6,7 +6,7 @@ Shapes: M rows, Q queries, P pool titles, T texts, S texts of the sample, E dime
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -34,6 +34,13 @@ class Examined:
     ]  # (Q,) of the first relevant title among them all, from 1; 0: the query has none
     sample: Ids  # (S,) some queries and the titles shown for them
     vectors: NDArray[np.float16]  # (S, E) of the sample, of length 1
+    # (M,) place of each row's title in the pool, where a metric of the pool judged
+    pool: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+
+    @property
+    def answers(self) -> NDArray[np.float32]:
+        """The answers of the task that made this."""
+        return np.stack([self.similarity, self.pool], axis=1) if len(self.pool) else self.similarity
 
     def save(self, path: Path) -> None:
         """Write it whole or not at all."""
@@ -61,7 +68,9 @@ class Examined:
         """
         try:
             with np.load(path) as arrays:
-                return Examined(**{name: arrays[name] for name in Examined.__dataclass_fields__})
+                names = [name for name in Examined.__dataclass_fields__ if name != "pool"]
+                known = {name: arrays[name] for name in names}
+                return Examined(**known, **({"pool": arrays["pool"]} if "pool" in arrays else {}))
         except (KeyError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path}: damaged: {error}") from error
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from embsearch.evaluate.auc import Floats, Vectors, checked, groups
 
+ByQuery = dict[str, Floats]  # metric -> (Q,) one value a query
 CHUNK = 1 << 23  # scores held at once: 32 MB in fp32, three times that with the copies made of them
 
 
@@ -120,24 +121,26 @@ def pool_ranks(
     return rank_R
 
 
-def pool_metrics(rank_R: NDArray[np.int64], query_R: ArrayLike) -> dict[str, float]:
-    """Return ``pool_mrr_10``, ``pool_recall_1`` and ``pool_recall_10`` of what ``pool_ranks``
-    found.
+def pool_by_query(rank_R: NDArray[np.int64], grade_R: ArrayLike, query_R: ArrayLike) -> ByQuery:
+    """Return by metric (Q,) the values of the queries with a relevant title, from the ranks that
+    ``pool_ranks`` found.
+
+    ``grade_R``: of the relevant titles; all others of the pool count as grade 0 in nDCG.
     """
-    group_R = groups(query_R)
+    grade_R = np.asarray(grade_R, dtype=np.float64)
+    group_R = np.unique(np.asarray(query_R), return_inverse=True)[1]
+    relevant_Q = np.bincount(group_R)
+    first_Q = np.full(len(relevant_Q), np.iinfo(np.int64).max)
+    np.minimum.at(first_Q, group_R, rank_R)
+    gain_R = _gain(grade_R, group_R)
+    best_Q = _dcg(gain_R, places(grade_R, grade_R, group_R), group_R, 10)
+    found_Q = _dcg(gain_R, rank_R, group_R, 10)
     return {
-        "pool_mrr_10": _mrr(rank_R, group_R, 10),
-        "pool_recall_1": _recall(rank_R, group_R, 1),
-        "pool_recall_10": _recall(rank_R, group_R, 10),
+        "pool_ndcg_10": np.divide(found_Q, best_Q, out=np.zeros_like(found_Q), where=best_Q > 0),
+        "pool_mrr_10": np.where(first_Q <= 10, 1 / first_Q, 0.0),
+        "pool_recall_1": np.bincount(group_R, weights=rank_R <= 1) / relevant_Q,
+        "pool_recall_10": np.bincount(group_R, weights=rank_R <= 10) / relevant_Q,
     }
-
-
-def _mrr(place_R: NDArray[np.int64], group_R: NDArray[np.int64], k: int) -> float:
-    _some_relevant(place_R)
-    first_Q = np.full(group_R.max() + 1, np.iinfo(np.int64).max)
-    np.minimum.at(first_Q, group_R, place_R)
-    first_Q = first_Q[np.bincount(group_R) > 0]  # queries without a relevant title are left out
-    return float(np.mean(np.where(first_Q <= k, 1 / first_Q, 0.0)))
 
 
 def _recall(place_R: NDArray[np.int64], group_R: NDArray[np.int64], k: int) -> float:

@@ -13,13 +13,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from embsearch.data.dataset import Ids, JudgedRows
+from embsearch.evaluate import ranking
 from embsearch.evaluate.auc import Floats, Vectors, query_auc, roc_auc, triplet_accuracy
-from embsearch.evaluate.ranking import mrr_at_k, ndcg_at_k, pool_metrics, pool_ranks, recall_at_k
+from embsearch.evaluate.ranking import ByQuery, mrr_at_k, ndcg_at_k, pool_ranks, recall_at_k
+
+METRICS = (
+    "auc",
+    "query_auc",
+    "triplet_accuracy",
+    "mrr_10",
+    "ndcg_10",
+    "recall_1",
+    "recall_10",
+)  # that ``score`` can return
 
 
 def score(judged: JudgedRows, similarity: ArrayLike) -> dict[str, float]:
-    """Return ``auc``, ``query_auc``, ``triplet_accuracy``, ``mrr_10``, ``ndcg_10``, ``recall_1``,
-    ``recall_10``.
+    """Return METRICS.
 
     The ranking ones are among the titles shown for a query; queries without a relevant title are
     left out of them. Raises ValueError on NaN.
@@ -75,18 +85,18 @@ def similarity(judged: JudgedRows, ids_T: Ids, vectors_TE: Vectors) -> NDArray[n
     return cosine_M
 
 
-def score_pool(
+def pool_places(
     judged: JudgedRows, ids_T: Ids, vectors_TE: Vectors, pool: Ids | None = None
-) -> dict[str, float]:
-    """Return ``pool_mrr_10``, ``pool_recall_1``, ``pool_recall_10``: each query against every title
-    of ``pool``.
+) -> NDArray[np.int64]:
+    """Return (M,) the place, from 1, of each relevant row's title among all of ``pool``; 0 for rows
+    that are not relevant.
 
     ``pool`` holds text ids, every relevant title among them; None: the titles of the rows. Where a
-    query is spelt in several ways its first spelling asks. Empty where no query has a relevant
-    title.
+    query is spelt in several ways its first spelling asks.
     """
+    place_M = np.zeros(len(judged), dtype=np.int64)
     if not judged.relevant.any():
-        return {}
+        return place_M
     pool = np.unique(judged.title if pool is None else pool)
     unit_TE = unit_vectors(vectors_TE)
     first_M = np.unique(judged.query, return_index=True)[1]
@@ -94,9 +104,27 @@ def score_pool(
     query_R = np.searchsorted(judged.query[first_M], judged.query[asks])
     title_R = _rows(pool, judged.title[asks])
     queries_QE = unit_TE[_rows(ids_T, judged.text[first_M])]
-    return pool_metrics(
-        pool_ranks(queries_QE, unit_TE[_rows(ids_T, pool)], query_R, title_R), query_R
-    )
+    place_M[asks] = pool_ranks(queries_QE, unit_TE[_rows(ids_T, pool)], query_R, title_R)
+    return place_M
+
+
+def pool_by_query(judged: JudgedRows, place_M: NDArray[np.int64]) -> ByQuery:
+    """Return by metric of the pool its values for the queries with a relevant title, from
+    ``pool_places``.
+    """
+    at = judged.relevant
+    return ranking.pool_by_query(place_M[at], judged.grade[at], judged.query[at])
+
+
+def score_pool(judged: JudgedRows, place_M: NDArray[np.int64]) -> dict[str, float]:
+    """Return ``pool_ndcg_10``, ``pool_mrr_10``, ``pool_recall_1``, ``pool_recall_10`` from
+    ``pool_places``: each query against every title of the pool.
+
+    Empty where no query has a relevant title.
+    """
+    if not judged.relevant.any():
+        return {}
+    return {name: float(values.mean()) for name, values in pool_by_query(judged, place_M).items()}
 
 
 def mixed(relevant: NDArray[np.bool_]) -> bool:

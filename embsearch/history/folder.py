@@ -257,7 +257,11 @@ class StudyFolder:
 
     def state(self) -> StudyState:
         """Return how the study stands by its logs."""
-        state = StudyState(self.config.evaluate.objective)
+        evaluate = self.config.evaluate
+        if evaluate.objective == "auto" and self.locked.exists():
+            began = self.read_locked()["config"]["evaluate"]
+            evaluate = replace(evaluate, objective=began["objective"])
+        state = StudyState(evaluate.metric)
         return state.apply_all(self.study_events(), dict(self.trial_logs()))
 
     def last_sign(self) -> float:
@@ -275,6 +279,9 @@ def as_begun(config: Config) -> Config:
     if not folder.locked.exists() or not folder.begun:
         return config
     began = folder.read_locked()
+    if config.evaluate.objective == "auto":
+        objective = began["config"]["evaluate"]["objective"]
+        config = with_values(config, {"evaluate.objective": objective})
     older = OLDER_DEFAULTS if began["defaults"] < DEFAULTS else {}
     if config.study.on_drift == "refuse":
         for path, (old, new) in older.items():

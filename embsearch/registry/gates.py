@@ -91,13 +91,13 @@ def floor_gate(
     task: AnyTask, rows: Rows, mine: Answers, asked: PromoteConfig, seed: int = 0
 ) -> Gate:
     """Ask that a first champion's interval ends no lower than ``promote.min_auc``."""
-    found = task.interval(rows, mine, asked.draws, seed)
+    metric, found = task.floor(rows, mine, asked.draws, seed)
     passed = found.low >= asked.min_auc
     words = (
-        f"test {task.primary.label} {found.value:.4f}, {_interval(found, '')}: its lower end is "
+        f"test {metric.label} {found.value:.4f}, {_interval(found, '')}: its lower end is "
         f"{'not ' if passed else ''}below promote.min_auc={asked.min_auc:g}"
     )
-    return Gate("floor", passed, words, {task.primary.name: record(found)})
+    return Gate("floor", passed, words, {metric.name: record(found)})
 
 
 def ranking_gate(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import pandas as pd
 from embsearch.data.dataset import JudgedRows
 from embsearch.history import events
 from embsearch.registry import plots, trained_rows
-from embsearch.tasks.base import Metric
+from embsearch.tasks.base import Answers, Metric
 from embsearch.track.mlflow_model import UID
 from embsearch.track.mlflow_store import find_experiment, quoted
 from embsearch.values import record
@@ -95,13 +96,14 @@ def _write(folder: Path, found: Examination, candidate: Candidate) -> None:
     rows, primary = candidate.rows, candidate.task.primary
     (folder / "gains.png").write_bytes(plots.gains_plot(found.gates, primary.label))
     if isinstance(rows, JudgedRows):  # the pictures of other tasks are not drawn
-        mine, *rivals = found.answers
-        (folder / "scores.csv").write_text(_table(rows, found), encoding="utf-8")
-        pairs = plots.pairs_plot(rows, found.answers[mine], found.answers[rivals[-1]], rivals[-1])
+        cosines = {k: candidate.task.cosines(answers) for k, answers in found.answers.items()}
+        mine, *rivals = cosines
+        (folder / "scores.csv").write_text(_table(rows, cosines), encoding="utf-8")
+        pairs = plots.pairs_plot(rows, cosines[mine], cosines[rivals[-1]], rivals[-1])
         (folder / "pairs.png").write_bytes(pairs)
 
 
-def _table(rows: JudgedRows, found: Examination) -> str:
+def _table(rows: JudgedRows, cosines: Mapping[str, Answers]) -> str:
     segments = np.array([*rows.segments, ""])  # -1: none
     table = {
         "query": rows.query,
@@ -109,5 +111,5 @@ def _table(rows: JudgedRows, found: Examination) -> str:
         "segment": segments[rows.segment],
     }
     text = io.StringIO()
-    pd.DataFrame(table | dict(found.answers)).to_csv(text, index_label="row", float_format="%.6f")
+    pd.DataFrame(table | dict(cosines)).to_csv(text, index_label="row", float_format="%.6f")
     return text.getvalue()

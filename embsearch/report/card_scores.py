@@ -131,7 +131,7 @@ class CardScores:
             return models.gain(of, over)
         if self.split not in self.evidence.scores or self.task.lacking(rows):
             return None
-        theirs, config = models.by_label[over].similarity, self.record.config
+        theirs, config = models.by_label[over].answers, self.record.config
         mine = self.evidence.scores[self.split]
         return self.task.gain(rows, mine, theirs, config.evaluate.draws, config.seed)
 

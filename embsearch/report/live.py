@@ -152,10 +152,10 @@ def summary(study: Watched) -> str:
     ]
     if study.best is not None and study.best.best is not None:
         words.append(
-            f"best {study.config.evaluate.objective} {study.best.best:.4f} (trial {study.best.number})"
+            f"best {study.config.evaluate.metric} {study.best.best:.4f} (trial {study.best.number})"
         )
     elif study.baseline is not None:
-        words.append(f"untuned {study.baseline[study.config.evaluate.objective]:.4f}")
+        words.append(f"untuned {study.baseline[study.config.evaluate.metric]:.4f}")
     else:
         words.append("loading the encoder, measuring it untuned")
     speed = sum(t.speed for t in trials if t.state == "running")

@@ -39,7 +39,7 @@ class Past:
     @property
     def objective(self) -> str:
         """The metric that was maximised, as measurements name it."""
-        return f"val/{self.config.evaluate.objective}"
+        return f"val/{self.config.evaluate.metric}"
 
     @property
     def threads(self) -> int:

@@ -130,7 +130,7 @@ class Record:
     @property
     def objective(self) -> str:
         """The validation metric that is maximised."""
-        return self.config.evaluate.objective
+        return self.config.evaluate.metric
 
     @cached_property
     def trials(self) -> dict[int, Trial]:

@@ -60,9 +60,7 @@ class Models:
 
     def paired(self, mine: Examined, theirs: Examined) -> Interval:
         """Return the primary metric of ``mine`` minus that of ``theirs`` on these rows, paired."""
-        return self.task.gain(
-            self.rows, mine.similarity, theirs.similarity, self._draws, self._seed
-        )
+        return self.task.gain(self.rows, mine.answers, theirs.answers, self._draws, self._seed)
 
     @property
     def groups(self) -> Groups:

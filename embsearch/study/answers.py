@@ -97,7 +97,7 @@ class Answers:
             if message.failure == "data":
                 raise UserError(f"evaluating the untuned encoder: {message.message}")
             raise EmbsearchError(f"evaluating the untuned encoder:\n{_trace(message)}")
-        check_objective(self._work.config.evaluate.objective, message.metrics)
+        check_objective(self._work.config.evaluate.metric, message.metrics)
         return events.Baseline(
             metrics=message.metrics,
             readings=message.readings,

@@ -71,7 +71,7 @@ class PlayedStudy:
         # Nobody knows whether values reach the target, so the search is played to its other limits.
         stop = replace(config.stop, target=None)
         self.policy = Policy(replace(config, stop=stop), scheduler.make(config))
-        self.state = StudyState(config.evaluate.objective)
+        self.state = StudyState(config.evaluate.metric)
         self.trials: dict[int, PlayedTrial] = {}
         self.now = self.training = self.measuring = 0.0
         self.texts = self.kept = 0

@@ -18,7 +18,7 @@ from embsearch.config.schema import Config
 from embsearch.history import events
 from embsearch.history.board import Board
 from embsearch.history.events import Event
-from embsearch.history.folder import StudyFolder, as_begun
+from embsearch.history.folder import StudyFolder
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Trial
 from embsearch.launch.base import Launcher
@@ -29,6 +29,7 @@ from embsearch.study import actions, progress
 from embsearch.study.actions import BASELINE, Moment, Name, describe
 from embsearch.study.answers import Answers
 from embsearch.study.dispatch import Dispatch
+from embsearch.study.fit_to_data import fit_to_data
 from embsearch.study.policy import Policy
 from embsearch.study.result import Result, nothing_left, result_of
 from embsearch.study.stopping import STOPPED, Interrupted, Stopping
@@ -54,7 +55,8 @@ class Study:
         ready: Callable[[], str] = lambda: "",
         verbose: bool = False,
     ) -> None:
-        config = as_begun(config)
+        parse(config.space, config)
+        config, self._decided_by_data = fit_to_data(config)
         self.space = parse(config.space, config)
         most = sampler.trials_of(config.sampler, self.space, 1 + len(config.study.defaults))
         if most is not None:  # a grid that is done is a study that is done
@@ -70,7 +72,7 @@ class Study:
             self.config = replace(config, study=replace(config.study, name=name))
             self.folder = StudyFolder(self.config, clock)
         self.scheduler = scheduler.make(config)
-        self.state = StudyState(config.evaluate.objective)
+        self.state = StudyState(config.evaluate.metric)
         self.stopping = Stopping(config.launcher.grace)
         self._earlier, self._started = 0.0, self._clock.monotonic()
         self._said_of_confirming = False
@@ -105,7 +107,8 @@ class Study:
         self.policy = Policy(self.config, self.scheduler, (self.folder.digest, data.fingerprint))
         self._answers = Answers(self._workplace, self.policy)
         self._suggester = Suggester(self.config, self.space, self.scheduler)
-        self.say(self._workplace.warmups.line())
+        for line in (*self._decided_by_data, self._workplace.warmups.line()):
+            self.say(line)
         self.note(self._workplace.opened())
         self.state.release_all()
         for created in self._workplace.trials_without_logs():

@@ -31,7 +31,7 @@ DataT = TypeVar("DataT", bound=TaskData)
 RowsT = TypeVar("RowsT", bound=Rows)
 Answers = NDArray[
     np.float32
-]  # (M,) what a model says of each row: a cosine, a class, right or wrong
+]  # (M,) what a model says of each row: a cosine, a class, right or wrong; or (M, K) such columns
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ class Task(ABC, Generic[DataT, RowsT]):
 
     name: ClassVar[str]
     kind: ClassVar[str] = "text"  # of the items; decides the tower (tasks/catalogue.py)
-    primary: ClassVar[Metric]
-    secondary: ClassVar[Mapping[str, str]] = {}  # metrics by name that should not fall, in words
+    primary: Metric
+    secondary: Mapping[str, str] = {}  # metrics by name that should not fall, in words
+    objectives: ClassVar[tuple[str, ...]] = ()  # metrics that may choose trials; (): not known
     no_secondary: ClassVar[str] = (
         "no other metric is guarded"  # what to say without secondary gains
     )
@@ -83,6 +84,14 @@ class Task(ABC, Generic[DataT, RowsT]):
     batcher: ClassVar[str] = (
         "embsearch.data.batch:triplet_batches"  # module:function; it loads torch
     )
+
+    def judged_by(self, objective: str) -> AnyTask:
+        """Return the task whose primary metric is meant where ``objective`` chooses the trials."""
+        return self
+
+    def usual_objective(self, data: DataT) -> str:
+        """Return the metric that chooses the trials on these data unless another is asked for."""
+        return self.primary.name
 
     # files to rows
 
@@ -182,6 +191,10 @@ class Task(ABC, Generic[DataT, RowsT]):
         ``ids_T[i]``.
         """
 
+    def cosines(self, answers: Answers) -> Answers:
+        """Return (M,) the similarity of each row among its ``answers``, for pictures and tables."""
+        return answers
+
     @abstractmethod
     def metrics(self, rows: RowsT, answers_M: Answers) -> dict[str, float]:
         """Return every metric that the rows define, by name. Raises ValueError on NaN."""
@@ -191,6 +204,12 @@ class Task(ABC, Generic[DataT, RowsT]):
         self, rows: RowsT, answers_M: Answers, draws: int, seed: int, level: float = 0.95
     ) -> Interval:
         """Return the primary metric with its bootstrap interval."""
+
+    def floor(
+        self, rows: RowsT, answers_M: Answers, draws: int, seed: int
+    ) -> tuple[Metric, Interval]:
+        """Return the metric, with its interval, of which ``promote.min_auc`` asks a least value."""
+        return self.primary, self.interval(rows, answers_M, draws, seed)
 
     @abstractmethod
     def gain(

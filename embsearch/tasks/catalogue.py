@@ -32,12 +32,20 @@ def tower_class(kind: str) -> Any:
 
 
 def task_of(config: Config) -> AnyTask:
-    """Return the task that ``config`` trains for. Raises ConfigError for a format that none has."""
+    """Return the task that ``config`` trains for, judged as its objective asks.
+
+    Raises ConfigError for a format or an objective that none has.
+    """
     word = config.data.format
     if word not in FORMATS:
         hint = did_you_mean(word, list(FORMATS))
         raise ConfigError(f"data.format={word} is not one of {', '.join(FORMATS)}.{hint}")
-    return task_named(FORMATS[word])
+    task, objective = task_named(FORMATS[word]), config.evaluate.objective
+    if task.objectives and objective not in ("auto", *task.objectives):
+        hint = did_you_mean(objective, list(task.objectives))
+        known = ", ".join(task.objectives)
+        raise ConfigError(f"evaluate.objective={objective}: no such metric.{hint} Known: {known}")
+    return task.judged_by(objective)
 
 
 def task_named(name: str) -> AnyTask:

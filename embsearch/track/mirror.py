@@ -237,7 +237,10 @@ class StudyMirror:
         )  # another winner of a longer study
         metrics = dict(event.metrics)
         if event.auc:
-            metrics |= {"auc_low": event.auc["low"], "auc_high": event.auc["high"]}
+            objective = self._state.objective
+            judges = event.metrics.get(objective) == event.auc["value"]
+            primary = objective if judges else "auc"
+            metrics |= {f"{primary}_{end}": event.auc[end] for end in ("low", "high")}
         for key, value in metrics.items():
             self.points.add(f"{event.split}/{event.label}/{key}", value, event.time, again)
         if event.trial is not None:

@@ -55,7 +55,7 @@ class MlflowRecorder(Follower):
         self._config = config
         self._folder = study_folder
         self._live = live
-        self._objective = validation(config.evaluate.objective)
+        self._objective = validation(config.evaluate.metric)
         self._fields = RunFields(config)
         self._logs = Logs(study_folder, self._objective, _Trial)
         self._study, self._trials = self._logs.study, self._logs.trials

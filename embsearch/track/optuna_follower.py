@@ -33,7 +33,7 @@ class OptunaFollower(Follower):
         self._config = config
         folder = StudyFolder(config)
         self._database = optuna_database.of(config.study.storage, folder.home, folder.home_id)
-        self._logs = Logs(study_folder, config.evaluate.objective, Followed)
+        self._logs = Logs(study_folder, config.evaluate.metric, Followed)
         self._storage: optuna.storages.BaseStorage | None = None
         self._study_id = -1
         self._there: list[FrozenTrial] = []  # as the database has them, by number

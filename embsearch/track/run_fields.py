@@ -32,7 +32,7 @@ class RunFields:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._objective = validation(config.evaluate.objective)
+        self._objective = validation(config.evaluate.metric)
         self._names = short_names(config.space)
         self._logarithmic = {
             name

@@ -43,7 +43,7 @@ class TensorBoardRecorder(Follower):
 
     def _begin(self) -> None:
         """Begin from the logs, as if nothing was written."""
-        self._logs = Logs(self._folder, validation(self._config.evaluate.objective), _Trial)
+        self._logs = Logs(self._folder, validation(self._config.evaluate.metric), _Trial)
         self._study_file: EventFile | None = None
         self._projected = 0  # the study's end that the projector shows
         self._remark = ""
@@ -93,7 +93,7 @@ class TensorBoardRecorder(Follower):
     def _write_study(self, study: StudyMirror) -> None:
         new = []
         if self._study_file is None:
-            objective = validation(self._config.evaluate.objective)
+            objective = validation(self._config.evaluate.metric)
             self._study_file = EventFile(self._root / "study", study.created)
             new.append(
                 events.space(self._config.space, {"objective": f"best {objective}"}, study.created)

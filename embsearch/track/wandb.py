@@ -37,7 +37,7 @@ class WandbRecorder(Follower):
     def __init__(self, config: Config, study_folder: Path) -> None:
         super().__init__()
         self._config, self._folder = config, study_folder
-        self._logs = Logs(study_folder, validation(config.evaluate.objective), Followed)
+        self._logs = Logs(study_folder, validation(config.evaluate.metric), Followed)
         self._sent_file = study_folder / "wandb" / "sent"
         self._sent: set[str] = set()
         self._in_use = False  # W&B's service runs

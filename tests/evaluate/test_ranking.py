@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from embsearch.evaluate.ranking import mrr_at_k, ndcg_at_k, pool_metrics, pool_ranks, recall_at_k
+from embsearch.evaluate.ranking import (
+    mrr_at_k,
+    ndcg_at_k,
+    ndcg_by_query,
+    pool_by_query,
+    pool_ranks,
+    recall_at_k,
+)
 
 rows = st.lists(
     st.tuples(st.integers(-3, 3), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30
@@ -109,8 +116,28 @@ def test_pool_ranks_are_those_of_the_whole_matrix_whatever_the_chunk(seed, chunk
 
 def test_pool_metrics_count_queries_alike():
     # query 4: ranks 1 and 12; query 9: rank 2
-    metrics = pool_metrics(np.array([12, 2, 1]), np.array([4, 9, 4]))
-    assert metrics == {"pool_mrr_10": 0.75, "pool_recall_1": 0.25, "pool_recall_10": 0.75}
+    found = pool_by_query(np.array([12, 2, 1]), np.ones(3), np.array([4, 9, 4]))
+    assert {name: values.mean() for name, values in found.items()} == {
+        # of query 4 the first of two is found, of query 9 its only one at place 2
+        "pool_ndcg_10": (1 / (1 + 1 / np.log2(3)) + 1 / np.log2(3)) / 2,
+        "pool_mrr_10": 0.75,
+        "pool_recall_1": 0.25,
+        "pool_recall_10": 0.75,
+    }
+
+
+@given(st.integers(0, 10_000))
+def test_ndcg_of_the_pool_is_that_of_all_its_titles_shown_for_every_query(seed):
+    random = np.random.default_rng(seed)
+    scores = random.normal(size=(4, 15))
+    grades = random.integers(0, 3, size=(4, 15))
+    grades[:, 0] = 2
+    queries = np.repeat(np.arange(4), 15)
+    query, title = np.nonzero(grades)
+    ranks = pool_ranks(scores, np.eye(15), query, title)
+    found = pool_by_query(ranks, grades[query, title], query)["pool_ndcg_10"]
+    every = ndcg_by_query(scores.ravel(), grades.ravel(), queries)
+    assert found == pytest.approx(every)
 
 
 def test_vectors_with_nan_are_refused():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from embsearch.data.dataset import JudgedRows
-from embsearch.evaluate.score import by_segment, score, score_pool, similarity
+from embsearch.evaluate.score import by_segment, pool_places, score, score_pool, similarity
 
 
 def judged(query, title, grade, segment=None, segments=()):
@@ -91,17 +91,21 @@ def test_a_query_asks_the_whole_pool_and_unjudged_titles_stand_in_the_way():
     vectors = np.eye(7)
     vectors[[2, 5]] = vectors[0] + 0.5 * vectors[2], vectors[1]
     vectors[6] = vectors[0]
-    assert score_pool(ROWS, ids, vectors) == {
+    assert score_pool(ROWS, pool_places(ROWS, ids, vectors)) == {
+        "pool_ndcg_10": 1.0,
         "pool_mrr_10": 1.0,
         "pool_recall_1": 1.0,
         "pool_recall_10": 1.0,
     }
-    assert score_pool(ROWS, ids, vectors, pool=np.array([2, 3, 4, 5, 9])) == {
+    wider = pool_places(ROWS, ids, vectors, pool=np.array([2, 3, 4, 5, 9]))
+    assert score_pool(ROWS, wider) == {
+        "pool_ndcg_10": (1 / np.log2(3) + 1) / 2,
         "pool_mrr_10": 0.75,  # title 9 now stands before query 0's title
         "pool_recall_1": 0.5,
         "pool_recall_10": 1.0,
     }
-    assert score_pool(judged([0], [2], [0]), ids, vectors) == {}
+    nothing = judged([0], [2], [0])
+    assert score_pool(nothing, pool_places(nothing, ids, vectors)) == {}
 
 
 def test_scoring_needs_no_torch():

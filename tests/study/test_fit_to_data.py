@@ -1,0 +1,75 @@
+"""What the data decide of a study's config, and what they leave alone."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+
+import pytest
+
+from embsearch.config.schema import Config, DataConfig, EvaluateConfig, StudyConfig
+from embsearch.history.folder import StudyFolder
+from embsearch.study.fit_to_data import fit_to_data
+from tests.helpers import append
+
+SPACE = {
+    "train.lr": {"low": 1e-5, "high": 1e-3},
+    "objective.name": {"choices": ["triplet", "infonce", "bce"]},
+    "objective.margin": {"low": 0.1, "high": 0.5, "when": {"objective.name": ["triplet"]}},
+    "objective.temperature": {
+        "low": 0.01,
+        "high": 0.1,
+        "when": {"objective.name": ["bce", "infonce"]},
+    },
+}
+FITTED = {
+    "train.lr": SPACE["train.lr"],
+    "objective.name": {"choices": ["infonce"]},
+    "objective.temperature": {
+        "low": 0.01,
+        "high": 0.1,
+        "when": {"objective.name": ["infonce"]},
+    },
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        rows = [(f"q{n}", f"t{n}") for n in range(40)]
+        csv.writer(file).writerows([("query", "positive"), *rows])
+    data = DataConfig(path=str(tmp_path / "pairs.csv"))
+    return Config(data=data, home=str(tmp_path / "home"), space=SPACE, study=StudyConfig(name="s"))
+
+
+def test_pairs_are_judged_by_the_pool_and_searched_without_losses_that_need_negatives(config):
+    fitted, notes = fit_to_data(config)
+    assert fitted.evaluate.objective == "pool_ndcg_10"
+    assert fitted.space == FITTED
+    assert [note.split(" ")[0] for note in notes] == ["sampled", "trials", "searched"]
+    assert notes[-1].startswith("searched without objective.name=triplet and bce:")
+    assert fit_to_data(fitted)[0] == fitted
+
+
+def test_what_was_asked_for_stays(config):
+    asked = replace(config, evaluate=EvaluateConfig(objective="auc"), space={})
+    assert fit_to_data(asked) == (asked, [])
+
+
+def test_rows_with_negatives_leave_all_as_it_was(config, judgements_csv):
+    given = replace(config, data=DataConfig(path=str(judgements_csv)))
+    fitted, notes = fit_to_data(given)
+    assert (fitted.evaluate.objective, fitted.space, notes) == ("auc", SPACE, [])
+
+
+def test_a_study_that_has_begun_keeps_what_it_began_with_also_without_its_data(config, tmp_path):
+    fitted, _ = fit_to_data(config)
+    folder = StudyFolder(fitted)
+    folder.path.mkdir(parents=True)
+    folder.lock_config()
+    append(folder.log, "baseline", metrics={"auc": 0.5, "pool_ndcg_10": 0.1})
+    (tmp_path / "pairs.csv").unlink()
+    again, notes = fit_to_data(config)
+    assert (again, notes) == (fitted, [])
+    assert StudyFolder(config).state().objective == "pool_ndcg_10"
+    assert not StudyFolder(again).drift()
