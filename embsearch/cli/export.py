@@ -17,6 +17,7 @@ from embsearch.config.folders import home_folder
 from embsearch.config.options import ExportOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, ModelError, Refused
+from embsearch.history.folder import as_begun
 from embsearch.tasks.catalogue import task_of
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def compared(
 
     if texts is not None:
         return on_texts(texts, exact, graph, slow)
-    task = task_of(config)
+    task = task_of(as_begun(config))
     data = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
     rows = task.rows(data, "test" if len(data.test) else "valid")
     return on_rows(task, data, rows, exact, graph, slow)
@@ -130,7 +131,7 @@ def write_description(
         "model": model.version.uri if model.version else model.name,
         "digest": digest,
         "format": kind,
-        "parity": parity.facts(task_of(config).primary),
+        "parity": parity.facts(task_of(as_begun(config)).primary),
         "embsearch": __version__,
     }
     (draft / "export.json").write_text(

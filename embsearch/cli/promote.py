@@ -8,6 +8,7 @@ from embsearch.config.command import same_study
 from embsearch.config.options import TakesTrial
 from embsearch.config.schema import Config
 from embsearch.errors import Refused
+from embsearch.history.folder import as_begun
 from embsearch.registry.gates import Gate
 from embsearch.tasks.catalogue import task_of
 
@@ -22,7 +23,7 @@ def run(config: Config, options: TakesTrial) -> int:
     use_all_cores()
     done = promote(config, options.trial, lambda folder, trial: card_of(Record(folder), trial))
     if (scored := done.found.interval) is not None:
-        label = task_of(config).primary.label
+        label = task_of(as_begun(config)).primary.label
         ends = f"{scored.low:.4f} to {scored.high:.4f}"
         print(f"trial {done.trial}: test {label} {scored.value:.4f}, 95 % interval {ends}")
     for gate in done.found.gates:

@@ -55,5 +55,6 @@ def test_another_objective_is_another_study(home, capsys):
 def test_gates_speak_of_the_metric_that_chose(home, capsys):
     assert home.run("promote", "track.uri=null", "--dry-run") in (0, 3)
     said = capsys.readouterr().out
+    assert f"trial {home.result['best']}: test pool nDCG@10" in said
     assert "test AUC" in said  # the floor
     assert "pool_recall_10" in said
