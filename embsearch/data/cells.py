@@ -14,7 +14,8 @@ from embsearch.data.keys import query_key
 
 Faults = list[tuple[int, str, str]]  # position in the frame, kind, what
 
-_CLICKED = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
+_CLICKED = {word: 1.0 for word in ("true", "t", "yes", "y", "是")}
+_CLICKED |= {word: 0.0 for word in ("false", "f", "no", "n", "否")}
 _SPLIT = {
     word: split
     for split, words in {
@@ -24,6 +25,7 @@ _SPLIT = {
     }.items()
     for word in words.split()
 }
+_YEAR_LAST = re.compile(r"(\d{1,2})[./-](\d{1,2})[./-](\d{4})")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$")
 
 
@@ -48,7 +50,7 @@ def check_cells(frame: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, Faults]:
     elif kind == "judgements":
         typed["grade"] = _values(frame, "grade", "bad grade", "a finite number", _finite, faults)
     else:
-        clicked = "0 or 1 (or false or true)"
+        clicked = "a count of clicks, 0 or 1, yes or no, true or false"
         typed["grade"] = _values(frame, "clicked", "bad click", clicked, _clicked, faults)
     weight = _values(
         frame, "weight", "bad weight", "a finite number of 0 or more", _not_negative, faults
@@ -123,16 +125,33 @@ def _not_negative(text: str) -> float | None:
 
 
 def _clicked(text: str) -> float | None:
-    return _CLICKED.get(text.casefold())
+    """Return 1 for yes and for a count of one or more, 0 for no and none."""
+    count = _not_negative(text)
+    if count is None or not count.is_integer():
+        return _CLICKED.get(text.casefold())
+    return min(count, 1.0)
 
 
 def _times(frame: pd.DataFrame, faults: Faults) -> pd.Series:
-    """Return seconds or any other number where the column holds numbers, else ISO 8601 dates."""
+    """Return numbers where the column holds numbers, else dates in seconds: ISO 8601, or with the
+    year last where some day is above 12, which tells days from months.
+    """
     first = next((value for value in frame["time"] if value), "")
     if _NUMBER.match(first.strip()):
         return _values(frame, "time", "bad time", "a number, as the first row's", _finite, faults)
     expected = "a date such as 2024-05-01 or 2024-05-01 13:00:00, or a number"
-    return _values(frame, "time", "bad time", expected, _date, faults)
+    found = [_YEAR_LAST.match(value.strip()) for value in frame["time"] if value]
+    parts = [(int(match[1]), int(match[2])) for match in found if match]
+    day_first = any(first > 12 for first, _ in parts)
+    known = day_first != any(second > 12 for _, second in parts)
+    if parts and not known:
+        expected = "a date such as 2024-05-01; no row tells days from months, or two contradict"
+    order = r"\3-\2-\1" if day_first else r"\3-\1-\2"
+
+    def date(text: str) -> float | None:
+        return _date(_YEAR_LAST.sub(order, text) if known else text)
+
+    return _values(frame, "time", "bad time", expected, date, faults)
 
 
 def _date(text: str) -> float | None:

@@ -1,7 +1,8 @@
 """Bytes to text: UTF-8 with or without a byte order mark, GB18030, or the codec that was named.
 
 GB18030 gives some meaning to almost any bytes, so a file is taken for it only when it looks
-like Chinese: its high bytes come in runs, and no line of it is good UTF-8.
+like Chinese: its high bytes come in runs, no line of it is good UTF-8, and its characters are
+those of Chinese (codepages.py).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import codecs
 import re
 
+from embsearch.data.codepages import not_chinese
 from embsearch.errors import ConfigError, DataError
 
 _RUN = re.compile(rb"[\x80-\xff]+")
@@ -88,6 +90,11 @@ def _gb18030(data: bytes, name: str, not_utf8: UnicodeDecodeError) -> str:
     try:
         text = data.decode("gb18030")
         if 2 * sum(len(run) == 1 for run in runs) <= len(runs):
+            if why := not_chinese(data, text):
+                raise DataError(
+                    f"{name}, row {_row(data, not_utf8.start)} (byte {not_utf8.start}): not UTF-8, and GB18030 "
+                    f"reads it, but {why}; or save the file as UTF-8. If it is GB18030: data.encoding=gb18030"
+                )
             return text
         at = not_utf8.start
     except UnicodeDecodeError as error:
