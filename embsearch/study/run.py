@@ -15,6 +15,7 @@ from pathlib import Path
 
 from embsearch.config.build import to_dict
 from embsearch.config.schema import Config
+from embsearch.data.summary import pairs_and_unread
 from embsearch.history import events
 from embsearch.history.board import Board
 from embsearch.history.events import Event
@@ -105,6 +106,7 @@ class Study:
         self.policy = Policy(self.config, self.scheduler, (self.folder.digest, data.fingerprint))
         self._answers = Answers(self._workplace, self.policy)
         self._suggester = Suggester(self.config, self.space, self.scheduler)
+        self.say(pairs_and_unread(data.report))
         self.say(self._workplace.warmups.line())
         self.note(self._workplace.opened())
         self.state.release_all()
