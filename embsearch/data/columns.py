@@ -113,6 +113,8 @@ def choose_columns(table: Table, wanted: str, mapping: Mapping[str, str | None])
     columns = Columns(kind, found[kind], tuple(h for h in headers if h not in used), several)
     if wanted == "auto" and kind == "triplets" and "negative" not in columns.headers:
         _refuse_marks(table, columns, mapping)
+    if wanted == "auto" and kind == "judgements" and "grade" not in mapping:
+        _refuse_classes(table, columns)
     return columns
 
 
@@ -147,7 +149,7 @@ def renamed(table: Table, columns: Columns) -> pd.DataFrame:
             made[name] = [None] * len(table.frame)
             continue
         cells = table.frame[header].tolist()
-        if header in table.nested:
+        if _has_lists(table, header):
             cells = ["".join(texts_in(cell)) for cell in cells]
         optional = name in OPTIONAL[columns.format] and name != "split"
         made[name] = [None if optional and not query_key(cell) else cell for cell in cells]
@@ -170,11 +172,12 @@ def _all_texts(
 ) -> list[Sequence[str | None]]:
     """Return the texts of each row under all the headers; the cell ``first`` where all are blank."""
     rows: list[Sequence[str | None]] = []
-    columns = (table.frame[header] for header in headers)
+    columns = [table.frame[header] for header in headers]
+    listed = [header for header in headers if _has_lists(table, header)]
     for cell, *cells in zip(first, *columns, strict=True):
         texts: list[str] = []
         for header, each in zip(headers, cells, strict=True):
-            texts += texts_in(each) if header in table.nested else [each]
+            texts += texts_in(each) if header in listed else [each]
         rows.append([text for text in texts if query_key(text)] or [cell])
     return rows
 
@@ -229,7 +232,7 @@ def _is_numbered(name: str, header: str) -> bool:
 
 def _check_nested(table: Table, name: str, header: str) -> None:
     """Refuse lists and objects where one text is expected, or that hold no texts."""
-    if header not in table.nested:
+    if not _has_lists(table, header):
         return
     for row, cell in zip(table.rows, table.frame[header], strict=True):
         try:
@@ -243,6 +246,14 @@ def _check_nested(table: Table, name: str, header: str) -> None:
             f"{table.name}, row {row}: {name} (header {quoted(header)}) holds {what}; "
             "write one row for each of its values"
         )
+
+
+def _has_lists(table: Table, header: str) -> bool:
+    """Return True where the cells held lists or objects, or are written as lists, every one."""
+    if header in table.nested:
+        return True
+    cells = [cell.strip() for cell in table.frame[header] if cell.strip()]
+    return bool(cells) and all(cell[0] == "[" and cell[-1] == "]" for cell in cells)
 
 
 def _refuse_marks(table: Table, columns: Columns, mapping: Mapping[str, str | None]) -> None:
@@ -307,6 +318,18 @@ def _against(kind: str, found: Mapping[str, Mapping[str, str]]) -> str:
         signs = [found["judgements"].get("grade"), found["clicks"].get("clicked")]
     read = set(found[kind].values())
     return next((header for header in signs if header and header not in read), "")
+
+
+def _refuse_classes(table: Table, columns: Columns) -> None:
+    """Refuse the labels of premise and hypothesis that are more than 0 and 1: 0 is the best there."""
+    header, first = columns.headers["grade"], _plain(columns.headers["query"])
+    labels = {cell.strip() for cell in table.frame[header]} - {"0", "1"}
+    if "premise" in first and labels:
+        raise DataError(
+            f"{table.name}, row 1: {quoted(header)} beside a premise holds {quoted(min(labels))}; expected 0 and 1, "
+            "since classes of inference (entailment 0, neutral 1, contradiction 2) are no grades; write 1 for a "
+            f"title that fits and 0 for others, or say that higher is better: data.columns.grade={header}"
+        )
 
 
 def _check_mapping(file: str, headers: Sequence[str], mapping: Mapping[str, str | None]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from contextlib import suppress
 
 
 def texts_in(cell: str) -> list[str]:
@@ -12,11 +14,15 @@ def texts_in(cell: str) -> list[str]:
     conversation, a list of messages with ``role`` and ``content`` (joined by line ends).
     Raises ValueError, whose text says what was expected.
     """
-    try:
-        value = json.loads(cell) if cell[:1] in ("[", "{") else cell
-    except ValueError:
-        return [cell]
-    return _texts(value)
+    return _texts(_value(cell.strip())) if cell.strip()[:1] in ("[", "{") else [cell]
+
+
+def _value(cell: str) -> object:
+    """Return what JSON or, as in the CSV of a data frame, Python reads in a cell; else the cell."""
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return parse(cell)
+    return cell
 
 
 def _texts(value: object) -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from embsearch.data.columns import choose_columns, renamed
@@ -132,6 +133,29 @@ def test_a_positive_stands_against_each_negative_and_alone_where_there_is_none(
         ["s", "e", "f"],
     ]
     assert frame["row"].tolist() == [table.rows[n] for n in (0, 0, 1, 2)]
+
+
+def test_lists_of_parquet_and_of_a_data_frames_csv_are_read(tmp_path):
+    frame = pd.DataFrame({"query": ["q", "r"], "pos": [["a"], ["d"]], "neg": [["b", "c"], []]})
+    frame.to_parquet(tmp_path / "x.parquet")
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    for name in ("x.parquet", "x.csv"):
+        table = read(Source(tmp_path / name))
+        made = renamed(table, choose_columns(table, "auto", {}))
+        assert made[["anchor", "positive", "negative"]].to_numpy().tolist() == [
+            ["q", "a", "b"],
+            ["q", "a", "c"],
+            ["r", "d", None],
+        ]
+
+
+def test_classes_of_inference_are_no_grades(write):
+    table = read(Source(write("x.csv", "premise,hypothesis,label\np,h,0\np,i,2\n")))
+    with pytest.raises(
+        DataError, match=r"'label' beside a premise holds '2'.*data\.columns\.grade"
+    ):
+        choose_columns(table, "auto", {})
+    assert choose_columns(table, "auto", {"grade": "label"}).format == "judgements"
 
 
 def test_several_positives_stand_against_every_negative(write):
