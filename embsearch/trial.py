@@ -24,9 +24,10 @@ import numpy as np
 import torch
 
 from embsearch.codec import JsonObject
+from embsearch.config.catalogue import OBJECTIVES
 from embsearch.config.schema import Config
 from embsearch.data.augment import Augmenter
-from embsearch.data.dataset import Rows, TaskData, stops_of
+from embsearch.data.dataset import Rows, TaskData, stops_of, with_negatives
 from embsearch.errors import Diverged
 from embsearch.history.events import Point
 from embsearch.model import pretrained
@@ -149,6 +150,8 @@ def trial(
     """
     train, objective_name = config.train, config.evaluate.metric
     torch.manual_seed(train.seed)
+    if OBJECTIVES[config.objective.name].needs == "negatives":
+        data = with_negatives(data)
     task = task_of(config)
     rows = task.rows(data, "valid", config.evaluate.max_rows)
     augment = Augmenter(train.augment, data, inputs, tower.tokenizer, train.seed)

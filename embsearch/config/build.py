@@ -37,9 +37,18 @@ def build(values: Json) -> Config:
     What another launcher or a single verb takes is checked and passed over. Raises ConfigError
     naming every wrong key and value.
     """
-    config, passed = _typed(values)
+    config, passed = _typed(_of_today(values))
     _check(config, passed)
     return config
+
+
+def _of_today(values: Json) -> Json:
+    """Return a config that an older version recorded with what it did where there is a setting now."""
+    data = values.get("data") or {}
+    derive = data.get("derive") or {}
+    if "relevant_alone" in derive or not {"per_query", "min_gap", "seed"} <= derive.keys():
+        return values
+    return {**values, "data": {**data, "derive": {**derive, "relevant_alone": False}}}
 
 
 def build_options(values: Json, cls: type[O]) -> O:

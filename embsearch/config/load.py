@@ -115,6 +115,8 @@ def identity(config: Config) -> JsonObject:
         }
     if config.train.warmup_steps is not None:  # the share is not used; older studies have none
         tree["train"].pop("warmup")
+    if not config.data.derive.relevant_alone:  # as before there was such a setting
+        tree["data"]["derive"].pop("relevant_alone")
     for path in may_change():
         room, _, leaf = path.rpartition(".")
         (tree[room] if room else tree).pop(leaf)

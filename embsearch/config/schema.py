@@ -62,6 +62,9 @@ class DeriveConfig(Room):
         1.0, "least difference of grades between positive and negative", verbs=("data check",)
     )
     seed: int = setting(0, "salt of the hash that chooses which are kept")
+    relevant_alone: bool = setting(
+        True, "relevant titles of a query without an irrelevant one train too, as pairs"
+    )
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,10 @@ class DataConfig(Room):
     train: str | None = setting(None, "or one file per split: this one to train on")
     valid: str | None = setting(None, "file of the rows by which trials are compared")
     test: str | None = setting(None, "file of the rows that are read once, at the end")
-    columns: Mapping[str, str] = setting(
-        {}, "our name -> the file's header", verbs=("data check", "index")
+    columns: Mapping[str, str | None] = setting(
+        {},
+        "our name -> the file's header; null: nothing is read as it",
+        verbs=("data check", "index"),
     )
     encoding: str = setting(
         "auto", "auto | utf-8 | gb18030 | any Python codec", verbs=("data check", "index")

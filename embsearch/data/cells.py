@@ -14,8 +14,8 @@ from embsearch.data.keys import query_key
 
 Faults = list[tuple[int, str, str]]  # position in the frame, kind, what
 
-_CLICKED = {word: 1.0 for word in ("true", "t", "yes", "y", "是")}
-_CLICKED |= {word: 0.0 for word in ("false", "f", "no", "n", "否")}
+_CLICKED = dict.fromkeys(("true", "t", "yes", "y", "是"), 1.0)
+_CLICKED |= dict.fromkeys(("false", "f", "no", "n", "否"), 0.0)
 _SPLIT = {
     word: split
     for split, words in {

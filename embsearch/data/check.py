@@ -13,9 +13,15 @@ from numpy.typing import NDArray
 
 from embsearch.codec import Json, JsonObject
 from embsearch.data.dataset import Dataset, Ids
+from embsearch.data.faults import quoted
 from embsearch.data.source_files import SPLITS
 
 Lengths = Callable[[Sequence[str]], NDArray[np.integer]]
+ROWS = {
+    "triplets": "a query with its positives, and negatives where it has them",
+    "judgements": "a query, a title and its grade",
+    "clicks": "a query, a title that was shown, and its click",
+}
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _SHARES = (0.5, 0.9, 0.99, 0.999, 1.0)
 _SHARED = (("queries", "query_overlap"), ("titles", "title_overlap"))
@@ -27,6 +33,7 @@ def describe(dataset: Dataset, lengths: Lengths | None = None) -> str:
     parts = [
         _files(report),
         _splits(report, dataset),
+        _examples(dataset),
         _left_out(report),
         _overlap(report),
         _texts(dataset, lengths),
@@ -36,7 +43,7 @@ def describe(dataset: Dataset, lengths: Lengths | None = None) -> str:
 
 
 def _files(report: JsonObject) -> str:
-    lines = [f"format      {report['format']}"]
+    lines = [f"format      {report['format']}: a row is {ROWS[report['format']]}"]
     for file in report["files"]:
         split = f", {file['split']}" if file["split"] else ""
         lines.append(
@@ -56,7 +63,7 @@ def _named(ours: str, header: str) -> str:
 
 def _splits(report: JsonObject, dataset: Dataset) -> str:
     rows: list[tuple[str, ...]] = [
-        ("split", "rows", "queries", "with both", "titles", "relevant", "triplets")
+        ("split", "rows", "queries", "with both", "titles", "relevant", "triplets", "pairs")
     ]
     for split in SPLITS:
         counts = report["splits"][split]
@@ -67,13 +74,17 @@ def _splits(report: JsonObject, dataset: Dataset) -> str:
             f"{both:.1%}",
             f"{counts['titles']:,}",
         ]
-        triplets = f"{report['triplets']:,}" if split == "train" else ""
-        rows.append(
-            (split, *numbers, f"{counts['relevant'] / max(counts['rows'], 1):.1%}", triplets)
-        )
+        numbers.append(f"{counts['relevant'] / max(counts['rows'], 1):.1%}")
+        trained = [
+            f"{report[name]:,}" if split == "train" else "" for name in ("triplets", "pairs")
+        ]
+        rows.append((split, *numbers, *trained))
     weights = dataset.train.weight
     weighted = f"\nweights from {weights.min():g} to {weights.max():g}" if np.ptp(weights) else ""
-    legend = "rows: titles shown for a query, each once; with both: queries with a relevant and an irrelevant one"
+    legend = (
+        "rows: titles shown for a query, each once; with both: queries with a relevant and an irrelevant one;\n"
+        "pairs: training rows without a negative"
+    )
     shares = (f"{split}: {_grades(report['splits'][split])}" for split in SPLITS)
     parts = [
         f"split {report['split']}",
@@ -95,6 +106,16 @@ def sampled_line(report: Json) -> list[str]:
         f"{sampled['titles']} titles of its split that are not its own (seed {sampled['seed']}); "
         "AUC is against these"
     ]
+
+
+def _examples(dataset: Dataset) -> str:
+    """Return five training rows, spread evenly, as a trial sees them."""
+    rows, texts = dataset.train, dataset.texts
+    lines = ["training rows: query | positive | negative"]
+    for at in np.linspace(0, len(rows) - 1, min(5, len(rows))).astype(int):
+        ids = (rows.anchor[at], rows.positive[at], rows.negative[at])
+        lines.append("  " + " | ".join(quoted(texts[i]) if i >= 0 else "none" for i in ids))
+    return "\n".join(lines)
 
 
 def _grades(counts: JsonObject) -> str:

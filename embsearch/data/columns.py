@@ -1,7 +1,8 @@
 """A file's headers to our names, and which of the three formats they make.
 
 Order of belief: data.columns, the exact name, the name beside a gloss in brackets such as
-``anchor(搜索词)``, then the synonyms below.
+``anchor(搜索词)``, then the synonyms below. Underscores, blanks and case do not count. A row may
+have several positives and negatives: in numbered columns, or as a list in one cell.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from embsearch.data.faults import quoted
+from embsearch.data.keys import query_key
+from embsearch.data.nested import texts_in
 from embsearch.data.read import Table
 from embsearch.errors import DataError, did_you_mean
 
@@ -28,16 +31,28 @@ OPTIONAL = {
     "clicks": ("query_id", *_EVERYWHERE),
     "triplets": ("negative", "query_id", "pos_grade", "neg_grade", *_EVERYWHERE),
 }
-_QUERY = "query 搜索词 查询 查询词 检索词 搜索 search_term search_query question sentence1 q"
+_QUERY = (
+    "query 搜索词 查询 查询词 检索词 搜索 search_term search_query question sentence1 q "
+    "question1 sentence_a text1 text_a premise messages"
+)
+_SECOND = (
+    "document doc passage sentence2 answer response question2 sentence_b text2 text_b hypothesis "
+    "positive_messages"
+)
 SYNONYMS = {
-    name: tuple(words.split())
+    name: tuple(word.replace("_", "") for word in words.split())
     for name, words in {
         "anchor": f"{_QUERY} 锚点",
         "query": f"anchor {_QUERY}",
-        "positive": "点击商品 正样本 正例 已点击商品 pos positive_title clicked_title sentence2 answer",
-        "negative": "未点击商品 负样本 负例 neg negative_title hard_negative unclicked_title sentence3",
-        "title": "标题 商品标题 商品 商品名称 product_title product item document doc passage sentence2",
-        "grade": "label score relevance rating 等级 相关性 评分 标签",
+        "positive": "点击商品 正样本 正例 已点击商品 pos positives positive_title clicked_title "
+        f"positive_document positive_passage positive_passages positive_ctxs {_SECOND}",
+        "negative": "未点击商品 负样本 负例 neg negs negatives negative_title hard_negative hard_neg "
+        "hard_negatives unclicked_title sentence3 text3 negative_document negative_passage "
+        "negative_passages negative_ctxs hard_negative_ctxs rejected_response negative_messages",
+        "title": "标题 商品标题 商品 商品名称 product_title product item "
+        f"{_SECOND} positive pos text",
+        "grade": "label score relevance rating 等级 相关性 评分 标签 labels relevant is_relevant "
+        "similarity similarity_score is_duplicate",
         "clicked": "click clicks is_click is_clicked 点击 是否点击",
         "query_id": "qid 查询id",
         "product_id": "item_id doc_id pid 商品id",
@@ -50,19 +65,35 @@ SYNONYMS = {
         "neg_grade": "negative_grade",
     }.items()
 }
+_NUMBERED = {
+    "positive": re.compile(r"(pos|positive)(text|title|doc|document|passage)?s?\d+|正(样本|例)\d+"),
+    "negative": re.compile(
+        r"(hard)?(neg|negative)(text|title|doc|document|passage)?s?\d+|负(样本|例)\d+"
+    ),
+}
+SEVERAL = ("positive", "negative")  # a row may have many of them
+_MARKS = ({"0", "1"}, {"0.0", "1.0"}, {"false", "true"}, {"no", "yes"}, {"n", "y"})
 _GLOSS = re.compile(r"^([^()]*)\(([^()]*)\)$")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """``headers`` maps our names to the file's; ``unused`` are the headers nothing reads."""
+    """``headers`` maps our names to the file's; ``unused`` are the headers nothing reads.
+
+    ``several`` names every header of the positives and of the negatives.
+    """
 
     format: str
     headers: Mapping[str, str]
     unused: tuple[str, ...]
+    several: Mapping[str, tuple[str, ...]]
+
+    def described(self) -> dict[str, str]:
+        """Return the headers of each of our names, as a person reads them."""
+        return {**self.headers, **{name: " + ".join(all_) for name, all_ in self.several.items()}}
 
 
-def choose_columns(table: Table, wanted: str, mapping: Mapping[str, str]) -> Columns:
+def choose_columns(table: Table, wanted: str, mapping: Mapping[str, str | None]) -> Columns:
     """Return the format (``wanted`` unless auto) and its columns.
 
     Raises DataError with every fault.
@@ -74,17 +105,20 @@ def choose_columns(table: Table, wanted: str, mapping: Mapping[str, str]) -> Col
     missing = [name for name in REQUIRED[kind] if name not in found[kind]]
     if missing:
         raise DataError([_missing(table.name, kind, name, headers) for name in missing])
+    several = _several(found[kind], headers, mapping)
+    used = {*found[kind].values(), *(header for many in several.values() for header in many)}
     for name, header in found[kind].items():
-        if header in table.nested:
-            raise DataError(
-                f"{table.name}, row {table.nested[header]}: {name} (header {quoted(header)}) holds a list or an "
-                "object; expected one text or number a row; write one row for each of its values"
-            )
-    used = set(found[kind].values())
-    return Columns(kind, found[kind], tuple(h for h in headers if h not in used))
+        for each in several.get(name, (header,)):
+            _check_nested(table, name, each)
+    columns = Columns(kind, found[kind], tuple(h for h in headers if h not in used), several)
+    if wanted == "auto" and kind == "triplets" and "negative" not in columns.headers:
+        _refuse_marks(table, columns, mapping)
+    if wanted == "auto" and kind == "judgements" and "grade" not in mapping:
+        _refuse_classes(table, columns)
+    return columns
 
 
-def one_column(table: Table, name: str, mapping: Mapping[str, str]) -> list[str]:
+def one_column(table: Table, name: str, mapping: Mapping[str, str | None]) -> list[str]:
     """Return the cells of the column that holds what we call ``name``, also where it is the only
     one. Raises DataError.
     """
@@ -103,45 +137,148 @@ def one_column(table: Table, name: str, mapping: Mapping[str, str]) -> list[str]
 
 def renamed(table: Table, columns: Columns) -> pd.DataFrame:
     """Return the table under our names, every column of its format present (None where the file has
-    none), with ``file`` and ``row``; the split of the file goes before a split column."""
-    frame = pd.DataFrame(index=range(len(table.frame)), dtype=object)
+    none), with ``file`` and ``row``; the split of the file goes before a split column.
+
+    Each positive of a row makes a row with each of its negatives, and one with None where it has
+    none. A blank cell of an optional column is None, but a blank split.
+    """
+    made: dict[str, list[str | None]] = {}
     for name in (*REQUIRED[columns.format], *OPTIONAL[columns.format]):
         header = columns.headers.get(name)
-        frame[name] = table.frame[header].to_numpy(object) if header else None
+        if header is None:
+            made[name] = [None] * len(table.frame)
+            continue
+        cells = table.frame[header].tolist()
+        if _has_lists(table, header):
+            cells = ["".join(texts_in(cell)) for cell in cells]
+        optional = name in OPTIONAL[columns.format] and name != "split"
+        made[name] = [None if optional and not query_key(cell) else cell for cell in cells]
+    frame = pd.DataFrame(made, dtype=object)
     if table.split:
         frame["split"] = table.split
     frame["file"] = table.name
     frame["row"] = table.rows
+    for name, headers in columns.several.items():
+        frame[name] = pd.Series(_all_texts(table, headers, made[name]), dtype=object)
+    for name in columns.several:
+        rows = frame[name].tolist()
+        frame = frame.loc[frame.index.repeat([len(texts) for texts in rows])].reset_index(drop=True)
+        frame[name] = pd.Series([text for texts in rows for text in texts], dtype=object)
     return frame
 
 
-def _match(kind: str, headers: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:
+def _all_texts(
+    table: Table, headers: Sequence[str], first: Sequence[str | None]
+) -> list[Sequence[str | None]]:
+    """Return the texts of each row under all the headers; the cell ``first`` where all are blank."""
+    rows: list[Sequence[str | None]] = []
+    columns = [table.frame[header] for header in headers]
+    listed = [header for header in headers if _has_lists(table, header)]
+    for cell, *cells in zip(first, *columns, strict=True):
+        texts: list[str] = []
+        for header, each in zip(headers, cells, strict=True):
+            texts += texts_in(each) if header in listed else [each]
+        rows.append([text for text in texts if query_key(text)] or [cell])
+    return rows
+
+
+def _match(kind: str, headers: Sequence[str], mapping: Mapping[str, str | None]) -> dict[str, str]:
     """Return our names found among the headers; no header serves twice."""
     found: dict[str, str] = {}
-    names = (*REQUIRED[kind], *OPTIONAL[kind])
-    for name in names:
+    wanted = []
+    for name in (*REQUIRED[kind], *OPTIONAL[kind]):
         other = {"anchor": "query", "query": "anchor"}.get(name, name)
-        if name in mapping or other in mapping:
-            found[name] = mapping.get(name) or mapping[other]
+        if name not in mapping and other not in mapping:
+            wanted.append(name)
+        elif header := mapping.get(name) or mapping.get(other):
+            found[name] = header
     plain = {header: _plain(header) for header in headers}
-    for words in (lambda name: (name,), lambda name: SYNONYMS[name]):
-        for name in names:
-            if name not in found:
-                free = [h for h in headers if h not in found.values()]
-                hits = [h for word in words(name) for h in free if word in plain[h]]
-                if hits:
-                    found[name] = min(hits, key=lambda h: (h != name, plain[h][0] != name))
+    for words in (lambda name: (name.replace("_", ""),), lambda name: SYNONYMS[name]):
+        for name in wanted:
+            free = [h for h in headers if h not in found.values()]
+            hits = [h for word in words(name) for h in free if word in plain[h]]
+            if hits and name not in found:
+                found[name] = min(hits, key=lambda h: (h != name, plain[h][0] != name))
+    for name in SEVERAL:
+        numbered = [h for h in headers if _is_numbered(name, h) and h not in found.values()]
+        if numbered and name in wanted:
+            found.setdefault(name, numbered[0])
     return found
+
+
+def _several(
+    found: Mapping[str, str], headers: Sequence[str], mapping: Mapping[str, str | None]
+) -> dict[str, tuple[str, ...]]:
+    """Return all headers of the positives and of the negatives; a mapping names the only one."""
+    made = {}
+    for name in SEVERAL:
+        if name in found and name not in mapping:
+            free = [h for h in headers if h == found[name] or h not in found.values()]
+            made[name] = tuple(h for h in free if h == found[name] or _is_another(name, h))
+        elif name in found:
+            made[name] = (found[name],)
+    return made
+
+
+def _is_another(name: str, header: str) -> bool:
+    """Return True for a header of further positives or negatives."""
+    synonym = name == "negative" and not set(_plain(header)).isdisjoint(SYNONYMS[name])
+    return synonym or _is_numbered(name, header)
+
+
+def _is_numbered(name: str, header: str) -> bool:
+    return any(_NUMBERED[name].fullmatch(word) for word in _plain(header))
+
+
+def _check_nested(table: Table, name: str, header: str) -> None:
+    """Refuse lists and objects where one text is expected, or that hold no texts."""
+    if not _has_lists(table, header):
+        return
+    for row, cell in zip(table.rows, table.frame[header], strict=True):
+        try:
+            if name in SEVERAL or len(texts_in(cell)) <= 1:
+                texts_in(cell)
+                continue
+            what = "a list or an object; expected one text or number a row"
+        except ValueError as error:
+            what = f"{quoted(cell)}, and {error}"
+        raise DataError(
+            f"{table.name}, row {row}: {name} (header {quoted(header)}) holds {what}; "
+            "write one row for each of its values"
+        )
+
+
+def _has_lists(table: Table, header: str) -> bool:
+    """Return True where the cells held lists or objects, or are written as lists, every one."""
+    if header in table.nested:
+        return True
+    cells = [cell.strip() for cell in table.frame[header] if cell.strip()]
+    return bool(cells) and all(cell[0] == "[" and cell[-1] == "]" for cell in cells)
+
+
+def _refuse_marks(table: Table, columns: Columns, mapping: Mapping[str, str | None]) -> None:
+    """Refuse pairs beside an unread column of two marks: it may say which pairs are good."""
+    for header in columns.unused:
+        cells = {cell.strip().casefold() for cell in table.frame[header]}
+        if cells in _MARKS and not {"grade", "clicked"} & set(mapping):
+            raise DataError(
+                f"{table.name}, row 1: the column {quoted(header)} holds {' and '.join(sorted(cells))} and would "
+                f"stay unread, every row being taken for a good pair; read it with data.columns.grade={header}, or "
+                "leave it with data.columns.grade=null"
+            )
 
 
 def _plain(header: str) -> tuple[str, ...]:
     """Return the words a header may be known by: itself, its name without the gloss, the gloss."""
-    text = re.sub(r"[\s\-]+", "_", unicodedata.normalize("NFKC", header).strip().casefold())
+    text = re.sub(r"[\s\-_]+", "", unicodedata.normalize("NFKC", header).casefold())
     gloss = _GLOSS.match(text)
-    return (text, gloss[1].strip("_"), gloss[2].strip("_")) if gloss else (text,)
+    return (text, gloss[1], gloss[2]) if gloss else (text,)
 
 
-def _format(name: str, found: Mapping[str, Mapping[str, str]], mapping: Mapping[str, str]) -> str:
+def _format(
+    name: str, found: Mapping[str, Mapping[str, str]], mapping: Mapping[str, str | None]
+) -> str:
+    """Return the format of the headers: never one that a column contradicts which it leaves unread."""
     whole = [kind for kind, names in REQUIRED.items() if all(n in found[kind] for n in names)]
 
     def exact(kind: str) -> int:
@@ -152,8 +289,16 @@ def _format(name: str, found: Mapping[str, Mapping[str, str]], mapping: Mapping[
             REQUIRED,
             key=lambda kind: len(set(REQUIRED[kind]) & set(found[kind])) / len(REQUIRED[kind]),
         )
-    best = max(exact(kind) for kind in whole)
-    whole = [kind for kind in whole if exact(kind) == best]
+    against = {kind: _against(kind, found) for kind in whole}
+    sound = [kind for kind in whole if not against[kind]]
+    if not sound:
+        kind = whole[0]
+        raise DataError(
+            f"{name}, row 1: the headers make {kind}, and the column {quoted(against[kind])} would stay unread; "
+            f"set data.format={kind} to leave it, or name other columns with data.columns.NAME=HEADER"
+        )
+    best = max(exact(kind) for kind in sound)
+    whole = [kind for kind in sound if exact(kind) == best]
     if "judgements" in whole and "clicks" in whole:
         raise DataError(
             f"{name}: the headers make both judgements (grade from {quoted(found['judgements']['grade'])}) and "
@@ -162,7 +307,32 @@ def _format(name: str, found: Mapping[str, Mapping[str, str]], mapping: Mapping[
     return whole[0]
 
 
-def _check_mapping(file: str, headers: Sequence[str], mapping: Mapping[str, str]) -> None:
+def _against(kind: str, found: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the header that contradicts a format, '' for none: a grade or a click beside pairs, a
+    negative beside graded titles."""
+    if kind != "triplets":
+        signs = [found["triplets"].get("negative")]
+    elif "negative" in found[kind]:
+        signs = []
+    else:
+        signs = [found["judgements"].get("grade"), found["clicks"].get("clicked")]
+    read = set(found[kind].values())
+    return next((header for header in signs if header and header not in read), "")
+
+
+def _refuse_classes(table: Table, columns: Columns) -> None:
+    """Refuse the labels of premise and hypothesis that are more than 0 and 1: 0 is the best there."""
+    header, first = columns.headers["grade"], _plain(columns.headers["query"])
+    labels = {cell.strip() for cell in table.frame[header]} - {"0", "1"}
+    if "premise" in first and labels:
+        raise DataError(
+            f"{table.name}, row 1: {quoted(header)} beside a premise holds {quoted(min(labels))}; expected 0 and 1, "
+            "since classes of inference (entailment 0, neutral 1, contradiction 2) are no grades; write 1 for a "
+            f"title that fits and 0 for others, or say that higher is better: data.columns.grade={header}"
+        )
+
+
+def _check_mapping(file: str, headers: Sequence[str], mapping: Mapping[str, str | None]) -> None:
     faults = []
     for name, header in mapping.items():
         if name not in SYNONYMS:
@@ -170,7 +340,7 @@ def _check_mapping(file: str, headers: Sequence[str], mapping: Mapping[str, str]
             faults.append(
                 f"data.columns.{name}: no such column.{did_you_mean(name, SYNONYMS)} Known: {known}"
             )
-        elif header not in headers:
+        elif header is not None and header not in headers:
             faults.append(
                 f"{file}, row 1: data.columns.{name}={header} names a header that is not there."
                 f"{did_you_mean(header, headers)} The file has: {', '.join(headers)}"

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +96,9 @@ class TaskData(Protocol):
         """The findings of reading the files."""
 
 
+DataT = TypeVar("DataT", bound=TaskData)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Everything a study trains on and is judged by.
@@ -165,6 +168,16 @@ class Dataset:
             report=head["report"],
             **judged,
         )
+
+
+def with_negatives(data: DataT) -> DataT:
+    """Return the data with the training rows alone that have a negative; all where none has."""
+    rows = data.train
+    kept_N = rows.negative >= 0
+    if kept_N.all() or not kept_N.any():
+        return data
+    train = Triplets(**{name: column[kept_N] for name, column in vars(rows).items()})
+    return replace(data, train=train)  # type: ignore[type-var]  # every task's data are a record
 
 
 JUDGED_COLUMNS = ("query", "text", "title", "grade", "relevant", "segment")

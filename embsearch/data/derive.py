@@ -18,11 +18,14 @@ from embsearch.data.keys import salted
 _BLOCK = 4_000_000  # cells of the grade table looked at at once: bounds memory for huge queries
 
 
-def derive_triplets(rows: pd.DataFrame, config: DeriveConfig) -> pd.DataFrame:
+def derive_triplets(
+    rows: pd.DataFrame, config: DeriveConfig, positive_grade: float = 1.0
+) -> pd.DataFrame:
     """Return key, query, positive, negative, weight of the graded ``rows`` (key, query, title,
     grade, weight).
 
-    A triplet has the weight and the query text of its positive's row.
+    A triplet has the weight and the query text of its positive's row. The relevant titles of a
+    query without a pair are positives without a negative (''), the first ``per_query`` of them.
     """
     rows = rows.reset_index(drop=True)
     key, title = rows["key"].tolist(), rows["title"].tolist()
@@ -30,19 +33,24 @@ def derive_triplets(rows: pd.DataFrame, config: DeriveConfig) -> pd.DataFrame:
         [salted(config.seed, k, t) for k, t in zip(key, title, strict=True)], dtype=np.uint64
     )
     grade = rows["grade"].to_numpy(float)
-    better, worse = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    better, worse, alone = ([np.empty(0, np.int64)] for _ in range(3))
     for positions in rows.groupby("key", sort=False).indices.values():
         at = np.asarray(positions)
         high, low = pairs(grade[at], place[at], config)
         better.append(at[high])
         worse.append(at[low])
-    up, down = rows.iloc[np.concatenate(better)], rows.iloc[np.concatenate(worse)]
+        if config.relevant_alone and not len(high):
+            relevant = at[grade[at] >= positive_grade]
+            alone.append(relevant[np.argsort(place[relevant])][: config.per_query or None])
+    better += alone
+    down = rows["title"].to_numpy(object)[np.concatenate(worse)]
+    up = rows.iloc[np.concatenate(better)]
     return pd.DataFrame(
         {
             "key": up["key"].to_numpy(object),
             "query": up["query"].to_numpy(object),
             "positive": up["title"].to_numpy(object),
-            "negative": down["title"].to_numpy(object),
+            "negative": np.append(down, [""] * sum(map(len, alone))),
             "weight": up["weight"].to_numpy(float),
         }
     )

@@ -17,6 +17,7 @@ from embsearch import disk
 from embsearch.codec import JsonObject
 from embsearch.config.schema import DataConfig
 from embsearch.data.columns import Columns, choose_columns, renamed
+from embsearch.data.corpus import joined
 from embsearch.data.dataset import Dataset
 from embsearch.data.derive import derive_triplets, shown_titles
 from embsearch.data.faults import Fault, as_csv, count_kinds
@@ -30,7 +31,7 @@ from embsearch.data.usable import check_usable, rankable_keys
 from embsearch.data.validate import Checked, validate
 from embsearch.errors import DataError
 
-_VERSION = 1  # raise it when equal files would give other arrays
+_VERSION = 2  # raise it when equal files would give other arrays
 
 
 def load_dataset(config: DataConfig, cache: Path) -> Dataset:
@@ -72,7 +73,8 @@ def build_dataset(
         [renamed(t, c) for t, c in zip(tables, columns, strict=True)], ignore_index=True
     )
     unread = [fault for table in tables for fault in table.faults]
-    checked = validate(rows, kind, unread, config.on_bad_row)
+    timed = config.split.by == "time"
+    checked = validate(rows, kind, unread, config.on_bad_row, timed)
 
     shown = _shown(checked.frame, kind, config)
     able = rankable_keys(shown, config.positive_grade)
@@ -83,14 +85,20 @@ def build_dataset(
     shown["split"] = shown["key"].map(dict(zip(frame["key"], frame["split"], strict=True)))
     shown, sampled = with_sampled(shown, config.positive_grade, config.split.seed)
     train = frame[frame["split"] == "train"]
-    triplets = train if kind == "triplets" else derive_triplets(train, config.derive)
+    triplets = (
+        train
+        if kind == "triplets"
+        else derive_triplets(train, config.derive, config.positive_grade)
+    )
+    pairs = int((triplets["negative"] == "").sum())
     check_usable(triplets, shown, config, dropped)
 
     report = {
-        **_reading(tables, columns, checked, dropped, notes),
+        **_reading(config, tables, columns, checked, dropped, notes),
         **summarise(shown, able, config.positive_grade),
         "split": how,
-        "triplets": len(triplets),
+        "triplets": len(triplets) - pairs,
+        "pairs": pairs,
         **({"sampled": sampled} if sampled else {}),
     }
     return make_dataset(triplets, shown, config.positive_grade, report), dropped
@@ -103,9 +111,15 @@ def _read_all(sources: Sequence[Source], config: DataConfig) -> tuple[list[Table
     faults: list[str] = []
     for source in sources:
         try:
-            table = read(source, config.encoding)
+            tables.append(read(source, config.encoding))
+        except DataError as error:
+            faults += error.faults
+    if faults and sources[0].part != "rows":
+        raise DataError(faults)
+    tables = tables if faults else joined(sources, tables)
+    for table in tables:
+        try:
             columns.append(choose_columns(table, config.format, config.columns))
-            tables.append(table)
         except DataError as error:
             faults += error.faults
     if faults:
@@ -123,12 +137,14 @@ def _shown(frame: pd.DataFrame, kind: str, config: DataConfig) -> pd.DataFrame:
 
 
 def _reading(
+    config: DataConfig,
     tables: Sequence[Table],
     columns: Sequence[Columns],
     checked: Checked,
     dropped: Sequence[Fault],
     notes: Sequence[str],
 ) -> JsonObject:
+    released = [name for name, header in config.columns.items() if header is None]
     return {
         "format": columns[0].format,
         "files": [
@@ -138,12 +154,15 @@ def _reading(
                 "rows": len(t.frame) + len(t.faults),
                 "sha256": t.sha256,
                 "encoding": t.encoding,
-                "columns": dict(c.headers),
+                "columns": c.described(),
                 "unused": list(c.unused),
             }
             for t, c in zip(tables, columns, strict=True)
         ],
-        "notes": list(notes),
+        "notes": [
+            *notes,
+            *(f"data.columns.{name}=null: nothing is read as {name}" for name in released),
+        ],
         "rows": sum(len(t.frame) + len(t.faults) for t in tables),
         "dropped": count_kinds(dropped),
         "duplicates": checked.duplicates,

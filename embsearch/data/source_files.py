@@ -26,6 +26,7 @@ class Source:
 
     path: Path
     split: str | None = None
+    part: str = "rows"  # else corpus, queries or qrels, which are joined
 
 
 def find_files(config: DataConfig) -> tuple[list[Source], list[str]]:
@@ -88,6 +89,8 @@ def _readable(path: Path) -> Path:
 
 def _in_folder(folder: Path, wanted: str) -> tuple[list[Source], list[str]]:
     """Return judgements, else clicks, else train/valid/test files, else the only file there is."""
+    if parts := _corpus(folder):
+        return parts, [f"{folder.name}: qrels, joined with the texts of the corpus and the queries"]
     files = sorted(
         p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
     )
@@ -125,3 +128,20 @@ def _note(found: list[Source], files: list[Path], folder: Path) -> list[str]:
     read = [source.path.name for source in found]
     rest = [p.name for p in files if p.name not in read]
     return [f"{folder.name}: read {', '.join(read)}; left {', '.join(rest)}"] if rest else []
+
+
+def _corpus(folder: Path) -> list[Source]:
+    """Return the files of a corpus, its queries and its qrels; none where one of them is missing."""
+    found: list[Source] = []
+    files = sorted([*folder.iterdir(), *folder.glob("qrels/*")])
+    for part, name in (("corpus", "corpus|collection"), ("queries", "queries"), ("qrels", "qrels")):
+        begins = re.compile(rf"({name})\b")
+        hits = [
+            p for p in files if p.is_file() and begins.match(str(p.relative_to(folder)).lower())
+        ]
+        if not hits:
+            return []
+        for path in hits:
+            words = (s for s, word in _SPLIT_WORD.items() if word.search(path.name.lower()))
+            found.append(Source(path, next(words, None) if part == "qrels" else None, part))
+    return found

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pandas as pd
 
-from embsearch.codec import JsonObject
+from embsearch.codec import Json, JsonObject
 from embsearch.data.source_files import SPLITS
 
 
@@ -41,6 +41,19 @@ def summarise(shown: pd.DataFrame, rankable: AbstractSet[str], positive_grade: f
             f"{a}-{b}": len(titles[a] & titles[b]) for a, b in combinations(SPLITS, 2)
         },
     }
+
+
+def pairs_and_unread(report: Json) -> str:
+    """Return a line on what reading the files found: training rows without a negative, and the
+    columns that nothing reads; '' where there are neither."""
+    parts = []
+    if pairs := report.get("pairs"):
+        rows = report["triplets"] + pairs
+        parts.append(f"{pairs:,} of {rows:,} training rows are pairs without a negative")
+    for file in report.get("files", ()):
+        if file.get("unused"):
+            parts.append(f"columns of {file['file']} left unread: {', '.join(file['unused'])}")
+    return "; ".join(parts)
 
 
 def _segments(rows: pd.DataFrame) -> dict[str, int]:

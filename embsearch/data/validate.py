@@ -39,15 +39,23 @@ class Checked:
 
 
 def validate(
-    frame: pd.DataFrame, kind: str, unread: Iterable[Fault], on_bad_row: Literal["error", "drop"]
+    frame: pd.DataFrame,
+    kind: str,
+    unread: Iterable[Fault],
+    on_bad_row: Literal["error", "drop"],
+    timed: bool = True,
 ) -> Checked:
     """Check the rows.
 
-    ``frame`` is as ``columns.renamed`` made it; ``unread`` are faults that reading found.
+    ``frame`` is as ``columns.renamed`` made it; ``unread`` are faults that reading found. Unless
+    ``timed`` a time need not be readable: it only tells repeated rows apart.
 
     Raises one DataError with all faults unless ``on_bad_row`` is drop.
     """
     typed, faults = check_cells(frame, kind)
+    if not timed:
+        typed["time"] = frame["time"]
+        faults = [fault for fault in faults if fault[1] != "bad time"]
     typed["key"] = query_keys(typed["query"])
     bad = {at for at, _, _ in faults}
     good = typed[~typed.index.isin(bad)]
@@ -79,7 +87,7 @@ def _identity(kind: str) -> list[str]:
 
 
 def _as_faults(frame: pd.DataFrame, found: list[tuple[int, str, str]]) -> list[Fault]:
-    """Return one fault a row: its first kind, all its reasons."""
+    """Return one fault a row: its first kind, all its reasons. What several titles of a row share is told once."""
     reasons: dict[int, list[tuple[str, str]]] = {}
     for at, kind, what in found:
         reasons.setdefault(at, []).append((kind, what))
@@ -90,7 +98,7 @@ def _as_faults(frame: pd.DataFrame, found: list[tuple[int, str, str]]) -> list[F
         made.append(
             Fault(file, row, reasons[at][0][0], "; ".join(what for _, what in reasons[at]), cells)
         )
-    return made
+    return list({(fault.file, fault.row, fault.what): fault for fault in made}.values())
 
 
 def _triplet_conflicts(rows: pd.DataFrame, seen: list[str]) -> Found:

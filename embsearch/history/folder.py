@@ -282,6 +282,8 @@ def as_begun(config: Config) -> Config:
     if config.evaluate.objective == "auto":
         objective = began["config"]["evaluate"]["objective"]
         config = with_values(config, {"evaluate.objective": objective})
+    if "relevant_alone" not in began["identity"]["data"]["derive"]:
+        config = with_values(config, {"data.derive.relevant_alone": False})
     older = OLDER_DEFAULTS if began["defaults"] < DEFAULTS else {}
     if config.study.on_drift == "refuse":
         for path, (old, new) in older.items():

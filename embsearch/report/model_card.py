@@ -160,7 +160,8 @@ class Card:
         files = [f"{file['file']} ({file['rows']:,} rows)" for file in report["files"]]
         how = "given by the data" if report["split"] == "given" else f"by {report['split']}"
         yield f"Files: {', '.join(files)}; read as {report['format']}."
-        yield f"Splits: {how}; {report['triplets']:,} training triplets."
+        pairs = f" and {report['pairs']:,} pairs" if report.get("pairs") else ""
+        yield f"Splits: {how}; {report['triplets']:,} training triplets{pairs}."
         yield from ("", "| split | queries | rows | relevant |", "|---|---|---|---|")
         for name, part in report["splits"].items():
             yield f"| {name} | {part['queries']:,} | {part['rows']:,} | {part['relevant']:,} |"

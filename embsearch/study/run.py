@@ -15,6 +15,7 @@ from pathlib import Path
 
 from embsearch.config.build import to_dict
 from embsearch.config.schema import Config
+from embsearch.data.summary import pairs_and_unread
 from embsearch.history import events
 from embsearch.history.board import Board
 from embsearch.history.events import Event
@@ -107,7 +108,8 @@ class Study:
         self.policy = Policy(self.config, self.scheduler, (self.folder.digest, data.fingerprint))
         self._answers = Answers(self._workplace, self.policy)
         self._suggester = Suggester(self.config, self.space, self.scheduler)
-        for line in (*self._decided_by_data, self._workplace.warmups.line()):
+        warmups = self._workplace.warmups.line()
+        for line in (*self._decided_by_data, pairs_and_unread(data.report), warmups):
             self.say(line)
         self.note(self._workplace.opened())
         self.state.release_all()

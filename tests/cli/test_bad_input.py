@@ -58,7 +58,7 @@ BAD = {
     ),
     "nothing to learn from": (
         "search data.path=a.csv",
-        {"a.csv": "query,title,grade\nq,t,1\np,t,1\n"},
+        {"a.csv": "query,title,grade\nq,t,0.5\np,t,0.5\n"},
         ["no triplets from", "data.derive.min_gap=1"],
     ),
     "splits that leave nothing": (

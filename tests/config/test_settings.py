@@ -34,7 +34,7 @@ train.augment.drop train.augment.swap train.augment.synonym train.augment.synony
 IDENTITY = f"""
 data.format data.path data.train data.valid data.test data.columns data.encoding data.on_bad_row
 data.positive_grade data.split.by data.split.valid data.split.test data.split.seed
-data.derive.per_query data.derive.min_gap data.derive.seed
+data.derive.per_query data.derive.min_gap data.derive.relevant_alone data.derive.seed
 {SEARCHABLE}
 train.texts train.devices
 evaluate.objective evaluate.at evaluate.draws evaluate.pool evaluate.max_rows evaluate.early_error

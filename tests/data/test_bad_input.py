@@ -20,10 +20,15 @@ BAD = {
         GOOD + "\u3000,e,f\n",
         ["x.csv, row 4", "anchor '\u3000'", "expected a text", FIX],
     ),
-    "empty negative": (
+    "empty positive": (
         "x.csv",
-        GOOD + "q3,e,\n",
-        ["x.csv, row 4", "negative ''", "expected a text", FIX],
+        GOOD + "q3,,e\n",
+        ["x.csv, row 4", "positive ''", "expected a text", FIX],
+    ),
+    "no positive in a list": (
+        "x.jsonl",
+        '{"query": "q1", "pos": ["a"], "neg": ["b"]}\n{"query": "q2", "pos": [], "neg": ["c"]}\n',
+        ["x.jsonl, row 2", "positive ''", "expected a text", FIX],
     ),
     "positive is negative": (
         "x.csv",
@@ -60,16 +65,11 @@ BAD = {
         GRADED + "q1,e,inf\n",
         ["x.csv, row 6", "grade 'inf'", "a finite number", FIX],
     ),
-    "bad click": ("x.csv", CLICKS + "q1,e,2\n", ["x.csv, row 6", "clicked '2'", "0 or 1", FIX]),
+    "bad click": ("x.csv", CLICKS + "q1,e,-2\n", ["x.csv, row 6", "clicked '-2'", "a count of clicks", FIX]),
     "bad weight": (
         "x.csv",
         "anchor,positive,negative,weight\nq1,a,b,-1\n",
         ["x.csv, row 2", "weight '-1'", "0 or more", FIX],
-    ),
-    "bad time": (
-        "x.csv",
-        "query,title,clicked,time\nq1,a,1,2024-05-01\nq1,b,0,yesterday\n",
-        ["x.csv, row 3", "time 'yesterday'", "2024-05-01", FIX],
     ),
     "unknown split": (
         "x.csv",
@@ -124,8 +124,23 @@ BAD = {
     ),
     "list for a text": (
         "x.jsonl",
-        '{"anchor": "q1", "positive": ["a", "b"]}\n',
-        ["x.jsonl, row 1", "positive", "expected one text", "one row for each"],
+        '{"anchor": ["a", "b"], "positive": "c"}\n',
+        ["x.jsonl, row 1", "anchor", "expected one text", "one row for each"],
+    ),
+    "objects without a text": (
+        "x.jsonl",
+        '{"anchor": "q1", "positive": [{"id": 3}]}\n',
+        ["x.jsonl, row 1", "positive", "'text' or 'content'", "not one with id"],
+    ),
+    "a mark unread": (
+        "x.csv",
+        "question,answer,is_correct\nq1,a,1\nq1,b,0\n",
+        ["x.csv, row 1", "'is_correct' holds 0 and 1", "data.columns.grade=null"],
+    ),
+    "a negative beside grades": (
+        "x.csv",
+        "query,title,grade,negative\nq1,a,1,b\n",
+        ["x.csv, row 1", "'negative' would stay unread", "data.format=judgements"],
     ),
     "mixed encodings": (
         "x.csv",
@@ -192,11 +207,15 @@ SETTINGS = {
     ),
     "format not there": (
         {"format": "clicks"},
-        ["x.csv, row 1", "'title'", "'clicked'", "data.columns.title=HEADER"],
+        ["x.csv, row 1", "'clicked'", "data.columns.clicked=HEADER"],
     ),
     "no split given": (
         {"split": SplitConfig(by="given")},
         ["data.split.by=given", "data.split.by=query"],
+    ),
+    "bad time": (
+        {"split": SplitConfig(by="time"), "columns": {"time": "negative"}},
+        ["x.csv, row 2", "time 'b'", "2024-05-01", FIX],
     ),
     "no time": ({"split": SplitConfig(by="time")}, ["x.csv, row 2", "data.columns.time=HEADER"]),
 }

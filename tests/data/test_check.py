@@ -25,6 +25,7 @@ def test_the_check_tells_what_was_read_left_out_and_how_long_texts_are(write, ca
         "file        clicks.csv: 6 rows, utf-8",
         "query = 搜索词, title = 标题, clicked = 点击, segment = 类目",
         "split by query",
+        "format      clicks: a row is a query, a title that was shown, and its click",
         "dropped         1 of 6 rows\n  1  empty text\n  written to ",
         "contradictions  1\n  clicks.csv, row 2: '佳明手表' has 1 here and 0 in clicks.csv, row 3",
         "queries, characters      4",

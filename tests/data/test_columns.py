@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
-from embsearch.data.columns import choose_columns
+from embsearch.data.columns import choose_columns, renamed
+from embsearch.data.nested import texts_in
 from embsearch.data.read import read
 from embsearch.data.source_files import Source
 from embsearch.errors import DataError
@@ -21,6 +23,17 @@ HEADERS = [
     ("查询,标题,点击", "clicks", "query title clicked"),
     ("Query,Product Title,Is Click,category", "clicks", "query title clicked segment"),
     ("query,title,label,product_title", "judgements", "query title grade"),
+    ("question,answer,label", "judgements", "query title grade"),
+    ("sentence1,sentence2,label", "judgements", "query title grade"),
+    ("text_1,text-2,Label", "judgements", "query title grade"),
+    ("premise,hypothesis,label", "judgements", "query title grade"),
+    ("query,passage,label", "judgements", "query title grade"),
+    ("question1,question2,is_duplicate", "judgements", "query title grade"),
+    ("anchor,positive,score", "judgements", "query title grade"),
+    ("question,answer", "triplets", "anchor positive"),
+    ("anchor,positive,negative,score", "triplets", "anchor positive negative"),
+    ("sentence1,sentence2,sentence3", "triplets", "anchor positive negative"),
+    ("query,response,rejected_response", "triplets", "anchor positive negative"),
 ]
 
 
@@ -46,3 +59,118 @@ def test_headers_of_two_formats_are_refused(write):
     with pytest.raises(DataError, match=r"set data\.format=judgements or clicks"):
         choose_columns(table, "auto", {})
     assert choose_columns(table, "clicks", {}).unused == ("grade",)
+
+
+MANY = {
+    "anchor,positive,negative_1,negative_2": ("negative", ["negative_1", "negative_2"]),
+    "anchor,positive,negative,negative1": ("negative", ["negative", "negative1"]),
+    "query,pos,neg_1,neg_2,neg_10": ("negative", ["neg_1", "neg_2", "neg_10"]),
+    "query,positive,Hard Negative 1,hard-neg-2": ("negative", ["Hard Negative 1", "hard-neg-2"]),
+    "query,positive,negative,hard_negative": ("negative", ["negative", "hard_negative"]),
+    "query,正例,负样本1,负样本2": ("negative", ["负样本1", "负样本2"]),
+    "query,pos_0,pos_1,neg": ("positive", ["pos_0", "pos_1"]),
+}
+
+
+@pytest.mark.parametrize("header", MANY)
+def test_every_column_of_positives_and_negatives_is_read(header, write):
+    row = ",".join(f"text {n}" for n in range(header.count(",") + 1))
+    columns = choose_columns(read(Source(write("x.csv", f"{header}\n{row}\n"))), "auto", {})
+    name, headers = MANY[header]
+    assert (columns.format, columns.unused) == ("triplets", ())
+    assert list(columns.several[name]) == headers
+
+
+def test_null_releases_a_column_and_a_mapping_names_the_only_negative(write):
+    table = read(Source(write("x.csv", "query,pos,neg1,neg2,label,weight\nq,a,b,c,1,2\n")))
+    released = {"grade": None, "weight": None, "negative": "neg2"}
+    columns = choose_columns(table, "auto", released)
+    assert columns.headers == {"anchor": "query", "positive": "pos", "negative": "neg2"}
+    assert columns.unused == ("neg1", "label", "weight")
+
+
+SEVERAL = [
+    ("x.csv", "anchor,positive,negative_1,negative_2\nq,a,b,c\nr,d,,\ns,e,　,f\n"),
+    (
+        "x.jsonl",
+        '{"query": "q", "pos": ["a"], "neg": ["b", "c"]}\n{"query": "r", "pos": ["d"], "neg": []}\n'
+        '{"query": "s", "pos": "e", "neg": [null, "f"], "neg_scores": [0.1, 0.2]}\n',
+    ),
+    (
+        "x.jsonl",
+        '{"query": "q", "positive_passages": [{"docid": "1", "title": "", "text": "a"}], '
+        '"negative_passages": [{"text": "b"}, {"text": "c"}]}\n'
+        '{"query": "r", "positive_passages": [{"text": "d"}], "negative_passages": []}\n'
+        '{"query": "s", "positive_passages": [{"text": "e"}], "negative_passages": [{"text": "f"}]}\n',
+    ),
+    (
+        "x.jsonl",
+        '{"messages": [{"role": "user", "content": "q"}], "positive_messages": [[{"role": "user", "content": "a"}]], '
+        '"negative_messages": [[{"role": "user", "content": "b"}], [{"role": "user", "content": "c"}]]}\n'
+        '{"messages": [{"role": "user", "content": "r"}], '
+        '"positive_messages": [[{"role": "user", "content": "d"}]]}\n'
+        '{"messages": [{"role": "user", "content": "s"}], "positive_messages": [[{"role": "user", "content": "e"}]], '
+        '"negative_messages": [[{"role": "user", "content": "f"}]]}\n',
+    ),
+    (
+        "x.jsonl",
+        '{"query": "q", "response": "a", "rejected_response": ["b", "c"]}\n{"query": "r", "response": "d"}\n'
+        '{"query": "s", "response": "e", "rejected_response": "f"}\n',
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), SEVERAL)
+def test_a_positive_stands_against_each_negative_and_alone_where_there_is_none(
+    name, content, write
+):
+    table = read(Source(write(name, content)))
+    frame = renamed(table, choose_columns(table, "auto", {}))
+    assert frame[["anchor", "positive", "negative"]].to_numpy().tolist() == [
+        ["q", "a", "b"],
+        ["q", "a", "c"],
+        ["r", "d", None],
+        ["s", "e", "f"],
+    ]
+    assert frame["row"].tolist() == [table.rows[n] for n in (0, 0, 1, 2)]
+
+
+def test_lists_of_parquet_and_of_a_data_frames_csv_are_read(tmp_path):
+    frame = pd.DataFrame({"query": ["q", "r"], "pos": [["a"], ["d"]], "neg": [["b", "c"], []]})
+    frame.to_parquet(tmp_path / "x.parquet")
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    for name in ("x.parquet", "x.csv"):
+        table = read(Source(tmp_path / name))
+        made = renamed(table, choose_columns(table, "auto", {}))
+        assert made[["anchor", "positive", "negative"]].to_numpy().tolist() == [
+            ["q", "a", "b"],
+            ["q", "a", "c"],
+            ["r", "d", None],
+        ]
+
+
+def test_classes_of_inference_are_no_grades(write):
+    table = read(Source(write("x.csv", "premise,hypothesis,label\np,h,0\np,i,2\n")))
+    with pytest.raises(
+        DataError, match=r"'label' beside a premise holds '2'.*data\.columns\.grade"
+    ):
+        choose_columns(table, "auto", {})
+    assert choose_columns(table, "auto", {"grade": "label"}).format == "judgements"
+
+
+def test_several_positives_stand_against_every_negative(write):
+    lines = '{"query": "q", "pos": ["a", "b"], "neg": ["c", "d"]}\n'
+    table = read(Source(write("x.jsonl", lines)))
+    frame = renamed(table, choose_columns(table, "auto", {}))
+    pairs = frame[["positive", "negative"]].to_numpy().tolist()
+    assert pairs == [["a", "c"], ["a", "d"], ["b", "c"], ["b", "d"]]
+
+
+def test_a_passage_is_its_title_and_text_and_a_conversation_all_its_messages():
+    assert texts_in('[{"title": "Boot", "text": "of leather"}, "shoe"]') == [
+        "Boot of leather",
+        "shoe",
+    ]
+    chat = '[{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]'
+    assert texts_in(chat) == ["s\nu"]
+    assert texts_in("[no list") == ["[no list"]

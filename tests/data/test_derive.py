@@ -36,7 +36,8 @@ def test_every_pair_whose_grades_differ_enough_is_a_candidate_and_the_first_are_
     every = [
         (q, a, b) for q, a, x in rows for p, b, y in rows if q == p and x > y and x - y >= min_gap
     ]
-    made = triplets(graded(rows), per_query=per_query, min_gap=min_gap)
+    rows_made = triplets(graded(rows), per_query=per_query, min_gap=min_gap)
+    made = [row for row in rows_made if row[2]]
     assert set(made) <= set(every)
     most = per_query or math.inf
     assert Counter(q for q, _, _ in made) == {
@@ -51,6 +52,19 @@ def test_the_order_of_rows_does_not_matter(rows, random):
     assert sorted(triplets(graded(mixed), per_query=2)) == sorted(
         triplets(graded(rows), per_query=2)
     )
+
+
+@given(ROWS, st.integers(0, 5))
+def test_only_a_query_without_a_pair_trains_on_its_relevant_titles_alone(rows, per_query):
+    made = triplets(graded(rows), per_query=per_query)
+    paired = {query for query, _, negative in made if negative}
+    alone = [(query, title) for query, title, negative in made if not negative]
+    relevant = [(q, t) for q, t, grade in rows if grade >= 1 and q not in paired]
+    assert set(alone) <= set(relevant)
+    most = per_query or math.inf
+    assert Counter(q for q, _ in alone) == {
+        q: min(n, most) for q, n in Counter(q for q, _ in relevant).items()
+    }
 
 
 def test_another_seed_keeps_other_pairs_and_blocks_change_nothing(monkeypatch):

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embsearch.config.schema import DataConfig
-from embsearch.data.dataset import Dataset
+from embsearch.data.dataset import Dataset, with_negatives
 from embsearch.data.load import load_dataset
+from embsearch.data.summary import pairs_and_unread
 
 SEED = """anchor(搜索词),positive(点击商品),negative(未点击商品)
 防水运动手表,佳明Venu 2 防水运动手表,小米智能手环(非防水)
@@ -77,6 +78,38 @@ def test_pairs_without_negatives_train_where_validation_has_some(write, cache):
     data = load_dataset(DataConfig(train=str(train), valid=str(valid)), cache)
     assert data.train.negative.tolist() == [-1, -1]
     assert data.report["split"] == "given"
+
+
+SOME = "anchor,positive,negative,note,weight\nq1,a,b,x,\nq2,c,,x,\nq3,d,e,x,\nq4,f,g,x,\n"
+
+
+def test_pairs_and_unread_columns_are_counted_and_said(write, cache):
+    valid = write("v.csv", "anchor,positive,negative\nq5,h,i\n")
+    train = write("t.csv", SOME)
+    config = DataConfig(train=str(train), valid=str(valid), columns={"weight": None})
+    data = load_dataset(config, cache)
+    assert (data.report["triplets"], data.report["pairs"]) == (3, 1)
+    assert data.report["notes"] == ["data.columns.weight=null: nothing is read as weight"]
+    assert pairs_and_unread(data.report) == (
+        "1 of 4 training rows are pairs without a negative; columns of t.csv left unread: note, weight"
+    )
+    assert pairs_and_unread({}) == ""
+    kept = with_negatives(data)
+    assert [data.texts[i] for i in kept.train.anchor] == ["q1", "q3", "q4"]
+    assert (kept.texts, with_negatives(kept)) == (data.texts, kept)
+
+
+def test_a_clicked_query_without_an_unclicked_title_trains(write, cache):
+    rows = "query,title,clicked,split\nq1,a,1,train\nq2,b,1,train\nq2,c,0,train\nq3,d,1,valid\nq3,e,0,valid\n"
+    data = load_dataset(DataConfig(path=str(write("x.csv", rows))), cache)
+    titles = [data.texts[i] for i in data.train.positive]
+    assert sorted(zip(titles, data.train.negative >= 0, strict=True)) == [("a", False), ("b", True)]
+
+
+def test_a_time_is_read_only_where_the_split_asks_for_it(write, cache):
+    rows = "query,title,clicked,date\nq1,a,1,01/31/24\nq1,b,0,soon\nq2,c,1,\nq2,d,0,never\n"
+    data = load_dataset(DataConfig(path=str(write("x.csv", rows))), cache)
+    assert data.report["dropped"] == {}
 
 
 def test_dropped_rows_are_counted_and_written_beside_the_data(write, cache):

@@ -37,6 +37,26 @@ def test_a_click_beats_its_absence_and_the_contradiction_is_counted(check):
     )
 
 
+def test_an_empty_optional_value_is_no_fault(check):
+    checked = check(
+        "anchor,positive,negative,weight,pos_grade,neg_grade\nq,a,b,2,,\nq,c,　,,,\nr,a,,3,2,1\n"
+    )
+    assert rows(checked, "positive", "negative", "weight") == [
+        ["a", "b", 2.0],
+        ["c", "", 1.0],
+        ["a", "", 3.0],
+    ]
+
+
+def test_one_fault_of_a_row_of_many_titles_is_told_once(check):
+    checked = check("anchor,positive,neg1,neg2\n,a,b,c\nr,a,b,a\n", on_bad_row="drop")
+    assert [(f.row, f.kind) for f in checked.dropped] == [
+        (2, "empty text"),
+        (3, "positive equals negative"),
+    ]
+    assert rows(checked, "query", "negative") == [["r", "b"]]
+
+
 def test_duplicates_are_counted_and_kept_once(check):
     checked = check("anchor,positive,negative\nq,a,b\nQ ,a,b\nq,a,c\n")
     assert rows(checked, "positive", "negative") == [["a", "b"], ["a", "c"]]
