@@ -37,6 +37,7 @@ from embsearch.launch.base import (
     Job,
     Measured,
     Message,
+    Note,
     Point,
     Points,
     Probed,
@@ -114,7 +115,7 @@ class Worker:
                 case TrainJob():
                     yield from self._train(job)
                 case EvaluateJob():
-                    yield self._evaluate(job)
+                    yield from self._evaluate(job)
                 case ProbeJob():
                     yield self._probe(job)
                 case _:
@@ -170,10 +171,23 @@ class Worker:
             lambda: self.halting, job.queries, group,
         )  # fmt: skip
 
-    def _evaluate(self, job: EvaluateJob) -> Evaluated:
+    def _evaluate(self, job: EvaluateJob) -> Iterator[Message]:
         config = build(job.config)
         keep = Path(job.keep) if job.keep else None
-        return self.evaluate(config, job.cache, job.split, job.model, job.full, job.most, keep)
+        if job.model is None and not job.full:  # a study begins with it
+            yield from map(Note, self.check(config, job.cache))
+        yield self.evaluate(config, job.cache, job.split, job.model, job.full, job.most, keep)
+
+    def check(self, config: Config, cache: str) -> list[str]:
+        """Return lines that people should read before a study of these data and this encoder.
+
+        Raises ModelError where the encoder cannot serve them.
+        """
+        compute = choose(config.device, config.train.precision)
+        data = self.dataset(config, cache)
+        encoder, tokens = self._encoder(config, data, Path(cache), compute)
+        with torch.random.fork_rng([]):
+            return list(encoder.check(config.model, data, tokens, compute))
 
     def evaluate(
         self,
@@ -202,7 +216,9 @@ class Worker:
             with torch.random.fork_rng(
                 []
             ):  # building layers draws; the trial that is warm must not see it
-                encoder = tower_class(task.kind).load(model, str(compute.device))
+                encoder = tower_class(task.kind).load(
+                    model, str(compute.device), config.model.trust_remote_code
+                )
             select(encoder, compute)
             tokens = encoder.prepare(data, Path(cache) / "tokens")
         else:

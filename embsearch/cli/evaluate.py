@@ -35,6 +35,8 @@ def run(config: Config, options: EvaluateOptions) -> int:
     worker = Worker()
     split = "test" if len(worker.dataset(config, str(cache)).test) else "valid"
     folder = str(model.folder) if model.folder else None
+    for line in [] if folder else worker.check(config, str(cache)):
+        print(line, file=sys.stderr)
     measured = encode(worker.evaluate(config, str(cache), split, folder, full=True))
     metrics_table(model.label, split, measured, task_of(config))
     if model.folder is not None and split == "test":

@@ -113,7 +113,7 @@ class ModelConfig(Room):
     revision: str | None = setting(None, "hub commit", searchable=True)
     pooling: Pooling = setting(
         "keep",
-        "keep: what the pretrained folder says (mean where it says nothing)",
+        "keep: what the pretrained folder says (mean where it says nothing); what follows it stays",
         searchable=True,
     )
     projection: int | None = setting(

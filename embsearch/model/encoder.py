@@ -10,6 +10,7 @@ Shapes: B texts, T tokens, E the width of the embedding, D of a layer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,12 @@ from embsearch.config.schema import ModelConfig
 from embsearch.data.batch import onto
 from embsearch.data.dataset import TaskData
 from embsearch.data.tokenise import Tokenizer, Tokens, cached
-from embsearch.model import pretrained
-from embsearch.model.device import product_dtype
+from embsearch.errors import ModelError
+from embsearch.model import folder_check, pretrained
+from embsearch.model.device import Compute, product_dtype
 from embsearch.model.frozen import LIMIT, FrozenLayerCache
 from embsearch.model.kernel import Kernel
-from embsearch.model.tower import Tower
+from embsearch.model.tower import Inputs, Tower
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -38,6 +40,7 @@ ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBack
 # Tokens of a text up to which torch's plain attention is faster on a CPU, while training, than its
 # kernel.
 PLAIN = 256
+PROBED = 4  # texts, of every length, whose vectors must outlive the cut of the token table
 
 
 class Encoder(Tower):
@@ -50,6 +53,8 @@ class Encoder(Tower):
         self._rows: np.ndarray | None = None  # token id -> row of the cut table
         self._tokens: Tensor | None = None  # row of the cut table -> token id
         self._full: Tensor | None = None  # the whole table, as it was before the cut
+        self._cut: nn.Parameter | None = None  # the rows that are left of it
+        self._padding: int | None = None  # token id whose row never learns
         self._known: Tokens | None = None  # the texts whose frozen states are kept
         self._frozen = 0  # lowest layers whose states are kept
         self._caches: dict[torch.dtype, FrozenLayerCache | None] = {}
@@ -59,8 +64,8 @@ class Encoder(Tower):
         return cls(pretrained.build(config, seed))
 
     @classmethod
-    def load(cls, folder: str | Path, device: str) -> Encoder:
-        return cls(pretrained.load(folder, device))
+    def load(cls, folder: str | Path, device: str, trust_remote_code: bool = False) -> Encoder:
+        return cls(pretrained.load(folder, device, trust_remote_code))
 
     def prepare(self, data: TaskData, cache: Path) -> Tokens:
         length = self.model.max_seq_length or pretrained.LONGEST
@@ -74,15 +79,40 @@ class Encoder(Tower):
 
     def save(self, folder: Path) -> None:
         """Write the model with its whole token table, in sentence-transformers' format."""
-        cut = self.table
         try:
             pretrained.save(self.uncut(), folder)
         finally:
-            self.recut(cut)
+            self.recut()
+
+    def check(
+        self, config: ModelConfig, data: TaskData, inputs: Inputs, compute: Compute
+    ) -> Iterator[str]:
+        assert isinstance(inputs, Tokens), "prepare makes nothing else"
+        yield from folder_check.check(self, self.model, config, data, inputs, compute)
 
     def restrict(self, inputs: Tokens) -> None:
-        """Keep only the tokens of ``inputs`` in the token table."""
-        self.cut_table(np.unique(inputs.ids))
+        """Keep only the tokens of ``inputs`` in the token table.
+
+        It stays whole where vectors depend on the number of a token, beyond its row. Raises
+        ModelError where a token has no row.
+        """
+        ids = np.unique(inputs.ids)
+        rows = getattr(self.table, "num_embeddings", ids[-1] + 1)
+        if ids[-1] >= rows:
+            raise ModelError(
+                f"the tokenizer gives token {ids[-1]}, and the encoder's token table has {rows} rows: "
+                "they are not of one model"
+            )
+        step = max(1, len(inputs.lengths) // PROBED)
+        few = np.argsort(inputs.lengths, kind="stable")[::step][:PROBED]
+        was, _ = self.training, self.eval()
+        with torch.no_grad():
+            whole_BE = self.encode(inputs, few)
+            self.cut_table(ids)
+            if not torch.allclose(self.encode(inputs, few), whole_BE, atol=1e-6):
+                self.uncut()
+                self._rows = self._tokens = self._full = self._cut = None
+        self.train(was)
 
     def activation_bytes(self, lengths: np.ndarray, held: int) -> float:
         """Return 34 D + 5 H L bytes a token and layer of width D with H heads.
@@ -110,10 +140,13 @@ class Encoder(Tower):
         ``alone`` and ``shared``: as of ``Kernel.encode``.
         """
         if self.kernel is None:
-            return self._encode_padded(tokens, texts)
-        states = self.frozen_states(tokens, texts)
-        ids = self.rows(_joined(tokens, texts))
-        return self.kernel.encode(ids, tokens.lengths[texts], states, alone, shared)
+            vectors_BE = self._encode_padded(tokens, texts)
+        else:
+            states = self.frozen_states(tokens, texts)
+            ids = self.rows(_joined(tokens, texts))
+            vectors_BE = self.kernel.encode(ids, tokens.lengths[texts], states, alone, shared)
+        width = self.model.truncate_dim  # as sentence-transformers: after the last module
+        return vectors_BE if width is None else vectors_BE[:, :width]
 
     def _encode_padded(self, tokens: Tokens, texts: np.ndarray) -> Tensor:
         ids, mask = tokens.padded(texts, self.pad)
@@ -152,7 +185,7 @@ class Encoder(Tower):
         What is frozen has no dropout, so that it gives a text the same vectors every time.
         """
         super().train(mode)
-        for module in self.modules():
+        for module in self.model.modules():
             parameters = list(module.parameters())
             if parameters and not any(p.requires_grad for p in parameters):
                 module.eval()
@@ -200,19 +233,17 @@ class Encoder(Tower):
             return
         special = self.model.tokenizer.all_special_ids or []
         special = [i for i in special if i < table.num_embeddings]
-        more = np.asarray([*special, self.pad], dtype=np.int64)
+        more = np.asarray([*special, self.pad, table.padding_idx or 0], dtype=np.int64)
         kept = np.unique(np.concatenate([np.asarray(tokens), more]))
         if self.pad < len(kept):  # RoBERTa counts positions from the padding id: it stays the same
             kept = np.insert(kept[kept != self.pad], self.pad, self.pad)
         rows = np.full(table.num_embeddings, -1, dtype=np.int64)
         rows[kept] = np.arange(len(kept))
-        self._rows, self._tokens = rows, torch.from_numpy(kept)
+        self._rows, self._tokens, self._padding = rows, torch.from_numpy(kept), table.padding_idx
         self._full = table.weight.detach()  # sole reference from here on
-        padding = None if table.padding_idx is None else int(rows[table.padding_idx])
-        smaller = nn.Embedding(len(kept), table.embedding_dim, padding_idx=padding)
         weight = table.weight.detach()[self._tokens].clone()
-        smaller.weight = nn.Parameter(weight, table.weight.requires_grad)
-        self.recut(smaller)
+        self._cut = nn.Parameter(weight, table.weight.requires_grad)
+        self.recut()
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Return token ids as rows of the present table."""
@@ -222,18 +253,28 @@ class Encoder(Tower):
         """Return the model with its whole token table, sharing every other weight: for saving."""
         if self._full is None or self._tokens is None:
             return self.model
-        cut = self.table
-        assert isinstance(cut, nn.Embedding)
-        whole = nn.Embedding(len(self._full), cut.embedding_dim)
+        assert self._cut is not None, "cut_table made it with the others"
         weight = self._full.clone()
-        weight[self._tokens] = cut.weight.detach().cpu()
-        whole.weight = nn.Parameter(weight.to(cut.weight.device))
-        self.recut(whole)
+        weight[self._tokens] = self._cut.detach().cpu()
+        whole = nn.Parameter(weight.to(self._cut.device), self._cut.requires_grad)
+        self._set_table(whole, self._padding)
         return self.model
 
-    def recut(self, cut: nn.Module) -> None:
-        """Undo ``uncut``: put back the cut table it was called with."""
-        self._base.set_input_embeddings(cut)
+    def recut(self) -> None:
+        """Undo ``uncut``: put back the rows that learn."""
+        if self._cut is not None and self._rows is not None:
+            row = None if self._padding is None else int(self._rows[self._padding])
+            self._set_table(self._cut, row)
+
+    def _set_table(self, weight: nn.Parameter, padding: int | None) -> None:
+        """Give every module that holds the token table ``weight`` instead.
+
+        The modules stay, and with them what their class does: a factor, as Gemma's, or positions.
+        """
+        was = self.table.weight
+        for table in self._base.modules():
+            if isinstance(table, nn.Embedding) and table.weight is was:
+                table.weight, table.num_embeddings, table.padding_idx = weight, len(weight), padding
 
     @property
     def table(self) -> nn.Module:

@@ -65,25 +65,23 @@ def find(path: str) -> str:
 def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
     """Return the encoder of ``config`` in fp32 on the CPU; a new projection is drawn from ``seed``.
 
-    Raises ModelError where weights are missing or do not have what the config asks for.
+    It is the loaded object, changed where a setting asks for it: what its folder says about its own
+    use stays. Raises ModelError where weights are missing or do not have what the config asks for.
     """
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
 
-    path = find(config.path)
-    found = _read(path, config)
-    base = found[0]
-    if not isinstance(base, Transformer) or found.tokenizer is None:
+    model = read(config)
+    base = model[0]
+    if not isinstance(base, Transformer) or model.tokenizer is None:
         kind = type(base).__name__
         raise ModelError(f"model.path={config.path}: {kind} is not a text transformer")
-    modules: list[nn.Module] = [base, *_pooling(found, base, path, config)]
+    found = list(model)
+    modules = _with_top(_with_pooling(found, config), config, seed)
+    if modules != found:
+        model._modules = {str(i): module for i, module in enumerate(modules)}
     if config.projection is not None:
-        modules.append(_projection(modules, config.projection, seed))
-    if config.normalize:
-        modules.append(Normalize())
-    model = SentenceTransformer(modules=modules, device="cpu")
-    own = min(model.max_seq_length or LONGEST, positions(base.auto_model)[1])
-    model.max_seq_length = config.max_length or min(own, LONGEST)
+        model.truncate_dim = None  # it was said of vectors that are not there any more
+    model.max_seq_length = _length(model, base, config)
     _set_dropout(model, config.dropout)
     freeze(base.auto_model, config.freeze_layers)
     if config.freeze_layers and not _can_learn(model):
@@ -94,19 +92,11 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
     return model
 
 
-def _read(path: str, config: ModelConfig) -> SentenceTransformer:
-    """Return the encoder as it was saved. Raises ModelError."""
-    from sentence_transformers import SentenceTransformer
-
+def read(config: ModelConfig) -> SentenceTransformer:
+    """Return the encoder as its folder says, in fp32 on the CPU. Raises ModelError."""
+    path = find(config.path)
     try:
-        with quiet():
-            return SentenceTransformer(
-                path,
-                device="cpu",
-                revision=config.revision,
-                trust_remote_code=config.trust_remote_code,
-                model_kwargs={"dtype": torch.float32},
-            )
+        return _loaded(path, "cpu", config.trust_remote_code, config.revision)
     except Exception as error:
         raise ModelError(
             f"model.path={config.path}: cannot be loaded as an encoder: {first_line(error)}. Expected a folder "
@@ -114,21 +104,130 @@ def _read(path: str, config: ModelConfig) -> SentenceTransformer:
         ) from error
 
 
-def _pooling(
-    found: SentenceTransformer, base: Transformer, path: str, config: ModelConfig
-) -> list[nn.Module]:
-    """Return the modules between the transformer's states and the embedding."""
-    from sentence_transformers.sentence_transformer.modules import Dense, Pooling
+def _loaded(
+    path: str, device: str, trust_remote_code: bool, revision: str | None = None
+) -> SentenceTransformer:
+    """Return what sentence-transformers loads, with adapters merged and a padding token.
 
-    if config.pooling == "pooler":
-        _use_pooler(base, path, config)
-        return []
+    Raises ModelError where the tokenizer knows no token, and what sentence-transformers raises.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    with quiet():
+        model = SentenceTransformer(
+            path,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            model_kwargs={"dtype": torch.float32},
+        )
+    if model.transformers_model is not None:
+        _merge_adapters(model.transformers_model)
+    tokenizer = model.tokenizer
+    if not hasattr(tokenizer, "all_special_ids"):
+        return model
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ModelError(
+            "it has no tokenizer (none but special tokens are known); copy tokenizer.json and "
+            "tokenizer_config.json from where its weights are from"
+        )
+    if tokenizer.pad_token is None:  # masked, so any will do; it is saved with the model
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ModelError("its tokenizer has no padding token, and no end token to stand in for it")
+    return model
+
+
+def _merge_adapters(base: nn.Module) -> None:
+    """Put the adapters of a peft folder into the layers that they change, so that all may learn.
+
+    Raises ModelError where one is of a kind that cannot be merged.
+    """
+    if not getattr(base, "peft_config", None):
+        return
+    for name, module in list(base.named_modules()):
+        if hasattr(module, "merge") and hasattr(module, "get_base_layer"):
+            module.merge()
+            parent, _, own = name.rpartition(".")
+            setattr(base.get_submodule(parent), own, module.get_base_layer())
+    if left := [type(m).__name__ for m in base.modules() if type(m).__module__.startswith("peft.")]:
+        raise ModelError(f"its adapter ({left[0]}) cannot be merged; save the merged model instead")
+    del base.peft_config
+    base._hf_peft_config_loaded = False  # type: ignore[assignment]
+    vars(base).pop("_weight_conversions", None)  # saving would name the weights as an adapter's
+    base.requires_grad_(True)
+
+
+def _length(model: SentenceTransformer, base: Transformer, config: ModelConfig) -> int:
+    """Return how many tokens of a text are read. Raises ModelError where the encoder cannot."""
+    _, most = positions(base.auto_model)
+    asked = config.max_length
+    if asked is None:
+        return min(model.max_seq_length or LONGEST, most, LONGEST)
+    specials = model.tokenizer.num_special_tokens_to_add()
+    if asked > most:
+        raise ModelError(f"model.max_length={asked}: the encoder has {most} positions")
+    if asked <= specials:
+        raise ModelError(
+            f"model.max_length={asked}: expected at least {specials + 1}, "
+            f"the encoder's {specials} special tokens and one of the text"
+        )
+    return asked
+
+
+def _with_pooling(modules: list[nn.Module], config: ModelConfig) -> list[nn.Module]:
+    """Return ``modules`` with the pooling of ``config`` in place of their own.
+
+    Raises ModelError where the others do not fit another one.
+    """
+    from sentence_transformers.sentence_transformer.modules import (
+        Normalize,
+        Pooling,
+        Transformer,
+    )
+
+    base = modules[0]
+    assert isinstance(base, Transformer), "build checked that this is a text transformer"
+    own = next((module for module in modules if isinstance(module, Pooling)), None)
+    pools = base.module_output_name == "token_embeddings"
     width = base.get_embedding_dimension()
-    if config.pooling != "keep":
-        return [Pooling(width, config.pooling)]
-    own = next((module for module in found if isinstance(module, Pooling)), None)
-    dense = [module for module in found if isinstance(module, Dense)]
-    return [own or Pooling(width, "mean"), *dense]
+    if config.pooling == "keep":
+        return modules if own or not pools else [base, Pooling(width, "mean"), *modules[1:]]
+    if own is None and not pools:
+        raise ModelError(
+            f"model.pooling={config.pooling}: the encoder of {config.path} gives one vector a text, "
+            "there is nothing to pool; use keep"
+        )
+    at = modules.index(own) if own else 1
+    below, above = modules[1:at], modules[at + 1 :] if own else modules[1:]
+    bound = [] if own is None or own.get_embedding_dimension() == width else above
+    bound = [*below, *bound] if config.pooling == "pooler" else bound
+    names = [type(module).__name__ for module in bound if not isinstance(module, Normalize)]
+    if names:
+        raise ModelError(
+            f"model.pooling={config.pooling}: {', '.join(names)} of {config.path} "
+            "fits the folder's own pooling alone; use keep"
+        )
+    if config.pooling == "pooler":
+        _use_pooler(base, find(config.path), config)
+        return [base, *above]
+    return [base, *below, Pooling(width, config.pooling), *above]
+
+
+def _with_top(modules: list[nn.Module], config: ModelConfig, seed: int) -> list[nn.Module]:
+    """Return ``modules`` with the new projection, if any, and with a Normalize at the end or none.
+
+    A Normalize further down is left alone.
+    """
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    ends = isinstance(modules[-1], Normalize)
+    if config.projection is None and ends == config.normalize:
+        return modules
+    made = modules[:-1] if ends else list(modules)
+    if config.projection is not None:
+        made.append(_projection(made, config.projection, seed))
+    return [*made, Normalize()] if config.normalize else made
 
 
 def _projection(modules: Sequence[Any], width: int, seed: int) -> Dense:
@@ -235,15 +334,14 @@ def put(draft: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load(folder: str | Path, device: str = "cpu") -> SentenceTransformer:
-    """Return a saved encoder, ready to encode. Raises ModelError."""
-    from sentence_transformers import SentenceTransformer
-
+def load(
+    folder: str | Path, device: str = "cpu", trust_remote_code: bool = False
+) -> SentenceTransformer:
+    """Return a saved encoder in fp32, ready to encode. Raises ModelError."""
     if not (Path(folder) / "modules.json").exists():
         raise ModelError(f"{folder}: no sentence-transformers model here (modules.json is missing)")
     try:
-        with quiet():
-            return SentenceTransformer(str(folder), device=device).eval()
+        return _loaded(str(folder), device, trust_remote_code).eval()
     except Exception as error:
         raise ModelError(
             f"{folder}: this saved model cannot be loaded: {first_line(error)}"

@@ -11,6 +11,7 @@ a study, B items of a chunk, E the width of the vectors.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from embsearch.config.schema import ModelConfig
 from embsearch.data.dataset import Ids, TaskData
 from embsearch.data.tokenise import Tokenizer
+from embsearch.model.device import Compute
 from embsearch.model.kernel import Kernel
 
 
@@ -67,8 +69,11 @@ class Tower(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: str | Path, device: str) -> Self:
-        """Return the tower that ``save`` wrote. Raises ModelError."""
+    def load(cls, folder: str | Path, device: str, trust_remote_code: bool = False) -> Self:
+        """Return the tower that ``save`` wrote. Raises ModelError.
+
+        ``trust_remote_code``: code that lies beside its weights may run.
+        """
 
     @abstractmethod
     def prepare(self, data: TaskData, cache: Path) -> Inputs:
@@ -85,6 +90,15 @@ class Tower(nn.Module, ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the tower to ``folder``, whole or not at all. Raises OSError."""
+
+    def check(
+        self, config: ModelConfig, data: TaskData, inputs: Inputs, compute: Compute
+    ) -> Iterator[str]:
+        """Yield a line for each thing that people should know before a study of ``data`` begins.
+
+        Raises ModelError where the untuned tower cannot serve them. Nothing is changed.
+        """
+        yield from ()
 
     def restrict(self, inputs: Any) -> None:
         """Leave out weights that none of ``inputs`` can reach, until the tower is saved."""

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 
 from embsearch.errors import ConfigError, ModelError, first_line
 from embsearch.model import pretrained
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 NEEDS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -37,13 +41,13 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 class Graph(nn.Module):
     """Token ids and mask to vectors of length 1, whatever the model's last module leaves them at."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.width = model, model.truncate_dim
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         found = self.model({"input_ids": input_ids, "attention_mask": attention_mask})
-        return nn.functional.normalize(found["sentence_embedding"], dim=-1)
+        return nn.functional.normalize(found["sentence_embedding"][:, : self.width], dim=-1)
 
 
 def check_installed(kind: str) -> None:

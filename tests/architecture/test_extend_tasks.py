@@ -163,7 +163,7 @@ class LetterTower(Tower):
         return cls()
 
     @classmethod
-    def load(cls, folder: str | Path, device: str) -> LetterTower:
+    def load(cls, folder: str | Path, device: str, trust_remote_code: bool = False) -> LetterTower:
         tower = cls()
         tower.load_state_dict(torch.load(Path(folder) / "letters.pt", weights_only=True))
         return tower

@@ -124,7 +124,7 @@ def test_saving_an_encoder_with_a_cut_table_saves_the_whole_one(encoder, tmp_pat
     cut = encoder.table
 
     pretrained.save(encoder.uncut(), tmp_path / "model")
-    encoder.recut(cut)
+    encoder.recut()
 
     again = Encoder(pretrained.load(tmp_path / "model"))
     if encoder.packs:
