@@ -82,7 +82,9 @@ def compared(
     """Measure parity on the texts of ``input``, or on the study's test rows."""
     import torch
 
+    from embsearch.data.tokenise import prompted
     from embsearch.model import pretrained
+    from embsearch.model.prompts import prompt_of
     from embsearch.serve.encoder import TextEncoder
     from embsearch.serve.exported import BATCH, open_graph
     from embsearch.serve.parity import on_rows, on_texts
@@ -93,18 +95,23 @@ def compared(
     fast, plain = TextEncoder.open(folder, "cpu"), pretrained.load(folder)
 
     def exact(given: Sequence[str]) -> np.ndarray:
-        return fast(given).values
+        return fast.as_they_are(given).values
 
     def slow(given: Sequence[str]) -> np.ndarray:
-        found: np.ndarray = plain.encode(list(given), batch_size=BATCH, show_progress_bar=False)
+        found: np.ndarray = plain.encode(
+            list(given), prompt="", batch_size=BATCH, show_progress_bar=False
+        )
         return found
 
     if texts is not None:
-        return on_texts(texts, exact, graph, slow)
+        return on_texts(fast.prompted(texts, None), exact, graph, slow)
     task = task_of(config)
     data = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
     rows = task.rows(data, "test" if len(data.test) else "valid")
-    return on_rows(task, data, rows, exact, graph, slow)
+    prompts = prompt_of(plain, "query"), prompt_of(plain, "document")
+    given = prompted(data, prompts)
+    items = [given[i] for i in task.items(rows)]
+    return on_rows(task, items, rows, exact, graph, slow)
 
 
 def describe(parity: Parity, kind: str) -> str:

@@ -98,6 +98,18 @@ class DataConfig(Room):
 
 
 @dataclass(frozen=True)
+class PromptsConfig(Room):
+    """What stands before a text, blanks included."""
+
+    query: str | None = setting(
+        None, "before every query; null: the model folder's own; '': nothing", searchable=True
+    )
+    document: str | None = setting(
+        None, "before every title; null: the model folder's own; '': nothing", searchable=True
+    )
+
+
+@dataclass(frozen=True)
 class ModelConfig(Room):
     path: str = setting(
         "minilm",
@@ -128,6 +140,7 @@ class ModelConfig(Room):
     trust_remote_code: bool = setting(
         False, "true runs code that comes with the weights", searchable=True
     )
+    prompts: PromptsConfig = PromptsConfig()
 
 
 @dataclass(frozen=True)

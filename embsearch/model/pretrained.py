@@ -25,6 +25,7 @@ from embsearch import disk
 from embsearch.config.schema import ModelConfig
 from embsearch.errors import ModelError, first_line
 from embsearch.model.positions import positions
+from embsearch.model.prompts import prompts_for
 
 if TYPE_CHECKING:  # its import takes seconds; a step on an encoder that is there needs none of it
     from sentence_transformers import SentenceTransformer
@@ -81,7 +82,13 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
         modules.append(_projection(modules, config.projection, seed))
     if config.normalize:
         modules.append(Normalize())
-    model = SentenceTransformer(modules=modules, device="cpu")
+    model = SentenceTransformer(
+        modules=modules,
+        device="cpu",
+        prompts=prompts_for(found, config),
+        default_prompt_name=found.default_prompt_name,
+        similarity_fn_name=found.similarity_fn_name,
+    )
     own = min(model.max_seq_length or LONGEST, positions(base.auto_model)[1])
     model.max_seq_length = config.max_length or min(own, LONGEST)
     _set_dropout(model, config.dropout)
