@@ -174,17 +174,21 @@ Texts to vectors of length 1 without torch. Written by embsearch from the model 
 Compared when it was written: {words}.
 
 ```python
+import json
+
 import numpy as np
 import {load[0]}
 from tokenizers import Tokenizer
 
 folder = "."
 tokenizer = Tokenizer.from_file(folder + "/tokenizer.json")  # cuts and pads as the model was trained
+with open(folder + "/config_sentence_transformers.json", encoding="utf-8") as file:
+    prompts = json.load(file)["prompts"]  # by role: query, document
 {load[1]}
 
 
-def encode(texts):
-    rows = tokenizer.encode_batch(texts)
+def encode(texts, role="document"):
+    rows = tokenizer.encode_batch([prompts.get(role, "") + text for text in texts])
     ids, mask = (np.array([getattr(row, name) for row in rows], np.int64) for name in ("ids", "attention_mask"))
     return run(ids, mask)
 
