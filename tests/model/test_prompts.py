@@ -50,9 +50,11 @@ def folder(tiny_bert: Path, tmp_path: Path) -> Path:
 def test_a_text_of_both_roles_gets_a_second_id_as_title() -> None:
     data = dataset().by_role()
     assert data.texts == (*TEXTS, "lamp")
-    assert data.train.positive.tolist() == [4, 3] and data.train.negative.tolist() == [-1, 1]
+    assert data.train.positive.tolist() == [4, 3]
+    assert data.train.negative.tolist() == [-1, 1]
     assert data.known.tolist() == [[0, 4], [2, 3]]
-    assert data.test.title.tolist() == [4, 1] and data.test.text.tolist() == [0, 2]
+    assert data.test.title.tolist() == [4, 1]
+    assert data.test.text.tolist() == [0, 2]
     assert queries_of(data).tolist() == [True, False, True, False, False]
     assert data.by_role() is data
 
@@ -66,7 +68,8 @@ def test_tokens_of_training_are_those_of_encode_query_and_encode_document(
         ModelConfig(path=str(folder), prompts=PromptsConfig(query="", document="")), 0
     )
     found, none = (one.prepare(data, tmp_path / "cache") for one in (encoder, plain))
-    assert encoder.model.prompts == PROMPTS and encoder.model.default_prompt_name == "document"
+    assert encoder.model.prompts == PROMPTS
+    assert encoder.model.default_prompt_name == "document"
     model = encoder.model
     for i, text in enumerate(data.texts):
         prompt = PROMPTS["query" if i in (0, 2) else "document"]
@@ -75,7 +78,8 @@ def test_tokens_of_training_are_those_of_encode_query_and_encode_document(
     assert none.row(0).tolist() != found.row(0).tolist()
     encoder.save(tmp_path / "saved")
     kept = json.loads((tmp_path / "saved" / "config_sentence_transformers.json").read_text())
-    assert kept["prompts"] == PROMPTS and kept["default_prompt_name"] == "document"
+    assert kept["prompts"] == PROMPTS
+    assert kept["default_prompt_name"] == "document"
 
 
 def test_the_encoder_of_every_verb_gives_the_vectors_of_sentence_transformers(folder: Path) -> None:
