@@ -41,7 +41,7 @@ def other_nearest(
         encode = TextEncoder.open(other.folder, config.device)
     cache = home_folder(config.home) / "cache" / "vectors"
     vectors = _kept(cache / f"{_key(config, other, index)}.npy", encode, index.titles)
-    _, ids = Index(index.titles, vectors, {}).nearest(encode(texts).values, k)
+    _, ids = Index(index.titles, vectors, {}).nearest(encode(texts, "query").values, k)
     return other.label, [[index.titles[i] for i in row] for row in ids]
 
 
@@ -84,7 +84,7 @@ def _kept(file: Path, encode: TextEncoder, titles: Sequence[str]) -> np.ndarray:
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_name(f".{file.stem}.{os.getpid()}.npy")
-        np.save(draft, unit_rows(encode(titles).values))
+        np.save(draft, unit_rows(encode(titles, "document").values))
         disk.put(draft, file)
     vectors: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     return vectors
@@ -95,5 +95,5 @@ def _key(config: Config, other: Chosen, index: Index) -> str:
     place = Path(pretrained.find(config.model.path)) if other.folder is None else other.folder
     files = digest(manifest(place)) if place.is_dir() else str(place)
     built = asdict(config.model) if other.folder is None else {}
-    text = json.dumps([files, built, list(index.titles)], sort_keys=True, default=str)
+    text = json.dumps([files, built, "document", list(index.titles)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -14,6 +14,7 @@ from embsearch.config.schema import Config
 from embsearch.data.check import describe
 from embsearch.data.load import load_dataset
 from embsearch.errors import ModelError
+from embsearch.model.prompts import say_prompts
 
 UNCUT = 1_000_000  # tokens: how long texts are, not how long the model lets them be
 
@@ -21,6 +22,7 @@ UNCUT = 1_000_000  # tokens: how long texts are, not how long the model lets the
 def run(config: Config, options: Options) -> int:
     """Print the report. The data stay in the cache, where a study of the same data finds them."""
     dataset = load_dataset(config.data, Path(config.home) / "cache")
+    say_prompts(config.model)
     try:
         lengths = token_lengths(config)
     except ModelError as error:  # the data can be looked at without an encoder

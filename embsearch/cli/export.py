@@ -83,7 +83,9 @@ def compared(
     """Measure parity on the texts of ``input``, or on the study's test rows."""
     import torch
 
+    from embsearch.data.tokenise import prompted
     from embsearch.model import pretrained
+    from embsearch.model.prompts import prompt_of
     from embsearch.serve.encoder import TextEncoder
     from embsearch.serve.exported import BATCH, open_graph
     from embsearch.serve.parity import on_rows, on_texts
@@ -94,18 +96,23 @@ def compared(
     fast, plain = TextEncoder.open(folder, "cpu"), pretrained.load(folder)
 
     def exact(given: Sequence[str]) -> np.ndarray:
-        return fast(given).values
+        return fast.as_they_are(given).values
 
     def slow(given: Sequence[str]) -> np.ndarray:
-        found: np.ndarray = plain.encode(list(given), batch_size=BATCH, show_progress_bar=False)
+        found: np.ndarray = plain.encode(
+            list(given), prompt="", batch_size=BATCH, show_progress_bar=False
+        )
         return found
 
     if texts is not None:
-        return on_texts(texts, exact, graph, slow)
+        return on_texts(fast.prompted(texts, None), exact, graph, slow)
     task = task_of(as_begun(config))
     data = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
     rows = task.rows(data, "test" if len(data.test) else "valid")
-    return on_rows(task, data, rows, exact, graph, slow)
+    prompts = prompt_of(plain, "query"), prompt_of(plain, "document")
+    given = prompted(data, prompts)
+    items = [given[i] for i in task.items(rows)]
+    return on_rows(task, items, rows, exact, graph, slow)
 
 
 def describe(parity: Parity, kind: str) -> str:
@@ -168,17 +175,21 @@ Texts to vectors of length 1 without torch. Written by embsearch from the model 
 Compared when it was written: {words}.
 
 ```python
+import json
+
 import numpy as np
 import {load[0]}
 from tokenizers import Tokenizer
 
 folder = "."
 tokenizer = Tokenizer.from_file(folder + "/tokenizer.json")  # cuts and pads as the model was trained
+with open(folder + "/config_sentence_transformers.json", encoding="utf-8") as file:
+    prompts = json.load(file)["prompts"]  # by role: query, document
 {load[1]}
 
 
-def encode(texts):
-    rows = tokenizer.encode_batch(texts)
+def encode(texts, role="document"):
+    rows = tokenizer.encode_batch([prompts.get(role, "") + text for text in texts])
     ids, mask = (np.array([getattr(row, name) for row in rows], np.int64) for name in ("ids", "attention_mask"))
     return run(ids, mask)
 

@@ -25,6 +25,7 @@ from embsearch.data.load import build_dataset
 from embsearch.data.source_files import find_files
 from embsearch.errors import UserError
 from embsearch.history.folder import StudyFolder, as_begun
+from embsearch.model.prompts import say_prompts
 from embsearch.report.plan import lines
 from embsearch.search import plan, sampler, scheduler
 from embsearch.search.space import Space, parse
@@ -62,6 +63,7 @@ def run(config: Config, options: TellsMore) -> int:
             launcher.close()
     epoch = len(data.train), 2 * len(data.train) + int((data.train.negative >= 0).sum())
     made = play.make(config, play.Work(space, costs, steps, epoch), machine.workers, unprobed)
+    say_prompts(config.model)
     print("\n".join(lines(config, made, machine, options.verbose, warmups.line())))
     if begun:
         print(

@@ -46,7 +46,7 @@ def run(config: Config, options: QueryOptions) -> int:
     model = of_index(config, options, index)
     texts, right = questions(config, options, index)
     use_all_cores()
-    queries = TextEncoder.open(model.folder, config.device)(texts).values  # type: ignore[arg-type]  # of_index
+    queries = TextEncoder.open(model.folder, config.device)(texts, "query").values  # type: ignore[arg-type]  # of_index
     k = options.k or (3 if options.compare else 10)
     scores, ids = index.nearest(queries, k)
     if options.compare:

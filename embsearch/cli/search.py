@@ -14,6 +14,7 @@ from embsearch.config.launchers import ReplayConfig
 from embsearch.config.options import TellsMore
 from embsearch.config.schema import Config
 from embsearch.history.folder import StudyFolder
+from embsearch.model.prompts import say_prompts
 from embsearch.report.live import Watch
 from embsearch.report.result import show
 from embsearch.study.run import Study
@@ -29,6 +30,7 @@ def run(config: Config, options: TellsMore) -> int:
     made = launcher(config, time_of), recorder(config)
     if notice := mlflow_check.check(config):
         print(notice)
+    say_prompts(config.model)
     watch = Watch()
     ready = partial(optuna_follower.ready, config)
     study = Study(config, *made, watch, time_of, page, ready, options.verbose)

@@ -10,6 +10,7 @@ from embsearch.config.load import digest
 from embsearch.config.options import TrainOptions
 from embsearch.config.schema import Config
 from embsearch.errors import EmbsearchError
+from embsearch.model.prompts import say_prompts
 from embsearch.report.live import Watch
 from embsearch.report.result import show
 from embsearch.study.fit_to_data import fit_to_data
@@ -21,6 +22,7 @@ def run(config: Config, options: TrainOptions) -> int:
     """Train to the end of the budget; with ``output=`` the model is also copied there."""
     output = check_new_folder(options.output)
     config = single(fit_to_data(config)[0])
+    say_prompts(config.model)
     watch = Watch()
     recorder = search.recorder(config)
     made = launchers.launcher(config)

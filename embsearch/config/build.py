@@ -43,7 +43,7 @@ def build(values: Json) -> Config:
 
 
 def _of_today(values: Json) -> Json:
-    """Return a config that an older version recorded with what it did where there is a setting now."""
+    """Return a recorded config with what an older version did where there is a setting now."""
     data = values.get("data") or {}
     derive = data.get("derive") or {}
     if "relevant_alone" in derive or not {"per_query", "min_gap", "seed"} <= derive.keys():

@@ -19,7 +19,7 @@ from embsearch.config.build import build, build_options, to_dict
 from embsearch.config.folders import conf_folder
 from embsearch.config.launchers import ReplayConfig
 from embsearch.config.options import Options
-from embsearch.config.schema import Config
+from embsearch.config.schema import Config, PromptsConfig
 from embsearch.config.settings import may_change
 from embsearch.errors import ConfigError, did_you_mean
 
@@ -117,6 +117,8 @@ def identity(config: Config) -> JsonObject:
         tree["train"].pop("warmup")
     if not config.data.derive.relevant_alone:  # as before there was such a setting
         tree["data"]["derive"].pop("relevant_alone")
+    if config.model.prompts == PromptsConfig():  # older studies have none
+        tree["model"].pop("prompts")
     for path in may_change():
         room, _, leaf = path.rpartition(".")
         (tree[room] if room else tree).pop(leaf)

@@ -133,6 +133,12 @@ class ReproduceOptions(TakesOutput, TakesModel):
 class EncodeOptions(TakesOutput, TakesInput, TakesModel):
     """embsearch encode."""
 
+    role: Literal["query", "document"] | None = setting(
+        None,
+        "encode: the prompt before every text, of queries or of documents (as=query is the same); "
+        "null: of default_prompt_name, as SentenceTransformer.encode, mostly none",
+    )
+
 
 @dataclass(frozen=True)
 class ExportOptions(TakesOutput, TakesInput, TakesModel):
@@ -163,5 +169,5 @@ class QueryOptions(TakesOutput, TakesInput, TakesModel):
 # Every class with a setting of its own, in the order in which the reference shows them.
 EVERY = (
     TakesInput, TakesOutput, TakesCheckpoint, TakesTrial, RollbackOptions, ReproduceOptions,
-    ExportOptions, QueryOptions, OpensBrowser, UiOptions, TellsMore, StatusOptions,
+    EncodeOptions, ExportOptions, QueryOptions, OpensBrowser, UiOptions, TellsMore, StatusOptions,
 )  # fmt: skip

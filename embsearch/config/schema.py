@@ -103,6 +103,18 @@ class DataConfig(Room):
 
 
 @dataclass(frozen=True)
+class PromptsConfig(Room):
+    """Texts that stand before a query or a document, blanks included."""
+
+    query: str | None = setting(
+        None, "before every query; null: the model folder's own; '': nothing", searchable=True
+    )
+    document: str | None = setting(
+        None, "before every title; null: the model folder's own; '': nothing", searchable=True
+    )
+
+
+@dataclass(frozen=True)
 class ModelConfig(Room):
     path: str = setting(
         "minilm",
@@ -133,6 +145,7 @@ class ModelConfig(Room):
     trust_remote_code: bool = setting(
         False, "true runs code that comes with the weights", searchable=True
     )
+    prompts: PromptsConfig = PromptsConfig()
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class Augmenter:
             raise ConfigError(
                 "train.augment changes texts, and the items of this task are none; set its shares to 0"
             )
+        self.prompt = tokens.query_prompt if self.on else ""
         self.tokens: Any = GrowingTokens(tokens) if self.on else tokens
         self.longest = int(tokens.lengths.max()) if self.on and len(tokens.lengths) else 0
         self.synonyms = read_synonyms(Path(config.synonyms)) if config.synonyms else {}
@@ -66,6 +67,7 @@ class Augmenter:
         draw = np.random.default_rng([self.seed, step, 1])
         anchors, where = np.unique(batch.anchor_B.numpy(), return_inverse=True)
         changed = [self.change(self.texts[batch.text_D[a]], draw) for a in anchors]
+        changed = [self.prompt + text for text in changed]
         rows = self.tokenizer(changed, truncation=True, max_length=self.longest)["input_ids"]
         # tokens that the study's texts do not hold are not in the cut table: keep the text as it was
         plain = [self.tokens.row(batch.text_D[a]) for a in anchors]

@@ -170,7 +170,7 @@ def renamed(table: Table, columns: Columns) -> pd.DataFrame:
 def _all_texts(
     table: Table, headers: Sequence[str], first: Sequence[str | None]
 ) -> list[Sequence[str | None]]:
-    """Return the texts of each row under all the headers; the cell ``first`` where all are blank."""
+    """Return the texts of each row under the headers; the cell ``first`` where all are blank."""
     rows: list[Sequence[str | None]] = []
     columns = [table.frame[header] for header in headers]
     listed = [header for header in headers if _has_lists(table, header)]
@@ -278,7 +278,7 @@ def _plain(header: str) -> tuple[str, ...]:
 def _format(
     name: str, found: Mapping[str, Mapping[str, str]], mapping: Mapping[str, str | None]
 ) -> str:
-    """Return the format of the headers: never one that a column contradicts which it leaves unread."""
+    """Return the format of the headers: never one that a column left unread contradicts."""
     whole = [kind for kind, names in REQUIRED.items() if all(n in found[kind] for n in names)]
 
     def exact(kind: str) -> int:
@@ -321,7 +321,7 @@ def _against(kind: str, found: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def _refuse_classes(table: Table, columns: Columns) -> None:
-    """Refuse the labels of premise and hypothesis that are more than 0 and 1: 0 is the best there."""
+    """Refuse labels of premise and hypothesis that are more than 0 and 1: 0 is the best there."""
     header, first = columns.headers["grade"], _plain(columns.headers["query"])
     labels = {cell.strip() for cell in table.frame[header]} - {"0", "1"}
     if "premise" in first and labels:

@@ -39,7 +39,7 @@ def joined(sources: Sequence[Source], tables: Sequence[Table]) -> list[Table]:
 
 
 def _add_texts(table: Table, texts: dict[str, str]) -> None:
-    """Add the texts of a table by id: named columns, or the first and the others without a header."""
+    """Add a table's texts by id: named columns, or the first and the others without a header."""
     header, rows, lines = _records(table, _ID)
     at = _place(header, _ID) or 0
     wanted = [n for n, name in enumerate(header) if name in ("title", "text")]

@@ -160,7 +160,7 @@ class Dataset:
         train = Triplets(
             **{k: arrays[f"train.{k}"] for k in ("anchor", "positive", "negative", "weight")}
         )
-        return Dataset(
+        data = Dataset(
             texts=tuple(head["texts"]),
             train=train,
             known=arrays["known"],
@@ -168,6 +168,43 @@ class Dataset:
             report=head["report"],
             **judged,
         )
+        return data.by_role()
+
+    def by_role(self) -> Dataset:
+        """Return the same data, where a text has one role: query or title.
+
+        A text of both gets a second id as title, behind all others; other ids stay as they are.
+        """
+        train, judged = self.train, (self.valid, self.test)
+        titles = [train.positive, train.negative[train.negative >= 0], self.known[:, 1]]
+        shown = np.unique(np.concatenate([*titles, *(rows.title for rows in judged)]))
+        both = shown[queries_of(self)[shown]]
+        if not len(both):
+            return self
+        count = len(self.texts)
+        # one more place, so that -1 stays -1
+        title_id = np.append(np.arange(count, dtype=np.int32), np.int32(-1))
+        title_id[both] = np.arange(count, count + len(both))
+        known = np.stack([self.known[:, 0], title_id[self.known[:, 1]]], axis=1)
+        return replace(
+            self,
+            texts=(*self.texts, *(self.texts[i] for i in both)),
+            train=replace(
+                train, positive=title_id[train.positive], negative=title_id[train.negative]
+            ),
+            valid=replace(self.valid, title=title_id[self.valid.title]),
+            test=replace(self.test, title=title_id[self.test.title]),
+            known=np.unique(known, axis=0),
+        )
+
+
+def queries_of(data: TaskData) -> NDArray[np.bool_]:
+    """Return (N,) true for the texts that are queries; the others are documents."""
+    found = np.zeros(len(data.texts), dtype=bool)
+    found[data.train.anchor] = found[data.known[:, 0]] = True
+    if isinstance(data, Dataset):
+        found[data.valid.text] = found[data.test.text] = True
+    return found
 
 
 def with_negatives(data: DataT) -> DataT:

@@ -92,8 +92,9 @@ def _gb18030(data: bytes, name: str, not_utf8: UnicodeDecodeError) -> str:
         if 2 * sum(len(run) == 1 for run in runs) <= len(runs):
             if why := not_chinese(data, text):
                 raise DataError(
-                    f"{name}, row {_row(data, not_utf8.start)} (byte {not_utf8.start}): not UTF-8, and GB18030 "
-                    f"reads it, but {why}; or save the file as UTF-8. If it is GB18030: data.encoding=gb18030"
+                    f"{name}, row {_row(data, not_utf8.start)} (byte {not_utf8.start}): not UTF-8, "
+                    f"and GB18030 reads it, but {why}; or save the file as UTF-8. "
+                    "If it is GB18030: data.encoding=gb18030"
                 )
             return text
         at = not_utf8.start

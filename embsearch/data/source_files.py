@@ -131,7 +131,7 @@ def _note(found: list[Source], files: list[Path], folder: Path) -> list[str]:
 
 
 def _corpus(folder: Path) -> list[Source]:
-    """Return the files of a corpus, its queries and its qrels; none where one of them is missing."""
+    """Return the files of a corpus, queries and qrels; none where one of them is missing."""
     found: list[Source] = []
     files = sorted([*folder.iterdir(), *folder.glob("qrels/*")])
     for part, name in (("corpus", "corpus|collection"), ("queries", "queries"), ("qrels", "qrels")):

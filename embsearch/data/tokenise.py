@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from embsearch import disk
-from embsearch.data.dataset import Ids, TaskData
+from embsearch.data.dataset import Ids, TaskData, queries_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Tokens:
 
     ids: Ids
     offsets: np.ndarray
+    query_prompt: str = ""  # that the queries among them begin with
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -96,23 +98,40 @@ def _as_it_was(tokenizer: Tokenizer) -> Iterator[None]:
     backend.enable_padding(**padding) if padding else backend.no_padding()
 
 
-def cached(dataset: TaskData, tokenizer: Tokenizer, max_length: int | None, cache: Path) -> Tokens:
+def cached(
+    dataset: TaskData,
+    tokenizer: Tokenizer,
+    max_length: int | None,
+    cache: Path,
+    prompts: tuple[str, str] = ("", ""),
+) -> Tokens:
     """Return ``tokenise`` of all texts of ``dataset``, memory-mapped from ``cache`` when made
-    before.
+    before. ``prompts`` stand before its queries and its documents.
     """
     made_by = (
         tokenizer.backend_tokenizer.to_str()
         if hasattr(tokenizer, "backend_tokenizer")
         else repr(tokenizer)
     )
-    key = hashlib.sha256(f"{dataset.fingerprint} {max_length} {made_by}".encode()).hexdigest()[:20]
+    words = (
+        f"{dataset.fingerprint} {len(dataset.texts)} {max_length} {json.dumps(prompts)} {made_by}"
+    )
+    key = hashlib.sha256(words.encode()).hexdigest()[:20]
     ids, offsets = cache / f"{key}.ids.npy", cache / f"{key}.offsets.npy"
     if not (ids.exists() and offsets.exists()):
-        tokens = tokenise(dataset.texts, tokenizer, max_length)
+        tokens = tokenise(prompted(dataset, prompts), tokenizer, max_length)
         cache.mkdir(parents=True, exist_ok=True)
         for path, array in ((offsets, tokens.offsets), (ids, tokens.ids)):
             handle, draft = tempfile.mkstemp(dir=cache, suffix=".npy")
             os.close(handle)
             np.save(draft, array)
             disk.put(Path(draft), path)
-    return Tokens(np.load(ids, mmap_mode="r"), np.load(offsets))
+    return Tokens(np.load(ids, mmap_mode="r"), np.load(offsets), prompts[0])
+
+
+def prompted(data: TaskData, prompts: tuple[str, str]) -> Sequence[str]:
+    """Return every text of ``data`` behind the prompt of its role: of a query, of a document."""
+    if not any(prompts):
+        return data.texts
+    before = np.where(queries_of(data), *prompts)
+    return [prompt + text for prompt, text in zip(before, data.texts, strict=True)]

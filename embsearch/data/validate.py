@@ -87,7 +87,7 @@ def _identity(kind: str) -> list[str]:
 
 
 def _as_faults(frame: pd.DataFrame, found: list[tuple[int, str, str]]) -> list[Fault]:
-    """Return one fault a row: its first kind, all its reasons. What several titles of a row share is told once."""
+    """Return one fault a row: its first kind, all its reasons, each told once."""
     reasons: dict[int, list[tuple[str, str]]] = {}
     for at, kind, what in found:
         reasons.setdefault(at, []).append((kind, what))

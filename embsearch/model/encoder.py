@@ -29,6 +29,7 @@ from embsearch.model import folder_check, pretrained
 from embsearch.model.device import Compute, product_dtype
 from embsearch.model.frozen import LIMIT, FrozenLayerCache
 from embsearch.model.kernel import Kernel
+from embsearch.model.prompts import prompt_of
 from embsearch.model.tower import Inputs, Tower
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class Encoder(Tower):
 
     def prepare(self, data: TaskData, cache: Path) -> Tokens:
         length = self.model.max_seq_length or pretrained.LONGEST
-        return cached(data, self.tokenizer, length, cache)
+        prompts = prompt_of(self.model, "query"), prompt_of(self.model, "document")
+        return cached(data, self.tokenizer, length, cache, prompts)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -17,12 +17,13 @@ from torch import nn
 
 from embsearch.config.schema import ModelConfig
 from embsearch.data.dataset import TaskData
-from embsearch.data.tokenise import Tokens, tokenise
+from embsearch.data.tokenise import Tokens, prompted, tokenise
 from embsearch.errors import ModelError
 from embsearch.model import pretrained
 from embsearch.model.device import Compute
 from embsearch.model.embed import embed
 from embsearch.model.positions import positions
+from embsearch.model.prompts import prompt_of
 from embsearch.model.tower import Tower
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ def check(
     vectors are not those of sentence-transformers.
     """
     check_known(model, tokens)
-    check_vectors(tower, model, config, data, tokens, compute)
-    yield from cut_texts(model, data.texts, tokens)
+    texts = prompted(data, (prompt_of(model, "query"), prompt_of(model, "document")))
+    check_vectors(tower, model, config, texts, tokens, compute)
+    yield from cut_texts(model, texts, tokens)
     if config.trust_remote_code and runs_own_code(model):
         yield (
             "model.trust_remote_code=true: the encoder runs code of its own folder, which every "
@@ -78,7 +80,7 @@ def check_vectors(
     tower: Tower,
     model: SentenceTransformer,
     config: ModelConfig,
-    data: TaskData,
+    texts: Sequence[str],
     tokens: Tokens,
     compute: Compute,
 ) -> None:
@@ -107,9 +109,9 @@ def check_vectors(
         return
     reference = pretrained.read(config).to(compute.device)
     reference.max_seq_length = model.max_seq_length
-    texts = [data.texts[i] for i in ids]
+    read = [texts[i] for i in ids]  # their prompts stand before them
     with compute.context():
-        theirs_BE = reference.encode(texts, prompt="", batch_size=1, show_progress_bar=False)
+        theirs_BE = reference.encode(read, prompt="", batch_size=1, show_progress_bar=False)
     theirs_BE = _unit(np.asarray(theirs_BE))
     near = NEAR if compute.autocast is None else NEAR_IN_16_BITS
     if ours_BE.shape == theirs_BE.shape and (far := np.abs(ours_BE - theirs_BE).max()) <= near:
@@ -117,7 +119,7 @@ def check_vectors(
     by = "their width" if ours_BE.shape != theirs_BE.shape else f"up to {far:.2g} a component"
     raise ModelError(
         f"{name}: vectors here are not those of SentenceTransformer.encode for the same folder, they "
-        f"differ by {by}: {_differs(model, reference, texts, tokens, ids)}. A study of this "
+        f"differ by {by}: {_differs(model, reference, read, tokens, ids)}. A study of this "
         "encoder would tune another model than the one that is saved; take another encoder, or "
         "report this one"
     )

@@ -25,6 +25,7 @@ from embsearch import disk
 from embsearch.config.schema import ModelConfig
 from embsearch.errors import ModelError, first_line
 from embsearch.model.positions import positions
+from embsearch.model.prompts import prompts_for
 
 if TYPE_CHECKING:  # its import takes seconds; a step on an encoder that is there needs none of it
     from sentence_transformers import SentenceTransformer
@@ -81,6 +82,7 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
         model._modules = {str(i): module for i, module in enumerate(modules)}
     if config.projection is not None:
         model.truncate_dim = None  # it was said of vectors that are not there any more
+    model.prompts = prompts_for(model, config)
     model.max_seq_length = _length(model, base, config)
     _set_dropout(model, config.dropout)
     freeze(base.auto_model, config.freeze_layers)

@@ -22,6 +22,7 @@ from embsearch.model import pretrained
 from embsearch.model.device import Compute, choose
 from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
+from embsearch.model.prompts import Role, prompt_of
 from embsearch.model.tower import Inputs, Tower
 from embsearch.tasks.base import Answers
 from embsearch.tasks.catalogue import task_of, tower_class
@@ -99,13 +100,20 @@ def reload_differences(
 
     compute = choose(device, "fp32")
     encoder = Encoder(pretrained.load(folder, str(compute.device)))
-    tokens = tokenise(list(texts), encoder.model.tokenizer, encoder.model.max_seq_length)
-    mine = embed(encoder, tokens, np.arange(len(texts)), compute)
+
+    def mine(role: Role | None) -> np.ndarray:
+        given = [prompt_of(encoder.model, role) + text for text in texts]
+        tokens = tokenise(given, encoder.model.tokenizer, encoder.model.max_seq_length)
+        return embed(encoder, tokens, np.arange(len(texts)), compute)
+
     with pretrained.quiet():
         plain = SentenceTransformer(str(folder), device=str(compute.device))
-        theirs = plain.encode(list(texts), show_progress_bar=False)
-        served = np.asarray(load_model(str(artifacts)).predict(list(texts)))
+        theirs = [
+            mine("query") - plain.encode_query(list(texts), show_progress_bar=False),
+            mine("document") - plain.encode_document(list(texts), show_progress_bar=False),
+        ]
+        served = mine(None) - np.asarray(load_model(str(artifacts)).predict(list(texts)))
     return {
-        "sentence-transformers' loader": float(np.abs(mine - theirs).max()),
-        "MLflow's": float(np.abs(mine - served).max()),
+        "sentence-transformers' loader": float(np.abs(theirs).max()),
+        "MLflow's": float(np.abs(served).max()),
     }

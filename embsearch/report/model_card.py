@@ -134,7 +134,7 @@ class Card:
             "from sentence_transformers import SentenceTransformer",
             "",
             'model = SentenceTransformer("FOLDER")  # the one that holds modules.json',
-            'query, title = model.encode(["a query", "a title"])',
+            'query, title = model.encode_query("a query"), model.encode_document("a title")',
             "model.similarity(query, title)",
             "```",
             "",

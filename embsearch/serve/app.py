@@ -26,8 +26,8 @@ from embsearch.config.schema import ServeConfig
 from embsearch.errors import OutOfMemory
 from embsearch.serve import answers
 from embsearch.serve.batcher import Batcher
-from embsearch.serve.encoder import cosines
-from embsearch.serve.requests import BadRequest, Limits, embeddings, invocation
+from embsearch.serve.encoder import TextEncoder, cosines, pairs
+from embsearch.serve.requests import BadRequest, Embeddings, Limits, embeddings, invocation
 from embsearch.track.mlflow_store import be_quiet
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ def make_app(served: Served, config: ServeConfig, device: str) -> tuple[FastAPI,
     pyfunc = _load(served, config, device)
     model: Texts = pyfunc.unwrap_python_model()
     threads = config.threads or torch.get_num_threads()
-    batcher = Batcher(model.encode, config.batch, lambda: torch.set_num_threads(threads))
-    model.encode = lambda texts: batcher.submit(texts).result()  # type: ignore[assignment]  # one owner of the model
+    batcher = Batcher(model.run, config.batch, lambda: torch.set_num_threads(threads))
+    model.run = lambda texts: batcher.submit(texts).result()  # one owner of the model
     app: FastAPI = scoring_server.init(pyfunc)
-    _add_routes(app, served, config, batcher)
+    _add_routes(app, served, config, batcher, model.encode)
     return app, batcher
 
 
@@ -89,7 +89,9 @@ def _load(served: Served, config: ServeConfig, device: str) -> Any:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _add_routes(app: FastAPI, served: Served, config: ServeConfig, batcher: Batcher) -> None:
+def _add_routes(
+    app: FastAPI, served: Served, config: ServeConfig, batcher: Batcher, encoder: TextEncoder
+) -> None:
     limits = Limits(config.max_rows, config.max_chars)
     theirs = _take_route(app, "/invocations")
     _take_route(app, "/version")
@@ -111,11 +113,11 @@ def _add_routes(app: FastAPI, served: Served, config: ServeConfig, batcher: Batc
             if not _is_json(request):
                 return await theirs(request)
             rows = invocation(body, limits)
-            if rows.titles is None:
-                found = (await batcher(rows.texts)).values
-            else:
-                found = cosines((await batcher((*rows.texts, *rows.titles))).values)
-            return Response(answers.predictions(found), media_type=JSON)
+            alone = rows.titles is None
+            asked = encoder.prompted(rows.texts, rows.role) if alone else pairs(encoder, rows)
+            found = (await batcher(asked)).values
+            answer = answers.predictions(found if alone else cosines(found))
+            return Response(answer, media_type=JSON)
         except BadRequest as error:
             return _refused(error.status, {"error_code": "BAD_REQUEST", "message": str(error)})
         except OutOfMemory as error:
@@ -129,12 +131,9 @@ def _add_routes(app: FastAPI, served: Served, config: ServeConfig, batcher: Batc
             asked = embeddings(body, limits)
             if asked.model is not None and asked.model not in served.names:
                 known = ", ".join(served.names)
-                raise BadRequest(
-                    f"model: {asked.model[:60]!r} is not served here; expected {known}",
-                    404,
-                    "model",
-                )
-            found = await batcher(asked.texts)
+                why = f"model: {asked.model[:60]!r} is not served here; expected {known}"
+                raise BadRequest(why, 404, "model")
+            found = await batcher(_prompted(encoder, asked))
             answer = answers.openai(
                 found.values, int(found.tokens.sum()), served.names[0], asked.base64
             )
@@ -149,6 +148,20 @@ def _add_routes(app: FastAPI, served: Served, config: ServeConfig, batcher: Batc
     app.add_api_route("/version", version, methods=["GET"])
     app.add_api_route("/invocations", invocations, methods=["POST"])
     app.add_api_route("/v1/embeddings", openai, methods=["POST"])
+
+
+def _prompted(encoder: TextEncoder, asked: Embeddings) -> list[str]:
+    """Return the texts behind the prompt that is asked for. Raises BadRequest."""
+    if asked.prompt_name is None:
+        return encoder.prompted(asked.texts, asked.role)
+    if asked.prompt_name not in encoder.prompts:
+        known = ", ".join(encoder.prompts)
+        raise BadRequest(
+            f"prompt_name: expected one of {known}, got {asked.prompt_name[:60]!r}",
+            param="prompt_name",
+        )
+    prompt = encoder.prompts[asked.prompt_name] or ""
+    return [prompt + text for text in asked.texts]
 
 
 def _take_route(app: FastAPI, path: str) -> Handler:

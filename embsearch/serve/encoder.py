@@ -4,8 +4,7 @@ gives them.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +17,12 @@ from embsearch.model import pretrained
 from embsearch.model.device import choose
 from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
+from embsearch.model.prompts import Role, prompt_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+    from embsearch.serve.requests import Rows
 
 
 @dataclass(frozen=True)
@@ -36,30 +38,50 @@ class Vectors:
 class TextEncoder:
     """One model in memory. Not for several threads at once: see batcher.py."""
 
-    def __init__(self, model: SentenceTransformer, device: str = "auto", prompt: str = "") -> None:
-        """Take the model. ``prompt`` is put before every text."""
+    def __init__(self, model: SentenceTransformer, device: str = "auto") -> None:
         self._compute = choose(device, "fp32")
         self._encoder = Encoder(model.to(self._compute.device))
         select(self._encoder, self._compute)
-        self._prompt = prompt
 
     @staticmethod
     def open(folder: Path, device: str = "auto") -> TextEncoder:
-        """Return A saved model. Raises ModelError."""
-        return TextEncoder(pretrained.load(folder), device, _prompt(folder))
+        """Return a saved model. Raises ModelError."""
+        return TextEncoder(pretrained.load(folder), device)
 
-    def __call__(self, texts: Sequence[str]) -> Vectors:
-        """Return the vectors of ``texts``; each distinct text is computed once.
+    @property
+    def prompts(self) -> Mapping[str, str | None]:
+        """The model's prompts by name."""
+        return self._encoder.model.prompts
+
+    def prompted(self, texts: Sequence[str], role: Role | None) -> list[str]:
+        """Return the texts behind the prompt of a role.
+
+        None: that of ``SentenceTransformer.encode``, which goes by ``default_prompt_name``.
+        """
+        prompt = prompt_of(self._encoder.model, role)
+        return [prompt + text for text in texts]
+
+    def __call__(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
+        """Return the vectors of ``texts`` as queries or documents.
 
         Raises OutOfMemory where not even one fits.
         """
+        return self.as_they_are(self.prompted(texts, role))
+
+    def as_they_are(self, texts: Sequence[str]) -> Vectors:
+        """Return the vectors of ``texts`` with no prompt; each distinct text is computed once."""
         place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         model = self._encoder.model
-        given = [self._prompt + text for text in place] if self._prompt else list(place)
-        tokens = tokenise(given, model.tokenizer, model.max_seq_length)
+        tokens = tokenise(list(place), model.tokenizer, model.max_seq_length)
         back = np.fromiter((place[text] for text in texts), dtype=np.int64, count=len(texts))
         vectors = embed(self._encoder, tokens, np.arange(len(place)), self._compute)
         return Vectors(vectors[back], tokens.lengths[back])
+
+
+def pairs(encoder: TextEncoder, rows: Rows) -> list[str]:
+    """Return the queries of ``rows``, then their titles, each behind its prompt."""
+    titles = encoder.prompted(rows.titles or (), "document")
+    return [*encoder.prompted(rows.texts, "query"), *titles]
 
 
 def cosines(values: np.ndarray) -> np.ndarray:
@@ -68,16 +90,3 @@ def cosines(values: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(queries, axis=1) * np.linalg.norm(titles, axis=1)
     found: np.ndarray = np.einsum("me,me->m", queries, titles) / np.maximum(lengths, 1e-12)
     return found
-
-
-def _prompt(folder: Path) -> str:
-    """Return the prompt that sentence-transformers puts before every text of this model; empty
-    without one.
-    """
-    try:
-        config = json.loads(
-            (folder / "config_sentence_transformers.json").read_text(encoding="utf-8")
-        )
-        return str((config.get("prompts") or {}).get(config.get("default_prompt_name")) or "")
-    except (OSError, ValueError):
-        return ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from embsearch.errors import ConfigError, ModelError, first_line
 from embsearch.model import pretrained
+from embsearch.model.prompts import CONFIG as PROMPTS
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -60,7 +62,7 @@ def check_installed(kind: str) -> None:
 
 
 def write(model_folder: Path, kind: str, folder: Path) -> None:
-    """Write the graph and its tokenizer, in ``folder``.
+    """Write the graph, its tokenizer and the model's prompts, in ``folder``.
 
     Raises ModelError where the model has no graph.
     """
@@ -76,6 +78,8 @@ def write(model_folder: Path, kind: str, folder: Path) -> None:
         pad_id=model.tokenizer.pad_token_id or 0, pad_token=model.tokenizer.pad_token or "[PAD]"
     )
     tokenizer.save(str(folder / "tokenizer.json"))
+    prompts = {"prompts": model.prompts, "default_prompt_name": model.default_prompt_name}
+    (folder / PROMPTS).write_text(json.dumps(prompts, ensure_ascii=False), encoding="utf-8")
     plain = folder / "model.onnx"
     try:
         _to_onnx(Graph(model).eval(), plain)

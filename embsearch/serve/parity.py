@@ -13,7 +13,7 @@ import numpy as np
 
 from embsearch.codec import JsonObject
 from embsearch.config.schema import ExportConfig
-from embsearch.data.dataset import Rows, TaskData
+from embsearch.data.dataset import Rows
 from embsearch.serve.index import unit_rows
 from embsearch.tasks.base import AnyTask, Metric
 
@@ -77,14 +77,13 @@ class Parity:
 
 
 def on_rows(
-    task: AnyTask, data: TaskData, rows: Rows, exact: Encode, graph: Encode, plain: Encode
+    task: AnyTask, texts: Sequence[str], rows: Rows, exact: Encode, graph: Encode, plain: Encode
 ) -> Parity:
-    """Compare on every item of judged rows.
+    """Compare on every item of judged rows; ``texts`` are the items behind their prompts.
 
     ``exact`` gives the fp32 vectors, ``plain`` the speed to compare with.
     """
     ids = task.items(rows)
-    texts = [data.texts[i] for i in ids]
     theirs, ours = graph(texts), exact(texts)
     finite = np.nan_to_num(theirs)  # a vector that is not finite has no cosine, which refuses it
 

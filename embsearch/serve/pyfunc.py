@@ -15,7 +15,7 @@ from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from embsearch.serve.encoder import TextEncoder, cosines
+from embsearch.serve.encoder import TextEncoder, cosines, pairs
 from embsearch.serve.requests import BadRequest, Limits, Rows, table
 from embsearch.track.unaltered import check
 
@@ -30,6 +30,7 @@ class Texts(PythonModel):
         check(folder, config["digest"])
         self.limits = Limits(config["max_rows"], config["max_chars"])
         self.encode = TextEncoder.open(folder, config["device"])
+        self.run = self.encode.as_they_are
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
         """Return (rows, width) vectors, or (rows,) cosines.
@@ -41,8 +42,8 @@ class Texts(PythonModel):
         except BadRequest as error:
             raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from None
         if rows.titles is None:
-            return self.encode(rows.texts).values
-        return cosines(self.encode((*rows.texts, *rows.titles)).values)
+            return self.run(self.encode.prompted(rows.texts, rows.role)).values
+        return cosines(self.run(pairs(self.encode, rows)).values)
 
     def _rows(self, given: Any) -> Rows:
         if hasattr(given, "columns"):

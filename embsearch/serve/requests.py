@@ -8,14 +8,22 @@ MLflow's forms are {"inputs": ...}, {"instances": ...}, {"dataframe_records": [.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from embsearch.codec import JsonObject
+from embsearch.model.prompts import Role
 
 FORMS = ("inputs", "instances", "dataframe_records", "dataframe_split")
 TEXT, PAIR = ("text",), ("query", "title")
+INPUT_TYPES: Mapping[str, Role] = {
+    "query": "query",
+    "document": "document",
+    "passage": "document",
+    "search_query": "query",
+    "search_document": "document",
+}
 EXPECTED = '{"inputs": ["a text", ...]} or {"inputs": [{"query": "...", "title": "..."}, ...]}'
 EXPECTED_OPENAI = '{"input": ["a text", ...]}'
 
@@ -42,26 +50,40 @@ class Rows:
 
     texts: tuple[str, ...]
     titles: tuple[str, ...] | None = None
+    role: Role | None = None  # of texts without titles
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """OpenAI's question. ``base64``: vectors as bytes of float32 instead of numbers."""
+    """OpenAI's question. ``base64``: vectors as bytes of float32 instead of numbers.
+
+    ``role`` or ``prompt_name`` says which of the model's prompts stands before the texts.
+    """
 
     texts: tuple[str, ...]
     model: str | None
     base64: bool
+    role: Role | None = None
+    prompt_name: str | None = None
 
 
 def invocation(body: bytes, limits: Limits) -> Rows:
     """Return the rows of a body for /invocations. Raises BadRequest."""
     given = _object(body, EXPECTED)
     form = _only(given, FORMS, ("params",), EXPECTED)
-    if given.get("params"):
+    params = given.get("params") or {}
+    if not isinstance(params, dict) or params.keys() - {"input_type"}:
         raise BadRequest(
-            f"params: expected none, got {_shown(given['params'])}; what a row holds says what is done"
+            f'params: expected none, or {{"input_type": "query"}}, got {_shown(params)}; '
+            "what a row holds says what is done"
         )
-    value = given[form]
+    found = _invoked(form, given[form], limits)
+    if params and found.titles is not None:
+        raise BadRequest("params.input_type: expected none beside rows of a query and a title")
+    return replace(found, role=_role(params))
+
+
+def _invoked(form: str, value: object, limits: Limits) -> Rows:
     if form == "dataframe_split":
         return _split(value, limits)
     if isinstance(value, dict):
@@ -93,11 +115,31 @@ def embeddings(body: bytes, limits: Limits) -> Embeddings:
         raise BadRequest(
             f"input: expected a text or a list of texts, got {_shown(texts)}", param="input"
         )
+    name, role = given.get("prompt_name"), _role(given)
+    if name is not None and (role or not isinstance(name, str)):
+        raise BadRequest(
+            f"prompt_name: expected a name, and no input_type beside it, got {_shown(name)}",
+            param="prompt_name",
+        )
     try:
-        return Embeddings(_texts("input", texts, limits), model, encoding == "base64")
+        found = _texts("input", texts, limits)
+        return Embeddings(found, model, encoding == "base64", role, name)
     except BadRequest as error:
         error.param = "input"
         raise
+
+
+def _role(given: JsonObject) -> Role | None:
+    """Return the role that ``input_type`` names. Raises BadRequest."""
+    asked = given.get("input_type")
+    if asked is None:
+        return None
+    if not isinstance(asked, str) or asked not in INPUT_TYPES:
+        raise BadRequest(
+            f"input_type: expected one of {', '.join(INPUT_TYPES)}, got {_shown(asked)}",
+            param="input_type",
+        )
+    return INPUT_TYPES[asked]
 
 
 def table(

@@ -1,7 +1,8 @@
 """The config of a study, with what its data decide.
 
 ``evaluate.objective=auto`` becomes the metric that is usual for the data, and a search over losses
-goes without those that can learn nothing from them. A study that has begun keeps what it began with.
+goes without those that can learn nothing from them. A study that has begun keeps what it began
+with.
 """
 
 from __future__ import annotations

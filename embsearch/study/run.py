@@ -262,8 +262,6 @@ class Study:
         """Give a line to whoever watches."""
         self._watch(self, line)
 
-    # ---- small things ----------------------------------------------------------------------
-
     def _moment(self, desk: Dispatch[Name]) -> Moment:
         if desk.unheard:
             return Moment(self.elapsed, unheard=True, late=self.stopping.late)

@@ -27,11 +27,13 @@ PACKAGE = ROOT / "embsearch"
 
 # Figure: (limit today, bar).
 LIMITS = {
-    "syntax nodes": (223_900, 185_000),
-    "nodes a code line": (9.41, 9.0),
+    # a new capability may raise these two by what it costs: pairs judged by the pool, rows as other
+    # tools write them, folders taken as they say and prompts cost 12,600 nodes
+    "syntax nodes": (236_500, 185_000),
+    "nodes a code line": (9.47, 9.0),
     "uses of Any": (104, 104),
-    "fmt: skip": (40, 40),
-    "lines over 100 characters": (466, 0),
+    "fmt: skip": (35, 35),
+    "lines over 100 characters": (465, 0),
     "functions over 60 lines": (0, 0),
     "classes over 250 lines": (0, 0),
     "files in import circles": (0, 0),

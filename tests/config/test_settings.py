@@ -25,7 +25,7 @@ RECORDED = Path(__file__).parent / "recorded"
 # These two were written down before fields said so themselves: another set changes what a study is.
 SEARCHABLE = """
 model.path model.revision model.pooling model.projection model.normalize model.freeze_layers
-model.max_length model.dropout model.trust_remote_code
+model.max_length model.dropout model.trust_remote_code model.prompts.query model.prompts.document
 objective.name objective.margin objective.temperature objective.symmetric
 train.batch_size train.lr train.l2 train.warmup train.warmup_steps train.schedule train.clip_norm train.patience
 train.seed train.precision train.chunk_tokens train.cache_gradients

@@ -65,7 +65,11 @@ BAD = {
         GRADED + "q1,e,inf\n",
         ["x.csv, row 6", "grade 'inf'", "a finite number", FIX],
     ),
-    "bad click": ("x.csv", CLICKS + "q1,e,-2\n", ["x.csv, row 6", "clicked '-2'", "a count of clicks", FIX]),
+    "bad click": (
+        "x.csv",
+        CLICKS + "q1,e,-2\n",
+        ["x.csv, row 6", "clicked '-2'", "a count of clicks", FIX],
+    ),
     "bad weight": (
         "x.csv",
         "anchor,positive,negative,weight\nq1,a,b,-1\n",

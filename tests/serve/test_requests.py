@@ -48,7 +48,7 @@ def test_every_form_of_mlflow_is_read(body, rows):
         (b"[1]", 'the body is [1]; expected an object, {"inputs": ["a text", ...]}'),
         (b'{"input": ["a"]}', '"input": no such field; expected one of inputs, instances'),
         (b'{"inputs": ["a"], "instances": ["a"]}', "got inputs, instances"),
-        (b'{"inputs": ["a"], "params": {"k": 1}}', 'params: expected none, got {"k": 1}'),
+        (b'{"inputs": ["a"], "params": {"k": 1}}', 'params: expected none, or {"input_type": "query"}, got {"k": 1}'),
         (b'{"inputs": []}', "inputs: no rows"),
         (b'{"inputs": ["a", "b", "c", "d"]}', "inputs: 4 rows; expected at most 3 in one request (serve.max_rows)"),
         (b'{"inputs": ["a", 7]}', 'inputs, row 2: expected a text or {"query": ..., "title": ...}, got 7'),
