@@ -90,7 +90,7 @@ def _gb18030(data: bytes, name: str, not_utf8: UnicodeDecodeError) -> str:
     try:
         text = data.decode("gb18030")
         if 2 * sum(len(run) == 1 for run in runs) <= len(runs):
-            if why := not_chinese(data, text):
+            if why := not_chinese(text):
                 raise DataError(
                     f"{name}, row {_row(data, not_utf8.start)} (byte {not_utf8.start}): not UTF-8, "
                     f"and GB18030 reads it, but {why}; or save the file as UTF-8. "

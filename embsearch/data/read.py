@@ -5,7 +5,6 @@ Every cell is a str: 'NA' and 'null' are texts like any other, an absent value i
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
@@ -13,15 +12,22 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from embsearch.codec import JsonObject
 from embsearch.data.decode import decode
+from embsearch.data.delimited import records
 from embsearch.data.faults import Fault, quoted, refusal
-from embsearch.data.source_files import Source
+from embsearch.data.source_files import COMPRESSED, Source, kind_of
 from embsearch.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,14 @@ class Table:
 
 def read(source: Source, encoding: str = "auto") -> Table:
     """Return the table in a file. Raises DataError for a file that is empty or not of its kind."""
-    path, suffix = source.path, source.path.suffix.lower()
+    path, suffix = source.path, kind_of(source.path)
     try:
-        data = path.read_bytes()
+        packed = path.read_bytes()
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); check the path and its rights"
         ) from None
+    data = _unpacked(packed, path)
     if not data.strip():
         raise DataError(
             f"{path.name}: the file is empty; expected a header and rows; check that it was written whole"
@@ -62,6 +69,8 @@ def read(source: Source, encoding: str = "auto") -> Table:
         text, codec = decode(data, path.name, encoding)
         if suffix in (".jsonl", ".ndjson"):
             table = _jsonl(text, codec, source)
+        elif suffix == ".json":
+            table = _json(text, codec, source)
         else:
             table = _delimited(text, codec, source, "\t" if suffix == ".tsv" else ",")
     if not len(table.frame) and table.faults:
@@ -71,45 +80,56 @@ def read(source: Source, encoding: str = "auto") -> Table:
             f"{path.name}, row 1: a header but no rows after it; expected rows, of two queries at least; "
             "check that the file was written whole"
         )
-    return replace(table, sha256=hashlib.sha256(data).hexdigest())
+    return replace(table, sha256=hashlib.sha256(packed).hexdigest())
+
+
+def _unpacked(data: bytes, path: Path) -> bytes:
+    """Return the content of a compressed file, or of one that is not. Raises DataError."""
+    import pyarrow as pa
+
+    codec = COMPRESSED.get(path.suffix.lower())
+    if codec is None:
+        return data
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
+            unpacked: bytes = stream.read()
+            return unpacked
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{path.name}: not a whole {codec} file ({reason}); write it again"
+        ) from None
 
 
 def _delimited(text: str, codec: str, source: Source, delimiter: str) -> Table:
     name = source.path.name
-    first = text.partition("\n")[0]
-    if delimiter not in first:  # a .csv from a spreadsheet whose locale writes semicolons or tabs
-        delimiter = next((mark for mark in "\t;" if mark in first), delimiter)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    cells, rows, faults, begins = [], [], [], 1
+    found = records(text, name, delimiter)
+    frame = _frame(found.cells, _header(found.header, name, found.header_row))
+    rows = np.array(found.rows, np.int64)
+    return Table(name, source.split, frame, rows, codec, tuple(found.faults))
+
+
+def _json(text: str, codec: str, source: Source) -> Table:
+    """Return the table of an array of objects; a row's number is its place in the array."""
+    name = source.path.name
     try:
-        for record in reader:
-            row, begins = begins, reader.line_num + 1
-            if not record or (not any(record) and len(record) == 1):
-                continue
-            if not header:
-                header = _header(record, name, row)
-            elif len(record) != len(header):
-                what = f"{len(record)} cells where the header has {len(header)}, starting {quoted(record[0])}"
-                faults.append(Fault(name, row, "ragged row", what, _numbered(record)))
-            else:
-                cells.append(record)
-                rows.append(row)
-    except csv.Error as error:
+        found = json.loads(text)
+    except ValueError as error:
         raise DataError(
-            f"{name}, row {begins}: the quotes of this row do not match up ({error}); expected every quoted cell "
-            'to be closed and a quote inside it doubled, as "27"" screen"'
+            f"{name}: not JSON ({error}); expected an array of objects, or one object a line in "
+            "a .jsonl"
         ) from None
-    return Table(
-        name, source.split, _frame(cells, header), np.array(rows, np.int64), codec, tuple(faults)
-    )
+    if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
+        raise DataError(
+            f"{name}: {quoted(text)} is no array of objects; expected [{{...}}, {{...}}], or one "
+            "object a line in a .jsonl"
+        )
+    return _of_objects(found, list(range(1, len(found) + 1)), [], codec, source)
 
 
 def _jsonl(text: str, codec: str, source: Source) -> Table:
     name = source.path.name
-    records: list[dict[str, str]] = []
-    header: dict[str, None] = {}
-    nested: dict[str, int] = {}
+    records: list[JsonObject] = []
     rows, faults = [], []
     for row, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -125,15 +145,24 @@ def _jsonl(text: str, codec: str, source: Source) -> Table:
             what = f"{quoted(line)} is not a JSON object ({error}); expected one object a line"
             faults.append(Fault(name, row, "unparsable line", what, {"line": line}))
             continue
+        records.append(record)
+        rows.append(row)
+    return _of_objects(records, rows, faults, codec, source)
+
+
+def _of_objects(
+    records: list[JsonObject], rows: list[int], faults: list[Fault], codec: str, source: Source
+) -> Table:
+    header: dict[str, None] = {}
+    nested: dict[str, int] = {}
+    for row, record in zip(rows, records, strict=True):
         for key, value in record.items():
             header.setdefault(key)
             if isinstance(value, (list, dict)):
                 nested.setdefault(key, row)
-        records.append({key: _cell(value) for key, value in record.items()})
-        rows.append(row)
-    cells = [[record.get(key, "") for key in header] for record in records]
-    frame = _frame(cells, list(header))
-    return Table(name, source.split, frame, np.array(rows, np.int64), codec, tuple(faults), nested)
+    cells = [[_cell(record.get(key)) for key in header] for record in records]
+    frame, numbers = _frame(cells, list(header)), np.array(rows, np.int64)
+    return Table(source.path.name, source.split, frame, numbers, codec, tuple(faults), nested)
 
 
 def _parquet(data: bytes, source: Source) -> Table:
@@ -151,10 +180,28 @@ def _parquet(data: bytes, source: Source) -> Table:
     for key, column in zip(header, table.columns, strict=True):
         if pa.types.is_nested(column.type):
             nested[key] = 1
-        columns.append([_cell(value) for value in column.to_pylist()])
+        columns.append([_cell(value) for value in _as_text(column, key, name).to_pylist()])
     frame = pd.DataFrame(dict(zip(header, columns, strict=True)), dtype=object)
     rows = np.arange(1, len(frame) + 1, dtype=np.int64)
     return Table(name, source.split, frame, rows, "parquet", (), nested)
+
+
+def _as_text(column: pa.ChunkedArray, key: str, name: str) -> pa.ChunkedArray:
+    """Return a column of bytes as text. Raises DataError with the row where it is not UTF-8."""
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        return column
+    for row, value in enumerate(column.to_pylist(), start=1):
+        try:
+            (value or b"").decode()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{name}, row {row}: column {quoted(key)} holds bytes that are no UTF-8 ({error}); "
+                "expected texts; write the column as strings"
+            ) from None
+    return column.cast(pa.large_string())
 
 
 def _header(record: list[str], name: str, row: int) -> list[str]:
@@ -171,10 +218,6 @@ def _header(record: list[str], name: str, row: int) -> list[str]:
 def _frame(cells: list[list[str]], header: list[str]) -> pd.DataFrame:
     columns = list(zip(*cells, strict=True)) if cells else [()] * len(header)
     return pd.DataFrame({k: list(c) for k, c in zip(header, columns, strict=True)}, dtype=object)
-
-
-def _numbered(record: list[str]) -> dict[str, str]:
-    return {f"column {n}": cell for n, cell in enumerate(record, start=1)}
 
 
 def _cell(value: object) -> str:

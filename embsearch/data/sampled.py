@@ -39,14 +39,19 @@ def with_sampled(
 
 def _drawn(rows: pd.DataFrame, grade: float, seed: int) -> pd.DataFrame:
     """Return the rows of titles that are drawn for each query of one split."""
-    titles = np.array(sorted(set(rows["title"])), dtype=object)
-    drawn = []
-    for key, own in rows.groupby("key", sort=False):
-        positives = set(own["title"])
-        count = min(len(titles), len(positives) + SAMPLED)
-        random = np.random.default_rng(salted(seed, "sampled", str(key)))
-        offered = titles[random.choice(len(titles), size=count, replace=False, shuffle=False)]
-        kept = [title for title in offered if title not in positives][:SAMPLED]
-        first = own.iloc[[0] * len(kept)]
-        drawn.append(first.assign(title=kept, grade=grade))
-    return pd.concat(drawn)
+    titles = sorted(set(rows["title"]))
+    positives: dict[str, set[str]] = {}
+    first: dict[str, int] = {}
+    for at, (key, title) in enumerate(zip(rows["key"], rows["title"], strict=True)):
+        positives.setdefault(key, set()).add(title)
+        first.setdefault(key, at)
+    drawn: list[str] = []
+    of: list[int] = []
+    for key, own in positives.items():
+        count = min(len(titles), len(own) + SAMPLED)
+        random = np.random.default_rng(salted(seed, "sampled", key))
+        picks = random.choice(len(titles), size=count, replace=False, shuffle=False)
+        kept = [titles[pick] for pick in picks if titles[pick] not in own][:SAMPLED]
+        drawn += kept
+        of += [first[key]] * len(kept)
+    return rows.iloc[of].assign(title=drawn, grade=grade)

@@ -10,7 +10,8 @@ from pathlib import Path
 from embsearch.config.schema import DataConfig
 from embsearch.errors import ConfigError, DataError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".json")
+COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # suffix -> pyarrow's name
 SPLITS = ("train", "valid", "test")
 _WORDS = {"judgements": "judg", "clicks": "click", "triplets": "triplet"}
 _SPLIT_WORD = {
@@ -27,6 +28,12 @@ class Source:
     path: Path
     split: str | None = None
     part: str = "rows"  # else corpus, queries or qrels, which are joined
+
+
+def kind_of(path: Path) -> str:
+    """Return the suffix that says what a file holds, without that of its compression."""
+    inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    return inner.suffix.lower()
 
 
 def find_files(config: DataConfig) -> tuple[list[Source], list[str]]:
@@ -70,7 +77,7 @@ def _existing(file: str, setting: str) -> Path:
         raise DataError(
             f"{setting}={file}: there is no folder {folder}; paths start at {Path.cwd()}"
         )
-    there = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES or p.is_dir())
+    there = sorted(p.name for p in folder.iterdir() if kind_of(p) in SUFFIXES or p.is_dir())
     near = get_close_matches(path.name, there, n=3, cutoff=0.5) or there[:5]
     listed = f"nearest in {folder}: {', '.join(near)}" if near else f"{folder} holds no data files"
     raise DataError(f"{setting}={file}: no such file; {listed}")
@@ -79,9 +86,10 @@ def _existing(file: str, setting: str) -> Path:
 def _readable(path: Path) -> Path:
     if path.is_dir():
         raise DataError(f"{path} is a folder: name a file, or give the folder as data.path")
-    if path.suffix.lower() not in SUFFIXES:
+    if kind_of(path) not in SUFFIXES:
         raise DataError(
-            f"{path.name}: unknown file kind '{path.suffix}'; expected one of {', '.join(SUFFIXES)}; "
+            f"{path.name}: unknown file kind '{path.suffix}'; "
+            f"expected one of {', '.join(SUFFIXES)}, also with {', '.join(COMPRESSED)}; "
             "save it as UTF-8 CSV or convert it"
         )
     return path
@@ -92,7 +100,9 @@ def _in_folder(folder: Path, wanted: str) -> tuple[list[Source], list[str]]:
     if parts := _corpus(folder):
         return parts, [f"{folder.name}: qrels, joined with the texts of the corpus and the queries"]
     files = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+        p
+        for p in folder.iterdir()  # a .json beside the data tells about them
+        if kind_of(p) in SUFFIXES[:-1] and not p.name.startswith(".")
     )
     if not files:
         raise DataError(f"{folder}: no data files in this folder; expected {', '.join(SUFFIXES)}")
