@@ -10,6 +10,7 @@ import yaml
 
 from embsearch.config.build import build
 from embsearch.config.schema import Config
+from embsearch.errors import ConfigError
 from embsearch.history import events
 from embsearch.history.folder import StudyFolder, as_begun
 
@@ -73,3 +74,17 @@ def test_going_on_does_not_make_an_old_study_one_of_today(began):
     StudyFolder(again(stop={"trials": 99})).lock_config()
     assert StudyFolder(again()).read_locked()["defaults"] == 1
     assert again().objective.name == "triplet"
+
+
+@pytest.mark.parametrize("name", ["a" * 201, "手表" * 34, "x/y", ".hidden"])
+def test_a_name_that_is_no_folder_is_refused(name, tmp_path):
+    with pytest.raises(ConfigError, match=r"study\.name=.*names a folder"):
+        StudyFolder(build({"home": str(tmp_path), "study": {"name": name}}))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a" * 200, "手表" * 33])
+def test_a_name_may_be_long(name, tmp_path):
+    folder = StudyFolder(build({"home": str(tmp_path), "study": {"name": name}}))
+    with folder.hold():
+        assert folder.path.is_dir()

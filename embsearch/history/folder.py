@@ -45,7 +45,9 @@ OLDER_DEFAULTS: dict[str, tuple[Scalar, Scalar]] = {  # of the first ones: (thei
     "train.lr": (0.0001, 0.0002),
 }
 
-PATIENCE = 1.0  # seconds to wait for a lock that `embsearch status` looks at, or that a dying process still has
+LONGEST_NAME = 200  # bytes; file systems take 255, and names that are made of it are longer
+# Seconds to wait for a lock that `embsearch status` looks at, or that a dying process still has.
+PATIENCE = 1.0
 
 
 class StudyFolder:
@@ -56,6 +58,11 @@ class StudyFolder:
         if not name or name.startswith(".") or "/" in name or "\0" in name:
             raise ConfigError(
                 f"study.name={name!r}: names a folder; expected a word without '/' or a leading dot"
+            )
+        if len(name.encode()) > LONGEST_NAME:
+            raise ConfigError(
+                f"study.name={name[:20]}...: names a folder; at most {LONGEST_NAME} bytes of UTF-8 "
+                f"(a Chinese character has 3), not {len(name.encode())}"
             )
         self.config, self._clock = config, clock
         self.home = home_folder(config.home)

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from embsearch.config.build import build
 from embsearch.errors import UserError
 from embsearch.launch.base import (
     Ending,
@@ -94,7 +95,7 @@ class Player:
             yield seconds, Points(_points(curve, passed, measured.step))
             passed = measured.step
             if measured.rung >= segment.until or measured.last:
-                objective = job.config["evaluate"]["objective"]
+                objective = build(job.config).evaluate.metric
                 _save(curve, measured, Path(job.folder), objective)
                 yield seconds, Measured(measured)
                 return
@@ -114,7 +115,7 @@ class Player:
         compute = f"a replay of {self._curves.origin}: nothing is trained"
         interval = None
         if job.full:
-            value = metrics.get("auc", metrics[job.config["evaluate"]["objective"]])
+            value = metrics.get("auc", metrics[build(job.config).evaluate.metric])
             interval = Interval(value, value, value)
         return Evaluated(metrics, compute, EVALUATION, interval)
 

@@ -50,7 +50,7 @@ def check(
     Raises ModelError where ``tower``, the untuned ``model``, cannot tell the texts apart, or its
     vectors are not those of sentence-transformers.
     """
-    check_known(model, tokens)
+    yield from unknown_words(model, tokens)
     texts = prompted(data, (prompt_of(model, "query"), prompt_of(model, "document")))
     check_vectors(tower, model, config, texts, tokens, compute)
     yield from cut_texts(model, texts, tokens)
@@ -61,15 +61,15 @@ def check(
         )
 
 
-def check_known(model: SentenceTransformer, tokens: Tokens) -> None:
-    """Raise ModelError where the tokenizer does not know most of what the texts are made of."""
+def unknown_words(model: SentenceTransformer, tokens: Tokens) -> Iterator[str]:
+    """Yield a line where the tokenizer does not know most of what the texts are made of."""
     tokenizer = model.tokenizer
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     read = np.asarray(tokens.ids[:READ])
     read = read[~np.isin(read, list(special))]
     share = float((read == tokenizer.unk_token_id).mean()) if len(read) else 0.0
     if share > UNKNOWN:
-        raise ModelError(
+        yield (
             f"{share:.0%} of the tokens of these texts are unknown to the encoder's tokenizer "
             f"({tokenizer.unk_token}), it cannot tell them apart; give its folder the tokenizer "
             "that its weights were trained with, or take an encoder for this language"

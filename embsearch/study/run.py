@@ -87,6 +87,7 @@ class Study:
             self.folder.check_drift()
             state = self.folder.state()
             if state.closed is not None and nothing_left(self.config, self.folder, state):
+                Workplace.compare_data(self.config, self.folder, self.say)
                 return self._show_again(state.closed)
             self.say(self._ready())
             self._open(state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -63,6 +63,18 @@ class Workplace:
             made.warmups.check()
         folder.lock_config()
         return made
+
+    @staticmethod
+    def compare_data(config: Config, folder: StudyFolder, say: Callable[[str], None]) -> None:
+        """Raise StudyError where an ended study's files hold other data; say if they are gone."""
+        asked = config.data
+        named = [path for path in (asked.path, asked.train, asked.valid, asked.test) if path]
+        if gone := [path for path in named if not Path(path).expanduser().exists()]:
+            say(f"the data could not be compared with the study's: {', '.join(gone)} is gone")
+            return
+        task = task_of(config)
+        data: TaskData = task.load(task.prepare(asked, folder.home / "cache"))
+        folder.check_data(data.fingerprint)
 
     @property
     def warmups(self) -> Warmups:

@@ -28,8 +28,8 @@ PACKAGE = ROOT / "embsearch"
 # Figure: (limit today, bar).
 LIMITS = {
     # a new capability may raise these two by what it costs: pairs judged by the pool, files and rows
-    # as other tools write them, folders taken as they say and prompts cost 13,600 nodes
-    "syntax nodes": (237_600, 185_000),
+    # as other tools write them, folders taken as they say and prompts cost 13,900 nodes
+    "syntax nodes": (237_800, 185_000),
     "nodes a code line": (9.47, 9.0),
     "uses of Any": (104, 104),
     "fmt: skip": (35, 35),

@@ -47,6 +47,20 @@ def test_the_same_command_finds_it_ended(home, capsys):
     assert "nothing to do" in capsys.readouterr().out
 
 
+def test_an_ended_study_is_not_shown_for_other_data(home, capsys):
+    data = home.folder.parent / "pairs.csv"
+    content = data.read_text(encoding="utf-8")
+    data.write_text(content + "one more query,one more title\n", encoding="utf-8")
+    assert home.run("search") == 2
+    assert "was begun with other data" in capsys.readouterr().err
+    data.unlink()
+    assert home.run("search") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    data.write_text(content, encoding="utf-8")
+    assert "nothing to do" in said
+    assert "loading the encoder" not in said
+
+
 def test_another_objective_is_another_study(home, capsys):
     assert home.run("search", "evaluate.objective=auc") == 2
     assert 'evaluate.objective: "pool_ndcg_10" -> "auc"' in capsys.readouterr().err
