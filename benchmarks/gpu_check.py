@@ -96,6 +96,7 @@ class Model(nn.Module):
     """A BERT with random weights and mean pooling, as Encoder expects a SentenceTransformer to be."""
 
     max_seq_length = 128
+    truncate_dim = None
 
     def __init__(self, shape: str, dropout: float) -> None:
         super().__init__()

@@ -76,6 +76,20 @@ def test_going_on_does_not_make_an_old_study_one_of_today(began):
     assert again().objective.name == "triplet"
 
 
+def test_a_study_that_began_before_prompts_goes_on_without_them(began):
+    again = began(None, **OLD)
+    locked = StudyFolder(again()).locked
+    content = yaml.safe_load(locked.read_text())
+    for part in ("identity", "config"):  # an older version knew neither
+        content[part]["model"].pop("prompts")
+        content[part]["data"]["derive"].pop("relevant_alone")
+    locked.write_text(yaml.safe_dump(content))
+    for config in (again(), build(content["config"])):
+        assert not StudyFolder(config).drift()
+        assert (config.model.prompts.query, config.model.prompts.document) == ("", "")
+        assert not config.data.derive.relevant_alone
+
+
 @pytest.mark.parametrize("name", ["a" * 201, "手表" * 34, "x/y", ".hidden"])
 def test_a_name_that_is_no_folder_is_refused(name, tmp_path):
     with pytest.raises(ConfigError, match=r"study\.name=.*names a folder"):

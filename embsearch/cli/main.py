@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from embsearch import __version__
 from embsearch.cli.verbs import Verb, by_study, split_verb, with_text
 from embsearch.config import secrets
-from embsearch.config.options import EncodeOptions, Options
+from embsearch.config.options import Options
 from embsearch.errors import ConfigError, EmbsearchError, UserError
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def _run(words: list[str]) -> int:
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     verb, rest = split_verb(words)
-    if verb is not None and verb.options is EncodeOptions:  # no field can be called "as"
-        rest = [re.sub("^as=", "role=", word) for word in rest]
+    for typed, name in verb.words.items() if verb else ():
+        rest = [re.sub(f"^{typed}=", f"{name}=", word) for word in rest]
     rest, config_dirs = _take_config_dirs([FLAGS.get(word, word) for word in rest])
     if not words or {"-h", "--help"} & set(rest):
         from embsearch.cli import help

@@ -30,10 +30,10 @@ def run(config: Config, options: TellsMore) -> int:
     made = launcher(config, time_of), recorder(config)
     if notice := mlflow_check.check(config):
         print(notice)
-    say_prompts(config.model)
     watch = Watch()
     ready = partial(optuna_follower.ready, config)
     study = Study(config, *made, watch, time_of, page, ready, options.verbose)
+    say_prompts(study.config.model)
     try:
         result = study.run()
     finally:

@@ -8,7 +8,7 @@ field names it (config/schema.py) and all of its options (config/options.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from embsearch.config.options import (
@@ -41,6 +41,7 @@ class Verb(NamedTuple):
     options: type[Options] = Options  # what it takes beside the config
     several: bool = False  # takes several studies; its run gets a list of configs
     free_text: bool = False  # words without '=' are text=
+    words: Mapping[str, str] = {}  # typed for an option that Python cannot call so
 
     @property
     def module(self) -> str:
@@ -226,8 +227,10 @@ VERBS = (
             "checkpoint=champion input=titles.txt output=vectors.npy",
             "checkpoint=./my-model input=titles.txt output=vectors.npy device=cuda",
             "study=product_search trial=7 input=titles.txt output=vectors.jsonl",
+            "checkpoint=champion as=query input=queries.txt output=vectors.npy",
         ),
         EncodeOptions,
+        words={"as": "role"},
     ),
     Verb(
         "serve",

@@ -44,11 +44,14 @@ def build(values: Json) -> Config:
 
 def _of_today(values: Json) -> Json:
     """Return a recorded config with what an older version did where there is a setting now."""
-    data = values.get("data") or {}
+    data, model = values.get("data") or {}, values.get("model") or {}
     derive = data.get("derive") or {}
-    if "relevant_alone" in derive or not {"per_query", "min_gap", "seed"} <= derive.keys():
-        return values
-    return {**values, "data": {**data, "derive": {**derive, "relevant_alone": False}}}
+    found = dict(values)
+    if "relevant_alone" not in derive and {"per_query", "min_gap", "seed"} <= derive.keys():
+        found["data"] = {**data, "derive": {**derive, "relevant_alone": False}}
+    if "prompts" not in model and {"path", "pooling", "trust_remote_code"} <= model.keys():
+        found["model"] = {**model, "prompts": {"query": "", "document": ""}}
+    return found
 
 
 def build_options(values: Json, cls: type[O]) -> O:

@@ -117,7 +117,7 @@ def identity(config: Config) -> JsonObject:
         tree["train"].pop("warmup")
     if not config.data.derive.relevant_alone:  # as before there was such a setting
         tree["data"]["derive"].pop("relevant_alone")
-    if config.model.prompts == PromptsConfig():  # older studies have none
+    if config.model.prompts == PromptsConfig("", ""):
         tree["model"].pop("prompts")
     for path in may_change():
         room, _, leaf = path.rpartition(".")

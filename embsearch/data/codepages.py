@@ -26,12 +26,11 @@ FREQUENT = frozenset(
     "铁价严款女男鞋衣裤裙帽袜灯饰箱套杯壶锅刀盒袋纸膜贴架床桌椅柜沙垫枕冬夏春秋季韩版潮尚休闲防"
     "晒宝婴童卡银黑蓝绿粉紫灰棕链项戒耳环香护肤霜洗膏奶茶酒零食糖坚智屏幕钢玻璃苹微星键盘鼠笔镜"
 )
-CODECS = {
-    "Japanese": ("euc_jp", "shift_jis"),
-    "Korean": ("cp949",),
-    "traditional Chinese": ("big5",),
-    "Cyrillic or Greek": ("koi8_r", "cp1251", "cp1253"),
-}
+OTHERS = (
+    "it would be no usual Chinese; name its codec with data.encoding: euc_jp or shift_jis for "
+    "Japanese, cp949 for Korean, big5 for traditional Chinese, koi8_r, cp1251 or cp1253 for "
+    "Cyrillic or Greek"
+)
 
 
 def not_chinese(text: str) -> str:
@@ -43,7 +42,5 @@ def not_chinese(text: str) -> str:
     han = [char for char in beyond if "\u3400" <= char <= "\u9fff"]
     kana = sum("\u3040" <= char <= "\u30ff" for char in beyond)
     frequent = sum(char in FREQUENT for char in han)
-    if kana <= KANA * len(beyond) and frequent >= SHARE * len(han):
-        return ""
-    known = ", ".join(f"{' or '.join(codecs)} for {of}" for of, codecs in CODECS.items())
-    return f"it would be no usual Chinese; name its codec with data.encoding: {known}"
+    chinese = kana <= KANA * len(beyond) and frequent >= SHARE * len(han)
+    return "" if chinese else OTHERS

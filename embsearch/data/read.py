@@ -85,11 +85,11 @@ def read(source: Source, encoding: str = "auto") -> Table:
 
 def _unpacked(data: bytes, path: Path) -> bytes:
     """Return the content of a compressed file, or of one that is not. Raises DataError."""
-    import pyarrow as pa
-
     codec = COMPRESSED.get(path.suffix.lower())
     if codec is None:
         return data
+    import pyarrow as pa
+
     try:
         with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
             unpacked: bytes = stream.read()

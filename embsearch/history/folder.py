@@ -291,6 +291,9 @@ def as_begun(config: Config) -> Config:
         config = with_values(config, {"evaluate.objective": objective})
     if "relevant_alone" not in began["identity"]["data"]["derive"]:
         config = with_values(config, {"data.derive.relevant_alone": False})
+    if "prompts" not in began["identity"]["model"]:
+        none = dict.fromkeys(("model.prompts.query", "model.prompts.document"), "")
+        config = with_values(config, none)
     older = OLDER_DEFAULTS if began["defaults"] < DEFAULTS else {}
     if config.study.on_drift == "refuse":
         for path, (old, new) in older.items():

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from embsearch.config.build import build
+from embsearch.config.schema import EvaluateConfig
 from embsearch.errors import UserError
 from embsearch.launch.base import (
     Ending,
@@ -95,8 +95,7 @@ class Player:
             yield seconds, Points(_points(curve, passed, measured.step))
             passed = measured.step
             if measured.rung >= segment.until or measured.last:
-                objective = build(job.config).evaluate.metric
-                _save(curve, measured, Path(job.folder), objective)
+                _save(curve, measured, Path(job.folder), _metric(job))
                 yield seconds, Measured(measured)
                 return
         if curve.failure is not None:
@@ -115,7 +114,7 @@ class Player:
         compute = f"a replay of {self._curves.origin}: nothing is trained"
         interval = None
         if job.full:
-            value = metrics.get("auc", metrics[build(job.config).evaluate.metric])
+            value = metrics.get("auc", metrics[_metric(job)])
             interval = Interval(value, value, value)
         return Evaluated(metrics, compute, EVALUATION, interval)
 
@@ -179,6 +178,10 @@ def _position(curve: Curve, rung: int) -> tuple[float, int]:
 def _points(curve: Curve, after: int, until: int) -> tuple[Point, ...]:
     """Return what was reported in these steps. The clock's time is put in when it is told."""
     return tuple((step, 0, metrics) for step, metrics in curve.points if after < step <= until)
+
+
+def _metric(job: TrainJob | EvaluateJob) -> str:
+    return EvaluateConfig(objective=job.config["evaluate"]["objective"]).metric
 
 
 def _save(curve: Curve, measured: Measurement, trial: Path, objective: str) -> None:

@@ -147,9 +147,7 @@ class Encoder(Tower):
             states = self.frozen_states(tokens, texts)
             ids = self.rows(_joined(tokens, texts))
             vectors_BE = self.kernel.encode(ids, tokens.lengths[texts], states, alone, shared)
-        width = getattr(
-            self.model, "truncate_dim", None
-        )  # as sentence-transformers: after the last module
+        width = self.model.truncate_dim  # as sentence-transformers: after the last module
         return vectors_BE if width is None else vectors_BE[:, :width]
 
     def _encode_padded(self, tokens: Tokens, texts: np.ndarray) -> Tensor:

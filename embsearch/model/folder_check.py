@@ -45,7 +45,8 @@ def check(
     tokens: Tokens,
     compute: Compute,
 ) -> Iterator[str]:
-    """Yield what is cut of the texts, and what promotion will say of the encoder's own code.
+    """Yield what is unknown and what is cut of the texts, and what promotion will say of the
+    encoder's own code.
 
     Raises ModelError where ``tower``, the untuned ``model``, cannot tell the texts apart, or its
     vectors are not those of sentence-transformers.
@@ -71,7 +72,7 @@ def unknown_words(model: SentenceTransformer, tokens: Tokens) -> Iterator[str]:
     if share > UNKNOWN:
         yield (
             f"{share:.0%} of the tokens of these texts are unknown to the encoder's tokenizer "
-            f"({tokenizer.unk_token}), it cannot tell them apart; give its folder the tokenizer "
+            f"({tokenizer.unk_token}): it can hardly tell them apart; give its folder the tokenizer "
             "that its weights were trained with, or take an encoder for this language"
         )
 

@@ -7,7 +7,6 @@ with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from embsearch.codec import Json, JsonObject
@@ -37,7 +36,6 @@ def fit_to_data(config: Config) -> tuple[Config, list[str]]:
     if config.evaluate.objective != "auto" and LOSS not in config.space:
         return config, []
     data: TaskData = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
-    assert isinstance(data.report, Mapping)
     notes = sampled_line(data.report)
     if config.evaluate.objective == "auto":
         objective = task.usual_objective(data)

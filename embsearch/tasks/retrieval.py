@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +36,9 @@ POOL = {
     "pool_recall_1": "pool recall@1",
     "pool_recall_10": "pool recall@10",
 }
+
+
+_loaded = lru_cache(maxsize=1)(Dataset.load)  # its folder is named by its content
 
 
 class Retrieval(Task[Dataset, JudgedRows]):
@@ -66,7 +70,7 @@ class Retrieval(Task[Dataset, JudgedRows]):
         preflight_space(config.objective, config.train.batch_size, searched, data.train)
 
     def load(self, folder: Path) -> Dataset:
-        return Dataset.load(folder)
+        return _loaded(folder)
 
     def rows(self, data: Dataset, split: str, most: int = 0) -> JudgedRows:
         rows: JudgedRows = getattr(data, split)
@@ -89,7 +93,7 @@ class Retrieval(Task[Dataset, JudgedRows]):
 
     def segments(self, rows: JudgedRows) -> dict[str, NDArray[np.bool_]]:
         every = {name: rows.segment == number for number, name in enumerate(rows.segments)}
-        return {name: here for name, here in every.items() if scoring.mixed(rows.relevant[here])}
+        return {name: here for name, here in every.items() if not self.lacking(rows.where(here))}
 
     def row_lines(self, data: Dataset, rows: JudgedRows) -> Iterator[str]:
         for text, title, grade in zip(rows.text, rows.title, rows.grade, strict=True):
@@ -147,7 +151,7 @@ class Retrieval(Task[Dataset, JudgedRows]):
         seed: int,
     ) -> Scores:
         found = super().score(rows, ids_T, vectors_TE, answers_M, config, seed)
-        if not config.pool:
+        if not config.pool or not POOL.keys().isdisjoint(found.metrics):
             return found
         pool = scoring.score_pool(rows, scoring.pool_places(rows, ids_T, vectors_TE))
         return replace(found, metrics={**found.metrics, **pool})
@@ -195,10 +199,6 @@ class PoolRetrieval(Retrieval):
 
     def lacking(self, rows: JudgedRows) -> str:
         return "" if rows.relevant.any() else "rows with relevant titles"
-
-    def segments(self, rows: JudgedRows) -> dict[str, NDArray[np.bool_]]:
-        every = {name: rows.segment == number for number, name in enumerate(rows.segments)}
-        return {name: here for name, here in every.items() if rows.relevant[here].any()}
 
     def answers(self, rows: JudgedRows, ids_T: Ids, vectors_TE: Vectors) -> Answers:
         cosine_M = super().answers(rows, ids_T, vectors_TE)
@@ -255,17 +255,6 @@ class PoolRetrieval(Retrieval):
             values = self._by_query(rows.where(here), answers[here])
             found[name][self.primary.name] = float(values.mean())
         return found
-
-    def score(
-        self,
-        rows: JudgedRows,
-        ids_T: Ids,
-        vectors_TE: Vectors,
-        answers: Answers,
-        config: EvaluateConfig,
-        seed: int,
-    ) -> Scores:
-        return Task.score(self, rows, ids_T, vectors_TE, answers, config, seed)
 
     def examine(
         self, rows: JudgedRows, ids_T: Ids, vectors_TE: Vectors, answers: Answers

@@ -57,8 +57,7 @@ def test_what_a_search_may_vary_is_what_it_was():
 
 
 def test_what_makes_a_study_the_same_is_what_it_was():
-    with_prompts = compose(["model.prompts.query=q"])  # left out where there are none
-    assert set(leaves(identity(with_prompts))) == set(IDENTITY.split())
+    assert set(leaves(identity(compose()))) == set(IDENTITY.split())
 
 
 def test_a_field_that_says_nothing_is_neither_searched_nor_left_out_of_a_study():
