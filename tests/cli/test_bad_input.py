@@ -295,9 +295,10 @@ def test_bad_input_is_told_in_one_message_and_leaves_nothing(
 
 @pytest.mark.story
 def test_the_message_of_a_study_that_never_began_does_not_stop_the_next_run(
-    folder, tmp_path, tiny_bert, capsys
+    folder, tmp_path, tiny_bert, judgements_csv, capsys
 ):
-    words = [*DEFAULTS, f"model.path={tiny_bert}"]
+    # of the texts of rows.csv this encoder knows no word
+    words = [*DEFAULTS, f"model.path={tiny_bert}", f"data.path={judgements_csv}"]
     assert main(["search", *words, "evaluate.objective=acu"]) == 2
     assert main(["search", *words, "train.l2=0.05", "stop.trials=1"]) == 0
     assert "ended by stop.trials" in capsys.readouterr().out
