@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -27,8 +26,9 @@ from embsearch.errors import UserError
 from embsearch.history.folder import StudyFolder, as_begun
 from embsearch.model.prompts import say_prompts
 from embsearch.report.plan import lines
-from embsearch.search import plan, sampler, scheduler
+from embsearch.search import plan, scheduler
 from embsearch.search.space import Space, parse
+from embsearch.search.suggest import limited
 from embsearch.search.warmup import Warmups
 from embsearch.study import play
 from embsearch.study.fit_to_data import fit_to_data
@@ -91,8 +91,6 @@ def check(config: Config) -> tuple[Config, Space, Path]:
     config = config if folder is None else as_begun(config)
     space = attempt(lambda: parse(config.space, config))
     attempt(lambda: scheduler.make(config))
-    if space is not None and (most := attempt(lambda: trials_of(config, space))) is not None:
-        config = replace(config, stop=replace(config.stop, trials=min(most, config.stop.trials)))
     if space is None or folder is None or faults:
         attempt(lambda: build_dataset(config.data, *find_files(config.data)))
         raise UserError(faults)
@@ -100,14 +98,13 @@ def check(config: Config) -> tuple[Config, Space, Path]:
     for note in notes:
         print(note)
     fitted = parse(config.space, config)
+    config, few = limited(config, fitted, folder)
+    for note in few:
+        print(note)
     task = task_of(config)
     cache = task.prepare(config.data, folder.home / "cache")
     task.preflight(config, {d.path: d.values for d in fitted.dimensions}, task.load(cache))
     return config, fitted, cache
-
-
-def trials_of(config: Config, space: Space) -> int | None:
-    return sampler.trials_of(config.sampler, space, 1 + len(config.study.defaults))
 
 
 @contextmanager

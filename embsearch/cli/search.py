@@ -40,8 +40,10 @@ def run(config: Config, options: TellsMore) -> int:
         watch.close()
     show(vars(result), study.config.evaluate.metric, task_of(study.config))
     if not study.trials:
+        widen = study.config.stop.trials < config.stop.trials
+        more = "a wider space" if widen else f"stop.trials={config.stop.trials * 2}"
         print(
-            f"nothing to do: this study had ended before. More trials: stop.trials={config.stop.trials * 2}; "
+            f"nothing to do: this study had ended before. More trials: {more}; "
             "another study: study.name=..."
         )
         if study.behind:

@@ -68,12 +68,6 @@ def frozen(trial: Trial, space: Space, **standing: Any) -> FrozenTrial:
     return made
 
 
-def in_space(trial: Trial, space: Space) -> bool:
-    """Return whether the trial's parameters lie in the space, which may have been narrowed since."""
-    params = trial.params
-    return all(d.contains(params[d.path]) for d in space.dimensions if d.path in params)
-
-
 def as_told(trial: Trial, space: Space, at: Sequence[float]) -> FrozenTrial:
     """Return a trial as its own log has it, with what samplers and pruners keep in it.
 

@@ -8,32 +8,33 @@ the study's history instead of the process's.
 from __future__ import annotations
 
 import hashlib
-import math
 import warnings
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 
 from embsearch.config.schema import SamplerConfig
-from embsearch.errors import ConfigError
-from embsearch.search.space import Dimension, Space
-from embsearch.values import Scalar
+from embsearch.search.space import Space
 
 GRID_POINTS = 4  # values of a continuous range on a grid
+FURTHER = 4096  # points of a sequence between those of two asks
 
 
-def make(config: SamplerConfig, space: Space, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler that suggests trial ``number``. Raises ConfigError for a space it cannot search."""
-    seed = int.from_bytes(hashlib.sha256(f"{config.seed} {number}".encode()).digest()[:4], "big")
+def make(
+    config: SamplerConfig, space: Space, number: int, again: int = 0
+) -> optuna.samplers.BaseSampler:
+    """Return the sampler that suggests trial ``number``, asked ``again`` because what it suggested
+    was tried before.
+    """
+    words = f"{config.seed} {number} {again}" if again else f"{config.seed} {number}"
+    seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match config.name:
-            case "random":
+            case "random" | "grid":  # the space of a grid has its points alone
                 return optuna.samplers.RandomSampler(seed=seed)
-            case "grid":
-                return Grid(grid(space), seed=config.seed)
             case "qmc":
-                return Sobol(config.seed, space, number)
+                return Sobol(config.seed, space, number + FURTHER * again)
             case "gp":
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=config.startup_trials)
             case "cmaes":
@@ -50,13 +51,6 @@ def make(config: SamplerConfig, space: Space, number: int) -> optuna.samplers.Ba
             group=True,
             constant_liar=True,
         )
-
-
-class Grid(optuna.samplers.GridSampler):
-    """Optuna's grid, without its wish to stop the study: that is for the budget to say."""
-
-    def after_trial(self, *args: object, **kwargs: object) -> None:
-        pass
 
 
 class Sobol(optuna.samplers.QMCSampler):
@@ -81,39 +75,3 @@ class Sobol(optuna.samplers.QMCSampler):
         self, study: optuna.Study, search_space: dict[str, BaseDistribution]
     ) -> int:
         return self._number
-
-
-def trials_of(sampler: SamplerConfig, space: Space, known: int) -> int | None:
-    """Return after how many trials a sampler has nothing new to suggest.
-
-    A grid of n points: n more than the ``known`` points tried first. None for the others.
-    """
-    if sampler.name != "grid":
-        return None
-    return known + math.prod(len(values) for values in grid(space).values())
-
-
-def grid(space: Space) -> dict[str, list[Scalar]]:
-    """Return the values of each parameter. Raises ConfigError where parameters are conditional."""
-    conditional = [d.path for d in space.dimensions if d.when]
-    if conditional:
-        raise ConfigError(
-            f"sampler=grid: {', '.join(conditional)} depend on other parameters, a grid has no place for that; "
-            "use sampler=tpe, or search a space without conditions"
-        )
-    return {d.name: _points(d) for d in space.dimensions}
-
-
-def _points(dimension: Dimension) -> list[Scalar]:
-    """Return all choices; of a range its ends and what lies evenly between them, on its steps."""
-    distribution = dimension.distribution
-    if dimension.ordered or isinstance(distribution, CategoricalDistribution):
-        return [dimension.to_optuna(value) for value in dimension.values]
-    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
-    step, log = distribution.step, distribution.log  # type: ignore[attr-defined]
-    shares = [i / (GRID_POINTS - 1) for i in range(GRID_POINTS)]
-    values = [low * (high / low) ** s if log else low + (high - low) * s for s in shares]
-    values[-1] = high  # not a rounding error above it
-    if step:
-        values = sorted({low + round((v - low) / step) * step for v in values})
-    return values

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from embsearch.history.board import Board
 from embsearch.history.trial import Trial
-from embsearch.search.memory_study import BLAMED, as_told, frozen, in_space, values_by_step
+from embsearch.search.memory_study import BLAMED, as_told, frozen, values_by_step
 from embsearch.search.scheduler import Scheduler, Trials
 from embsearch.search.space import Space
 
@@ -78,7 +78,7 @@ def told(trials: Trials, space: Space, at: Sequence[float], kept: Kept) -> list[
         standing = (trial.state, len(trial.values))
         last = kept.get(number)
         if last is None or last[0] != standing:
-            if not in_space(trial, space):
+            if not space.has(trial.params):
                 continue
             kept[number] = last = (standing, as_told(trial, space, at))
         found.append(last[1])
@@ -105,7 +105,7 @@ def _usable(
     for trial in shown:
         if trial.failed_by(("bug", "killed", "hung")):
             continue
-        if trial.number in inside or in_space(trial, space):
+        if trial.number in inside or space.has(trial.params):
             yield trial, {} if trial.failed_by(BLAMED) else scheduler.proved(trial, board)
 
 

@@ -11,7 +11,7 @@ import math
 import types
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Union, get_args, get_origin
 
 from optuna.distributions import (
@@ -57,6 +57,11 @@ class Dimension:
         return f"log2({self.path})" if self._first else f"place({self.path})"
 
     @property
+    def is_choice(self) -> bool:
+        """Return whether it has choices, ordered or not, and no range."""
+        return bool(self.ordered) or isinstance(self.distribution, CategoricalDistribution)
+
+    @property
     def values(self) -> tuple[Any, ...]:
         """Return the choices, or the two ends of the range."""
         if self.ordered:
@@ -64,6 +69,37 @@ class Dimension:
         if isinstance(self.distribution, CategoricalDistribution):
             return tuple(self.distribution.choices)
         return self.distribution.low, self.distribution.high  # type: ignore[attr-defined]
+
+    @property
+    def listed(self) -> Sequence[Scalar] | None:
+        """Return every value; None for a range without steps."""
+        if self.is_choice:
+            return self.values
+        low, high = self.values
+        step = self.distribution.step  # type: ignore[attr-defined]
+        if isinstance(self.distribution, IntDistribution):
+            return range(low, high + 1, step)
+        if low == high:
+            return (low,)
+        return [low + i * step for i in range(1 + round((high - low) / step))] if step else None
+
+    def on_grid(self, points: int) -> Dimension:
+        """Return the choices as they are; of a range its ends and what lies evenly between them, on
+        its steps, ``points`` values at most.
+        """
+        if self.is_choice:
+            return self
+        low, high = self.values
+        step, log = self.distribution.step, self.distribution.log  # type: ignore[attr-defined]
+        shares = [i / (points - 1) for i in range(points)]
+        values = [low * (high / low) ** s if log else low + (high - low) * s for s in shares]
+        values[-1] = high  # not a rounding error above it
+        if step:
+            values = [low + round((value - low) / step) * step for value in values]
+        values = sorted(set(values))
+        return replace(
+            self, distribution=IntDistribution(0, len(values) - 1), ordered=tuple(values)
+        )
 
     def contains(self, value: Scalar) -> bool:
         try:
@@ -126,6 +162,32 @@ class Space:
     def start(self, point: Mapping[str, Scalar], config: Config) -> dict[str, Scalar]:
         """Return a point to try first, moved into a space that has been narrowed since it was written."""
         return {path: self[path].nearest(value) for path, value in self.fill(point, config).items()}
+
+    def on_grid(self, points: int) -> Space:
+        """Return the space with ``points`` values of each range at most."""
+        return Space(tuple(dimension.on_grid(points) for dimension in self.dimensions))
+
+    def size(self) -> float:
+        """Return how many points there are; infinity where a range has no steps."""
+        asked = {path for dimension in self.dimensions for path in dimension.when}
+
+        def count(left: tuple[Dimension, ...], params: Mapping[str, Scalar]) -> float:
+            if not left:
+                return 1
+            first, below = left[0], left[1:]
+            if not first.active(params):
+                return count(below, params)
+            if first.listed is None:
+                return math.inf
+            if first.path not in asked:
+                return len(first.listed) * count(below, params)
+            return sum(count(below, {**params, first.path: value}) for value in first.listed)
+
+        return count(self.dimensions, {})
+
+    def has(self, params: Mapping[str, Scalar]) -> bool:
+        """Return whether a point lies in the space, which may have been narrowed since."""
+        return all(d.contains(params[d.path]) for d in self.dimensions if d.path in params)
 
     def to_optuna(self, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """Return a point by Optuna's names and values."""
@@ -353,7 +415,7 @@ def _point_faults(at: str, point: Json, space: Space, config: Config) -> list[st
 
 
 def _range_words(dimension: Dimension) -> str:
-    if dimension.ordered or isinstance(dimension.distribution, CategoricalDistribution):
+    if dimension.is_choice:
         return f"the choices {list(dimension.values)}"
     low, high = dimension.values
     step = dimension.distribution.step  # type: ignore[attr-defined]

@@ -2,46 +2,61 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+
 from optuna.distributions import check_distribution_compatibility
 from optuna.trial import FrozenTrial
 
 from embsearch.config.schema import Config
 from embsearch.errors import StudyError
+from embsearch.history.folder import StudyFolder
 from embsearch.search import sampler_history
 from embsearch.search.memory_study import memory_study
-from embsearch.search.sampler import make
+from embsearch.search.sampler import GRID_POINTS, make
 from embsearch.search.scheduler import Scheduler, Trials
 from embsearch.search.space import Space, parse
 from embsearch.values import Scalar, Suggestion
 
-STATEFUL = ("cmaes", "grid")  # they keep their state in Optuna's trials, and learn from those alone
+STATEFUL = "cmaes"  # it keeps its state in Optuna's trials, and learns from those alone
+ASKS = 5  # of a sampler that comes to what was tried; then chance is asked
 
 
 class Suggester:
-    """The sampler of one study."""
+    """The sampler of one study. No configuration is suggested twice."""
 
     def __init__(self, config: Config, space: Space, scheduler: Scheduler) -> None:
         self._config, self._space, self._scheduler = config, space, scheduler
-        self._default = _as_optuna_has_it(space.default(config), space)
-        self._given = given_points(config, space)
+        self._default, *self._given = first_points(config, space)
+        self._drawn = drawn_from(config, space)
         self._kept: sampler_history.Kept = {}
 
     def suggest(self, number: int, trials: Trials) -> Suggestion:
-        """Return trial ``number``: a given point that was not tried yet, or what the sampler suggests."""
+        """Return trial ``number``: a given point that was not tried yet, or what the sampler suggests.
+
+        There is one where ``untried`` counts any.
+        """
         if number == 0:
             return Suggestion(number, self._default)
-        if self._given:
-            tried = [trial.params for trial in trials.values()]
-            self._given = [point for point in self._given if point not in tried]
+        tried = {_key(trial.params) for trial in trials.values()}
+        self._given = [point for point in self._given if _key(point) not in tried]
         if self._given:
             return Suggestion(number, self._given[0], origin="given")
-        sampler = make(self._config.sampler, self._space, number)
-        study = memory_study(self._known(trials), number, self._config.study.name, sampler)
-        params = self._space.suggest(study.ask())
+        known = self._known(trials)
+        asked = (self._ask(number, again, known) for again in count())
+        return next(suggestion for suggestion in asked if _key(suggestion.params) not in tried)
+
+    def _ask(self, number: int, again: int, known: Sequence[FrozenTrial]) -> Suggestion:
+        config = self._config.sampler
+        if again >= ASKS:
+            config = replace(config, name="random")
+        sampler = make(config, self._drawn, number, again)
+        study = memory_study(known, number, self._config.study.name, sampler)
+        params = self._drawn.suggest(study.ask())
         attributes = study.get_trials(deepcopy=False)[-1].system_attrs
-        return Suggestion(
-            number, params, dict(attributes) if self._config.sampler.name in STATEFUL else {}
-        )
+        return Suggestion(number, params, dict(attributes) if config.name == STATEFUL else {})
 
     def _known(self, trials: Trials) -> list[FrozenTrial]:
         """Return what the sampler learns from."""
@@ -51,15 +66,45 @@ class Suggester:
         if name == "gp":
             least = self._config.sampler.startup_trials
             return sampler_history.comparable(trials, self._space, self._scheduler, least)
-        if name in STATEFUL:
+        if name == STATEFUL:
             return sampler_history.told(trials, self._space, at, self._kept)
         return []
 
 
-def given_points(config: Config, space: Space) -> list[dict[str, Scalar]]:
-    """Return the points of ``study.defaults``."""
+def first_points(config: Config, space: Space) -> list[dict[str, Scalar]]:
+    """Return the config's own point and those of ``study.defaults``."""
     starts = [space.start(point, config) for point in config.study.defaults]
-    return [_as_optuna_has_it(point, space) for point in starts]
+    return [_as_optuna_has_it(point, space) for point in (space.default(config), *starts)]
+
+
+def drawn_from(config: Config, space: Space) -> Space:
+    """Return the space that the sampler draws from: that of a grid has few values of each range."""
+    return space.on_grid(GRID_POINTS) if config.sampler.name == "grid" else space
+
+
+def untried(config: Config, space: Space, trials: Trials) -> float:
+    """Return how many configurations can still be tried; infinity where a range has no steps."""
+    drawn = drawn_from(config, space)
+    tried = [trial.params for trial in trials.values()]
+    beside = [point for point in (*first_points(config, space), *tried) if not drawn.has(point)]
+    return drawn.size() + len(set(map(_key, beside))) - len(set(map(_key, tried)))
+
+
+def limited(config: Config, space: Space, folder: StudyFolder) -> tuple[Config, list[str]]:
+    """Return the config with no more trials than there are configurations, and a line if so."""
+    if drawn_from(config, space).size() == math.inf:
+        return config, []  # without reading the logs
+    trials = folder.state().trials
+    asked = config.stop.trials
+    most = len(trials) + int(untried(config, space, trials))
+    if asked <= most:
+        return config, []
+    note = f"every configuration of the space is tried once: {most} trials instead of {asked}"
+    return replace(config, stop=replace(config.stop, trials=most)), [note]
+
+
+def _key(params: Mapping[str, Scalar]) -> frozenset[tuple[str, Scalar]]:
+    return frozenset(params.items())
 
 
 def _as_optuna_has_it(point: dict[str, Scalar], space: Space) -> dict[str, Scalar]:

@@ -23,9 +23,9 @@ from embsearch.history.folder import StudyFolder
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Trial
 from embsearch.launch.base import Launcher
-from embsearch.search import sampler, scheduler
+from embsearch.search import scheduler
 from embsearch.search.space import parse
-from embsearch.search.suggest import Suggester
+from embsearch.search.suggest import Suggester, limited
 from embsearch.study import actions, progress
 from embsearch.study.actions import BASELINE, Moment, Name, describe
 from embsearch.study.answers import Answers
@@ -59,10 +59,6 @@ class Study:
         parse(config.space, config)
         config, self._decided_by_data = fit_to_data(config)
         self.space = parse(config.space, config)
-        most = sampler.trials_of(config.sampler, self.space, 1 + len(config.study.defaults))
-        if most is not None:  # a grid that is done is a study that is done
-            stop = replace(config.stop, trials=min(most, config.stop.trials))
-            config = replace(config, stop=stop)
         self.config, self._watch, self._clock = config, watch, clock
         self._make_launcher, self._make_recorder = launcher, recorder
         self._page, self._ready, self._verbose = page, ready, verbose
@@ -72,7 +68,9 @@ class Study:
             name = f"{config.study.name}-{self.folder.digest[:8]}"  # the same command finds it
             self.config = replace(config, study=replace(config.study, name=name))
             self.folder = StudyFolder(self.config, clock)
-        self.scheduler = scheduler.make(config)
+        self.config, few = limited(self.config, self.space, self.folder)
+        self._decided_by_data += few
+        self.scheduler = scheduler.make(self.config)
         self.state = StudyState(config.evaluate.metric)
         self.stopping = Stopping(config.launcher.grace)
         self._earlier, self._started = 0.0, self._clock.monotonic()

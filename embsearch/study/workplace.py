@@ -22,7 +22,7 @@ from embsearch.launch.base import (
     points_every,
 )
 from embsearch.search.space import Space
-from embsearch.search.suggest import check_kinds, given_points
+from embsearch.search.suggest import check_kinds, first_points
 from embsearch.search.warmup import Warmups
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.environment import environment
@@ -99,7 +99,7 @@ class Workplace:
     def trials_without_logs(self) -> Iterator[events.Created]:
         """Yield the beginning of each trial that has a config and no log, because a process died before its first
         event, or its log was lost."""
-        given = given_points(self.config, self.space)
+        _, *given = first_points(self.config, self.space)
         for number, config in self.folder.trial_configs():
             if number not in self.state.trials:
                 params = self.space.default(build(config))

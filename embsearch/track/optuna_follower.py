@@ -17,7 +17,7 @@ from embsearch.config.schema import Config
 from embsearch.errors import StudyError
 from embsearch.history.folder import StudyFolder
 from embsearch.history.trial import Trial
-from embsearch.search.memory_study import as_told, in_space, told_state, values_by_step
+from embsearch.search.memory_study import as_told, told_state, values_by_step
 from embsearch.search.space import Space, parse
 from embsearch.track import optuna_database
 from embsearch.track.follower import Followed, Follower, Logs
@@ -101,7 +101,7 @@ class OptunaFollower(Follower):
         ours = values_by_step(trial.values, self._config.evaluate.at)
         if not there.intermediate_values.items() <= ours.items():
             return False
-        if not in_space(trial, self._space):
+        if not self._space.has(trial.params):
             return True  # an extended study may have narrowed its space
         return there.params == self._space.to_optuna(trial.params)
 
@@ -131,7 +131,7 @@ class OptunaFollower(Follower):
 
     def _made(self, trial: Trial) -> FrozenTrial:
         """Return a trial for the database; without parameters where they left the space since."""
-        if not in_space(trial, self._space):
+        if not self._space.has(trial.params):
             return create_trial(state=TrialState.RUNNING)
         return as_told(trial, self._space, self._config.evaluate.at)
 

@@ -28,12 +28,12 @@ PACKAGE = ROOT / "embsearch"
 # Figure: (limit today, bar).
 LIMITS = {
     # a new capability may raise these two by what it costs: pairs judged by the pool, files and rows
-    # as other tools write them, folders taken as they say and prompts cost 13,900 nodes
-    "syntax nodes": (237_800, 185_000),
-    "nodes a code line": (9.47, 9.0),
+    # as other tools write them, folders taken as they say and prompts cost 13,900 nodes; no configuration twice 600
+    "syntax nodes": (238_450, 185_000),
+    "nodes a code line": (9.48, 9.0),
     "uses of Any": (104, 104),
     "fmt: skip": (35, 35),
-    "lines over 100 characters": (465, 0),
+    "lines over 100 characters": (461, 0),
     "functions over 60 lines": (0, 0),
     "classes over 250 lines": (0, 0),
     "files in import circles": (0, 0),

@@ -138,11 +138,6 @@ BAD = {
         {},
         ["study.defaults[0]", "objective.name='hinge'", "outside the choices"],
     ),
-    "a grid with conditions": (
-        "search sampler=grid space=small train.batch_size=32",
-        {},
-        ["sampler=grid", "objective.margin", "sampler=tpe"],
-    ),
     # the model and the machine
     "a model folder that is not": (
         "search model.path=./nowhere",
@@ -172,11 +167,6 @@ BAD = {
             "scheduler.min_rung=9",
             "a.csv, row 50: grade 'good'",
         ],
-    ),
-    "a plan of a grid with conditions": (
-        "plan sampler=grid space=small train.batch_size=32 data.path=nope.csv",
-        {},
-        ["sampler=grid", "nope.csv", "no such file"],
     ),
     "a plan of nothing to learn": (
         "plan data.path=null data.train=p.csv data.valid=v.csv space=none objective=bce "

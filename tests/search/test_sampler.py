@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from embsearch.config.schema import Config, SamplerConfig, StudyConfig
-from embsearch.errors import ConfigError, StudyError
+from embsearch.errors import StudyError
 from embsearch.history.trial import Trial
 from embsearch.search.memory_study import as_told
 from embsearch.search.scheduler import make
@@ -31,8 +31,9 @@ CONDITIONAL = FLAT | {
 
 
 def config(sampler="tpe", raw=None, **more):
-    raw = raw or (FLAT if sampler == "grid" else CONDITIONAL)
-    return Config(space=raw, sampler=SamplerConfig(sampler, startup_trials=2), **more)
+    return Config(
+        space=raw or CONDITIONAL, sampler=SamplerConfig(sampler, startup_trials=2), **more
+    )
 
 
 def suggester(config):
@@ -110,19 +111,26 @@ def test_what_a_process_remembers_changes_no_suggestion(name):
             ended.outcome = Outcome("complete", "budget spent", ended.values[3])
 
 
-def test_a_grid_refuses_conditions_and_says_what_to_do():
-    mine = suggester(config("grid", CONDITIONAL))
-    with pytest.raises(
-        ConfigError, match=r"sampler=grid: objective.margin depend on .* use sampler=tpe"
-    ):
-        mine.suggest(1, {})
-
-
 def test_a_grid_tries_every_point_once_also_beside_points_tried_first():
     raw = {k: FLAT[k] for k in ("train.batch_size", "train.schedule")}
     raw |= {"train.l2": {"low": 0, "high": 0.02, "step": 0.01}}
-    asked = [tuple(params.values()) for params in history_of_grid(config("grid", raw), 13)]
-    assert len(set(asked[1:])) == 12
+    mine = config("grid", raw)
+    points, default = 2 * 2 * 3, mine.train.l2
+    also = default not in (0, 0.01, 0.02)  # beside the grid
+    asked = [tuple(params.values()) for params in history_of_grid(mine, points + also)]
+    assert len(set(asked)) == points + also
+    assert {l2 for _, _, l2 in asked} == {0, 0.01, 0.02, default}
+
+
+def test_a_grid_has_four_values_of_a_range_and_keeps_to_conditions():
+    asked = history_of_grid(config("grid"), 1 + 4 * 2 * 2 * (1 + 4))
+    margins = {params["objective.margin"] for params in asked if "objective.margin" in params}
+    on_grid = [margin for margin in sorted(margins) if margin != Config().objective.margin]
+    assert on_grid == pytest.approx([0.05, 0.2, 0.35, 0.5])
+    assert all(
+        ("objective.margin" in params) == (params["objective.name"] == "triplet")
+        for params in asked
+    )
 
 
 def history_of_grid(config, stop):
@@ -160,7 +168,7 @@ def test_only_samplers_that_keep_a_state_leave_one_in_a_trial(name):
     trials = {}
     history(config(name), trials, 6)
     kept = [bool(trial.attributes) for trial in trials.values()]
-    assert kept == [False] * 6 if name not in ("grid", "cmaes") else any(kept)
+    assert kept == [False] * 6 if name != "cmaes" else any(kept)
     json.dumps([trial.attributes for trial in trials.values()])  # logs hold JSON
 
 

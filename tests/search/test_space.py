@@ -302,3 +302,33 @@ def test_any_range_of_numbers_is_kept(low, factor, step, log, seed):
     space = parse(raw, config)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     assert low * (1 - 1e-12) <= space.suggest(study.ask())["train.lr"] <= low * factor * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("raw", "size"),
+    [
+        ({}, 1),
+        ({"train.lr": {"low": 1e-5, "high": 1e-3}}, float("inf")),
+        ({"train.lr": {"low": 2e-4, "high": 2e-4}}, 1),
+        ({"train.l2": {"low": 0, "high": 0.1, "step": 0.01}}, 11),
+        ({"train.batch_size": {"low": 16, "high": 64, "step": 16}}, 4),
+        (
+            {
+                "model.freeze_layers": {"low": 0, "high": 2},
+                "train.schedule": {"choices": ["linear", "cosine"]},
+                "train.l2": {"choices": [0.0, 0.1], "when": {"model.freeze_layers": [1, 2]}},
+            },
+            2 * (1 + 2 + 2),
+        ),
+        (
+            {
+                "objective.name": {"choices": ["infonce", "triplet"]},
+                "objective.margin": {"low": 0.1, "high": 0.5, "when": {"objective.name": "triplet"}},
+            },
+            float("inf"),
+        ),
+    ],
+)  # fmt: skip
+def test_the_size_of_a_space_counts_points_under_their_conditions(raw, size):
+    config = Config(train=replace(Config().train, l2=0.0))
+    assert parse(raw, config).size() == size

@@ -21,14 +21,14 @@ SPACE = {
     "train.l2": {"low": 1e-4, "high": 1e-1, "log": True},
     "train.batch_size": {"choices": [32, 64], "ordered": True},
 }
-STATEFUL = ("cmaes", "grid")
+SAMPLERS = ["tpe", "gp", "cmaes", "qmc", "random", "grid"]
 
 
-def study_of(home, sampler, recorder):
+def study_of(home, sampler, recorder, space=SPACE, trials=16):
     data = home.parent / "rows.csv"
     data.write_text(ROWS)
     config = build({
-        "home": str(home), "data": {"path": str(data)}, "space": SPACE, "stop": {"trials": 16},
+        "home": str(home), "data": {"path": str(data)}, "space": space, "stop": {"trials": trials},
         "evaluate": {"at": [0.1, 0.3, 1.0]}, "launcher": {"name": "replay", "workers": 1},
         "study": {"name": "s"}, "track": {"mlflow": False}, "scheduler": {"name": "none"},
         "sampler": {"name": sampler, "startup_trials": 4},
@@ -57,7 +57,7 @@ def cut(study, line):
 
 
 @pytest.mark.parametrize("recorder", [True, False], ids=["database deleted", "no database"])
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "qmc", "random", "grid"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_study_without_its_database_suggests_as_an_undisturbed_one(sampler, recorder, tmp_path):
     calm = study_of(tmp_path / "calm", sampler, recorder=False)
     calm.run()
@@ -69,10 +69,43 @@ def test_a_study_without_its_database_suggests_as_an_undisturbed_one(sampler, re
     study_of(tmp_path / "shaken", sampler, recorder).run()
     params, kept = created(calm)
     assert created(shaken) == (params, kept)
-    assert (
-        len({json.dumps(one) for one in params}) >= 15
-    )  # a grid may come to the default once more
-    assert any(kept) == (sampler in STATEFUL)
+    assert len({json.dumps(one) for one in params}) == 16
+    assert any(kept) == (sampler == "cmaes")
+
+
+FEW = {  # 3 + 2 * 3 points
+    "objective.name": {"choices": ["infonce", "triplet", "contrastive"]},
+    "objective.margin": {"choices": [0.1, 0.2, 0.3], "when": {"objective.name": ["triplet", "contrastive"]}},
+    "objective.temperature": {"low": 0.05, "high": 0.15, "step": 0.05, "when": {"objective.name": "infonce"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_configuration_of_a_small_space_is_tried_once_and_then_the_study_ends(
+    sampler, tmp_path
+):
+    calm = study_of(tmp_path / "calm", sampler, False, FEW, trials=20)
+    calm.run()
+    params, _ = created(calm)
+    assert len(params) == len({json.dumps(one, sort_keys=True) for one in params}) == 9
+    shaken = study_of(tmp_path / "shaken", sampler, False, FEW, trials=20)
+    cut(shaken, "trial 6 at rung 1")
+    study_of(tmp_path / "shaken", sampler, False, FEW, trials=20).run()
+    assert created(shaken)[0] == params
+
+
+def test_a_wider_space_lets_an_exhausted_study_go_on(tmp_path):
+    space = {"train.batch_size": {"choices": [32, 64], "ordered": True}}
+    study_of(tmp_path / "home", "tpe", False, space).run()
+    wider = {"train.batch_size": {"low": 61, "high": 64}}
+    study = study_of(tmp_path / "home", "tpe", False, wider)
+    extend = replace(study.config.study, on_drift="extend")
+    clock = search.clock(study.config)
+    config = replace(study.config, study=extend, stop=StopConfig(trials=16))
+    more = Study(config, launchers.launcher(config, clock), lambda folder: Recorders(), clock=clock)
+    more.run()
+    sizes = [params["train.batch_size"] for params in created(more)[0]]
+    assert sorted(sizes) == [32, 61, 62, 63, 64]
 
 
 POINT = {"train.lr": 3e-4, "train.l2": 0.02, "train.batch_size": 64}
