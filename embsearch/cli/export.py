@@ -189,7 +189,7 @@ with open(folder + "/config_sentence_transformers.json", encoding="utf-8") as fi
 
 
 def encode(texts, role="document"):
-    rows = tokenizer.encode_batch([prompts.get(role, "") + text for text in texts])
+    rows = tokenizer.encode_batch([(prompts.get(role) or "") + text for text in texts])
     ids, mask = (np.array([getattr(row, name) for row in rows], np.int64) for name in ("ids", "attention_mask"))
     return run(ids, mask)
 
