@@ -25,7 +25,7 @@ import torch
 
 from embsearch.codec import JsonObject
 from embsearch.config.catalogue import OBJECTIVES
-from embsearch.config.schema import Config
+from embsearch.config.schema import Config, EvaluateConfig
 from embsearch.data.augment import Augmenter
 from embsearch.data.dataset import Rows, TaskData, stops_of, with_negatives
 from embsearch.errors import Diverged
@@ -209,7 +209,9 @@ def trial(
         valid = task.sample(rows, queries[at.rung - 1]) if queries else rows
         group.check(at.step, tower)
         when = f"step {at.step} (loss {loss:.4g}, learning rate {rate:.3g})"
-        found = group.of_first(partial(measure, task, tower, inputs, valid, compute, when))
+        found = group.of_first(
+            partial(measure, task, tower, inputs, valid, compute, config.evaluate, when)
+        )
         score = len(valid), found[objective_name]
         at.since_best += 1
         if score > tuple(at.best):
@@ -245,13 +247,19 @@ def trial(
 
 
 def measure(
-    task: AnyTask, tower: Tower, inputs: Inputs, rows: Rows, compute: Compute, when: str
+    task: AnyTask,
+    tower: Tower,
+    inputs: Inputs,
+    rows: Rows,
+    compute: Compute,
+    config: EvaluateConfig,
+    when: str,
 ) -> dict[str, float]:
     """Return the metrics of the encoder on ``rows`` after ``when``. Raises Diverged."""
     ids, vectors = vectors_of(task, tower, inputs, rows, compute)
     if not np.isfinite(vectors).all():
         raise Diverged(f"vectors not finite after {when}")
-    return task.metrics(rows, task.answers(rows, ids, vectors))
+    return task.measured(rows, ids, vectors, config)
 
 
 def vectors_of(

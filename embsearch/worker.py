@@ -322,7 +322,7 @@ def evaluate(
     else:
         readings = task.readings(rows, ids, vectors, config.evaluate, config.seed)
         found = {
-            "metrics": task.metrics(rows, answers),
+            "metrics": task.measured(rows, ids, vectors, config.evaluate),
             "readings": tuple(readings),
         }
     if keep is not None:

@@ -15,7 +15,9 @@ from embsearch.config.options import TellsMore
 from embsearch.config.schema import Config
 from embsearch.history.folder import StudyFolder
 from embsearch.model.prompts import say_prompts
+from embsearch.report.findings import other_choice
 from embsearch.report.live import Watch
+from embsearch.report.record import Record
 from embsearch.report.result import show
 from embsearch.study.run import Study
 from embsearch.tasks.catalogue import task_of
@@ -39,6 +41,8 @@ def run(config: Config, options: TellsMore) -> int:
     finally:
         watch.close()
     show(vars(result), study.config.evaluate.metric, task_of(study.config))
+    if line := other_choice(Record(study.folder)):
+        print(f"note:  {line}")
     if not study.trials:
         widen = study.config.stop.trials < config.stop.trials
         more = "a wider space" if widen else f"stop.trials={config.stop.trials * 2}"
@@ -79,7 +83,6 @@ def clock(config: Config) -> Clock:
 def page(folder: StudyFolder) -> None:
     """Write the page of a study that has ended. A page that fails does not fail the study."""
     from embsearch.cli.report import write_page
-    from embsearch.report.record import Record
 
     try:
         write_page(Record(folder), folder.page)

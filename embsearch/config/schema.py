@@ -292,7 +292,7 @@ class EvaluateConfig(Room):
     )
     draws: int = setting(2000, "bootstrap draws for the interval of AUC", verbs=("evaluate",))
     pool: bool = setting(
-        True, "also rank each test query against the whole title pool", verbs=("evaluate",)
+        True, "also rank each query against the whole title pool", verbs=("evaluate",)
     )
     max_rows: int = setting(
         0, "validation rows used during the search, whole queries; 0: all", verbs=("plan",)

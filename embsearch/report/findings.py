@@ -24,6 +24,7 @@ from embsearch.values import Interval, primary_interval
 FEW = 20  # complete trials, below which importances and interactions are guesses
 FELL = 0.003  # of the objective: a smaller fall is within the noise of a few hundred queries
 SMALL_TEST = 100  # queries
+OTHER = {"auc": "pool_recall_10"}  # by objective, the metric whose choice is told beside; else AUC
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def findings(record: Record, models: Models | None) -> list[Finding]:
         *_gains(record, models),
         *_edges(record),
         *_disagreement(record, models),
+        *_other_choice(record),
         *_luck(record),
         *_loss_falls(record),
         *_size(record, models),
@@ -188,6 +190,37 @@ def _disagreement(record: Record, models: Models | None) -> Iterator[Finding]:
                 f"No sign of a lucky pick: validation promised {promised:+.4f} over the {label}, the test rows say "
                 f"{signed(gain)}.",
             )
+
+
+def other_choice(record: Record) -> str:
+    """Return which trial recall over the pool would choose, or AUC where another metric chooses, if
+    that is another one than the winner; else the empty string.
+    """
+    mine, other = record.objective, OTHER.get(record.objective, "auc")
+    names = f"val/{mine}", f"val/{other}"
+    saved = {course.number: course.saved for course in record.courses.values()}
+    rows = max((one.rows for one in saved.values() if one), default=0)
+    values = {
+        number: (one.metrics[names[0]], one.metrics[names[1]])
+        for number, one in saved.items()
+        if one and one.rows == rows and one.metrics.keys() >= {*names}
+    }
+    if record.best is None or record.best.number not in values:
+        return ""
+    best, rival = record.best.number, max(values, key=lambda number: values[number][1])
+    if values[rival][1] <= values[best][1]:
+        return ""
+    shown = [
+        f"trial {number} ({mine} {values[number][0]:.4f}, {other} {values[number][1]:.4f})"
+        for number in (best, rival)
+    ]
+    return f"{mine} chose {shown[0]} on the validation rows, {other} would choose {shown[1]}"
+
+
+def _other_choice(record: Record) -> Iterator[Finding]:
+    if line := other_choice(record):
+        other = OTHER.get(record.objective, "auc")
+        yield Finding("note", f"{line}.", f"a search by {other}: evaluate.objective={other}")
 
 
 def _luck(record: Record) -> Iterator[Finding]:

@@ -74,6 +74,11 @@ class Course:
         """Those of the run with the first seed, by rung."""
         return [e for e in self.evaluations if e.seed == 0]
 
+    @property
+    def saved(self) -> Evaluation | None:
+        """The evaluation whose model was saved."""
+        return max(self.own, key=lambda e: (e.rows, e.value), default=None)
+
     def texts(self, seed: int = 0) -> int:
         """Texts trained on, by the trial's runs from this seed on."""
         runs: dict[int, int] = {}

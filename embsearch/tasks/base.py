@@ -199,6 +199,14 @@ class Task(ABC, Generic[DataT, RowsT]):
     def metrics(self, rows: RowsT, answers_M: Answers) -> dict[str, float]:
         """Return every metric that the rows define, by name. Raises ValueError on NaN."""
 
+    def measured(
+        self, rows: RowsT, ids_T: Ids, vectors_TE: Vectors, config: EvaluateConfig
+    ) -> dict[str, float]:
+        """Return what an evaluation of a trial measures: ``metrics``, and others that cost little
+        beside encoding.
+        """
+        return self.metrics(rows, self.answers(rows, ids_T, vectors_TE))
+
     @abstractmethod
     def interval(
         self, rows: RowsT, answers_M: Answers, draws: int, seed: int, level: float = 0.95

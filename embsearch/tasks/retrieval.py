@@ -38,6 +38,8 @@ POOL = {
 }
 
 
+PAIRS = 2**22  # of a query and a title, that an evaluation of a trial compares for them
+
 _loaded = lru_cache(maxsize=1)(Dataset.load)  # its folder is named by its content
 
 
@@ -107,6 +109,20 @@ class Retrieval(Task[Dataset, JudgedRows]):
 
     def metrics(self, rows: JudgedRows, answers_M: Answers) -> dict[str, float]:
         return scoring.score(rows, answers_M)
+
+    def measured(
+        self, rows: JudgedRows, ids_T: Ids, vectors_TE: Vectors, config: EvaluateConfig
+    ) -> dict[str, float]:
+        """Return the metrics, those of the pool of all titles too: of so many queries, evenly
+        drawn, as PAIRS allows.
+        """
+        found = super().measured(rows, ids_T, vectors_TE, config)
+        if not config.pool or not POOL.keys().isdisjoint(found):
+            return found
+        titles = np.unique(rows.title)
+        asked = sample(rows, max(1, PAIRS // len(titles)))
+        places = scoring.pool_places(asked, ids_T, vectors_TE, titles)
+        return {**found, **scoring.score_pool(asked, places)}
 
     def interval(
         self, rows: JudgedRows, answers_M: Answers, draws: int, seed: int, level: float = 0.95

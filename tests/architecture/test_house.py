@@ -28,8 +28,9 @@ PACKAGE = ROOT / "embsearch"
 # Figure: (limit today, bar).
 LIMITS = {
     # a new capability may raise these two by what it costs: pairs judged by the pool, files and rows
-    # as other tools write them, folders taken as they say and prompts cost 13,900 nodes; no configuration twice 600
-    "syntax nodes": (238_450, 185_000),
+    # as other tools write them, folders taken as they say and prompts cost 13,900 nodes; no
+    # configuration twice, and the pool at every evaluation, 1,200
+    "syntax nodes": (239_010, 185_000),
     "nodes a code line": (9.48, 9.0),
     "uses of Any": (104, 104),
     "fmt: skip": (35, 35),

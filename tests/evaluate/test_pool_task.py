@@ -9,6 +9,7 @@ from embsearch.config.schema import Config, EvaluateConfig
 from embsearch.data.dataset import JudgedRows
 from embsearch.errors import ConfigError
 from embsearch.evaluate.examine import Examined
+from embsearch.tasks import retrieval
 from embsearch.tasks.catalogue import task_of
 
 QUERIES, TITLES = 30, 60
@@ -58,6 +59,27 @@ def test_the_primary_metric_is_the_mean_over_queries_of_the_whole_pool(rows, vec
     assert (found.metric.label, found.value) == ("pool nDCG@10", metrics["pool_ndcg_10"])
     assert found.interval.low < found.value < found.interval.high
     assert found.segments["even"]["pool_ndcg_10"] == pytest.approx(np.mean(expected[::2]))
+
+
+def test_an_evaluation_measures_the_pool_too_of_as_many_queries_as_pairs_allow(
+    rows, vectors, monkeypatch
+):
+    usual, ids = judged_by("auto"), np.arange(len(vectors))
+    plain = usual.metrics(rows, usual.answers(rows, ids, vectors))
+    found = usual.measured(rows, ids, vectors, EvaluateConfig())
+    assert plain.items() <= found.items()
+    expected = [ndcg(vectors, query) for query in range(QUERIES)]
+    assert found["pool_ndcg_10"] == pytest.approx(np.mean(expected))
+    assert usual.measured(rows, ids, vectors, EvaluateConfig(pool=False)) == plain
+    judged = judged_by("pool_ndcg_10")
+    answers = judged.answers(rows, ids, vectors)
+    assert judged.measured(rows, ids, vectors, EvaluateConfig()) == judged.metrics(rows, answers)
+
+    monkeypatch.setattr(retrieval, "PAIRS", 10 * TITLES)
+    asked = np.unique(usual.sample(rows, 10).text)
+    assert len(asked) == 10
+    few = usual.measured(rows, ids, vectors, EvaluateConfig())  # all titles are in the pool still
+    assert few["pool_ndcg_10"] == pytest.approx(np.mean([expected[query] for query in asked]))
 
 
 def test_a_gain_is_paired_by_query_and_none_between_equal_models(rows, vectors):

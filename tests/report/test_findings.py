@@ -8,7 +8,14 @@ import pytest
 
 from embsearch.config.build import build
 from embsearch.history.trial import Run, Trial
-from embsearch.report.findings import _disagreement, _edges, _loss_falls, _luck, falling
+from embsearch.report.findings import (
+    _disagreement,
+    _edges,
+    _loss_falls,
+    _luck,
+    falling,
+    other_choice,
+)
 from embsearch.report.ranges import at_end, choices_table
 from embsearch.report.record import Course, Evaluation
 from embsearch.search.space import parse
@@ -183,3 +190,45 @@ def test_fresh_seeds_say_how_much_of_the_winner_was_luck_and_who_looked_better()
         in finding.text
     )
     assert "Trial 4 had 0.9600, but a lower mean, 0.9310" in finding.text
+
+
+def measured(number, evaluations):
+    """Return the course of a trial with (rows, auc, pool_recall_10) at each evaluation."""
+    made = Course(Trial(number), axes={})
+    for rung, (rows, auc, recall) in enumerate(evaluations, 1):
+        metrics = {"val/auc": auc, "val/pool_recall_10": recall}
+        made.evaluations.append(Evaluation(rung, rung, rung, auc, metrics, 0, 0.0, rows))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (
+            [[(9, 0.93, 0.99), (90, 0.946, 0.929)]],
+            "auc chose trial 3 (auc 0.9480, pool_recall_10 0.8770) on the validation rows, pool_recall_10 would "
+            "choose trial 4 (auc 0.9460, pool_recall_10 0.9290)",
+        ),
+        ([[(9, 0.93, 0.99)]], ""),  # its model was measured on few rows
+        ([[(90, 0.947, 0.929), (90, 0.948, 0.8)]], ""),  # the model that was saved finds less
+        ([[(90, 0.93, 0.877)]], ""),
+        ([], ""),
+    ],
+)
+def test_a_trial_that_recall_over_the_pool_would_choose_is_named(others, said):
+    study = record()
+    study.courses = {3: measured(3, [(9, 0.9, 0.8), (90, 0.948, 0.877)])}
+    study.courses |= {4 + n: measured(4 + n, runs) for n, runs in enumerate(others)}
+    assert other_choice(study) == said
+
+
+def test_where_the_pool_chooses_it_is_auc_that_is_held_against_it():
+    study = record()
+    study.objective = "pool_ndcg_10"
+    study.courses = {}
+    for number, pool, auc in ((3, 0.9, 0.8), (5, 0.8, 0.9)):
+        metrics = {"val/auc": auc, "val/pool_ndcg_10": pool}
+        made = Course(Trial(number), axes={})
+        made.evaluations.append(Evaluation(1, 1, 1, pool, metrics, 0, 0.0, 90))
+        study.courses[number] = made
+    assert "auc would choose trial 5" in other_choice(study)
