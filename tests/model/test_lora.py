@@ -20,8 +20,12 @@ from embsearch.data.dataset import Dataset
 from embsearch.data.load import prepare_dataset
 from embsearch.data.tokenise import Tokens
 from embsearch.errors import ModelError
+from embsearch.kernels import flash
 from embsearch.kernels.attention_interface import switch_to_packed
-from embsearch.kernels.select import perturbed, select
+from embsearch.kernels.graph_recording import GraphWeights
+from embsearch.kernels.graph_sizes import Size
+from embsearch.kernels.packing import joined
+from embsearch.kernels.select import choose_kernel, perturbed, select
 from embsearch.kernels.unpadded import UnpaddedKernel
 from embsearch.model import lora, pretrained
 from embsearch.model.device import choose
@@ -29,6 +33,7 @@ from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
 from embsearch.trial import trial
 from embsearch.worker import Worker
+from tests.kernel import varlen
 from tests.model.test_folders import folder_of
 
 CPU = choose("cpu", "fp32")
@@ -101,6 +106,12 @@ def by_hand(encoder):
     assert encoder.kernel.stack is not None
 
 
+def by_flash(encoder):
+    """A GPU's kernel, with a stand-in for torch's attention (tests/kernel.py)."""
+    choose_kernel(encoder, by_flash=True)
+    assert encoder.kernel.recorded_sizes
+
+
 def loss_of(encoder):
     vectors = encoder.encode(TOKENS, np.arange(3))
     return (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum()
@@ -108,9 +119,13 @@ def loss_of(encoder):
 
 @pytest.mark.parametrize(
     ("kind", "kernel"),
-    [("BERT", plain), ("BERT", packed), ("BERT", by_hand), ("decoder", plain), ("decoder", packed)],
+    [
+        *(("BERT", kernel) for kernel in (plain, packed, by_hand, by_flash)),
+        *(("decoder", kernel) for kernel in (plain, packed, by_flash)),
+    ],
 )
-def test_every_adapter_gets_the_gradient_of_finite_differences(folders, kind, kernel):
+def test_every_adapter_gets_the_gradient_of_finite_differences(folders, kind, kernel, monkeypatch):
+    monkeypatch.setattr(flash, "varlen", varlen)
     encoder = Encoder(built(folders[kind], rank=2))
     kernel(encoder)
     encoder.double().train()
@@ -130,6 +145,24 @@ def test_every_adapter_gets_the_gradient_of_finite_differences(folders, kind, ke
         expected = float(above - below) / 2
         assert abs(expected) > 1e-10, name
         assert float((parameter.grad * way).sum()) == pytest.approx(expected, rel=near), name
+
+
+def test_a_step_that_is_recorded_on_a_gpu_has_the_gradients_of_every_adapter(
+    tiny_bert, monkeypatch
+):
+    monkeypatch.setattr(flash, "varlen", varlen)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    encoder = Encoder(built(tiny_bert))
+    by_flash(encoder)
+    given = joined(TOKENS.ids, TOKENS.lengths)
+    chunk = encoder.kernel._plain(Size.of(TOKENS.lengths))
+    weights = GraphWeights(chunk, torch.float32)
+    found = torch.func.functional_call(chunk, weights.leaves, (given,))
+    gradient = torch.randn(found.shape)
+    weights.keep(torch.autograd.grad(found, list(weights.leaves.values()), gradient))
+    assert weights.agree(found, chunk(given), gradient)
+    weights.hand_over()
+    assert all(p.grad.any() for p in learning(encoder).values())
 
 
 @pytest.mark.parametrize("kernel", [packed, by_hand])
