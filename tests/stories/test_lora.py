@@ -63,3 +63,13 @@ def test_an_adapter_that_moved_no_vector_is_refused_by_name(home, capsys):
     capsys.readouterr()
     assert other.run("promote") == 3
     assert "moved" in capsys.readouterr().err.strip().rpartition("refused by ")[2]
+
+
+def test_a_trial_is_reproduced_to_the_bit_and_its_card_tells_of_the_adapter(home, capsys):
+    best = f"trial={home.result['best']}"
+    assert home.run("reproduce", *RECORD, best) == 0
+    assert "identical: 3 of 3 evaluations, weights sha256" in capsys.readouterr().out
+    assert home.run("card", *RECORD, best) == 0
+    said = capsys.readouterr().out
+    assert "`adapter/` holds it alone" in said
+    assert "adapter: lora" in said
