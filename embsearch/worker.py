@@ -261,7 +261,8 @@ class Worker:
         process_memory.retain_freed()
         self._warm = None
         self._release_freed()  # another trial's sizes are others
-        drawn = config.train.seed if config.model.projection else 0
+        draws = config.model.projection or config.model.adapter == "lora"
+        drawn = config.train.seed if draws else 0
         kind = task_of(config).kind
         made_for = kind, config.model, drawn, compute.device, compute.autocast
         if self._base is None or self._base[0] != made_for:
@@ -269,6 +270,8 @@ class Worker:
             encoder = tower_class(kind).build(config.model, drawn)
             tokens = encoder.prepare(data, cache / "tokens")
             encoder.restrict(tokens)
+            if compute.device.type == "cuda" and compute.autocast is torch.bfloat16:
+                encoder.hold_frozen_in_bf16()
             encoder.to(compute.device)
             self._packing = select(encoder, compute)
             if compute.device.type == "cpu":

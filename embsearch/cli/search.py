@@ -14,6 +14,7 @@ from embsearch.config.launchers import ReplayConfig
 from embsearch.config.options import TellsMore
 from embsearch.config.schema import Config
 from embsearch.history.folder import StudyFolder
+from embsearch.model import lora
 from embsearch.model.prompts import say_prompts
 from embsearch.report.findings import other_choice
 from embsearch.report.live import Watch
@@ -28,6 +29,7 @@ from embsearch.values import Clock
 
 def run(config: Config, options: TellsMore) -> int:
     """Run the study to its end and show what it found."""
+    lora.check(config)
     time_of = clock(config)
     made = launcher(config, time_of), recorder(config)
     if notice := mlflow_check.check(config):

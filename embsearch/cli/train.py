@@ -10,6 +10,7 @@ from embsearch.config.load import digest
 from embsearch.config.options import TrainOptions
 from embsearch.config.schema import Config
 from embsearch.errors import EmbsearchError
+from embsearch.model import lora
 from embsearch.model.prompts import say_prompts
 from embsearch.report.live import Watch
 from embsearch.report.result import show
@@ -20,6 +21,7 @@ from embsearch.tasks.catalogue import task_of
 
 def run(config: Config, options: TrainOptions) -> int:
     """Train to the end of the budget; with ``output=`` the model is also copied there."""
+    lora.check(config)
     output = check_new_folder(options.output)
     config = single(fit_to_data(config)[0])
     say_prompts(config.model)

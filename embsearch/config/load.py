@@ -119,6 +119,8 @@ def identity(config: Config) -> JsonObject:
         tree["data"]["derive"].pop("relevant_alone")
     if config.model.prompts == PromptsConfig("", ""):
         tree["model"].pop("prompts")
+    if config.model.adapter == "none" and "model.adapter" not in config.space:  # the same
+        del tree["model"]["adapter"], tree["model"]["lora"]
     for path in may_change():
         room, _, leaf = path.rpartition(".")
         (tree[room] if room else tree).pop(leaf)

@@ -115,6 +115,24 @@ class PromptsConfig(Room):
 
 
 @dataclass(frozen=True)
+class LoraConfig(Room):
+    """Adapters (Hu et al. 2021, arXiv:2106.09685); read with model.adapter=lora alone."""
+
+    rank: int = setting(
+        8, "width of an adapter", low=1, hint="usual values are 4 to 64", searchable=True
+    )
+    alpha: float | None = setting(
+        None, "what it adds is times alpha / rank; null: 2 rank", above=0, searchable=True
+    )
+    dropout: float = setting(0.0, "of what an adapter reads", low=0, below=1, searchable=True)
+    targets: str = setting(
+        "all",
+        "all: every linear layer of attention and feed-forward; or names, as query+value",
+        searchable=True,
+    )
+
+
+@dataclass(frozen=True)
 class ModelConfig(Room):
     path: str = setting(
         "minilm",
@@ -145,6 +163,13 @@ class ModelConfig(Room):
     trust_remote_code: bool = setting(
         False, "true runs code that comes with the weights", searchable=True
     )
+    adapter: Literal["none", "lora"] = setting(
+        "none",
+        "lora: weights stay fixed, adapters beside them learn; needs embsearch[lora]",
+        searchable=True,
+        verbs=("search", "train"),
+    )
+    lora: LoraConfig = LoraConfig()
     prompts: PromptsConfig = PromptsConfig()
 
 
@@ -255,7 +280,10 @@ class TrainConfig(Room):
         searchable=True,
     )
     seed: int = setting(
-        0, "order of the rows, dropout, a new projection", searchable=True, verbs=("train",)
+        0,
+        "order of the rows, dropout, a new projection, adapters",
+        searchable=True,
+        verbs=("train",),
     )
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "of matrix products; auto: bf16 where the device has it", searchable=True

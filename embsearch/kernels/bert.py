@@ -26,6 +26,7 @@ from embsearch.kernels.arena import Arena
 from embsearch.kernels.attention import WRITTEN_OUT, Runs
 from embsearch.kernels.bert_layer import CastWeights, Shape, backward, forward, saved_bytes
 from embsearch.kernels.layout import PackedLayout
+from embsearch.model import lora
 from embsearch.model.device import product_dtype
 
 FAMILIES = {"BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel"}
@@ -204,7 +205,11 @@ def _expected(
     for name, suffix in CLASSES.items():
         yield name, layer.get_submodule(name), classes[family + suffix]
     for name in MODULES:
-        yield name, layer.get_submodule(name), nn.LayerNorm if "Norm" in name else nn.Linear
+        yield (
+            name,
+            lora.plain(layer.get_submodule(name)),
+            nn.LayerNorm if "Norm" in name else nn.Linear,
+        )
     activation = "intermediate.intermediate_act_fn"
     yield activation, layer.get_submodule(activation), GELUActivation
 
@@ -222,7 +227,7 @@ def _parameters(layer: nn.Module) -> list[Tensor]:
     found: list[Tensor] = []
     for name in MODULES:
         module: Any = layer.get_submodule(name)
-        found += [module.weight, module.bias]
+        found += [lora.weight(module), module.bias]
     return found
 
 

@@ -9,14 +9,19 @@ from __future__ import annotations
 from torch import nn
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-PLAIN_HOMES = ("torch.nn.modules.", "transformers.", "sentence_transformers.")
+PLAIN_HOMES = (
+    "torch.nn.modules.",
+    "transformers.",
+    "sentence_transformers.",
+    "peft.tuners.lora.layer.",  # layers by hand ask for more: model/lora.py, plain
+)
 
 
 def not_plain(model: nn.Module, home: str) -> str:
     """Return which module of ``model`` is not plain, and why; empty where all are.
 
-    A module is plain if its class is torch's, transformers', sentence-transformers' or of the
-    Python package ``home``, with no hooks, no parametrizations and no forward of its own.
+    A module is plain if its class is torch's, transformers', sentence-transformers', peft's LoRA or
+    of the Python package ``home``, with no hooks, no parametrizations and no forward of its own.
     """
     for name, module in model.named_modules():
         why = _why_not(module, home)

@@ -24,6 +24,7 @@ from torch import nn
 from embsearch import disk
 from embsearch.config.schema import ModelConfig
 from embsearch.errors import ModelError, first_line
+from embsearch.model import lora
 from embsearch.model.positions import positions
 from embsearch.model.prompts import prompts_for
 
@@ -64,7 +65,9 @@ def find(path: str) -> str:
 
 
 def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
-    """Return the encoder of ``config`` in fp32 on the CPU; a new projection is drawn from ``seed``.
+    """Return the encoder of ``config`` in fp32 on the CPU.
+
+    A new projection and adapters are drawn from ``seed``.
 
     It is the loaded object, changed where a setting asks for it: what its folder says about its own
     use stays. Raises ModelError where weights are missing or do not have what the config asks for.
@@ -76,6 +79,8 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
     if not isinstance(base, Transformer) or model.tokenizer is None:
         kind = type(base).__name__
         raise ModelError(f"model.path={config.path}: {kind} is not a text transformer")
+    if config.adapter == "lora":
+        model.requires_grad_(False)  # a new projection will learn
     found = list(model)
     modules = _with_top(_with_pooling(found, config), config, seed)
     if modules != found:
@@ -86,6 +91,9 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
     model.max_seq_length = _length(model, base, config)
     _set_dropout(model, config.dropout)
     freeze(base.auto_model, config.freeze_layers)
+    if config.adapter == "lora":
+        above = layers(base.auto_model)[config.freeze_layers :]
+        lora.inject(base.auto_model, above, config, seed)
     if config.freeze_layers and not _can_learn(model):
         raise ModelError(
             f"model.freeze_layers={config.freeze_layers} leaves nothing to train; "
@@ -275,7 +283,8 @@ def layers(model: nn.Module) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise ModelError(
-        f"model.freeze_layers: no stack of layers found in {type(model).__name__}; use 0"
+        f"no stack of layers found in {type(model).__name__}, which model.freeze_layers and "
+        "model.adapter ask for; use 0 and none"
     )
 
 
@@ -316,12 +325,17 @@ def _set_dropout(model: nn.Module, rate: float | None) -> None:
 
 
 def save(model: SentenceTransformer, folder: Path) -> None:
-    """Write the model in sentence-transformers' format, safetensors only, whole or not at all."""
+    """Write the model in sentence-transformers' format, safetensors only, whole or not at all.
+
+    Adapters are merged into it, and lie beside it.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with disk.draft_of(folder) as draft:
         draft.chmod(0o755)
         with quiet(), disk_errors():
-            model.save(str(draft), create_model_card=False, safe_serialization=True)
+            with lora.merged(model):
+                model.save(str(draft), create_model_card=False, safe_serialization=True)
+            lora.save(model, draft / lora.FOLDER)
         put(draft, folder)
 
 

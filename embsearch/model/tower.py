@@ -106,6 +106,9 @@ class Tower(nn.Module, ABC):
     def remember(self, inputs: Any) -> None:
         """Keep what frozen layers make of ``inputs``."""
 
+    def hold_frozen_in_bf16(self) -> None:
+        """Hold frozen weights in half the memory where autocast to bf16 would see no difference."""
+
     def activation_bytes(self, lengths: np.ndarray, held: int) -> float:
         """Return the bytes in 16 bits that a step keeps of items of such costs, ``held`` units with
         padding.

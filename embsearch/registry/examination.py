@@ -56,6 +56,7 @@ def examine(candidate: Candidate, champion: Registered | None, artifacts: Path) 
         *gates.quality_gates(
             candidate.task, candidate.rows, mine.answers, rivals, asked, config.seed
         ),
+        gates.moved_gate(mine.vectors, untuned.vectors),
         gates.dimension_gate(mine.width, theirs.width if champion else None, asked),
         gates.speed_gate(
             judge.slowdown(mine, theirs), mine.size / theirs.size, rivals[-1].label, asked

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from embsearch.codec import Json
 from embsearch.config.schema import PromoteConfig
 from embsearch.data.dataset import Rows
@@ -85,6 +87,20 @@ def gain_gate(
 def smallest_visible(gain: Interval) -> float:
     """Return half the width of ``gain``: a gain above it is more often told from chance than not."""
     return (gain.high - gain.low) / 2
+
+
+def moved_gate(mine: np.ndarray, untuned: np.ndarray) -> Gate:
+    """Ask that training moved the vectors: an adapter that is not called, or lost, changes none.
+
+    ``mine`` and ``untuned``: vectors of the same items. Of another width, they are others.
+    """
+    if mine.shape != untuned.shape:
+        return Gate("moved", True, "vectors of another width than the untuned encoder's")
+    far = float(np.abs(mine - untuned).max())
+    words = f"vectors up to {far:.1e} a component from the untuned encoder's"
+    if far <= RELOAD:
+        words += f", not above {RELOAD:g}: training did not reach the vectors of the saved model"
+    return Gate("moved", far > RELOAD, words, {"furthest": far})
 
 
 def floor_gate(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -36,6 +36,7 @@ class JudgedModel:
     """One model on the test rows."""
 
     answers: Answers
+    vectors: np.ndarray  # of RELOADED of its items
     width: int
     size: int  # bytes of its weights
     tower: Tower
@@ -56,7 +57,8 @@ class Judge:
         """Return a saved model's answers; None: the untuned encoder's."""
         kind = tower_class(self.task.kind)
         if model is None:
-            tower: Tower = kind.build(self.config.model, self.config.train.seed)
+            whole = replace(self.config.model, adapter="none")  # a fresh one would cost time alone
+            tower: Tower = kind.build(whole, self.config.train.seed)
         else:
             tower = kind.load(model, "cpu")
         tower.to(self.compute.device)
@@ -66,7 +68,8 @@ class Judge:
         vectors = embed(tower, inputs, self.ids, self.compute)
         answers = self.task.answers(self.rows, self.ids, vectors)
         size = sum(p.numel() * p.element_size() for p in tower.parameters())
-        return JudgedModel(answers, vectors.shape[1], size, tower, inputs)
+        few = vectors[_spread(len(self.ids), RELOADED)]
+        return JudgedModel(answers, few, vectors.shape[1], size, tower, inputs)
 
     def slowdown(self, mine: JudgedModel, theirs: JudgedModel) -> float:
         """Return how many times as long an item takes: the median of ratios of turns."""

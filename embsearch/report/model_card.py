@@ -140,6 +140,8 @@ class Card:
             "",
         )
         yield f"Or: `embsearch encode {self.study} trial={self.course.number} input=titles.txt output=vectors.npy`."
+        if (self.model / "adapter").is_dir():
+            yield "The weights have the LoRA adapter in them; `adapter/` holds it alone, for peft."
         promoted = [
             event.version
             for event in self.record.of_kind(events.Promoted)
@@ -206,6 +208,8 @@ class Card:
         }
         used = ("name", *OBJECTIVES[self.config.objective.name].settings)
         rooms["objective"] = {k: v for k, v in rooms["objective"].items() if k in used}
+        if self.config.model.adapter == "none":
+            del rooms["model"]["lora"]
         if not any(rooms["train"]["augment"].values()):
             del rooms["train"]["augment"]
         if precision := self.course.machine.get("precision"):

@@ -395,6 +395,12 @@ def _value_faults(space: Space, config: Config) -> list[str]:
             f"space.train.warmup: train.warmup_steps={steps}, or a range of it, overrides the "
             "share; drop one of the two: '~space.train.warmup', or train.warmup_steps=null"
         )
+    adapters = config.model.adapter == "lora" or "model.adapter" in paths
+    faults += [
+        f"space.{path}: nothing reads it with model.adapter=none; set model.adapter=lora"
+        for path in sorted(paths)
+        if path.startswith("model.lora.") and not adapters
+    ]
     for number, point in enumerate(config.study.defaults):
         faults += _point_faults(f"study.defaults[{number}]", point, space, config)
     return faults

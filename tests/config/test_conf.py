@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from embsearch.config.build import paths
+from embsearch.config.build import paths, value_at
 from embsearch.config.folders import GROUPS, conf_folder, group_options, studies_folders, studies_in
 from embsearch.config.load import compose, compose_raw
 from embsearch.config.settings import settings
@@ -83,8 +83,7 @@ def test_every_setting_can_be_overridden_without_a_plus():
 def test_every_space_names_settings_and_contains_their_defaults(name):
     config = compose([f"space={name}"])
     for path, dimension in config.space.items():
-        room, leaf = path.split(".")
-        default = getattr(getattr(config, room), leaf)
+        default = value_at(config, path)
         if "choices" in dimension:
             assert default in dimension["choices"], path
         else:

@@ -31,6 +31,9 @@ train.batch_size train.lr train.l2 train.warmup train.warmup_steps train.schedul
 train.seed train.precision train.chunk_tokens train.cache_gradients
 train.augment.drop train.augment.swap train.augment.synonym train.augment.synonyms
 """
+ADAPTERS = """
+model.adapter model.lora.rank model.lora.alpha model.lora.dropout model.lora.targets
+"""
 IDENTITY = f"""
 data.format data.path data.train data.valid data.test data.columns data.encoding data.on_bad_row
 data.positive_grade data.split.by data.split.valid data.split.test data.split.seed
@@ -53,11 +56,19 @@ def leaves(tree, prefix=""):
 
 
 def test_what_a_search_may_vary_is_what_it_was():
-    assert {p for p, one in settings().items() if one.setting.searchable} == set(SEARCHABLE.split())
+    known = set(SEARCHABLE.split()) | set(ADAPTERS.split())
+    assert {p for p, one in settings().items() if one.setting.searchable} == known
 
 
 def test_what_makes_a_study_the_same_is_what_it_was():
     assert set(leaves(identity(compose()))) == set(IDENTITY.split())
+
+
+@pytest.mark.parametrize(
+    "words", ["space=lora", "model.adapter=lora", "+space.model.adapter={choices: [none, lora]}"]
+)
+def test_adapters_make_a_study_what_it_is_where_it_has_some(words):
+    assert set(ADAPTERS.split()) <= set(leaves(identity(compose([words]))))
 
 
 def test_a_field_that_says_nothing_is_neither_searched_nor_left_out_of_a_study():

@@ -35,6 +35,10 @@ def lora(base):
     base.add_adapter(LoraConfig(r=4, target_modules=["query", "value"]))
 
 
+def dora(base):
+    base.add_adapter(LoraConfig(r=4, target_modules=["query", "value"], use_dora=True))
+
+
 def swapped(base):
     attention, plain = base.get_submodule(QUERY.removesuffix(".query")), base.get_submodule(QUERY)
     attention.query = OwnLinear(plain.in_features, plain.out_features)
@@ -58,7 +62,7 @@ def patched(base):
 
 
 CHANGES = {
-    lora: f"{QUERY} is a Linear of peft.tuners.lora.layer",
+    dora: f"{QUERY}.lora_magnitude_vector.default is a DoraLinearLayer of peft.tuners.lora.dora",
     swapped: f"{QUERY} is a OwnLinear of {__name__}",
     hooked: f"{NORM} has hooks",
     before: f"{NORM} has hooks",
@@ -98,7 +102,7 @@ def test_what_is_wrapped_swapped_or_hooked_gets_the_plain_path_and_the_reason_is
 
 
 @pytest.mark.parametrize(("change", "names"), [
-    (lora, ["query.lora_B.default.weight", "value.lora_B.default.weight"]),
+    (dora, ["query.lora_B.default.weight", "value.lora_B.default.weight"]),
     (swapped, ["attention.self.query.weight"]),
     (hooked, ["output.LayerNorm.weight"]),
 ])  # fmt: skip
@@ -116,10 +120,14 @@ def test_they_get_their_gradients(tiny_bert, change, names):
     assert all(torch.equal(grads[n], reference[n]) for n in grads)
 
 
-def test_perturbed_parameters_show_what_is_zero_at_first(tiny_bert, monkeypatch):
-    """Reading the parameters instead of calling the modules is noticed even by trying alone."""
-    monkeypatch.setattr(select, "not_plain", lambda model, home: "")
-    monkeypatch.setattr(select.bert, "unsuited", lambda base: "")
+@pytest.fixture
+def passed_over(monkeypatch):
+    """Layers by hand that read the weights below adapters, as they would those of plain layers."""
+    monkeypatch.setattr(select.bert.lora, "weight", lambda module: module.weight)
+
+
+def test_perturbed_parameters_show_what_is_zero_at_first(tiny_bert, passed_over, monkeypatch):
+    """Adapters that are passed over are noticed by trying."""
     encoder = made(tiny_bert, lora)
     tried, true = [], select._tried
 
@@ -134,10 +142,8 @@ def test_perturbed_parameters_show_what_is_zero_at_first(tiny_bert, monkeypatch)
     assert any("query" in name for name in grads)
 
 
-def test_without_noise_a_fresh_adapter_would_pass(tiny_bert, monkeypatch):
+def test_without_noise_a_fresh_adapter_would_pass(tiny_bert, passed_over, monkeypatch):
     """What the noise is there for."""
-    monkeypatch.setattr(select, "not_plain", lambda model, home: "")
-    monkeypatch.setattr(select.bert, "unsuited", lambda base: "")
     monkeypatch.setattr(select, "NOISE", 0.0)
     encoder = made(tiny_bert, lora)
     select.select(encoder, CPU)

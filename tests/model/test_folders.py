@@ -213,10 +213,13 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+@pytest.mark.parametrize("adapter", ["none", "lora"])
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_folder_is_used_trained_and_saved_as_it_says(name, bare_bert, cache, texts, tmp_path):
+def test_a_folder_is_used_trained_and_saved_as_it_says(
+    name, adapter, bare_bert, cache, texts, tmp_path
+):
     folder, worker = folder_of(name, bare_bert, texts, tmp_path), Worker()
-    config = job(folder, dropout=0.0)
+    config = job(folder, dropout=0.0, adapter=adapter)
 
     assert worker.check(config, str(cache)) == []
     data = worker.dataset(config, str(cache))
@@ -226,8 +229,8 @@ def test_a_folder_is_used_trained_and_saved_as_it_says(name, bare_bert, cache, t
     np.testing.assert_allclose(unit(untuned), unit(own(folder, texts)), rtol=0, atol=1e-5)
 
     with torch.no_grad():
-        for parameter in encoder.parameters():
-            parameter += 0.01 * torch.randn(
+        for parameter in (p for p in encoder.parameters() if p.requires_grad):
+            parameter += {"none": 0.01, "lora": 0.1}[adapter] * torch.randn(
                 parameter.shape, generator=torch.Generator().manual_seed(3)
             )
     tuned = embed(encoder, tokens, every, CPU)

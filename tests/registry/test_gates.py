@@ -153,3 +153,15 @@ def test_a_ranking_that_falls_while_auc_rises_refuses(rows):
 def test_gates_of_one_figure(gate, passed):
     assert gate.passed is passed, gate.words
     assert gate.words
+
+
+def test_vectors_that_training_did_not_move_are_refused():
+    untuned = np.eye(3, dtype=np.float32)
+    assert gates.moved_gate(untuned + 1e-3, untuned).passed
+    assert gates.moved_gate(untuned[:, :2], untuned).passed
+    still = gates.moved_gate(untuned + 1e-7, untuned)
+    assert not still.passed
+    assert still.words == (
+        "vectors up to 1.2e-07 a component from the untuned encoder's, not above 1e-05: "
+        "training did not reach the vectors of the saved model"
+    )

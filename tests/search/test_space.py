@@ -160,7 +160,21 @@ FAULTS = {
         {"objective.name": {"choices": ["triplet", "hinge"]}},
         "space.objective.name: objective.name='hinge': expected one of",
     ),
+    "a rank without adapters": (
+        {"model.lora.rank": {"choices": [4, 8], "ordered": True}},
+        "space.model.lora.rank: nothing reads it with model.adapter=none; set model.adapter=lora",
+    ),
 }
+
+
+def test_ranks_may_be_searched_with_adapters():
+    ranks = {"model.lora.rank": {"choices": [4, 8], "ordered": True}}
+    assert parse(ranks, with_values(CONFIG, {"model.adapter": "lora"})).dimensions
+    adapters = {"model.adapter": {"choices": ["none", "lora"]}}
+    both = adapters | {
+        "model.lora.rank": ranks["model.lora.rank"] | {"when": {"model.adapter": "lora"}}
+    }
+    assert parse(both, CONFIG)["model.lora.rank"].active({"model.adapter": "lora"})
 
 
 @pytest.mark.parametrize("case", FAULTS)

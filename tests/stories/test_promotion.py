@@ -58,6 +58,7 @@ def test_every_gate_was_asked_and_the_run_in_mlflow_has_the_evidence(shop, tmp_p
         "floor",
         "ranking",
         "segments",
+        "moved",
         "dimension",
         "speed",
         "reload",
