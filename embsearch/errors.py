@@ -12,6 +12,7 @@
         OutOfMemory
         Diverged
         Lost                            a process that trains it too is gone
+        Unfaithful                      its saved model is not the one that was trained
 
 A message names the place, the value, what was expected and what to do.
 """
@@ -92,6 +93,10 @@ class Lost(TrialError):
     def __init__(self, message: str, failure: str = "killed") -> None:
         super().__init__(message)
         self.failure = failure
+
+
+class Unfaithful(TrialError):
+    """A saved model gives other vectors than the one in memory; the older one is kept."""
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -28,7 +28,7 @@ from embsearch.config.catalogue import OBJECTIVES
 from embsearch.config.schema import Config, EvaluateConfig
 from embsearch.data.augment import Augmenter
 from embsearch.data.dataset import Rows, TaskData, stops_of, with_negatives
-from embsearch.errors import Diverged
+from embsearch.errors import Diverged, Unfaithful
 from embsearch.history.events import Point
 from embsearch.model import pretrained
 from embsearch.model.device import Compute
@@ -53,6 +53,7 @@ EXPLODED = 20.0
 # A checkpoint between two evaluations makes a crash cheaper. It may take this share of the time, and none
 # follows another within so many seconds: one of 150 MB takes 0.2 s (measured), so both come to 5 s.
 CHECKPOINT_SHARE, CHECKPOINT_EVERY = 0.05, 5.0
+CHECK_SHARE = 0.01  # of a trial's time, that comparing its saved models may take; one takes 0.2 s
 
 
 @dataclass
@@ -128,6 +129,35 @@ class Saver:
         self._cost = self._saved - begun
 
 
+class Keeper:
+    """The best model of a trial, beside the older one until a checkpoint knows of it.
+
+    ``check``: raises Unfaithful where a folder does not hold the model that was trained.
+    """
+
+    def __init__(self, folder: Path, tower: Tower, check: Callable[[Path], None]) -> None:
+        self._folder, self._tower, self._check = folder, tower, check
+        self._spent = 0.0
+
+    def save(self, step: int, seconds: float) -> None:
+        """Save the model of ``step``, after so many seconds of the trial.
+
+        The first is checked, others while that takes CHECK_SHARE of the time. Raises OSError,
+        Unfaithful.
+        """
+        draft = self._folder / f".model.{step}"
+        self._tower.save(draft)
+        if self._spent > CHECK_SHARE * seconds:
+            return
+        begun = time.monotonic()
+        try:
+            self._check(draft)
+        except Unfaithful:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        self._spent += time.monotonic() - begun
+
+
 def trial(
     config: Config,
     data: TaskData,
@@ -146,10 +176,12 @@ def trial(
     all. Ends without a measurement, its checkpoint saved, once ``halt``, asked after every step,
     says so. Raises Diverged before the optimizer applies a step whose loss is not finite or
     exploded, OutOfMemory when not even one text fits, OSError when the disk is full, Lost when a
-    process of ``group`` is gone.
+    process of ``group`` is gone, Unfaithful where a saved model is another than the trained one.
     """
     train, objective_name = config.train, config.evaluate.metric
     torch.manual_seed(train.seed)
+    check = partial(tower.check_saved, data=data, inputs=inputs, compute=compute)
+    keeper = Keeper(folder, tower, check)
     if OBJECTIVES[config.objective.name].needs == "negatives":
         data = with_negatives(data)
     task = task_of(config)
@@ -217,7 +249,7 @@ def trial(
         if score > tuple(at.best):
             at.best, at.best_step, at.since_best = score, at.step, 0
             if group.leads:
-                tower.save(folder / f".model.{at.step}")
+                keeper.save(at.step, saver.seconds)
         why = ""
         if at.step >= steps:
             why = "budget spent"

@@ -96,7 +96,7 @@ def compared(
     fast, plain = TextEncoder.open(folder, "cpu"), pretrained.load(folder)
 
     def exact(given: Sequence[str]) -> np.ndarray:
-        return fast.as_they_are(given).values
+        return fast.as_they_are([(text, None) for text in given]).values
 
     def slow(given: Sequence[str]) -> np.ndarray:
         found: np.ndarray = plain.encode(
@@ -105,7 +105,7 @@ def compared(
         return found
 
     if texts is not None:
-        return on_texts(fast.prompted(texts, None), exact, graph, slow)
+        return on_texts([text for text, _ in fast.prompted(texts, None)], exact, graph, slow)
     task = task_of(as_begun(config))
     data = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
     rows = task.rows(data, "test" if len(data.test) else "valid")

@@ -53,7 +53,8 @@ class Augmenter:
         self.on = max(config.drop, config.swap, config.synonym) > 0
         if self.on and tokenizer is None:
             raise ConfigError(
-                "train.augment changes texts, and the items of this task are none; set its shares to 0"
+                "train.augment changes texts that one tokenizer reads: the items of this task are "
+                "none, or its encoder has several routes; set its shares to 0"
             )
         self.prompt = tokens.query_prompt if self.on else ""
         self.tokens: Any = GrowingTokens(tokens) if self.on else tokens

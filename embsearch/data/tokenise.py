@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from embsearch import disk
 from embsearch.data.dataset import Ids, TaskData, queries_of
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as RawTokenizer
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Tokenizer(Protocol):
 
 def tokenise(texts: Sequence[str], tokenizer: Tokenizer, max_length: int | None) -> Tokens:
     """Return token ids with the tokenizer's special tokens, cut at ``max_length``."""
-    with _as_it_was(tokenizer):
+    with as_it_was(getattr(tokenizer, "backend_tokenizer", None)):
         encoded = tokenizer(
             list(texts), add_special_tokens=True, truncation=True, max_length=max_length
         )["input_ids"]
@@ -82,13 +85,12 @@ def tokenise(texts: Sequence[str], tokenizer: Tokenizer, max_length: int | None)
 
 
 @contextmanager
-def _as_it_was(tokenizer: Tokenizer) -> Iterator[None]:
-    """Put a tokenizer's settings back.
+def as_it_was(backend: RawTokenizer | None) -> Iterator[None]:
+    """Put the settings of a fast tokenizer back; None: there is none.
 
-    A fast one keeps the limit it was called with and saves it with the model: whether the tokens
-    were in the cache would then decide the digest of equal models.
+    It keeps the limit it was called with and saves it with the model: whether the tokens were in
+    the cache would then decide the digest of equal models.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         yield
         return

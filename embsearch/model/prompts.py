@@ -65,7 +65,7 @@ def prompts_for(found: SentenceTransformer, config: ModelConfig) -> dict[str, st
     """
     asked = {"query": config.prompts.query, "document": config.prompts.document}
     prompts = {**found.prompts, **{n: p for n, p in asked.items() if p is not None}}
-    leaves_out = any(not getattr(module, "include_prompt", True) for module in found)
+    leaves_out = any(not getattr(module, "include_prompt", True) for module in found.modules())
     if leaves_out and any(choose(prompts, found.default_prompt_name, role) for role in NAMES):
         raise ModelError(
             f"model.path={config.path}: its pooling has include_prompt: false, which leaves the tokens of a "
@@ -76,7 +76,7 @@ def prompts_for(found: SentenceTransformer, config: ModelConfig) -> dict[str, st
 
 def used(config: ModelConfig) -> tuple[dict[Role, str], str]:
     """Return the prompts that a study with ``config`` uses, and a hint where others are usual."""
-    kept = _read(config.path, CONFIG)
+    kept = read_json(config.path, CONFIG)
     own = {"query": "", "document": "", **(kept.get("prompts") or {})}
     asked: dict[Role, str | None] = {
         "query": config.prompts.query,
@@ -114,7 +114,7 @@ def _hint(path: str, own: Mapping[str, str | None]) -> str:
 
 
 def _of_family(path: str) -> tuple[str, str] | None:
-    names = [path, str(_read(path, "config.json").get("_name_or_path") or "")]
+    names = [path, str(read_json(path, "config.json").get("_name_or_path") or "")]
     for pattern, query, document in FAMILIES:
         if any(re.search(pattern, name.rstrip("/"), re.IGNORECASE) for name in names):
             return query, document
@@ -126,7 +126,7 @@ def _quoted(prompt: str) -> str:
     return json.dumps(prompt, ensure_ascii=False)
 
 
-def _read(path: str, name: str) -> JsonObject:
+def read_json(path: str, name: str) -> JsonObject:
     """Return a JSON file of the model ``path``; empty where it is not on this machine."""
     file = Path(path).expanduser() / name
     if not file.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -38,8 +38,8 @@ class Tower(nn.Module, ABC):
 
     Its parameters are what a trial trains; those that need no gradient are frozen.
 
-    ``prepare``, ``encode``, ``save``, ``build`` and ``load`` make a tower. The other methods have a
-    plain answer here that a tower may better.
+    ``prepare``, ``encode`` and ``save`` make a tower, of which its kind builds and loads one. The
+    other methods have a plain answer here that a tower may better.
     """
 
     kernel: Kernel | None = None  # a faster way to encode, if kernels/select.py found one
@@ -58,22 +58,6 @@ class Tower(nn.Module, ABC):
     def hidden_size(self) -> int:
         """The width of the layers; 0: not known."""
         return 0
-
-    @classmethod
-    @abstractmethod
-    def build(cls, config: ModelConfig, seed: int) -> Self:
-        """Return the tower at its base weights, on the CPU; new layers are drawn from ``seed``.
-
-        Raises ModelError where weights are missing or do not have what the config asks for.
-        """
-
-    @classmethod
-    @abstractmethod
-    def load(cls, folder: str | Path, device: str, trust_remote_code: bool = False) -> Self:
-        """Return the tower that ``save`` wrote. Raises ModelError.
-
-        ``trust_remote_code``: code that lies beside its weights may run.
-        """
 
     @abstractmethod
     def prepare(self, data: TaskData, cache: Path) -> Inputs:
@@ -99,6 +83,12 @@ class Tower(nn.Module, ABC):
         Raises ModelError where the untuned tower cannot serve them. Nothing is changed.
         """
         yield from ()
+
+    def check_saved(self, folder: Path, data: TaskData, inputs: Inputs, compute: Compute) -> None:
+        """Raise Unfaithful where the tower that ``folder`` holds gives other vectors than this one.
+
+        Nothing is changed, and no random number drawn.
+        """
 
     def restrict(self, inputs: Any) -> None:
         """Leave out weights that none of ``inputs`` can reach, until the tower is saved."""
@@ -126,3 +116,19 @@ class Tower(nn.Module, ABC):
 
     def release(self) -> None:
         """Give back the memory that is kept between steps."""
+
+
+class TowerKind(Protocol):
+    """The way to towers of one kind of items; a class of towers may be one itself."""
+
+    def build(self, config: ModelConfig, seed: int) -> Tower:
+        """Return the tower at its base weights, on the CPU; new layers are drawn from ``seed``.
+
+        Raises ModelError where weights are missing or do not have what the config asks for.
+        """
+
+    def load(self, folder: str | Path, device: str, trust_remote_code: bool = False) -> Tower:
+        """Return the tower that ``save`` wrote. Raises ModelError.
+
+        ``trust_remote_code``: code that lies beside its weights may run.
+        """

@@ -16,13 +16,12 @@ import numpy as np
 
 from embsearch.config.schema import Config
 from embsearch.data.dataset import TaskData
-from embsearch.data.tokenise import tokenise
 from embsearch.kernels.select import select
 from embsearch.model import pretrained
 from embsearch.model.device import Compute, choose
 from embsearch.model.embed import embed
-from embsearch.model.encoder import Encoder
 from embsearch.model.prompts import Role, prompt_of
+from embsearch.model.texts import Texts
 from embsearch.model.tower import Inputs, Tower
 from embsearch.tasks.base import Answers
 from embsearch.tasks.catalogue import task_of, tower_class
@@ -62,7 +61,7 @@ class Judge:
         else:
             tower = kind.load(model, "cpu")
         tower.to(self.compute.device)
-        if self.compute.device.type == "cpu" and isinstance(tower, Encoder):
+        if self.compute.device.type == "cpu":
             select(tower, self.compute)
         inputs = tower.prepare(self.data, self.cache / "tokens")
         vectors = embed(tower, inputs, self.ids, self.compute)
@@ -102,12 +101,12 @@ def reload_differences(
     from sentence_transformers import SentenceTransformer
 
     compute = choose(device, "fp32")
-    encoder = Encoder(pretrained.load(folder, str(compute.device)))
+    tower = Texts.load(folder, str(compute.device))
 
     def mine(role: Role | None) -> np.ndarray:
-        given = [prompt_of(encoder.model, role) + text for text in texts]
-        tokens = tokenise(given, encoder.model.tokenizer, encoder.model.max_seq_length)
-        return embed(encoder, tokens, np.arange(len(texts)), compute)
+        given = [prompt_of(tower.model, role) + text for text in texts]
+        inputs = tower.read(given, [role] * len(given))
+        return embed(tower, inputs, np.arange(len(texts)), compute)
 
     with pretrained.quiet():
         plain = SentenceTransformer(str(folder), device=str(compute.device))

@@ -26,7 +26,7 @@ from embsearch.config.schema import ServeConfig
 from embsearch.errors import OutOfMemory
 from embsearch.serve import answers
 from embsearch.serve.batcher import Batcher
-from embsearch.serve.encoder import TextEncoder, cosines, pairs
+from embsearch.serve.encoder import Asked, TextEncoder, cosines, pairs
 from embsearch.serve.requests import BadRequest, Embeddings, Limits, embeddings, invocation
 from embsearch.track.mlflow_store import be_quiet
 
@@ -150,7 +150,7 @@ def _add_routes(
     app.add_api_route("/v1/embeddings", openai, methods=["POST"])
 
 
-def _prompted(encoder: TextEncoder, asked: Embeddings) -> list[str]:
+def _prompted(encoder: TextEncoder, asked: Embeddings) -> list[Asked]:
     """Return the texts behind the prompt that is asked for. Raises BadRequest."""
     if asked.prompt_name is None:
         return encoder.prompted(asked.texts, asked.role)
@@ -161,7 +161,7 @@ def _prompted(encoder: TextEncoder, asked: Embeddings) -> list[str]:
             param="prompt_name",
         )
     prompt = encoder.prompts[asked.prompt_name] or ""
-    return [prompt + text for text in asked.texts]
+    return [(prompt + text, asked.role) for text in asked.texts]
 
 
 def _take_route(app: FastAPI, path: str) -> Handler:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 
-from embsearch.serve.encoder import Vectors
+from embsearch.serve.encoder import Asked, Vectors
 
-Encode = Callable[[Sequence[str]], Vectors]
-Waiting = tuple[Sequence[str], "Future[Vectors]"]
+Encode = Callable[[Sequence[Asked]], Vectors]
+Waiting = tuple[Sequence[Asked], "Future[Vectors]"]
 
 
 class Batcher:
@@ -35,10 +35,10 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
         self._thread.start()
 
-    async def __call__(self, texts: Sequence[str]) -> Vectors:
+    async def __call__(self, texts: Sequence[Asked]) -> Vectors:
         return await asyncio.wrap_future(self.submit(texts))
 
-    def submit(self, texts: Sequence[str]) -> Future[Vectors]:
+    def submit(self, texts: Sequence[Asked]) -> Future[Vectors]:
         """Do the same for callers without an event loop. Raises RuntimeError once closed."""
         if self._closed:
             raise RuntimeError("the server is shutting down")
@@ -104,7 +104,7 @@ class Batcher:
             future.set_result(Vectors(found.values[take], found.tokens[take]))
             start = take.stop
 
-    def _alone(self, texts: Sequence[str], future: Future[Vectors]) -> None:
+    def _alone(self, texts: Sequence[Asked], future: Future[Vectors]) -> None:
         try:
             future.set_result(self._encode(texts))
         except Exception as error:

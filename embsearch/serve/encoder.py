@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embsearch.data.tokenise import tokenise
 from embsearch.kernels.select import select
 from embsearch.model import pretrained
 from embsearch.model.device import choose
 from embsearch.model.embed import embed
-from embsearch.model.encoder import Encoder
 from embsearch.model.prompts import Role, prompt_of
+from embsearch.model.texts import tower_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -35,13 +34,16 @@ class Vectors:
     tokens: np.ndarray
 
 
+Asked = tuple[str, Role | None]  # a text behind its prompt, and what it is: some models ask
+
+
 class TextEncoder:
     """One model in memory. Not for several threads at once: see batcher.py."""
 
     def __init__(self, model: SentenceTransformer, device: str = "auto") -> None:
         self._compute = choose(device, "fp32")
-        self._encoder = Encoder(model.to(self._compute.device))
-        select(self._encoder, self._compute)
+        self._tower = tower_of(model.to(self._compute.device))
+        select(self._tower, self._compute)
 
     @staticmethod
     def open(folder: Path, device: str = "auto") -> TextEncoder:
@@ -51,15 +53,15 @@ class TextEncoder:
     @property
     def prompts(self) -> Mapping[str, str | None]:
         """The model's prompts by name."""
-        return self._encoder.model.prompts
+        return self._tower.model.prompts
 
-    def prompted(self, texts: Sequence[str], role: Role | None) -> list[str]:
+    def prompted(self, texts: Sequence[str], role: Role | None) -> list[Asked]:
         """Return the texts behind the prompt of a role.
 
         None: that of ``SentenceTransformer.encode``, which goes by ``default_prompt_name``.
         """
-        prompt = prompt_of(self._encoder.model, role)
-        return [prompt + text for text in texts]
+        prompt = prompt_of(self._tower.model, role)
+        return [(prompt + text, role) for text in texts]
 
     def __call__(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
         """Return the vectors of ``texts`` as queries or documents.
@@ -68,17 +70,16 @@ class TextEncoder:
         """
         return self.as_they_are(self.prompted(texts, role))
 
-    def as_they_are(self, texts: Sequence[str]) -> Vectors:
-        """Return the vectors of ``texts`` with no prompt; each distinct text is computed once."""
-        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        model = self._encoder.model
-        tokens = tokenise(list(place), model.tokenizer, model.max_seq_length)
-        back = np.fromiter((place[text] for text in texts), dtype=np.int64, count=len(texts))
-        vectors = embed(self._encoder, tokens, np.arange(len(place)), self._compute)
-        return Vectors(vectors[back], tokens.lengths[back])
+    def as_they_are(self, texts: Sequence[Asked]) -> Vectors:
+        """Return the vectors of texts with no prompt; each distinct one is computed once."""
+        place = {one: i for i, one in enumerate(dict.fromkeys(texts))}
+        inputs = self._tower.read([text for text, _ in place], [role for _, role in place])
+        back = np.fromiter((place[one] for one in texts), dtype=np.int64, count=len(texts))
+        vectors = embed(self._tower, inputs, np.arange(len(place)), self._compute)
+        return Vectors(vectors[back], inputs.lengths[back])
 
 
-def pairs(encoder: TextEncoder, rows: Rows) -> list[str]:
+def pairs(encoder: TextEncoder, rows: Rows) -> list[Asked]:
     """Return the queries of ``rows``, then their titles, each behind its prompt."""
     titles = encoder.prompted(rows.titles or (), "document")
     return [*encoder.prompted(rows.texts, "query"), *titles]

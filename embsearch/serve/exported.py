@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from embsearch.errors import ConfigError, ModelError, first_line
 from embsearch.model import pretrained
 from embsearch.model.prompts import CONFIG as PROMPTS
+from embsearch.model.readers import LONGEST
+from embsearch.model.routes import router_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -67,13 +69,19 @@ def write(model_folder: Path, kind: str, folder: Path) -> None:
     Raises ModelError where the model has no graph.
     """
     model = pretrained.load(model_folder)
+    if model.transformers_model is None or router_of(model) is not None:
+        raise ModelError(
+            f"{model_folder}: {type(model[0]).__name__} is not exported: a graph here is one "
+            "transformer from tokens to vectors. Serve the model folder itself: embsearch serve, or "
+            "SentenceTransformer(folder)"
+        )
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(
             f"{model_folder}: {type(model.tokenizer).__name__} has no tokenizer.json, which a graph needs"
         )
     tokenizer = type(backend).from_str(backend.to_str())
-    tokenizer.enable_truncation(model.max_seq_length or pretrained.LONGEST)
+    tokenizer.enable_truncation(model.max_seq_length or LONGEST)
     tokenizer.enable_padding(
         pad_id=model.tokenizer.pad_token_id or 0, pad_token=model.tokenizer.pad_token or "[PAD]"
     )

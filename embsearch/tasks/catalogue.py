@@ -21,13 +21,11 @@ FORMATS = {
     "judgements": "retrieval",
     "clicks": "retrieval",
 }
-TOWERS = {
-    "text": "embsearch.model.encoder:Encoder"
-}  # kind of items -> module:class; it loads torch
+TOWERS = {"text": "embsearch.model.texts:Texts"}  # kind of items -> module:class; it loads torch
 
 
 def tower_class(kind: str) -> Any:
-    """Return the subclass of ``model.tower.Tower`` for items of this kind; loads torch."""
+    """Return the ``model.tower.TowerKind`` for items of this kind; loads torch."""
     return imported(TOWERS[kind])
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from embsearch.config.schema import TrainConfig
+from embsearch.model.readers import TABLES
 from embsearch.model.tower import Tower
 
 
@@ -18,10 +19,7 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     rows of embedding tables get none: a decayed row of an absent token would drift.
     """
     rows = {
-        id(p)
-        for m in model.modules()
-        if isinstance(m, nn.Embedding)
-        for p in m.parameters(recurse=False)
+        id(p) for m in model.modules() if isinstance(m, TABLES) for p in m.parameters(recurse=False)
     }
     trainable = [p for p in model.parameters() if p.requires_grad]
     plain = [p for p in trainable if p.ndim < 2 or id(p) in rows]

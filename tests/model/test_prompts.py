@@ -14,8 +14,8 @@ from embsearch.config.schema import ModelConfig, PromptsConfig
 from embsearch.data.dataset import Dataset, JudgedRows, Triplets, queries_of
 from embsearch.errors import ModelError
 from embsearch.model import pretrained
-from embsearch.model.encoder import Encoder
 from embsearch.model.prompts import say_prompts
+from embsearch.model.texts import Texts
 from embsearch.serve.encoder import TextEncoder
 from embsearch.serve.requests import BadRequest, Limits, embeddings, invocation
 
@@ -63,8 +63,8 @@ def test_tokens_of_training_are_those_of_encode_query_and_encode_document(
     folder: Path, tmp_path: Path
 ) -> None:
     data = dataset().by_role()
-    encoder = Encoder.build(ModelConfig(path=str(folder)), 0)
-    plain = Encoder.build(
+    encoder = Texts.build(ModelConfig(path=str(folder)), 0)
+    plain = Texts.build(
         ModelConfig(path=str(folder), prompts=PromptsConfig(query="", document="")), 0
     )
     found, none = (one.prepare(data, tmp_path / "cache") for one in (encoder, plain))
