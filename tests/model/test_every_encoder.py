@@ -26,6 +26,7 @@ from embsearch.worker import Worker
 
 CPU = choose("cpu", "fp32")
 NEAR = 1e-5
+NOT_ADAPTED = {"static", "static with Dense", "Router: two transformers", "ALBERT"}
 MODEL2VEC = {"model2vec": {}, "model2vec without modules.json": {"modules": False}}
 
 
@@ -79,13 +80,19 @@ def unit(vectors):
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-@pytest.mark.parametrize("name", [*tiny_encoders.KINDS, *MODEL2VEC])
-def test_an_encoder_is_loaded_trained_saved_and_loaded_again(name, cache, data, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "adapter"),
+    [
+        *((name, "none") for name in (*tiny_encoders.KINDS, *MODEL2VEC)),
+        *((name, "lora") for name in tiny_encoders.KINDS if name not in NOT_ADAPTED),
+    ],
+)
+def test_an_encoder_is_loaded_trained_saved_and_loaded_again(name, adapter, cache, data, tmp_path):
     if name in MODEL2VEC:
         folder = tiny_encoders.save_model2vec(data.texts, tmp_path, **MODEL2VEC[name])
     else:
         folder = tiny_encoders.save(name, data.texts, tmp_path)
-    worker, config = Worker(), job(folder)
+    worker, config = Worker(), job(folder, adapter=adapter)
     every = np.arange(len(data.texts))
 
     assert worker.check(config, str(cache)) == []
@@ -147,6 +154,9 @@ def test_a_trial_whose_saved_model_is_another_fails_and_keeps_the_older(
         ("static", {"max_length": 0}, r"model\.max_length=0: expected at least one token"),
         ("Router: static queries", {"pooling": "max"}, "there is nothing to pool; use keep"),
         ("Router: static queries", {"max_length": 65}, "the encoder has 64 positions"),
+        ("static", {"adapter": "lora"}, "has 0 transformers; expected 1. Use model.adapter=none"),
+        ("Router: two transformers", {"adapter": "lora"}, "has 2 transformers; expected 1"),
+        ("ALBERT", {"adapter": "lora"}, "no stack of layers found in AlbertModel"),
         ("Router: two heads", {"freeze_layers": 3}, "the encoder has 2 layers"),
     ],
 )
