@@ -150,7 +150,7 @@ def trial(
     """
     train, objective_name = config.train, config.evaluate.metric
     torch.manual_seed(train.seed)
-    if OBJECTIVES[config.objective.name].needs == "negatives":
+    if OBJECTIVES[config.objective.loss].needs == "negatives":
         data = with_negatives(data)
     task = task_of(config)
     rows = task.rows(data, "valid", config.evaluate.max_rows)

@@ -89,7 +89,7 @@ def check(config: Config) -> tuple[Config, Space, Path]:
 
     folder = attempt(lambda: StudyFolder(config))
     config = config if folder is None else as_begun(config)
-    space = attempt(lambda: parse(config.space, config))
+    space = attempt(lambda: parse(config.space, config, fitted=False))
     attempt(lambda: scheduler.make(config))
     if space is not None and (most := attempt(lambda: trials_of(config, space))) is not None:
         config = replace(config, stop=replace(config.stop, trials=min(most, config.stop.trials)))
