@@ -182,7 +182,7 @@ def trial(
     torch.manual_seed(train.seed)
     check = partial(tower.check_saved, data=data, inputs=inputs, compute=compute)
     keeper = Keeper(folder, tower, check)
-    if OBJECTIVES[config.objective.name].needs == "negatives":
+    if OBJECTIVES[config.objective.loss].needs == "negatives":
         data = with_negatives(data)
     task = task_of(config)
     rows = task.rows(data, "valid", config.evaluate.max_rows)

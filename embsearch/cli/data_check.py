@@ -5,23 +5,26 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from embsearch.config.folders import home_folder
 from embsearch.config.options import Options
 from embsearch.config.schema import Config
 from embsearch.data.check import describe
-from embsearch.data.load import load_dataset
 from embsearch.errors import ModelError
 from embsearch.model.prompts import say_prompts
+from embsearch.study.fit_to_data import with_format
+from embsearch.tasks.catalogue import task_of
 
 UNCUT = 1_000_000  # tokens: how long texts are, not how long the model lets them be
 
 
 def run(config: Config, options: Options) -> int:
     """Print the report. The data stay in the cache, where a study of the same data finds them."""
-    dataset = load_dataset(config.data, Path(config.home) / "cache")
+    config, _ = with_format(config)
+    task = task_of(config)
+    dataset = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
     say_prompts(config.model)
     try:
         lengths = token_lengths(config)

@@ -89,7 +89,7 @@ def check(config: Config) -> tuple[Config, Space, Path]:
 
     folder = attempt(lambda: StudyFolder(config))
     config = config if folder is None else as_begun(config)
-    space = attempt(lambda: parse(config.space, config))
+    space = attempt(lambda: parse(config.space, config, fitted=False))
     attempt(lambda: scheduler.make(config))
     if space is None or folder is None or faults:
         attempt(lambda: build_dataset(config.data, *find_files(config.data)))

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Needs = Literal["negatives", "choices"]
+Needs = Literal["negatives", "choices", "scores", "score orders"]
 """``negatives``: rows with a worse title of their own. ``choices``: more than one title to
-choose among, be it a given negative or another row's positive."""
+choose among, be it a given negative or another row's positive. ``scores``: a score of every row;
+``score orders``: rows of different scores in a batch."""
+
+OWN_FORMATS = ("scored",)  # that data.format=auto becomes: these rows have a task of their own
 
 
 class Entry(NamedTuple):
@@ -29,4 +32,7 @@ OBJECTIVES = {
         "choices", ("temperature", "symmetric"), "embsearch.objectives.infonce:InfoNCE"
     ),
     "bce": Entry("negatives", ("temperature",), "embsearch.objectives.bce:BinaryCrossEntropy"),
+    "cosent": Entry("score orders", ("temperature",), "embsearch.objectives.cosent:CoSENT"),
+    "angle": Entry("score orders", ("temperature",), "embsearch.objectives.angle:AnglE"),
+    "cosine_mse": Entry("scores", (), "embsearch.objectives.cosine_mse:CosineMSE"),
 }

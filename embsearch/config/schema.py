@@ -69,7 +69,7 @@ class DeriveConfig(Room):
 
 @dataclass(frozen=True)
 class DataConfig(Room):
-    format: Literal["auto", "triplets", "judgements", "clicks"] = setting(
+    format: Literal["auto", "triplets", "judgements", "clicks", "scored"] = setting(
         "auto",
         "auto: read off the columns",
         verbs=("search", "plan", "train", "evaluate", "data check"),
@@ -176,7 +176,11 @@ class ModelConfig(Room):
 @dataclass(frozen=True)
 class ObjectiveConfig(Room):
     name: str = setting(
-        "infonce", "the loss", choices=OBJECTIVES, searchable=True, verbs=("search", "train")
+        "auto",
+        "the loss; auto: what is usual for the data: infonce, or cosent for scored pairs",
+        choices=("auto", *OBJECTIVES),
+        searchable=True,
+        verbs=("search", "train"),
     )
     margin: float = setting(
         0.3,
@@ -187,12 +191,17 @@ class ObjectiveConfig(Room):
     )
     temperature: float = setting(
         0.05,
-        "divides the cosines; infonce and bce only",
+        "divides the cosines; infonce, bce, cosent and angle only",
         above=0,
         hint="usual values are 0.01 to 0.1",
         searchable=True,
     )
     symmetric: bool = setting(False, "infonce: titles also choose among queries", searchable=True)
+
+    @property
+    def loss(self) -> str:
+        """The loss; infonce where the data did not decide otherwise."""
+        return "infonce" if self.name == "auto" else self.name
 
     def faults(self) -> Iterator[str]:
         """Yield why the margin can never be met."""
@@ -310,7 +319,8 @@ class TrainConfig(Room):
 class EvaluateConfig(Room):
     objective: str = setting(
         "auto",
-        "the validation metric that is maximised; auto: auc, or pool_ndcg_10 for pairs alone",
+        "the validation metric that is maximised; auto: auc, pool_ndcg_10 for pairs alone, "
+        "spearman for scored pairs",
         verbs=("search",),
     )
     at: tuple[float, ...] = setting(

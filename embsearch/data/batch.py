@@ -8,7 +8,7 @@ Shapes: B rows, D distinct texts, C distinct titles of the batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ def onto(device: torch.device, tensor: Tensor) -> Tensor:
 class Batch:
     """One step's rows. ``anchor_B`` and the like index ``text_D``; ``negative_B`` is -1 where none.
 
+    ``score_B`` is empty where rows have no score.
+
     ``known_BC[b, c]``: title c of ``title_C`` is a positive of row b's query somewhere in the
     data (its own positive included), so it must not serve as its negative.
     """
@@ -45,14 +47,14 @@ class Batch:
     weight_B: Tensor
     title_C: Tensor
     known_BC: Tensor
+    score_B: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def to(self, device: torch.device) -> Batch:
         """Return the same batch with its tensors on ``device``."""
         if device.type == "cpu":
             return self
         moved: dict[str, Any] = {
-            name: onto(device, getattr(self, name))
-            for name in ("anchor_B", "positive_B", "negative_B", "weight_B", "title_C", "known_BC")
+            name: onto(device, value) for name, value in vars(self).items() if name != "text_D"
         }
         return replace(self, **moved)
 
@@ -97,6 +99,7 @@ def make_batch(rows: Triplets, take: np.ndarray, graph: ClickGraph) -> Batch:
         weight_B=torch.from_numpy(rows.weight[take]),
         title_C=torch.from_numpy(np.searchsorted(text_D, title_ids)),
         known_BC=torch.from_numpy(graph.known(columns[0], title_ids)),
+        score_B=torch.from_numpy(rows.score[take] if len(rows.score) else rows.score),
     )
 
 

@@ -47,7 +47,7 @@ def check_cells(frame: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, Faults]:
         for name in ("pos_grade", "neg_grade"):
             typed[name] = _values(frame, name, "bad grade", "a finite number", _finite, faults)
         _grades_in_order(typed, faults)
-    elif kind == "judgements":
+    elif kind in ("judgements", "scored"):
         typed["grade"] = _values(frame, "grade", "bad grade", "a finite number", _finite, faults)
     else:
         clicked = "a count of clicks, 0 or 1, yes or no, true or false"

@@ -21,6 +21,7 @@ ROWS = {
     "triplets": "a query with its positives, and negatives where it has them",
     "judgements": "a query, a title and its grade",
     "clicks": "a query, a title that was shown, and its click",
+    "scored": "two texts and how alike they are",
 }
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _SHARES = (0.5, 0.9, 0.99, 0.999, 1.0)
@@ -86,13 +87,27 @@ def _splits(report: JsonObject, dataset: Dataset) -> str:
         "pairs: training rows without a negative"
     )
     shares = (f"{split}: {_grades(report['splits'][split])}" for split in SPLITS)
-    parts = [
-        f"split {report['split']}",
-        table(rows),
-        legend,
-        f"grades  {'; '.join(shares)}{weighted}",
-    ]
+    grades = _scores(report, dataset) or f"grades  {'; '.join(shares)}"
+    parts = [f"split {report['split']}", table(rows), legend, f"{grades}{weighted}"]
     return "\n".join([*parts, *sampled_line(report)])
+
+
+def _scores(report: Json, dataset: Dataset) -> str:
+    """Return what the scores of pairs are; '' where rows have none."""
+    found = report.get("scores")
+    if not found:
+        return ""
+    columns = (dataset.train.score, dataset.valid.grade, dataset.test.grade)
+    quarters = (
+        f"{split} {' '.join(f'{q:.2f}' for q in np.quantile(column, (0, 0.25, 0.5, 0.75, 1)))}"
+        for split, column in zip(SPLITS, columns, strict=True)
+        if len(column)
+    )
+    return (
+        f"scores  from {found['from']:g} to {found['to']:g}, here 0 to 1; a pair from their mean "
+        f"{found['mean']:.3f} on counts as relevant, for AUC alone\n"
+        f"quartiles  {'; '.join(quarters)}"
+    )
 
 
 def sampled_line(report: Json) -> list[str]:
@@ -111,10 +126,16 @@ def sampled_line(report: Json) -> list[str]:
 def _examples(dataset: Dataset) -> str:
     """Return five training rows, spread evenly, as a trial sees them."""
     rows, texts = dataset.train, dataset.texts
-    lines = ["training rows: query | positive | negative"]
+    scored = bool(len(rows.score))
+    lines = [f"training rows: {'text | text | score' if scored else 'query | positive | negative'}"]
     for at in np.linspace(0, len(rows) - 1, min(5, len(rows))).astype(int):
-        ids = (rows.anchor[at], rows.positive[at], rows.negative[at])
-        lines.append("  " + " | ".join(quoted(texts[i]) if i >= 0 else "none" for i in ids))
+        cells = [quoted(texts[i]) for i in (rows.anchor[at], rows.positive[at])]
+        last = rows.negative[at]
+        if scored:
+            cells.append(f"{rows.score[at]:.3f}")
+        else:
+            cells.append(quoted(texts[last]) if last >= 0 else "none")
+        lines.append("  " + " | ".join(cells))
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""A file's headers to our names, and which of the three formats they make.
+"""A file's headers to our names, and which of the formats they make.
 
 Order of belief: data.columns, the exact name, the name beside a gloss in brackets such as
 ``anchor(搜索词)``, then the synonyms below. Underscores, blanks and case do not count. A row may
@@ -18,26 +18,30 @@ from embsearch.data.faults import quoted
 from embsearch.data.keys import query_key
 from embsearch.data.nested import texts_in
 from embsearch.data.read import Table
+from embsearch.data.scored import looks_scored
 from embsearch.errors import DataError, did_you_mean
 
 REQUIRED = {
     "judgements": ("query", "title", "grade"),
     "clicks": ("query", "title", "clicked"),
     "triplets": ("anchor", "positive"),
+    "scored": ("query", "title", "grade"),
 }
+_BY_HEADERS = ("judgements", "clicks", "triplets")  # formats that headers alone can tell
 _EVERYWHERE = ("weight", "time", "segment", "split")
 OPTIONAL = {
     "judgements": ("query_id", *_EVERYWHERE),
     "clicks": ("query_id", *_EVERYWHERE),
     "triplets": ("negative", "query_id", "pos_grade", "neg_grade", *_EVERYWHERE),
+    "scored": ("query_id", *_EVERYWHERE),
 }
 _QUERY = (
     "query 搜索词 查询 查询词 检索词 搜索 search_term search_query question sentence1 q "
-    "question1 sentence_a text1 text_a premise messages"
+    "question1 sentence_a text1 text_a premise messages 句子1 文本1"
 )
 _SECOND = (
     "document doc passage sentence2 answer response question2 sentence_b text2 text_b hypothesis "
-    "positive_messages"
+    "positive_messages 句子2 文本2"
 )
 SYNONYMS = {
     name: tuple(word.replace("_", "") for word in words.split())
@@ -52,7 +56,7 @@ SYNONYMS = {
         "title": "标题 商品标题 商品 商品名称 product_title product item "
         f"{_SECOND} positive pos text",
         "grade": "label score relevance rating 等级 相关性 评分 标签 labels relevant is_relevant "
-        "similarity similarity_score is_duplicate",
+        "similarity similarity_score is_duplicate relatedness_score 相似度",
         "clicked": "click clicks is_click is_clicked 点击 是否点击",
         "query_id": "qid 查询id",
         "product_id": "item_id doc_id pid 商品id",
@@ -102,6 +106,9 @@ def choose_columns(table: Table, wanted: str, mapping: Mapping[str, str | None])
     _check_mapping(table.name, headers, mapping)
     found = {f: _match(f, headers, mapping) for f in REQUIRED}
     kind = wanted if wanted != "auto" else _format(table.name, found, mapping)
+    if wanted == "auto" and kind == "judgements":
+        read = {name: _plain(header)[0] for name, header in found[kind].items()}
+        kind = "scored" if looks_scored(table.frame, found[kind], read) else kind
     missing = [name for name in REQUIRED[kind] if name not in found[kind]]
     if missing:
         raise DataError([_missing(table.name, kind, name, headers) for name in missing])
@@ -279,14 +286,14 @@ def _format(
     name: str, found: Mapping[str, Mapping[str, str]], mapping: Mapping[str, str | None]
 ) -> str:
     """Return the format of the headers: never one that a column left unread contradicts."""
-    whole = [kind for kind, names in REQUIRED.items() if all(n in found[kind] for n in names)]
+    whole = [kind for kind in _BY_HEADERS if all(n in found[kind] for n in REQUIRED[kind])]
 
     def exact(kind: str) -> int:
         return sum(2 * (n in mapping) or n in _plain(found[kind][n]) for n in REQUIRED[kind])
 
     if not whole:  # the format that lacks least says best what to add
         return max(
-            REQUIRED,
+            _BY_HEADERS,
             key=lambda kind: len(set(REQUIRED[kind]) & set(found[kind])) / len(REQUIRED[kind]),
         )
     against = {kind: _against(kind, found) for kind in whole}

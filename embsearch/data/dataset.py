@@ -27,15 +27,24 @@ class Triplets:
     """Training rows, one a row: text ids of the query, a better and a worse title.
 
     ``negative`` is -1 where a row has none. ``weight`` is 1 unless the data say otherwise.
+    ``score`` says of scored pairs how alike query and positive are, from 0 to 1; else it is empty.
     """
 
     anchor: Ids  # (N,)
     positive: Ids  # (N,)
     negative: Ids  # (N,)
     weight: NDArray[np.float32]  # (N,)
+    score: NDArray[np.float32] = field(
+        default_factory=lambda: np.empty(0, np.float32)
+    )  # (N,), (0,)
 
     def __len__(self) -> int:
         return len(self.anchor)
+
+    def where(self, kept_N: NDArray[np.bool_]) -> Triplets:
+        """Return the rows where ``kept_N`` is true."""
+        columns = {name: column[kept_N] for name, column in vars(self).items() if len(column)}
+        return replace(self, **columns)
 
 
 @dataclass(frozen=True)
@@ -123,10 +132,7 @@ class Dataset:
             return
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        arrays = {
-            f"train.{k}": getattr(self.train, k)
-            for k in ("anchor", "positive", "negative", "weight")
-        }
+        arrays = {f"train.{name}": column for name, column in vars(self.train).items()}
         for split in ("valid", "test"):
             rows = getattr(self, split)
             arrays |= {f"{split}.{k}": getattr(rows, k) for k in JUDGED_COLUMNS}
@@ -157,9 +163,8 @@ class Dataset:
             )
             for split in ("valid", "test")
         }
-        train = Triplets(
-            **{k: arrays[f"train.{k}"] for k in ("anchor", "positive", "negative", "weight")}
-        )
+        trained = (name for name in arrays.files if name.startswith("train."))
+        train = Triplets(**{name.removeprefix("train."): arrays[name] for name in trained})
         data = Dataset(
             texts=tuple(head["texts"]),
             train=train,
@@ -168,7 +173,12 @@ class Dataset:
             report=head["report"],
             **judged,
         )
-        return data.by_role()
+        return data if data.symmetric else data.by_role()
+
+    @property
+    def symmetric(self) -> bool:
+        """True where both texts of a row have one role, that of a query."""
+        return self.report.get("format") == "scored"
 
     def by_role(self) -> Dataset:
         """Return the same data, where a text has one role: query or title.
@@ -200,6 +210,8 @@ class Dataset:
 
 def queries_of(data: TaskData) -> NDArray[np.bool_]:
     """Return (N,) true for the texts that are queries; the others are documents."""
+    if getattr(data, "symmetric", False):
+        return np.ones(len(data.texts), dtype=bool)
     found = np.zeros(len(data.texts), dtype=bool)
     found[data.train.anchor] = found[data.known[:, 0]] = True
     if isinstance(data, Dataset):
@@ -213,8 +225,8 @@ def with_negatives(data: DataT) -> DataT:
     kept_N = rows.negative >= 0
     if kept_N.all() or not kept_N.any():
         return data
-    train = Triplets(**{name: column[kept_N] for name, column in vars(rows).items()})
-    return replace(data, train=train)  # type: ignore[type-var]  # every task's data are a record
+    # every task's data are a record
+    return replace(data, train=rows.where(kept_N))  # type: ignore[type-var]
 
 
 JUDGED_COLUMNS = ("query", "text", "title", "grade", "relevant", "segment")

@@ -17,11 +17,13 @@ def make_dataset(
 ) -> Dataset:
     """Make the dataset of its frames.
 
-    ``triplets``: key, query, positive, negative ('' for none), weight. ``shown``: key, query,
+    ``triplets``: key, query, positive, negative ('' for none), weight, and score of scored pairs.
+    ``shown``: key, query,
     title, grade, segment, split, each (key, title) of a split once. Texts are numbered in the
     order of their first use."""
     valid, test = (_by_query(shown[shown["split"] == split]) for split in ("valid", "test"))
-    known = _known(triplets, shown[shown["grade"] >= positive_grade], shown)
+    good = triplets[triplets["score"] >= positive_grade] if "score" in triplets else triplets
+    known = _known(good, shown[shown["grade"] >= positive_grade], shown)
     negatives = triplets["negative"][triplets["negative"] != ""]
     used = [triplets["query"], triplets["positive"], negatives]
     used += [
@@ -57,6 +59,7 @@ def make_dataset(
         positive=numbers(triplets["positive"]),
         negative=numbers(triplets["negative"]),
         weight=triplets["weight"].to_numpy(np.float32),
+        **({"score": triplets["score"].to_numpy(np.float32)} if "score" in triplets else {}),
     )
     pairs = np.stack([numbers(known["query"]), numbers(known["title"])], axis=1)
     made = (train, judged(valid), judged(test), np.unique(pairs, axis=0))
@@ -82,6 +85,8 @@ def _fingerprint(
     digest = hashlib.sha256(json.dumps(texts).encode())
     for part in (train, valid, test):
         for name, value in vars(part).items():
+            if name == "score" and not len(value):
+                continue  # as before rows had scores
             shape = value.tobytes() if isinstance(value, np.ndarray) else json.dumps(value).encode()
             digest.update(f"{name} {len(value)} ".encode() + shape)
     digest.update(known.tobytes())

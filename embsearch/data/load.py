@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 
 from embsearch import disk
 from embsearch.codec import JsonObject
+from embsearch.config.catalogue import OWN_FORMATS
 from embsearch.config.schema import DataConfig
 from embsearch.data.columns import Columns, choose_columns, renamed
 from embsearch.data.corpus import joined
@@ -24,10 +25,12 @@ from embsearch.data.faults import Fault, as_csv, count_kinds
 from embsearch.data.ids import make_dataset
 from embsearch.data.read import Table, read
 from embsearch.data.sampled import with_sampled
+from embsearch.data.scored import faults as faults_of_scores
+from embsearch.data.scored import normalised, training_rows
 from embsearch.data.source_files import SPLITS, Source, find_files
 from embsearch.data.split import assign_splits
 from embsearch.data.summary import summarise
-from embsearch.data.usable import check_usable, rankable_keys
+from embsearch.data.usable import faults_of_titles, rankable_keys, refuse_useless
 from embsearch.data.validate import Checked, validate
 from embsearch.errors import DataError
 
@@ -45,15 +48,55 @@ def load_dataset(config: DataConfig, cache: Path) -> Dataset:
 
 def prepare_dataset(config: DataConfig, cache: Path) -> Path:
     """Return the folder in ``cache`` that holds the data, made now where it is not there yet."""
+    return _prepared(config, cache)[1]
+
+
+def decided_format(config: DataConfig, cache: Path) -> DataConfig:
+    """Return the config with the format of its rows, where that has a task of its own.
+
+    The data are prepared by that. Raises as ``load_dataset`` does.
+    """
+    return _prepared(config, cache)[0] if config.format == "auto" else config
+
+
+def _prepared(config: DataConfig, cache: Path) -> tuple[DataConfig, Path]:
+    """Return the config with the format that was decided, and the folder of the data.
+
+    What was decided lies beside the data, so that nobody reads the files again for it.
+    """
     sources, notes = find_files(config)
-    folder = cache / _cache_key(sources, config)
-    if not folder.exists():
-        dataset, dropped = build_dataset(config, sources, notes)
-        _keep(dataset, dropped, folder)
-    return folder
+    key = _cache_key(sources, config)
+    decided = cache / f"{key}.format"
+    if decided.exists():
+        config = replace(config, format=decided.read_text())  # type: ignore[arg-type]
+        key = _cache_key(sources, config)
+    if (cache / key).exists():
+        return config, cache / key
+    dataset, dropped = build_dataset(
+        config,
+        sources,
+        notes,
+    )
+    kind = dataset.report["format"]
+    if config.format == "auto" and kind in OWN_FORMATS:
+        config = replace(config, format=kind)
+        key = _cache_key(sources, config)
+    _keep(
+        dataset,
+        dropped,
+        cache / key,
+    )
+    if config.format != "auto" and decided.stem != key:
+        with disk.whole(decided) as draft:
+            draft.write_text(kind)
+    return config, cache / key
 
 
-def dataset_again(config: DataConfig, cache: Path, fingerprint: str) -> Dataset:
+def dataset_again(
+    config: DataConfig,
+    cache: Path,
+    fingerprint: str,
+) -> Dataset:
     """Return the data that had this fingerprint. Raises DataError where they are others now."""
     dataset = load_dataset(config, cache)
     if dataset.fingerprint != fingerprint:
@@ -70,38 +113,109 @@ def build_dataset(
     tables, columns = _read_all(sources, config)
     kind = columns[0].format
     rows = pd.concat(
-        [renamed(t, c) for t, c in zip(tables, columns, strict=True)], ignore_index=True
+        [
+            renamed(t, c)
+            for t, c in zip(
+                tables,
+                columns,
+                strict=True,
+            )
+        ],
+        ignore_index=True,
     )
     unread = [fault for table in tables for fault in table.faults]
     timed = config.split.by == "time"
-    checked = validate(rows, kind, unread, config.on_bad_row, timed)
+    checked = validate(
+        rows,
+        kind,
+        unread,
+        config.on_bad_row,
+        timed,
+    )
+    frame, good, said = checked.frame, config.positive_grade, JsonObject()
+    if kind == "scored":
+        frame, said["scores"] = normalised(frame)
+        good = said["scores"]["mean"]
 
-    shown = _shown(checked.frame, kind, config)
-    able = rankable_keys(shown, config.positive_grade)
-    frame, leaked, how = assign_splits(checked.frame, able, config.split, config.on_bad_row)
+    shown = _shown(
+        frame,
+        kind,
+        config,
+    )
+    able = rankable_keys(shown, good)
+    frame, leaked, how = assign_splits(
+        frame,
+        able,
+        config.split,
+        config.on_bad_row,
+    )
     dropped = [*checked.dropped, *leaked]
 
-    shown = _shown(frame, kind, config)
-    shown["split"] = shown["key"].map(dict(zip(frame["key"], frame["split"], strict=True)))
-    shown, sampled = with_sampled(shown, config.positive_grade, config.split.seed)
-    train = frame[frame["split"] == "train"]
-    triplets = (
-        train
-        if kind == "triplets"
-        else derive_triplets(train, config.derive, config.positive_grade)
+    shown = _shown(
+        frame,
+        kind,
+        config,
     )
-    pairs = int((triplets["negative"] == "").sum())
-    check_usable(triplets, shown, config, dropped)
+    shown["split"] = shown["key"].map(
+        dict(
+            zip(
+                frame["key"],
+                frame["split"],
+                strict=True,
+            )
+        )
+    )
+    train = frame[frame["split"] == "train"]
+    if kind == "scored":
+        triplets, faults = training_rows(train), faults_of_scores(shown, good)
+    else:
+        shown, said["sampled"] = with_sampled(
+            shown,
+            good,
+            config.split.seed,
+        )
+        triplets = (
+            train
+            if kind == "triplets"
+            else derive_triplets(
+                train,
+                config.derive,
+                good,
+            )
+        )
+        faults = faults_of_titles(
+            triplets,
+            shown,
+            config,
+        )
+    refuse_useless(faults, dropped)
 
+    pairs = int((triplets["negative"] == "").sum())
     report = {
-        **_reading(config, tables, columns, checked, dropped, notes),
-        **summarise(shown, able, config.positive_grade),
+        **_reading(
+            config,
+            tables,
+            columns,
+            checked,
+            dropped,
+            notes,
+        ),
+        **summarise(
+            shown,
+            able,
+            good,
+        ),
         "split": how,
         "triplets": len(triplets) - pairs,
         "pairs": pairs,
-        **({"sampled": sampled} if sampled else {}),
+        **{name: facts for name, facts in said.items() if facts},
     }
-    return make_dataset(triplets, shown, config.positive_grade, report), dropped
+    return make_dataset(
+        triplets,
+        shown,
+        good,
+        report,
+    ), dropped
 
 
 def _read_all(sources: Sequence[Source], config: DataConfig) -> tuple[list[Table], list[Columns]]:
@@ -119,20 +233,37 @@ def _read_all(sources: Sequence[Source], config: DataConfig) -> tuple[list[Table
     tables = tables if faults else joined(sources, tables)
     for table in tables:
         try:
-            columns.append(choose_columns(table, config.format, config.columns))
+            columns.append(
+                choose_columns(
+                    table,
+                    config.format,
+                    config.columns,
+                )
+            )
         except DataError as error:
             faults += error.faults
     if faults:
         raise DataError(faults)
     if len({c.format for c in columns}) > 1:
-        named = ", ".join(f"{t.name} is {c.format}" for t, c in zip(tables, columns, strict=True))
+        named = ", ".join(
+            f"{t.name} is {c.format}"
+            for t, c in zip(
+                tables,
+                columns,
+                strict=True,
+            )
+        )
         raise DataError(
             f"the files are of different formats ({named}); expected one; set data.format"
         )
     return tables, columns
 
 
-def _shown(frame: pd.DataFrame, kind: str, config: DataConfig) -> pd.DataFrame:
+def _shown(
+    frame: pd.DataFrame,
+    kind: str,
+    config: DataConfig,
+) -> pd.DataFrame:
     return shown_titles(frame, config.positive_grade) if kind == "triplets" else frame.copy()
 
 
@@ -157,7 +288,11 @@ def _reading(
                 "columns": c.described(),
                 "unused": list(c.unused),
             }
-            for t, c in zip(tables, columns, strict=True)
+            for t, c in zip(
+                tables,
+                columns,
+                strict=True,
+            )
         ],
         "notes": [
             *notes,
@@ -181,11 +316,23 @@ def _cache_key(sources: Sequence[Source], config: DataConfig) -> str:
     digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode())
     for source in sources:
         content = hashlib.sha256(source.path.read_bytes()).hexdigest()
-        digest.update(json.dumps([source.path.name, source.split, content]).encode())
+        digest.update(
+            json.dumps(
+                [
+                    source.path.name,
+                    source.split,
+                    content,
+                ]
+            ).encode()
+        )
     return digest.hexdigest()[:32]
 
 
-def _keep(dataset: Dataset, dropped: Sequence[Fault], folder: Path) -> None:
+def _keep(
+    dataset: Dataset,
+    dropped: Sequence[Fault],
+    folder: Path,
+) -> None:
     """Write the dataset and dropped.csv under ``folder``, both or neither."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with disk.draft_of(folder) as draft:

@@ -17,11 +17,13 @@ def rankable_keys(shown: pd.DataFrame, positive_grade: float) -> set[str]:
     return set(relevant.index[relevant["any"] & ~relevant["all"]])
 
 
-def check_usable(
-    triplets: pd.DataFrame, shown: pd.DataFrame, config: DataConfig, dropped: Sequence[Fault]
-) -> None:
-    """Raise DataError where there is nothing to train on, or no AUC to be had."""
-    faults = [*_training(triplets, shown, config), *_validation(shown, config)]
+def faults_of_titles(triplets: pd.DataFrame, shown: pd.DataFrame, config: DataConfig) -> list[str]:
+    """Return why there is nothing to train on, or no AUC to be had."""
+    return [*_training(triplets, shown, config), *_validation(shown, config)]
+
+
+def refuse_useless(faults: Sequence[str], dropped: Sequence[Fault]) -> None:
+    """Raise DataError where there are faults."""
     if faults:
         lost = ", ".join(f"{kind} {n}" for kind, n in count_kinds(dropped).items())
         raise DataError([*faults, f"rows dropped before this: {lost}"] if lost else faults)
@@ -60,5 +62,6 @@ def _validation(shown: pd.DataFrame, config: DataConfig) -> list[str]:
     return [
         f"validation has {len(rows)} rows and no {lacks} one, so AUC is undefined (grades there: {grades}; relevant "
         f"is data.positive_grade={config.positive_grade:g} or more); give negatives or titles of other grades, "
-        "another data.positive_grade, a larger data.split.valid, or a file for data.valid"
+        "another data.positive_grade, a larger data.split.valid, a file for data.valid, "
+        "or, where a grade says how alike two texts are, data.format=scored"
     ]

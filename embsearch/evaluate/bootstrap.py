@@ -40,8 +40,8 @@ def auc_interval(
     """
     value = roc_auc(scores, relevant)
     ranked = rank(scores, relevant, query)
-    drawn = [ranked.auc(counts_NQ) for counts_NQ in _resamples(ranked, draws, seed)]
-    return _interval(value, drawn, level, worst=0.0)
+    drawn = [ranked.auc(counts_NQ) for counts_NQ in _of_queries(ranked, draws, seed)]
+    return percentiles(value, drawn, level, worst=0.0)
 
 
 def auc_error(
@@ -53,7 +53,7 @@ def auc_error(
     """
     ranked = rank(scores, relevant, query)
     drawn = np.concatenate(
-        [*(ranked.auc(counts_NQ) for counts_NQ in _resamples(ranked, draws, seed)), np.empty(0)]
+        [*(ranked.auc(counts_NQ) for counts_NQ in _of_queries(ranked, draws, seed)), np.empty(0)]
     )
     usable = drawn[~np.isnan(drawn)]
     return float(usable.std()) if len(usable) else float("inf")
@@ -76,8 +76,8 @@ def auc_gain(
     """
     value = roc_auc(candidate, relevant) - roc_auc(baseline, relevant)
     new, old = rank(candidate, relevant, query), rank(baseline, relevant, query)
-    drawn = [new.auc(counts_NQ) - old.auc(counts_NQ) for counts_NQ in _resamples(new, draws, seed)]
-    return _interval(value, drawn, level, worst=-1.0)
+    drawn = [new.auc(counts_NQ) - old.auc(counts_NQ) for counts_NQ in _of_queries(new, draws, seed)]
+    return percentiles(value, drawn, level, worst=-1.0)
 
 
 def mean_gain(
@@ -115,7 +115,7 @@ def _mean_interval(value_Q: Floats, draws: int, seed: int, level: float, worst: 
         value_Q[random.integers(len(value_Q), size=(size, len(value_Q)))].mean(axis=1)
         for size in sizes
     ]
-    return _interval(float(value_Q.mean()), drawn, level, worst)
+    return percentiles(float(value_Q.mean()), drawn, level, worst)
 
 
 class Ranked(NamedTuple):
@@ -161,24 +161,29 @@ def rank(scores: ArrayLike, relevant: ArrayLike, query: ArrayLike) -> Ranked:
     )
 
 
-def _resamples(ranked: Ranked, draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Return chunks of (N, Q): how often each query is drawn.
+def _of_queries(ranked: Ranked, draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    rows = len(ranked.relevant_P) + len(ranked.irrelevant_I)
+    return resamples(ranked.queries, rows, draws, seed)
+
+
+def resamples(queries: int, rows: int, draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Return chunks of (N, Q): how often each query is drawn; ``rows`` are those of all queries.
 
     Drawn one by one, so the numbers depend on seed and Q alone and not on how many draws fit a
     chunk.
     """
-    queries = ranked.queries
     if queries < 2:
         return
     random = np.random.default_rng(seed)
-    step = max(1, CHUNK // (len(ranked.relevant_P) + len(ranked.irrelevant_I)))
+    step = max(1, CHUNK // rows)
     for start in range(0, draws, step):
         count = min(step, draws - start)
         picks = [random.integers(queries, size=queries) for _ in range(count)]
         yield np.stack([np.bincount(pick, minlength=queries) for pick in picks])
 
 
-def _interval(value: float, drawn: list[Floats], level: float, worst: float) -> Interval:
+def percentiles(value: float, drawn: list[Floats], level: float, worst: float) -> Interval:
+    """Return ``value`` with the interval of its resamples; without any, from ``worst`` to 1."""
     usable = np.concatenate(drawn) if drawn else np.empty(0)
     usable = usable[~np.isnan(usable)]
     if not len(usable):

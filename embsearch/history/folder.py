@@ -23,6 +23,7 @@ import yaml
 from embsearch import disk
 from embsearch.codec import JsonObject
 from embsearch.config.build import to_dict, with_values
+from embsearch.config.catalogue import OWN_FORMATS
 from embsearch.config.folders import home_folder
 from embsearch.config.load import diff, digest, identity
 from embsearch.config.schema import Config, TrainConfig
@@ -289,6 +290,10 @@ def as_begun(config: Config) -> Config:
     if config.evaluate.objective == "auto":
         objective = began["config"]["evaluate"]["objective"]
         config = with_values(config, {"evaluate.objective": objective})
+    if config.objective.name == "auto":
+        config = with_values(config, {"objective.name": began["config"]["objective"]["name"]})
+    if config.data.format == "auto" and began["config"]["data"]["format"] in OWN_FORMATS:
+        config = with_values(config, {"data.format": began["config"]["data"]["format"]})
     if "relevant_alone" not in began["identity"]["data"]["derive"]:
         config = with_values(config, {"data.derive.relevant_alone": False})
     if "prompts" not in began["identity"]["model"]:

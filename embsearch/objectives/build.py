@@ -15,7 +15,7 @@ def build(config: ObjectiveConfig) -> Objective:
 
     Raises ConfigError for a name that is not in config/catalogue.py.
     """
-    entry = OBJECTIVES.get(config.name)
+    entry = OBJECTIVES.get(config.loss)
     if entry is None:
         known, hint = ", ".join(OBJECTIVES), did_you_mean(config.name, OBJECTIVES)
         raise ConfigError(f"objective.name={config.name} is not one of {known}.{hint}")

@@ -37,14 +37,14 @@ def preflight_space(
     """
     faults: list[str] = []
     smallest = min(searched.get("train.batch_size", (batch_size,)))
-    for name in searched.get("objective.name", (config.name,)):
+    for name in searched.get("objective.name", (config.loss,)):
         faults += [*_settings(one := replace(config, name=name)), *_rows(one, rows, smallest)]
     if faults:
         raise ConfigError(faults)
 
 
 def _settings(config: ObjectiveConfig) -> Iterator[str]:
-    for name in OBJECTIVES[config.name].settings:
+    for name in OBJECTIVES[config.loss].settings:
         if name in CHECKS:
             yield from CHECKS[name](config)
 
@@ -53,7 +53,7 @@ def _margin(config: ObjectiveConfig) -> Iterator[str]:
     if not config.margin > 0:  # also NaN
         yield (
             f"objective.margin={config.margin} is not above 0: giving all texts one and the same "
-            f"vector would satisfy {config.name}. Set objective.margin between 0.05 and 0.5"
+            f"vector would satisfy {config.loss}. Set objective.margin between 0.05 and 0.5"
         )
     elif config.margin > 2:
         yield (
@@ -73,12 +73,48 @@ def _temperature(config: ObjectiveConfig) -> Iterator[str]:
 CHECKS = {"margin": _margin, "temperature": _temperature}
 
 
+def learns(name: str, rows: Triplets) -> bool:
+    """Return True where the objective finds in rows of this kind what it learns from."""
+    needs, scored = OBJECTIVES[name].needs, len(rows.score) > 0
+    if needs in ("scores", "score orders") or scored:
+        return scored and needs in ("scores", "score orders")
+    return needs != "negatives" or bool((rows.negative >= 0).any())
+
+
 def _rows(config: ObjectiveConfig, rows: Triplets, batch_size: int) -> Iterator[str]:
-    if (rows.negative >= 0).any():
-        return
-    none = f"objective.name={config.name}: none of the {len(rows)} training rows has a negative (worse) title"
+    if len(rows.score):
+        yield from _scored(config, rows, batch_size)
+    elif OBJECTIVES[config.loss].needs in ("scores", "score orders"):
+        yield (
+            f"objective.name={config.loss}: learns from scores, and none of the {len(rows)} "
+            "training rows has one. Set objective.name=infonce, or give pairs with a score of how "
+            "alike they are (data.format=scored)"
+        )
+    elif not (rows.negative >= 0).any():
+        yield from _pairs(config, rows, batch_size)
+
+
+def _scored(config: ObjectiveConfig, rows: Triplets, batch_size: int) -> Iterator[str]:
+    if not learns(config.loss, rows):
+        yield (
+            f"objective.name={config.loss}: takes every pair for a good one, and the {len(rows)} "
+            "training rows are pairs with scores, low ones too. Set objective.name=cosent, angle "
+            "or cosine_mse; for judgements of titles, whose grades make triplets, "
+            "data.format=judgements"
+        )
+    elif OBJECTIVES[config.loss].needs == "score orders" and batch_size < 2:
+        yield (
+            f"objective.name={config.loss}: learns from the order of two scores, and with "
+            f"train.batch_size={batch_size} there is one. Set train.batch_size to 2 or more "
+            "(64 is usual)"
+        )
+
+
+def _pairs(config: ObjectiveConfig, rows: Triplets, batch_size: int) -> Iterator[str]:
+    name = f"objective.name={config.loss}"
+    none = f"{name}: none of the {len(rows)} training rows has a negative (worse) title"
     give = "give data with negatives (a 'negative' column, judgements of two grades, or unclicked titles)"
-    if OBJECTIVES[config.name].needs == "negatives":
+    if OBJECTIVES[config.loss].needs == "negatives":
         yield f"{none}, and this objective learns from nothing else. Set objective.name=infonce, or {give}"
     elif batch_size < 2:
         yield (

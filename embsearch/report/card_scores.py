@@ -65,8 +65,10 @@ class CardScores:
         pool = "all titles of the split" if self._pooled else "the same"
         yield "## Results"
         yield ""
-        how = f"On the {rows}. Intervals of 95 % by resampling queries, the gain paired on the same rows."
-        if self.task.columns:
+        drawn = "queries" if self.rows is None else self.task.groups(self.rows).name
+        how = f"On the {rows}. Intervals of 95 % by resampling {drawn}, "
+        how += "the gain paired on the same rows."
+        if "nDCG@10" in self.task.columns:
             how += f" nDCG is among the titles shown for a query, recall among {pool}."
         yield how
         yield ""
@@ -158,7 +160,8 @@ class CardScores:
             return
         if not isinstance(self.rows, JudgedRows) or self.task.lacking(self.rows):
             return
-        scores, relevant = self.evidence.scores[self.split], self.rows.relevant
+        scores = self.task.cosines(self.evidence.scores[self.split])
+        relevant = self.rows.relevant
         yield "## What a cosine means"
         yield ""
         yield f"Quantiles of the scores of the {self.split} rows:"
@@ -175,7 +178,8 @@ class CardScores:
             else self.split
         )
         cut = best_cut(
-            self.evidence.scores[chosen_on], self.task.rows(self.evidence.data, chosen_on).relevant
+            self.task.cosines(self.evidence.scores[chosen_on]),
+            self.task.rows(self.evidence.data, chosen_on).relevant,
         )
         there = cut_at(cut.threshold, scores, relevant)
         where = (

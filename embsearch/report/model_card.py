@@ -25,6 +25,7 @@ from embsearch.report.live import short
 from embsearch.report.ranges import range_words
 from embsearch.report.record import Course, Record
 from embsearch.report.texts import lengths, scripts
+from embsearch.tasks.catalogue import task_of
 from embsearch.track.digest import manifest, weights_digest
 from embsearch.track.mlflow_model import dimension
 
@@ -113,8 +114,8 @@ class Card:
         yield f"# {self.record.config.study.task}: trial {self.course.number} of study {self.record.name}"
         yield ""
         yield (
-            f"{self.base.name}, fine-tuned so that the cosine of a query's and a title's vector says whether the "
-            f"title is relevant.{f' Vectors have {width} dimensions.' if width > 0 else ''} "
+            f"{self.base.name}, fine-tuned so that {task_of(self.record.config).purpose}."
+            f"{f' Vectors have {width} dimensions.' if width > 0 else ''} "
             f"{f'The best of {count} trials' if self.is_best else f'One of {count} trials, not the best,'} of a "
             f"hyperparameter search by embsearch {__version__}."
         )
@@ -206,7 +207,7 @@ class Card:
         rooms = {
             name: to_dict(getattr(self.config, name)) for name in ("model", "objective", "train")
         }
-        used = ("name", *OBJECTIVES[self.config.objective.name].settings)
+        used = ("name", *OBJECTIVES[self.config.objective.loss].settings)
         rooms["objective"] = {k: v for k, v in rooms["objective"].items() if k in used}
         if self.config.model.adapter == "none":
             del rooms["model"]["lora"]

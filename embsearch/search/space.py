@@ -29,6 +29,7 @@ from embsearch.config.settings import settings
 from embsearch.errors import ConfigError, did_you_mean
 from embsearch.values import Scalar
 
+LOSS = "objective.name"
 KEYS = ("low", "high", "log", "step", "choices", "ordered", "when")
 
 
@@ -156,7 +157,7 @@ class Space:
         params: dict[str, Scalar] = {}
         for dimension in self.dimensions:
             if dimension.active(params):
-                params[dimension.path] = point.get(dimension.path, value_at(config, dimension.path))
+                params[dimension.path] = point.get(dimension.path, _own(config, dimension))
         return params
 
     def start(self, point: Mapping[str, Scalar], config: Config) -> dict[str, Scalar]:
@@ -197,7 +198,7 @@ class Space:
         """Return every searched parameter by its shortest unambiguous name; inactive ones get the
         config's value, so that no trial drops out of a parallel-coordinates plot."""
         return {
-            short: params.get(d.path, value_at(config, d.path))
+            short: params.get(d.path, _own(config, d))
             for d, short in zip(self.dimensions, self.short_names(), strict=True)
         }
 
@@ -209,13 +210,27 @@ class Space:
         ]
 
 
+def _own(config: Config, dimension: Dimension) -> Scalar:
+    """Return the config's value; of ``objective.name=auto``, before the data decide, a loss of the
+    space, the usual one where it is there.
+    """
+    value: Scalar = value_at(config, dimension.path)
+    if dimension.path != LOSS or value != "auto":
+        return value
+    usual = config.objective.loss
+    return usual if dimension.contains(usual) else dimension.values[0]
+
+
 def _short(path: str) -> str:
     room, _, leaf = path.rpartition(".")
     return room.rpartition(".")[2] if leaf in ("name", "path") else leaf
 
 
-def parse(raw: Json, config: Config) -> Space:
-    """Return the space of ``config.space``. Raises ConfigError with every fault, before anything starts."""
+def parse(raw: Json, config: Config, fitted: bool = True) -> Space:
+    """Return the space of ``config.space``. Raises ConfigError with every fault.
+
+    ``fitted`` False: the data have yet to say which losses are searched.
+    """
     faults: list[str] = []
     known = settings()
     found: dict[str, Dimension] = {}
@@ -233,7 +248,7 @@ def parse(raw: Json, config: Config) -> Space:
     ordered = _order(found, faults)
     space = Space(tuple(ordered))
     if not faults:
-        faults += _value_faults(space, config)
+        faults += _value_faults(space, config, fitted)
     if faults:
         raise ConfigError(faults)
     return space
@@ -368,12 +383,12 @@ def _order(found: Mapping[str, Dimension], faults: list[str]) -> list[Dimension]
     return ordered
 
 
-def _value_faults(space: Space, config: Config) -> list[str]:
+def _value_faults(space: Space, config: Config, fitted: bool) -> list[str]:
     """Return what is wrong with values: of the config's own point, of points tried first, of ends."""
     faults = []
     for path, value in space.default(config).items():
         dimension = space[path]
-        if not dimension.contains(value):
+        if not dimension.contains(value) and (fitted or path != LOSS):
             faults.append(
                 f"space.{path}: the default {path}={value!r} is outside {_range_words(dimension)}; "
                 f"widen the space or set {path}"

@@ -56,7 +56,7 @@ class Study:
         ready: Callable[[], str] = lambda: "",
         verbose: bool = False,
     ) -> None:
-        parse(config.space, config)
+        parse(config.space, config, fitted=False)
         config, self._decided_by_data = fit_to_data(config)
         self.space = parse(config.space, config)
         self.config, self._watch, self._clock = config, watch, clock

@@ -74,9 +74,11 @@ class Task(ABC, Generic[DataT, RowsT]):
 
     name: ClassVar[str]
     kind: ClassVar[str] = "text"  # of the items; decides the tower (tasks/catalogue.py)
+    purpose: ClassVar[str] = "its vectors serve this task"  # of a tuned model, in words
     primary: Metric
     secondary: Mapping[str, str] = {}  # metrics by name that should not fall, in words
     objectives: ClassVar[tuple[str, ...]] = ()  # metrics that may choose trials; (): not known
+    losses: ClassVar[tuple[str, ...]] = ("infonce",)  # usual for its data, the first of all
     no_secondary: ClassVar[str] = (
         "no other metric is guarded"  # what to say without secondary gains
     )

@@ -14,12 +14,16 @@ from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, did_you_mean
 from embsearch.tasks.base import AnyTask, imported
 
-TASKS = {"retrieval": "embsearch.tasks.retrieval:Retrieval"}  # name -> module:class
+TASKS = {  # name -> module:class
+    "retrieval": "embsearch.tasks.retrieval:Retrieval",
+    "similarity": "embsearch.tasks.similarity:Similarity",
+}
 FORMATS = {
     "auto": "retrieval",
     "triplets": "retrieval",
     "judgements": "retrieval",
     "clicks": "retrieval",
+    "scored": "similarity",
 }
 TOWERS = {"text": "embsearch.model.texts:Texts"}  # kind of items -> module:class; it loads torch
 

@@ -7,27 +7,22 @@ Resampling draws whole queries (evaluate/bootstrap.py). Shapes: M rows, T texts,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from embsearch.config.schema import Config, DataConfig, EvaluateConfig
-from embsearch.data.dataset import Dataset, Ids, JudgedRows, sample, subset, texts_of
-from embsearch.data.load import prepare_dataset
-from embsearch.data.pairs import Keys, pair_keys
+from embsearch.config.schema import EvaluateConfig
+from embsearch.data.dataset import Dataset, Ids, JudgedRows
 from embsearch.evaluate import score as scoring
 from embsearch.evaluate.auc import Floats, Vectors
 from embsearch.evaluate.bootstrap import auc_gain, auc_interval, mean_gain, mean_interval
 from embsearch.evaluate.early import readings
 from embsearch.evaluate.examine import Examined, examine
 from embsearch.evaluate.ranking import mrr_by_query, ndcg_by_query
-from embsearch.objectives.preflight import preflight_space
-from embsearch.tasks.base import Answers, Groups, Metric, Scores, Task
+from embsearch.tasks.base import Answers, Metric, Scores
+from embsearch.tasks.judged import JudgedTask
 from embsearch.values import Interval, Reading
 
 POOL = {
@@ -40,13 +35,12 @@ POOL = {
 
 PAIRS = 2**22  # of a query and a title, that an evaluation of a trial compares for them
 
-_loaded = lru_cache(maxsize=1)(Dataset.load)  # its folder is named by its content
 
-
-class Retrieval(Task[Dataset, JudgedRows]):
+class Retrieval(JudgedTask):
     """Find the right titles for a query."""
 
     name = "retrieval"
+    purpose = "the cosine of a query's and a title's vector says whether the title is relevant"
     primary = Metric("auc", "AUC")
     secondary: Mapping[str, str] = {
         "ndcg_10": "nDCG@10",
@@ -63,50 +57,6 @@ class Retrieval(Task[Dataset, JudgedRows]):
     def usual_objective(self, data: Dataset) -> str:
         return "pool_ndcg_10" if data.report.get("sampled") else "auc"
 
-    def prepare(self, config: DataConfig, cache: Path) -> Path:
-        return prepare_dataset(config, cache)
-
-    def preflight(
-        self, config: Config, searched: Mapping[str, Sequence[Any]], data: Dataset
-    ) -> None:
-        preflight_space(config.objective, config.train.batch_size, searched, data.train)
-
-    def load(self, folder: Path) -> Dataset:
-        return _loaded(folder)
-
-    def rows(self, data: Dataset, split: str, most: int = 0) -> JudgedRows:
-        rows: JudgedRows = getattr(data, split)
-        return subset(rows, most)
-
-    def sample(self, rows: JudgedRows, groups: int) -> JudgedRows:
-        return sample(rows, groups)
-
-    def select(self, rows: JudgedRows, kept_M: NDArray[np.bool_]) -> JudgedRows:
-        return rows.where(kept_M)
-
-    def items(self, rows: JudgedRows) -> Ids:
-        return texts_of(rows)
-
-    def lacking(self, rows: JudgedRows) -> str:
-        return "" if scoring.mixed(rows.relevant) else "rows with relevant and irrelevant titles"
-
-    def groups(self, rows: JudgedRows) -> Groups:
-        return Groups(int(rows.query.max()) + 1, "queries")
-
-    def segments(self, rows: JudgedRows) -> dict[str, NDArray[np.bool_]]:
-        every = {name: rows.segment == number for number, name in enumerate(rows.segments)}
-        return {name: here for name, here in every.items() if not self.lacking(rows.where(here))}
-
-    def row_lines(self, data: Dataset, rows: JudgedRows) -> Iterator[str]:
-        for text, title, grade in zip(rows.text, rows.title, rows.grade, strict=True):
-            yield f"{data.texts[text]}\0{data.texts[title]}\0{grade:g}"
-
-    def row_keys(self, data: Dataset, rows: JudgedRows) -> Keys:
-        return pair_keys(data, rows.text, rows.title)
-
-    def answers(self, rows: JudgedRows, ids_T: Ids, vectors_TE: Vectors) -> Answers:
-        return scoring.similarity(rows, ids_T, vectors_TE)
-
     def metrics(self, rows: JudgedRows, answers_M: Answers) -> dict[str, float]:
         return scoring.score(rows, answers_M)
 
@@ -120,7 +70,7 @@ class Retrieval(Task[Dataset, JudgedRows]):
         if not config.pool or not POOL.keys().isdisjoint(found):
             return found
         titles = np.unique(rows.title)
-        asked = sample(rows, max(1, PAIRS // len(titles)))
+        asked = self.sample(rows, max(1, PAIRS // len(titles)))
         places = scoring.pool_places(asked, ids_T, vectors_TE, titles)
         return {**found, **scoring.score_pool(asked, places)}
 

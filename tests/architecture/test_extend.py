@@ -155,9 +155,10 @@ def test_an_objective_is_a_file_and_a_line(project: Project) -> None:
     said = project.python(OBJECTIVE)
     for expected in (
         "Hinge 0.4 True",
-        "expected one of triplet, contrastive, infonce, hinge, bce. Did you mean 'hinge'?",
+        "expected one of auto, triplet, contrastive, infonce, hinge, bce, cosent, angle, cosine_mse. Did you mean "
+        "'hinge'?",
         "objective.name=hinge: none of the 2 training rows has a negative (worse) title",
     ):
         assert expected in said
-    row = "| `objective.name` | `triplet`, `contrastive`, `infonce`, `hinge`, `bce` |"
+    row = "| `objective.name` | `auto`, `triplet`, `contrastive`, `infonce`, `hinge`, `bce`, `cosent`,"
     assert row in project.read("docs/reference/config.md")

@@ -81,7 +81,7 @@ BAD = {
     "a choice that is not": (
         "search objective.name=hinge",
         {},
-        ["objective.name='hinge'", "one of triplet"],
+        ["objective.name='hinge'", "one of auto, triplet"],
     ),
     "learning rate 0": ("search train.lr=0", {}, ["train.lr=0.0", "above 0"]),
     "a margin that cannot be met": (

@@ -13,7 +13,7 @@ def _one_thread():
     torch.manual_seed(0)
 
 
-def make(rows, known=(), weight=None) -> Batch:
+def make(rows, known=(), weight=None, score=None) -> Batch:
     """A batch of (anchor, positive, negative or -1) given as rows of the embeddings. ``known``
     adds (anchor, title) pairs to the rows' own positives."""
     known = {(a, p) for a, p, _ in rows} | set(known)
@@ -27,6 +27,7 @@ def make(rows, known=(), weight=None) -> Batch:
         weight_B=torch.tensor([1.0] * len(rows) if weight is None else weight),
         title_C=torch.tensor(titles),
         known_BC=torch.tensor([[(a, t) in known for t in titles] for a, _, _ in rows]),
+        score_B=torch.empty(0) if score is None else torch.tensor(score),
     )
 
 
@@ -50,7 +51,8 @@ def draw(seed=0, negatives=0.7, count=9, texts=14):
     weight = random.uniform(0.2, 2, size=count).astype(np.float32).tolist()
     known = [(0, 5), (0, 6), (1, 7), (2, 8), (3, 9), (3, 10)]
     vectors = torch.tensor(random.normal(size=(texts, 6)) * 3, dtype=torch.float32)
-    return vectors, make(rows, known, weight)
+    score = random.choice([0.0, 0.25, 0.7, 1.0], size=count).astype(np.float32).tolist()
+    return vectors, make(rows, known, weight, score)
 
 
 @pytest.fixture(params=range(5))

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers.sentence_transformer.losses import (
+    AnglELoss,
     ContrastiveLoss,
+    CoSENTLoss,
+    CosineSimilarityLoss,
     MultipleNegativesRankingLoss,
     SiameseDistanceMetric,
     TripletDistanceMetric,
@@ -18,11 +21,15 @@ from sentence_transformers.sentence_transformer.losses import (
 
 from embsearch.config.schema import ObjectiveConfig
 from embsearch.errors import ConfigError
+from embsearch.objectives.angle import AnglE
 from embsearch.objectives.bce import BinaryCrossEntropy
 from embsearch.objectives.build import build
 from embsearch.objectives.contrastive import Contrastive
+from embsearch.objectives.cosent import CoSENT
+from embsearch.objectives.cosine_mse import CosineMSE
 from embsearch.objectives.infonce import InfoNCE
 from embsearch.objectives.triplet import Triplet
+from tests.objectives.conftest import make
 
 EVERY = [
     Triplet(0.3),
@@ -31,6 +38,8 @@ EVERY = [
     InfoNCE(0.1, symmetric=True),
     BinaryCrossEntropy(0.1),
 ]
+OF_TITLES = list(EVERY)
+EVERY += [CoSENT(0.1), AnglE(0.1), CosineMSE()]
 
 
 def name(objective):
@@ -61,7 +70,7 @@ def test_a_weight_of_two_is_the_row_twice(objective, drawn):
     vectors, batch = drawn
     once = replace(batch, weight_B=torch.tensor([2.0] + [1.0] * 8))
     take = torch.tensor([0, *range(9)])
-    columns = ("anchor_B", "positive_B", "negative_B", "known_BC")
+    columns = ("anchor_B", "positive_B", "negative_B", "known_BC", "score_B")
     twice = replace(once, **{c: getattr(batch, c)[take] for c in columns}, weight_B=torch.ones(10))
     torch.testing.assert_close(
         objective(vectors, once), objective(vectors, twice), rtol=1e-5, atol=1e-6
@@ -80,7 +89,7 @@ def test_bf16_embeddings_under_autocast_get_fp32_mathematics(objective, drawn):
 
 @pytest.mark.parametrize("objective", EVERY, ids=name)
 def test_zero_vectors_equal_vectors_and_zero_weights_stay_finite(objective, batch_of):
-    batch = batch_of([(0, 1, 2), (3, 4, -1)])
+    batch = batch_of([(0, 1, 2), (3, 4, -1)], score=[0.0, 1.0])
     for vectors, weight in ((torch.zeros(5, 3), 1.0), (torch.ones(5, 3), 1.0), (torch.eye(5), 0.0)):
         vectors = vectors.requires_grad_()
         loss = objective(vectors, replace(batch, weight_B=torch.full((2,), weight)))
@@ -94,7 +103,7 @@ def test_a_batch_whose_rows_happen_to_lack_negatives_is_finite_and_differentiabl
     objective, batch_of
 ):
     vectors = torch.randn(4, 3, requires_grad=True)
-    loss = objective(vectors, batch_of([(0, 1, -1), (2, 3, -1)]))
+    loss = objective(vectors, batch_of([(0, 1, -1), (2, 3, -1)], score=[0.5, 1.0]))
     loss.backward()
     assert torch.isfinite(loss)
     if isinstance(objective, Triplet):
@@ -102,7 +111,7 @@ def test_a_batch_whose_rows_happen_to_lack_negatives_is_finite_and_differentiabl
         assert not vectors.grad.any()
 
 
-@pytest.mark.parametrize("objective", EVERY, ids=name)
+@pytest.mark.parametrize("objective", OF_TITLES, ids=name)
 def test_descending_the_gradient_brings_better_titles_before_worse_ones(objective, batch_of):
     torch.manual_seed(0)
     vectors = torch.randn(9, 8, requires_grad=True)
@@ -305,6 +314,48 @@ def test_infonce_is_sentence_transformers(batch_of, symmetric):
     torch.testing.assert_close(ours, theirs(loss, vectors, COLUMNS), rtol=1e-5, atol=1e-6)
 
 
+SCORES = [0.9, 0.2, 0.2]
+
+
+@pytest.mark.parametrize("width", [8, 7])
+@pytest.mark.parametrize(
+    ("ours", "loss"),
+    [
+        (CoSENT(0.05), CoSENTLoss(None, scale=20.0)),
+        (AnglE(0.05), AnglELoss(None, scale=20.0)),
+        (CosineMSE(), CosineSimilarityLoss(None)),
+    ],
+    ids=repr,
+)
+def test_losses_of_scores_are_sentence_transformers(batch_of, ours, loss, width):
+    vectors = torch.randn(6, width)
+    batch = batch_of([(0, 3, -1), (1, 4, -1), (2, 5, -1)], score=SCORES)
+    found = theirs(loss, vectors, ([0, 1, 2], [3, 4, 5]), torch.tensor(SCORES))
+    torch.testing.assert_close(ours(vectors, batch), found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", [CoSENT(0.05), CosineMSE()], ids=name)
+def test_descending_the_gradient_brings_cosines_into_the_order_of_the_scores(objective, batch_of):
+    torch.manual_seed(0)
+    vectors = torch.randn(6, 8, requires_grad=True)
+    batch = batch_of([(0, 3, -1), (1, 4, -1), (2, 5, -1)], score=[0.1, 0.5, 0.9])
+    optimizer = torch.optim.Adam([vectors], lr=0.05)
+    for _ in range(100):
+        optimizer.zero_grad()
+        objective(vectors, batch).backward()
+        optimizer.step()
+    unit = torch.nn.functional.normalize(vectors.detach())
+    low, middle, high = (unit[:3] * unit[3:]).sum(1).tolist()
+    assert low + 0.1 < middle < high - 0.1
+
+
+def test_rows_of_one_score_have_no_order():
+    vectors, batch = torch.randn(4, 5), make([(0, 1, -1), (2, 3, -1)], score=[0.5, 0.5])
+    for objective in (CoSENT(0.05), AnglE(0.05)):
+        assert objective(vectors, batch) == 0
+        assert not gradient(objective, batch, vectors).any()
+
+
 # --- building one
 
 
@@ -315,5 +366,8 @@ def test_the_config_builds_each_and_a_misspelt_name_is_answered():
         0.02, symmetric=True
     )
     assert build(ObjectiveConfig("bce", temperature=0.2)) == BinaryCrossEntropy(0.2)
+    assert build(ObjectiveConfig("cosent", temperature=0.2)) == CoSENT(0.2)
+    assert build(ObjectiveConfig("cosine_mse")) == CosineMSE()
+    assert build(ObjectiveConfig()) == InfoNCE(0.05)
     with pytest.raises(ConfigError, match="Did you mean 'infonce'"):
         build(ObjectiveConfig("infonec"))  # type: ignore[arg-type]

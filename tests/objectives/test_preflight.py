@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ def triplets(*rows):
 
 WITH = triplets((0, 1, 2), (3, 4, -1))
 WITHOUT = triplets((0, 1, -1), (3, 4, -1))
+SCORED = replace(WITHOUT, score=np.array([0.2, 0.9], dtype=np.float32))
 
 
 def refused(config, rows=WITH, batch_size=32):
@@ -30,9 +32,36 @@ def refused(config, rows=WITH, batch_size=32):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", NAMES)
+BY_SCORES = ("cosent", "angle", "cosine_mse")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in BY_SCORES])
 def test_the_defaults_pass_on_rows_with_negatives(name):
     preflight(ObjectiveConfig(name), WITH, 1)
+
+
+@pytest.mark.parametrize("name", BY_SCORES)
+def test_what_learns_from_scores_passes_on_these_alone(name):
+    preflight(ObjectiveConfig(name), SCORED, 2)
+    assert refused(ObjectiveConfig(name), WITH) == (
+        f"objective.name={name}: learns from scores, and none of the 2 training rows has one. Set "
+        "objective.name=infonce, or give pairs with a score of how alike they are (data.format=scored)"
+    )
+
+
+@pytest.mark.parametrize("name", ["infonce", "triplet", "contrastive", "bce"])
+def test_what_takes_every_pair_for_a_good_one_refuses_scores(name):
+    assert refused(ObjectiveConfig(name), SCORED) == (
+        f"objective.name={name}: takes every pair for a good one, and the 2 training rows are pairs with "
+        "scores, low ones too. Set objective.name=cosent, angle or cosine_mse; for judgements of titles, "
+        "whose grades make triplets, data.format=judgements"
+    )
+
+
+def test_an_order_of_scores_needs_two_in_a_batch():
+    preflight(ObjectiveConfig("cosine_mse"), SCORED, 1)
+    for name in ("cosent", "angle"):
+        assert "train.batch_size=1 there is one" in refused(ObjectiveConfig(name), SCORED, 1)
 
 
 @pytest.mark.parametrize("name", ["triplet", "contrastive", "bce"])
