@@ -165,7 +165,7 @@ class ModelConfig(Room):
     )
     adapter: Literal["none", "lora"] = setting(
         "none",
-        "lora: weights stay fixed, adapters beside them learn; needs embsearch[lora]",
+        "lora: adapters beside fixed weights learn, at rates as 2e-3; needs embsearch[lora]",
         searchable=True,
         verbs=("search", "train"),
     )
