@@ -19,6 +19,7 @@ from embsearch.model import pretrained
 from embsearch.model.device import choose, failure_of
 from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
+from embsearch.model.readers import readers
 from embsearch.model.texts import Texts
 from embsearch.serve.encoder import TextEncoder
 from embsearch.trial import trial
@@ -101,6 +102,25 @@ def test_an_encoder_is_loaded_trained_saved_and_loaded_again(name, cache, data, 
     assert np.abs(tuned - untuned).max() > 1e-3
     np.testing.assert_allclose(own(saved, data), tuned, rtol=0, atol=NEAR)
     np.testing.assert_allclose(served(saved, data), tuned, rtol=0, atol=NEAR)
+
+
+@pytest.mark.parametrize("name", tiny_encoders.KINDS)
+def test_texts_are_read_as_far_as_the_encoder_can(name, data, tmp_path):
+    folder = tiny_encoders.save(name, data.texts, tmp_path)
+    most = min(reader.most for reader in readers(pretrained.read(ModelConfig(str(folder)))))
+    long = " ".join(data.texts)  # several hundred tokens, of which the last ones must count
+
+    tower = Texts.build(ModelConfig(str(folder), max_length=min(most, 300)), 0)
+    tower.save(tmp_path / "saved")
+
+    texts, roles = [long, *data.texts[:3]], ["query"] * 4
+    found = unit(embed(tower, tower.read(texts, roles), np.arange(4), CPU))
+    saved = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    theirs = saved.encode_query(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(found, theirs, rtol=0, atol=NEAR)
+    if most < 300:
+        with pytest.raises(ModelError, match=rf"max_length={most + 1}: the encoder has {most} pos"):
+            Texts.build(ModelConfig(str(folder), max_length=most + 1), 0)
 
 
 class Forgetful(Encoder):
