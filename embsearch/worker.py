@@ -28,6 +28,7 @@ from embsearch.codec import JsonObject
 from embsearch.config.build import build
 from embsearch.config.schema import Config
 from embsearch.data.dataset import Rows, TaskData
+from embsearch.errors import ModelError
 from embsearch.kernels.select import select
 from embsearch.launch.base import (
     Evaluated,
@@ -49,6 +50,7 @@ from embsearch.launch.base import (
 from embsearch.launch.environment import cores
 from embsearch.launch.handler import Send, answers
 from embsearch.model.device import Compute, choose, failure_of
+from embsearch.model.embed import embed
 from embsearch.model.tower import Inputs, Tower
 from embsearch.tasks.base import AnyTask
 from embsearch.tasks.catalogue import task_of, tower_class
@@ -58,6 +60,7 @@ from embsearch.train import process_memory
 from embsearch.trial import trial, vectors_of
 from embsearch.values import PRIMARY, FailureClass, Measurement, Scalar
 
+TIMED = 256  # texts, by which encoders are compared
 PROBES = {"speed": probe.speed, "edge": probe.edge}
 
 
@@ -174,9 +177,48 @@ class Worker:
     def _evaluate(self, job: EvaluateJob) -> Iterator[Message]:
         config = build(job.config)
         keep = Path(job.keep) if job.keep else None
+        encoders: dict[str, JsonObject] = {}
         if job.model is None and not job.full:  # a study begins with it
+            for other in map(build, job.others):
+                yield from map(Note, self._try_other(other, job, config, encoders))
             yield from map(Note, self.check(config, job.cache))
-        yield self.evaluate(config, job.cache, job.split, job.model, job.full, job.most, keep)
+        found = self.evaluate(config, job.cache, job.split, job.model, job.full, job.most, keep)
+        if encoders:
+            first = {config.model.path: self._facts(config, job, found)}
+            found = replace(found, encoders=first | encoders)
+        yield found
+
+    def _try_other(
+        self, other: Config, job: EvaluateJob, config: Config, encoders: dict[str, JsonObject]
+    ) -> list[str]:
+        """Build what trials may have instead of ``config``; put another encoder into ``encoders``.
+
+        Return the lines of its check. Raises ModelError.
+        """
+        path = other.model.path
+        try:
+            if path == config.model.path or path in encoders:
+                with torch.random.fork_rng([]):
+                    tower_class(task_of(other).kind).build(other.model, other.train.seed)
+                return []
+            lines = [f"{path}: {line}" for line in self.check(other, job.cache)]
+        except ModelError as error:
+            raise ModelError(f"the space has what an encoder cannot do: {error}") from error
+        found = self.evaluate(other, job.cache, job.split, None, False, job.most)
+        encoders[path] = self._facts(other, job, found)
+        return lines
+
+    def _facts(self, config: Config, job: EvaluateJob, found: Evaluated) -> JsonObject:
+        """Return what the encoder at hand is untuned: metrics, parameters, milliseconds a text."""
+        assert self._base is not None, "it was just evaluated"
+        _, tower, _, inputs = self._base
+        task, data = task_of(config), self.dataset(config, job.cache)
+        ids = task.items(task.rows(data, job.split, config.evaluate.max_rows))[:TIMED]
+        begun = time.monotonic()
+        embed(tower, inputs, ids, choose(config.device, config.train.precision))
+        each = (time.monotonic() - begun) / len(ids)
+        size = sum(p.numel() for p in tower.parameters()) + tower.left_out
+        return {"metrics": found.metrics, "parameters": size, "milliseconds": 1000 * each}
 
     def check(self, config: Config, cache: str) -> list[str]:
         """Return lines that people should read before a study of these data and this encoder.

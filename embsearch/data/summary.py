@@ -44,8 +44,8 @@ def summarise(shown: pd.DataFrame, rankable: AbstractSet[str], positive_grade: f
 
 
 def pairs_and_unread(report: Json) -> str:
-    """Return a line on what reading the files found: training rows without a negative, and the
-    columns that nothing reads; '' where there are neither."""
+    """Return a line on what reading the files found: training rows without a negative, columns that
+    nothing reads, rows that were dropped or contradict others; '' where there are none."""
     parts = []
     if pairs := report.get("pairs"):
         rows = report["triplets"] + pairs
@@ -53,6 +53,14 @@ def pairs_and_unread(report: Json) -> str:
     for file in report.get("files", ()):
         if file.get("unused"):
             parts.append(f"columns of {file['file']} left unread: {', '.join(file['unused'])}")
+    if dropped := report.get("dropped"):
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in dropped.items())
+        total, rows = sum(dropped.values()), report["rows"]
+        parts.append(f"{total:,} of {rows:,} rows dropped ({kinds})")
+    if place := report.get("dropped_to"):
+        parts[-1] += f", written to {place}"
+    if count := report.get("contradictions"):
+        parts.append(f"{count:,} contradictions: 'embsearch data check' shows them")
     return "; ".join(parts)
 
 

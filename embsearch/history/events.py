@@ -173,7 +173,11 @@ class Opened(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline(Event):
-    """The untuned encoder on the validation rows."""
+    """The untuned encoder on the validation rows.
+
+    ``encoders``: where several are searched, what each is by its path: ``metrics`` untuned,
+    ``parameters``, ``milliseconds`` a text.
+    """
 
     kind = "baseline"
     metrics: Mapping[str, float]
@@ -182,6 +186,7 @@ class Baseline(Event):
     seconds: float = 0.0
     config: str = ""
     data: str = ""
+    encoders: Json = field(default_factory=dict, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,7 @@ class EvaluateJob:
     # About so many rows. None: all with ``full``, else as many as trials are measured on.
     most: int | None = None
     keep: str | None = None  # a file for what the model says of every row
+    others: tuple[Json, ...] = ()  # configs whose untuned encoders must do too
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ class Measured:
 class Evaluated:
     """The end of an EvaluateJob.
 
-    ``auc`` and ``segments`` are there where all was asked for, ``readings`` where not.
+    ``auc`` and ``segments`` are there where all was asked for, ``readings`` where not. ``encoders``:
+    what each of several encoders is untuned (metrics, parameters, milliseconds a text), by its path.
     """
 
     kind = "evaluated"
@@ -111,6 +113,7 @@ class Evaluated:
     auc: Interval | None = None
     segments: Json = field(default_factory=dict)
     readings: tuple[Reading, ...] = ()
+    encoders: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

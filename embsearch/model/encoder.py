@@ -155,6 +155,13 @@ class Encoder(TextTower):
         return embeddings_BE
 
     @property
+    def left_out(self) -> int:
+        """The number of parameters of the rows that were cut."""
+        if self._full is None or self._cut is None:
+            return 0
+        return self._full.numel() - self._cut.numel()
+
+    @property
     def hidden_size(self) -> int:
         """The width of the reader's layers."""
         return self.reader.hidden_size

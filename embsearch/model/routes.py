@@ -39,7 +39,7 @@ NO_TOKENS = Tokens(np.empty(0, dtype=np.int32), np.zeros(1, dtype=np.int64))
 class RoutedTokens:
     """Tokens of every text by the tokenizer of its route."""
 
-    routes: dict[str, Tokens]
+    routes: Sequence[Tokens]
     route_N: np.ndarray  # (N,) the place of a text's route in ``routes``
     place_N: np.ndarray  # (N,) the text's place in its route's tokens
 
@@ -47,18 +47,22 @@ class RoutedTokens:
     def lengths(self) -> np.ndarray:
         """(N,) tokens of each text."""
         found = np.zeros(len(self.route_N), dtype=np.int64)
-        for number, tokens in enumerate(self.routes.values()):
-            here = self.route_N == number
+        for number, tokens in enumerate(self.routes):
+            here = self.of(number)
             found[here] = tokens.lengths[self.place_N[here]]
         return found
 
-    def part(self, number: int) -> tuple[Tokens, Ids]:
-        """Return the tokens of the texts of one route end to end, and the texts' ids."""
-        ids = np.flatnonzero(self.route_N == number).astype(np.int32)
-        tokens = list(self.routes.values())[number]
-        rows = [tokens.row(i) for i in self.place_N[ids]]
+    def of(self, number: int) -> Ids:
+        """Return the ids of the texts of one route."""
+        return np.flatnonzero(self.route_N == number).astype(np.int32)
+
+    def part(self, number: int) -> Tokens:
+        """Return the tokens of the texts of one route, end to end."""
+        places = self.place_N[self.of(number)]
+        rows = [self.routes[number].row(i) for i in places]
         offsets = np.cumsum([0, *map(len, rows)])
-        return Tokens(np.concatenate([NO_TOKENS.ids, *rows]), offsets), ids
+        ids = np.concatenate([NO_TOKENS.ids, *rows])
+        return Tokens(ids, offsets)
 
 
 class RoutedEncoder(TextTower):
@@ -67,62 +71,70 @@ class RoutedEncoder(TextTower):
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__(model)
         self._route_of = {role: _route_of(model, role) for role in (*NAMES, None)}
-        distinct = dict.fromkeys(self._route_of.values())
-        self.routes = nn.ModuleDict({name: Encoder(_route(model, name)) for name in distinct})
-        widths = {name: one.model.get_embedding_dimension() for name, one in self._encoders()}
-        if len(set(widths.values())) > 1 and model.truncate_dim is None:
-            raise ModelError(f"the routes of its Router give vectors of different widths: {widths}")
-
-    def _encoders(self) -> Iterator[tuple[str, Encoder]]:
-        for name, encoder in self.routes.items():
-            assert isinstance(encoder, Encoder), "there are no others"
-            yield name, encoder
+        self._names = list(dict.fromkeys(self._route_of.values()))
+        self._encoders = [Encoder(_route(model, name)) for name in self._names]
+        self.routes = nn.ModuleList(self._encoders)
+        widths = {one.model.get_embedding_dimension() for one in self._encoders}
+        if len(widths) > 1 and model.truncate_dim is None:
+            raise ModelError(
+                f"the routes {' and '.join(self._names)} of its Router give vectors of different "
+                f"widths: {sorted(map(str, widths))}"
+            )
 
     @property
     def packs(self) -> bool:
         """True where no route pads."""
-        return all(encoder.packs for _, encoder in self._encoders())
+        return all(encoder.packs for encoder in self._encoders)
+
+    @property
+    def left_out(self) -> int:
+        """The number of parameters of the rows that were cut."""
+        return sum(encoder.left_out for encoder in self._encoders)
 
     @property
     def hidden_size(self) -> int:
         """The width of the widest layers."""
-        return max(encoder.hidden_size for _, encoder in self._encoders())
+        return max(encoder.hidden_size for encoder in self._encoders)
 
     def prepare(self, data: TaskData, cache: Path) -> RoutedTokens:
         queries = queries_of(data)
-        routes = {name: encoder.prepare(data, cache) for name, encoder in self._encoders()}
-        numbers = [self._number(role) for role in ("document", "query")]
-        return RoutedTokens(routes, np.array(numbers)[queries.astype(int)], np.arange(len(queries)))
+        route_N = np.full(len(queries), self._number("document"))
+        route_N[queries] = self._number("query")
+        routes = [encoder.prepare(data, cache) for encoder in self._encoders]
+        return RoutedTokens(routes, route_N, np.arange(len(queries)))
 
     def read(self, texts: Sequence[str], roles: Sequence[Role | None]) -> RoutedTokens:
         route_N = np.array([self._number(role) for role in roles])
-        place_N, routes = np.zeros(len(texts), dtype=np.int64), dict[str, Tokens]()
-        for number, (name, encoder) in enumerate(self._encoders()):
+        place_N = np.zeros(len(texts), dtype=np.int64)
+        routes = []
+        for number, encoder in enumerate(self._encoders):
             here = np.flatnonzero(route_N == number)
             place_N[here] = np.arange(len(here))
             own = [texts[i] for i in here.tolist()]
-            routes[name] = encoder.read(own, []) if own else NO_TOKENS
+            routes.append(encoder.read(own, []) if own else NO_TOKENS)
         return RoutedTokens(routes, route_N, place_N)
 
     def _number(self, role: Role | None) -> int:
-        return list(self.routes).index(self._route_of[role])
+        return self._names.index(self._route_of[role])
 
     def parts(self, inputs: Inputs) -> Iterator[Part]:
         assert isinstance(inputs, RoutedTokens), "prepare and read make nothing else"
-        for number, (_, encoder) in enumerate(self._encoders()):
-            tokens, ids = inputs.part(number)
+        for number, encoder in enumerate(self._encoders):
+            ids = inputs.of(number)
             if len(ids):
-                yield encoder.reader, tokens, ids
+                yield encoder.reader, inputs.part(number), ids
 
     def encode(
         self, inputs: RoutedTokens, ids: Ids, alone: bool = False, shared: object = None
     ) -> Tensor:
-        route_B, place_B = inputs.route_N[ids], inputs.place_N[ids]
-        parts, order = [], []
-        for number, (name, encoder) in enumerate(self._encoders()):
+        route_B = inputs.route_N[ids]
+        parts: list[Tensor] = []
+        order: list[np.ndarray] = []
+        for number, encoder in enumerate(self._encoders):
             here = np.flatnonzero(route_B == number)
             if len(here):
-                parts.append(encoder.encode(inputs.routes[name], place_B[here]))
+                places = inputs.place_N[ids[here]]
+                parts.append(encoder.encode(inputs.routes[number], places))
                 order.append(here)
         if len(parts) == 1:
             return parts[0]
@@ -131,24 +143,24 @@ class RoutedEncoder(TextTower):
 
     def restrict(self, inputs: RoutedTokens) -> None:
         """Cut the token tables of routes; one that two routes share stays whole."""
-        tables = [id(encoder.table) for _, encoder in self._encoders()]
-        for number, (_, encoder) in enumerate(self._encoders()):
-            tokens, ids = inputs.part(number)
-            if len(ids) and tables.count(id(encoder.table)) == 1:
-                encoder.restrict(tokens)
+        tables = [encoder.table for encoder in self._encoders]
+        for number, encoder in enumerate(self._encoders):
+            alone = tables.count(encoder.table) == 1
+            if alone and len(inputs.of(number)):
+                encoder.restrict(inputs.part(number))
 
     def save(self, folder: Path) -> None:
         """Write the whole model, every token table uncut."""
         try:
-            for _, encoder in self._encoders():
+            for encoder in self._encoders:
                 encoder.uncut()
             pretrained.save(self.model, folder)
         finally:
-            for _, encoder in self._encoders():
+            for encoder in self._encoders:
                 encoder.recut()
 
     def activation_bytes(self, lengths: np.ndarray, held: int) -> float:
-        return max(encoder.activation_bytes(lengths, held) for _, encoder in self._encoders())
+        return max(encoder.activation_bytes(lengths, held) for encoder in self._encoders)
 
 
 def router_of(model: SentenceTransformer) -> Router | None:

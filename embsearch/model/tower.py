@@ -55,6 +55,11 @@ class Tower(nn.Module, ABC):
         return self.kernel is not None
 
     @property
+    def left_out(self) -> int:
+        """The number of parameters that ``restrict`` left out."""
+        return 0
+
+    @property
     def hidden_size(self) -> int:
         """The width of the layers; 0: not known."""
         return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embsearch.config.build import build, to_dict
-from embsearch.config.schema import Config
+from embsearch.config.schema import Config, ModelConfig
 from embsearch.data.dataset import Rows, TaskData
 from embsearch.errors import EmbsearchError, Refused, StudyError
 from embsearch.history import events
@@ -116,9 +116,15 @@ class Candidate:
         return study_uid(self.folder.of_kind(events.Opened)[0])
 
     @cached_property
+    def model_config(self) -> ModelConfig:
+        """The encoder's settings of its trial, which may be searched."""
+        content = dict(self.folder.trial_configs()).get(self.trial)
+        return self.config.model if content is None else build(content).model
+
+    @cached_property
     def licence(self) -> str | None:
         """The base model's licence, as asked or as its own files name it."""
-        named = base_of(self.config.model).license
+        named = base_of(self.model_config).license
         return self.asked.promote.licence or (None if named == UNKNOWN else named)
 
     def logged_model(self) -> LoggedModel:

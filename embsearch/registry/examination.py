@@ -67,7 +67,7 @@ def examine(candidate: Candidate, champion: Registered | None, artifacts: Path) 
         whole,
         gates.data_gate(candidate.opened.data, candidate.data.fingerprint, _code(candidate.opened)),
         gates.leak_gate(_seen(candidate, champion), asked),
-        gates.licence_gate(candidate.licence, config.model.path),
+        gates.licence_gate(candidate.licence, candidate.model_config.path),
     )
     answers = {"candidate": mine.answers} | {rival.label: rival.answers for rival in rivals}
     return Examination(found, candidate.interval(mine), answers)

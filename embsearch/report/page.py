@@ -25,6 +25,7 @@ from embsearch.report.record import Record
 from embsearch.report.result import number, with_interval
 from embsearch.report.tables import tables
 from embsearch.report.tested_models import Models
+from embsearch.search.encoders import PATH
 from embsearch.tasks.catalogue import task_of
 from embsearch.values import primary_interval
 
@@ -53,6 +54,7 @@ def study_page(record: Record, models: Models | None, vega: str) -> str:
         choices=choices_table(record),
         winner=_winner(record),
         results=list(_results(record, models)),
+        encoders=list(_encoders(record)),
         heads=task_of(record.config).columns,
         metric=metric_label(record),
         split=next((event.split for event in record.tested.values()), ""),
@@ -132,6 +134,23 @@ def _results(record: Record, models: Models | None) -> Iterator[Json]:
             "primary": with_interval(primary_interval(row)),
             "gain": "" if gain is None else signed(gain),
             "metrics": [number(value) for value in task.column_values(row["test"])],
+        }
+
+
+def _encoders(record: Record) -> Iterator[Json]:
+    """Yield what each of several searched encoders is, and what its trials reached."""
+    baselines = [event for event in record.of_kind(events.Baseline) if event.encoders]
+    own = record.config.model.path
+    for path, facts in baselines[-1].encoders.items() if baselines else ():
+        courses = [c for c in record.courses.values() if c.trial.params.get(PATH, own) == path]
+        yield {
+            "path": path,
+            "parameters": f"{facts['parameters']:,}",
+            "milliseconds": f"{facts['milliseconds']:.2g}",
+            "untuned": number(facts["metrics"].get(record.objective)),
+            "best": number(max((c.best for c in courses if c.best is not None), default=None)),
+            "trials": len(courses),
+            "won": record.best in courses,
         }
 
 

@@ -69,9 +69,10 @@ def write(model_folder: Path, kind: str, folder: Path) -> None:
     Raises ModelError where the model has no graph.
     """
     model = pretrained.load(model_folder)
-    if model.transformers_model is None or router_of(model) is not None:
+    router = router_of(model)
+    if model.transformers_model is None or router is not None:
         raise ModelError(
-            f"{model_folder}: {type(model[0]).__name__} is not exported: a graph here is one "
+            f"{model_folder}: {type(router or model[0]).__name__} is not exported: a graph here is one "
             "transformer from tokens to vectors. Serve the model folder itself: embsearch serve, or "
             "SentenceTransformer(folder)"
         )

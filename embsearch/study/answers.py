@@ -105,6 +105,7 @@ class Answers:
             seconds=message.seconds,
             config=self._work.folder.digest,
             data=self._work.data.fingerprint,
+            encoders=message.encoders,
         )
 
     def _tested(self, label: str, message: Heard) -> Event:

@@ -19,7 +19,12 @@ def lines(
     match event:
         case events.Baseline():
             untuned = f"untuned encoder: {name} {event.metrics[name]:.4f}"
-            return [f"computing in {event.compute}", untuned, reads(event.readings)]
+            others = [
+                f"untuned {path}: {name} {one['metrics'][name]:.4f}, {one['parameters']:,} parameters, "
+                f"{one['milliseconds']:.2g} ms a text"
+                for path, one in event.encoders.items()
+            ]
+            return [f"computing in {event.compute}", untuned, *others, reads(event.readings)]
         case events.Measured() | events.Repeated():
             return [_measured(event, state, name, number)]
         case events.Compared() if len(event.values) > 1:

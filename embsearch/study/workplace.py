@@ -21,6 +21,7 @@ from embsearch.launch.base import (
     TrainJob,
     points_every,
 )
+from embsearch.search import encoders
 from embsearch.search.space import Space
 from embsearch.search.suggest import check_kinds, first_points
 from embsearch.search.warmup import Warmups
@@ -136,11 +137,9 @@ class Workplace:
             return EvaluateJob(
                 self.split, to_dict(self.config), str(self.cache), model, full=True, keep=keep
             )
-        # With as many layers frozen as any trial may have: that changes no vector, and tells an encoder with
-        # fewer layers before the study begins.
-        path = "model.freeze_layers"
-        frozen = {one.path: max(one.values) for one in self.space.dimensions if one.path == path}
-        return EvaluateJob("valid", to_dict(with_values(self.config, frozen)), str(self.cache))
+        more = tuple(to_dict(one) for one in encoders.others(self.space, self.config))
+        config = encoders.untuned(self.space, self.config)
+        return EvaluateJob("valid", to_dict(config), str(self.cache), others=more)
 
     # ---- files -------------------------------------------------------------------------------
 

@@ -248,6 +248,7 @@ def test_a_task_with_its_own_metric_trains_a_tower_of_its_own_and_is_judged(
         "readings",
         "compute",
         "seconds",
+        "encoders",
     }
 
     rows = task.rows(data, "test")

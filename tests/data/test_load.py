@@ -116,6 +116,8 @@ def test_dropped_rows_are_counted_and_written_beside_the_data(write, cache):
     path = write("x.csv", SEED + "坏行, ,商品\n")
     data = load_dataset(DataConfig(path=str(path), on_bad_row="drop"), cache)
     assert data.report["dropped"] == {"empty text": 1}
+    said = f"1 of 3 rows dropped (1 empty text), written to {data.report['dropped_to']}"
+    assert pairs_and_unread(data.report) == said
     assert Path(data.report["dropped_to"]).read_text(encoding="utf-8").splitlines() == [
         "file,row,reason,values",
         "x.csv,4,positive ' ' is empty or blank; expected a text,"

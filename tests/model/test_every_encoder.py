@@ -19,6 +19,7 @@ from embsearch.model import pretrained
 from embsearch.model.device import choose, failure_of
 from embsearch.model.embed import embed
 from embsearch.model.encoder import Encoder
+from embsearch.model.readers import readers
 from embsearch.model.texts import Texts
 from embsearch.serve.encoder import TextEncoder
 from embsearch.trial import trial
@@ -108,6 +109,25 @@ def test_an_encoder_is_loaded_trained_saved_and_loaded_again(name, adapter, cach
     assert np.abs(tuned - untuned).max() > 1e-3
     np.testing.assert_allclose(own(saved, data), tuned, rtol=0, atol=NEAR)
     np.testing.assert_allclose(served(saved, data), tuned, rtol=0, atol=NEAR)
+
+
+@pytest.mark.parametrize("name", tiny_encoders.KINDS)
+def test_texts_are_read_as_far_as_the_encoder_can(name, data, tmp_path):
+    folder = tiny_encoders.save(name, data.texts, tmp_path)
+    most = min(reader.most for reader in readers(pretrained.read(ModelConfig(str(folder)))))
+    long = " ".join(data.texts)  # several hundred tokens, of which the last ones must count
+
+    tower = Texts.build(ModelConfig(str(folder), max_length=min(most, 300)), 0)
+    tower.save(tmp_path / "saved")
+
+    texts, roles = [long, *data.texts[:3]], ["query"] * 4
+    found = unit(embed(tower, tower.read(texts, roles), np.arange(4), CPU))
+    saved = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    theirs = saved.encode_query(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(found, theirs, rtol=0, atol=NEAR)
+    if most < 300:
+        with pytest.raises(ModelError, match=rf"max_length={most + 1}: the encoder has {most} pos"):
+            Texts.build(ModelConfig(str(folder), max_length=most + 1), 0)
 
 
 class Forgetful(Encoder):
@@ -221,6 +241,6 @@ def test_routes_of_different_widths_are_refused(data, tmp_path):
     model.save(str(tmp_path / "folder"))
 
     with pytest.raises(
-        ModelError, match=r"vectors of different widths: {'query': 8, 'document': 16}"
+        ModelError, match=r"the routes query and document .* different widths: \['16', '8'\]"
     ):
         Texts.build(ModelConfig(str(tmp_path / "folder")), 0)
