@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,10 @@ def read(source: Source, encoding: str = "auto") -> Table:
         raise DataError(
             f"{path.name}: the file is empty; expected a header and rows; check that it was written whole"
         )
-    if suffix == ".parquet":
-        table = _parquet(data, source)
+    if suffix in (".parquet", ".arrow"):
+        table = _arrow(data, source)
+    elif suffix == ".xlsx":
+        table = _excel(data, source)
     else:
         text, codec = decode(data, path.name, encoding)
         if suffix in (".jsonl", ".ndjson"):
@@ -165,16 +168,45 @@ def _of_objects(
     return Table(source.path.name, source.split, frame, numbers, codec, tuple(faults), nested)
 
 
-def _parquet(data: bytes, source: Source) -> Table:
+def _excel(data: bytes, source: Source) -> Table:
+    """Return the table of the first sheet of a workbook. Raises DataError."""
+    name = source.path.name
+    if find_spec("openpyxl") is None:
+        raise DataError(
+            f"{name}: workbooks need openpyxl; run 'pip install openpyxl', or save the sheet as CSV"
+        )
+    try:
+        sheet = pd.read_excel(io.BytesIO(data), header=None, dtype=str, keep_default_na=False)
+    except Exception as error:  # of zip, of XML, of openpyxl
+        raise DataError(
+            f"{name}: not a readable workbook ({error}); save it again, or as CSV"
+        ) from None
+    cells = [[str(cell) for cell in row] for row in sheet.to_numpy()]
+    header = next((n for n, row in enumerate(cells) if sum(map(bool, row)) > 1), 0)
+    body = [(n + 1, row) for n, row in enumerate(cells) if n > header and any(row)]
+    frame = _frame([row for _, row in body], _header(cells[header], name, header + 1))
+    rows = np.array([row for row, _ in body], np.int64)
+    return Table(name, source.split, frame, rows, "xlsx")
+
+
+def _arrow(data: bytes, source: Source) -> Table:
+    """Return the table of a Parquet or an Arrow file, as ``datasets`` writes them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    name = source.path.name
+    name, kind = source.path.name, kind_of(source.path)[1:]
     try:
-        table = pq.read_table(io.BytesIO(data))
+        if kind == "parquet":
+            table = pq.read_table(io.BytesIO(data))
+        else:
+            file = data.startswith(b"ARROW1")
+            opened = pa.ipc.open_file(data) if file else pa.ipc.open_stream(data)
+            table = opened.read_all()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{name}: not a readable Parquet file ({reason}); write it again") from None
+        raise DataError(
+            f"{name}: not a readable {kind.capitalize()} file ({reason}); write it again"
+        ) from None
     header = _header(table.column_names, name, 1)
     nested, columns = {}, []
     for key, column in zip(header, table.columns, strict=True):
@@ -183,7 +215,7 @@ def _parquet(data: bytes, source: Source) -> Table:
         columns.append([_cell(value) for value in _as_text(column, key, name).to_pylist()])
     frame = pd.DataFrame(dict(zip(header, columns, strict=True)), dtype=object)
     rows = np.arange(1, len(frame) + 1, dtype=np.int64)
-    return Table(name, source.split, frame, rows, "parquet", (), nested)
+    return Table(name, source.split, frame, rows, kind, (), nested)
 
 
 def _as_text(column: pa.ChunkedArray, key: str, name: str) -> pa.ChunkedArray:

@@ -10,7 +10,7 @@ from pathlib import Path
 from embsearch.config.schema import DataConfig
 from embsearch.errors import ConfigError, DataError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".json")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xlsx", ".json")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # suffix -> pyarrow's name
 SPLITS = ("train", "valid", "test")
 _WORDS = {"judgements": "judg", "clicks": "click", "triplets": "triplet"}
@@ -19,6 +19,12 @@ _SPLIT_WORD = {
     "valid": re.compile(r"(?<![a-z])(valid(ation)?|dev|val)(set)?(?![a-z])"),
     "test": re.compile(r"(?<![a-z])test(set)?(?![a-z])"),
 }
+
+
+# train-00000-of-00002, part-0, part-00000-<uuid>-c000.snappy: a part of what was written in several
+_PART = re.compile(
+    r"(?P<whole>.*?)[-_.]?(?:\d+-of-0*(?P<of>\d+)|\d{5,}|(?<=part[-_.])\d+)(?![^\W_])"
+)
 
 
 @dataclass(frozen=True)
@@ -96,23 +102,23 @@ def _readable(path: Path) -> Path:
 
 
 def _in_folder(folder: Path, wanted: str) -> tuple[list[Source], list[str]]:
-    """Return judgements, else clicks, else train/valid/test files, else the only file there is."""
+    """Return judgements, else clicks, else train/valid/test files, else the only file there is.
+
+    Files in parts count as one; of a folder without files those of its folders are taken
+    (``datasets.save_to_disk``, a snapshot of a hub).
+    """
     if parts := _corpus(folder):
         return parts, [f"{folder.name}: qrels, joined with the texts of the corpus and the queries"]
-    files = sorted(
-        p
-        for p in folder.iterdir()  # a .json beside the data tells about them
-        if kind_of(p) in SUFFIXES[:-1] and not p.name.startswith(".")
-    )
+    files = _data_files(folder)
     if not files:
-        raise DataError(f"{folder}: no data files in this folder; expected {', '.join(SUFFIXES)}")
-    kinds = [wanted] if wanted != "auto" else list(_WORDS)
+        return _in_folders(folder), []
+    kinds = [wanted] if wanted in _WORDS else list(_WORDS)
     for kind in kinds:
         mine = [p for p in files if _WORDS[kind] in p.stem.lower()]
-        found = _by_split(mine, folder) or [Source(p) for p in mine if len(mine) == 1]
+        found = _by_split(mine, folder) or _one(mine)
         if found:
             return found, _note(found, files, folder)
-    found = _by_split(files, folder) or [Source(p) for p in files if len(files) == 1]
+    found = _by_split(files, folder) or _one(files)
     if found:
         return found, _note(found, files, folder)
     raise DataError(
@@ -121,16 +127,54 @@ def _in_folder(folder: Path, wanted: str) -> tuple[list[Source], list[str]]:
     )
 
 
+def _data_files(folder: Path) -> list[Path]:
+    return sorted(
+        p
+        for p in folder.iterdir()  # a .json beside the data tells about them
+        if kind_of(p) in SUFFIXES[:-1] and not p.name.startswith(".") and p.is_file()
+    )
+
+
+def _in_folders(folder: Path) -> list[Source]:
+    """Return the files of the folders train, valid and test, or of the folder data."""
+    found = []
+    for inner in sorted(p for p in folder.iterdir() if p.is_dir()):
+        for split, word in _SPLIT_WORD.items():
+            if word.fullmatch(inner.name.lower()):
+                found += [Source(source.path, split) for source in _one(_data_files(inner))]
+    if any(source.split == "train" for source in found):
+        return found
+    if (folder / "data").is_dir():
+        return _in_folder(folder / "data", "auto")[0]
+    raise DataError(f"{folder}: no data files in this folder; expected {', '.join(SUFFIXES)}")
+
+
+def _one(files: list[Path]) -> list[Source]:
+    """Return the only file, or all parts of one; else nothing. Raises DataError where parts are missing."""
+    parts = [_PART.match(p.name.lower()) for p in files]
+    wholes = {part["whole"] for part in parts if part}
+    if len(wholes) != 1 or not all(parts):
+        return [Source(p) for p in files] if len(files) == 1 else []
+    of = {int(part["of"]) for part in parts if part and part["of"]}
+    if of and of != {len(files)}:
+        raise DataError(
+            f"{files[0].parent}: {len(files)} of {max(of)} parts of {wholes.pop()} are here; "
+            "expected all of them; fetch what is missing"
+        )
+    return [Source(p) for p in files]
+
+
 def _by_split(files: list[Path], folder: Path) -> list[Source]:
     found = []
     for split, word in _SPLIT_WORD.items():
         hits = [p for p in files if word.search(p.stem.lower())]
-        if len(hits) > 1:
+        parts = _one(hits)
+        if hits and not parts:
             raise DataError(
                 f"{folder}: {', '.join(p.name for p in hits)} could each be the {split} split; "
                 f"name one with data.{split}=FILE"
             )
-        found += [Source(p, split) for p in hits]
+        found += [Source(source.path, split) for source in parts]
     return found if any(source.split == "train" for source in found) else []
 
 

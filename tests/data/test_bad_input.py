@@ -162,7 +162,7 @@ BAD = {
         b"PAR?",
         ["x.parquet", "not a readable Parquet file", "write it again"],
     ),
-    "unknown kind": ("x.xlsx", b"PK", ["x.xlsx", "'.xlsx'", "expected one of .csv", "convert it"]),
+    "unknown kind": ("x.ods", b"PK", ["x.ods", "'.ods'", "expected one of .csv", "convert it"]),
     "one query": (
         "x.csv",
         "anchor,positive,negative\nq1,a,b\n",
