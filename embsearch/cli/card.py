@@ -13,14 +13,14 @@ from embsearch.cli.files import check_output, write_whole
 from embsearch.cli.report import models_of
 from embsearch.config.options import CardOptions
 from embsearch.config.schema import Config
-from embsearch.data.dataset import Dataset
-from embsearch.data.load import dataset_again, prepare_dataset
+from embsearch.data.dataset import TaskData
 from embsearch.errors import StudyError, UserError
 from embsearch.evaluate.examine import Examined
 from embsearch.history.folder import StudyFolder
 from embsearch.report.card_scores import RowScores
 from embsearch.report.model_card import card, chosen
 from embsearch.report.record import Record
+from embsearch.tasks.catalogue import data_again, task_of
 
 
 def run(config: Config, options: CardOptions) -> int:
@@ -55,10 +55,10 @@ def evidence(record: Record, number: int, model: Path) -> RowScores | None:
     """Return the models' scores of single rows; None, after a line that says why they are unknown."""
     try:
         cache = record.folder.home / "cache"
-        data = dataset_again(record.config.data, cache, record.data)
+        data = data_again(record.config, cache, record.data)
         if (models := models_of(record)) is None:
             return None
-        folder = prepare_dataset(record.config.data, cache)
+        folder = task_of(record.config).prepare(record.config.data, cache)
         scores = {split: _scores(record, number, model, split, data, folder)
                   for split in ("valid", "test") if len(getattr(data, split))}  # fmt: skip
         return RowScores(data, models, scores)
@@ -68,7 +68,7 @@ def evidence(record: Record, number: int, model: Path) -> RowScores | None:
 
 
 def _scores(
-    record: Record, number: int, model: Path, split: str, data: Dataset, cache: Path
+    record: Record, number: int, model: Path, split: str, data: TaskData, cache: Path
 ) -> NDArray[np.float32]:
     """Return (M,) cosines of every row; keep them beside the study's own, for the next card."""
     of_study = (

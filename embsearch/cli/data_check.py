@@ -11,10 +11,10 @@ import numpy as np
 from embsearch.config.folders import home_folder
 from embsearch.config.options import Options
 from embsearch.config.schema import Config
-from embsearch.data.check import describe
 from embsearch.errors import ModelError
 from embsearch.model.prompts import say_prompts
 from embsearch.study.fit_to_data import with_format
+from embsearch.tasks.base import imported
 from embsearch.tasks.catalogue import task_of
 
 UNCUT = 1_000_000  # tokens: how long texts are, not how long the model lets them be
@@ -31,7 +31,7 @@ def run(config: Config, options: Options) -> int:
     except ModelError as error:  # the data can be looked at without an encoder
         lengths = None
         print(f"embsearch: no token lengths: {error}", file=sys.stderr)
-    print(describe(dataset, lengths), end="")
+    print(imported(task.checker)(dataset, lengths), end="")
     return 0
 
 

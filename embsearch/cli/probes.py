@@ -17,7 +17,7 @@ import psutil
 from embsearch.codec import Json
 from embsearch.config.build import to_dict, value_at, with_values
 from embsearch.config.schema import Config
-from embsearch.data.dataset import Dataset, JudgedRows, subset, texts_of
+from embsearch.data.dataset import TaskData
 from embsearch.errors import EmbsearchError, UserError
 from embsearch.evaluate.early import reckoned
 from embsearch.history.trial import MENDED_BY_USER
@@ -36,6 +36,7 @@ from embsearch.launch.base import (
 from embsearch.search.plan import BATCH, Costs, Machine, Params, Speed
 from embsearch.study.answers import check_objective
 from embsearch.study.dispatch import Dispatch
+from embsearch.tasks.catalogue import task_of
 from embsearch.values import Reading
 
 QUEUE = 600.0  # seconds that workers may wait for room on a cluster
@@ -49,13 +50,14 @@ class Probes:
     """One launcher's slots, and a folder in which their trials may write."""
 
     def __init__(
-        self, config: Config, data: Dataset, cache: Path, folder: Path, launcher: Launcher
+        self, config: Config, data: TaskData, cache: Path, folder: Path, launcher: Launcher
     ) -> None:
         self.config, self.data = config, data
         self.desk: Dispatch[str] = Dispatch(launcher, say=say)
         self.cache, self.folder = str(cache), folder
         self.slots = all_up(launcher)
-        self.few, self.more = (_texts(data.valid, rows) for rows in (FEW, MORE))
+        self.task = task_of(config)
+        self.few, self.more = (self._texts("valid", rows) for rows in (FEW, MORE))
 
     def run(
         self, points: Sequence[tuple[str, Params]], available: int, command: float
@@ -70,7 +72,7 @@ class Probes:
         say(f"timing evaluations and checkpoints; the memory of batch {largest.train.batch_size}")
         edges = self._probe("edge", _limited(largest), "edge")
         edge = {key: max(one[key] for one in edges) for key in edges[0]}
-        valid = _texts(self.data.valid, self.config.evaluate.max_rows) / self.more
+        valid = self._texts("valid", self.config.evaluate.max_rows) / self.more
         costs = Costs(
             command=command,
             load=load + warming,
@@ -119,8 +121,8 @@ class Probes:
         """Return what evaluations will read, by the error on ``few`` rows."""
         if few is None:
             return ()
-        rows = subset(self.data.valid, self.config.evaluate.max_rows)
-        queries = int(rows.query.max()) + 1
+        rows = self.task.rows(self.data, "valid", self.config.evaluate.max_rows)
+        queries = self.task.groups(rows).count
         every = Reading(queries, len(rows), few.error * math.sqrt(few.queries / queries))
         return tuple(reckoned(every, self.config.evaluate))
 
@@ -143,7 +145,7 @@ class Probes:
         """Return the seconds of a saved model on the test rows: loading it and a few rows, then the
         other texts at the pace of ``untuned`` (the bootstrap of 5,000 rows takes 0.1 s).
         """
-        rows = self.data.test if len(self.data.test) else self.data.valid
+        split = "test" if len(self.task.rows(self.data, "test")) else "valid"
         config = to_dict(self.config)
         jobs = {
             slot: EvaluateJob(
@@ -157,7 +159,11 @@ class Probes:
             for slot in self.slots
         }
         few = _seconds(self._evaluations(jobs))
-        return few + max(0, _texts(rows, 0) - self.few) * untuned / self.more
+        return few + max(0, self._texts(split, 0) - self.few) * untuned / self.more
+
+    def _texts(self, split: str, most: int) -> int:
+        """Return how many texts must be encoded to judge by so many rows of a split."""
+        return len(self.task.items(self.task.rows(self.data, split, most)))
 
     def _place(self, slot: int, name: str) -> Path:
         """Return a folder of the slot's own."""
@@ -220,10 +226,6 @@ def _check(end: Message, job: Job) -> None:
 def _limited(config: Config) -> Config:
     most = min(config.evaluate.max_rows or MORE, MORE)
     return replace(config, evaluate=replace(config.evaluate, max_rows=most))
-
-
-def _texts(rows: JudgedRows, most: int) -> int:
-    return len(texts_of(subset(rows, most)))
 
 
 def mean(probes: Sequence[Json], key: str) -> float:

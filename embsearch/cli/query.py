@@ -18,6 +18,8 @@ from embsearch.config.folders import home_folder
 from embsearch.config.options import QueryOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, DataError, ModelError
+from embsearch.history.folder import as_begun
+from embsearch.study.fit_to_data import with_format
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,11 +130,17 @@ def of_study(config: Config, options: QueryOptions, index: Index) -> tuple[list[
 
 
 def _judged(config: Config) -> Right:
-    from embsearch.data.load import load_dataset
+    from embsearch.data.dataset import JudgedRows, TaskData
+    from embsearch.tasks.catalogue import task_of
 
-    data = load_dataset(config.data, home_folder(config.home) / "cache")
-    rows = data.test if len(data.test) else data.valid
+    config = with_format(as_begun(config))[0]
+    task = task_of(config)
+    data: TaskData = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
+    rows = task.rows(data, "test")
+    rows = rows if len(rows) else task.rows(data, "valid")
     right: Right = {}
+    if not isinstance(rows, JudgedRows):  # no titles
+        return right
     for query, title in zip(rows.text[rows.relevant], rows.title[rows.relevant], strict=True):
         right.setdefault(data.texts[query], set()).add(data.texts[title])
     return right

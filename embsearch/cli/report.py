@@ -8,13 +8,13 @@ from pathlib import Path
 from embsearch.cli.files import check_output, write_whole
 from embsearch.config.options import ReportOptions
 from embsearch.config.schema import Config
-from embsearch.data.load import dataset_again, prepare_dataset
 from embsearch.errors import UserError
 from embsearch.history.folder import StudyFolder
 from embsearch.report import vega
 from embsearch.report.page import study_page
 from embsearch.report.record import Record
 from embsearch.report.tested_models import Models, examined
+from embsearch.tasks.catalogue import data_again, task_of
 
 
 def run(config: Config, options: ReportOptions) -> int:
@@ -51,10 +51,11 @@ def models_of(record: Record) -> Models | None:
         return None
     cache = record.folder.home / "cache"
     try:
-        data = dataset_again(record.config.data, cache, record.data)
+        data = data_again(record.config, cache, record.data)
         found = examined(record, data)
         if missing := [label for label in record.tested if label not in found]:
-            _examine(record, prepare_dataset(record.config.data, cache), missing)
+            folder = task_of(record.config).prepare(record.config.data, cache)
+            _examine(record, folder, missing)
             found = examined(record, data)
         return Models(record, data, found)
     except UserError as error:

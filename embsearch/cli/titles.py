@@ -8,6 +8,8 @@ from embsearch.cli.encode import read_texts
 from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, DataError
+from embsearch.history.folder import as_begun
+from embsearch.study.fit_to_data import with_format
 
 
 def titles(config: Config, source: str | None) -> tuple[list[str], str]:
@@ -48,17 +50,18 @@ def _of_study(config: Config) -> tuple[list[str], str]:
     """Return every title that was shown for a query, of training, validation and test rows."""
     import numpy as np
 
-    from embsearch.data.load import load_dataset
+    from embsearch.data.dataset import JudgedRows, TaskData
+    from embsearch.tasks.catalogue import task_of
 
     if not (config.data.path or config.data.train):
         raise ConfigError(
             "input: no titles; give input=FILE (a table with a title column, or one a line), or study=NAME"
         )
-    data = load_dataset(config.data, home_folder(config.home) / "cache")
-    ids = np.unique(
-        np.concatenate(
-            [data.train.positive, data.train.negative, data.valid.title, data.test.title]
-        )
-    )
+    config = with_format(as_begun(config))[0]
+    task = task_of(config)
+    data: TaskData = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
+    judged = (task.rows(data, split) for split in ("valid", "test"))
+    shown = [rows.title for rows in judged if isinstance(rows, JudgedRows)]
+    ids = np.unique(np.concatenate([data.train.positive, data.train.negative, *shown]))
     found = [data.texts[i] for i in ids if i >= 0]
     return found, f"study {config.study.name}: {len(found)} titles"

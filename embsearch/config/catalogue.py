@@ -14,7 +14,10 @@ Needs = Literal["negatives", "choices", "scores", "score orders"]
 choose among, be it a given negative or another row's positive. ``scores``: a score of every row;
 ``score orders``: rows of different scores in a batch."""
 
-OWN_FORMATS = ("scored",)  # that data.format=auto becomes: these rows have a task of their own
+OWN_FORMATS = (
+    "scored",
+    "classes",
+)  # that data.format=auto becomes: these rows have a task of their own
 
 
 class Entry(NamedTuple):
@@ -32,6 +35,7 @@ OBJECTIVES = {
         "choices", ("temperature", "symmetric"), "embsearch.objectives.infonce:InfoNCE"
     ),
     "bce": Entry("negatives", ("temperature",), "embsearch.objectives.bce:BinaryCrossEntropy"),
+    "supcon": Entry("choices", ("temperature",), "embsearch.objectives.supcon:SupCon"),
     "cosent": Entry("score orders", ("temperature",), "embsearch.objectives.cosent:CoSENT"),
     "angle": Entry("score orders", ("temperature",), "embsearch.objectives.angle:AnglE"),
     "cosine_mse": Entry("scores", (), "embsearch.objectives.cosine_mse:CosineMSE"),

@@ -69,7 +69,7 @@ class DeriveConfig(Room):
 
 @dataclass(frozen=True)
 class DataConfig(Room):
-    format: Literal["auto", "triplets", "judgements", "clicks", "scored"] = setting(
+    format: Literal["auto", "triplets", "judgements", "clicks", "scored", "classes"] = setting(
         "auto",
         "auto: read off the columns",
         verbs=("search", "plan", "train", "evaluate", "data check"),
@@ -191,7 +191,7 @@ class ObjectiveConfig(Room):
     )
     temperature: float = setting(
         0.05,
-        "divides the cosines; infonce, bce, cosent and angle only",
+        "divides the cosines; infonce, supcon, bce, cosent and angle only",
         above=0,
         hint="usual values are 0.01 to 0.1",
         searchable=True,
@@ -320,7 +320,7 @@ class EvaluateConfig(Room):
     objective: str = setting(
         "auto",
         "the validation metric that is maximised; auto: auc, pool_ndcg_10 for pairs alone, "
-        "spearman for scored pairs",
+        "spearman for scored pairs, accuracy for classes",
         verbs=("search",),
     )
     at: tuple[float, ...] = setting(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -84,7 +84,14 @@ class ClickGraph:
         return found
 
 
-def make_batch(rows: Triplets, take: np.ndarray, graph: ClickGraph) -> Batch:
+class Known(Protocol):
+    """Knows which texts are positives of which."""
+
+    def known(self, query_B: Ids, title_C: Ids) -> np.ndarray:
+        """Return (B, C) bool: title c is a positive of query b."""
+
+
+def make_batch(rows: Triplets, take: np.ndarray, graph: Known) -> Batch:
     """Return the batch of the rows numbered ``take``."""
     columns = np.stack([rows.anchor[take], rows.positive[take], rows.negative[take]])
     text_D = np.unique(columns[columns >= 0])

@@ -25,6 +25,7 @@ _SPLIT = {
     }.items()
     for word in words.split()
 }
+_TEXTS = {"triplets": ("anchor", "positive", "negative"), "classes": ("text",)}
 _YEAR_LAST = re.compile(r"^(\d{1,2})[./-](\d{1,2})[./-](\d{4})")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$")
 
@@ -32,21 +33,24 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$")
 def check_cells(frame: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, Faults]:
     """Return the typed rows and the faults of their cells; a row with a fault keeps its place.
 
-    Columns: query, positive, negative, pos_grade, neg_grade (triplets) or query, title, grade;
+    Columns: query, positive, negative, pos_grade, neg_grade (triplets), query, label (classes) or
+    query, title, grade;
     and query_id, weight, weighted, time, segment, split, file, row. Texts lose the blanks at
     their ends and nothing else; an absent negative is ''.
     """
     faults: Faults = []
-    texts = ("anchor", "positive", "negative") if kind == "triplets" else ("query", "title")
+    texts = _TEXTS.get(kind, ("query", "title"))
     typed = frame[["file", "row", "query_id", "segment"]].copy()
     typed["segment"] = [value.strip() if value else "" for value in frame["segment"]]
     for name in texts:
-        typed["query" if name == "anchor" else name] = _texts(frame, name, faults)
+        typed["query" if name in ("anchor", "text") else name] = _texts(frame, name, faults)
     if kind == "triplets":
         _same_texts(typed, faults)
         for name in ("pos_grade", "neg_grade"):
             typed[name] = _values(frame, name, "bad grade", "a finite number", _finite, faults)
         _grades_in_order(typed, faults)
+    elif kind == "classes":
+        typed["label"] = _texts(frame, "label", faults)
     elif kind in ("judgements", "scored"):
         typed["grade"] = _values(frame, "grade", "bad grade", "a finite number", _finite, faults)
     else:

@@ -22,6 +22,7 @@ ROWS = {
     "judgements": "a query, a title and its grade",
     "clicks": "a query, a title that was shown, and its click",
     "scored": "two texts and how alike they are",
+    "classes": "a text and its class",
 }
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _SHARES = (0.5, 0.9, 0.99, 0.999, 1.0)
@@ -32,10 +33,10 @@ def describe(dataset: Dataset, lengths: Lengths | None = None) -> str:
     """Return plain text that lines up in Chinese too. ``lengths`` counts the tokens of texts."""
     report = dataset.report
     parts = [
-        _files(report),
+        files_of(report),
         _splits(report, dataset),
         _examples(dataset),
-        _left_out(report),
+        left_out(report),
         _overlap(report),
         _texts(dataset, lengths),
         _segments(report),
@@ -43,7 +44,8 @@ def describe(dataset: Dataset, lengths: Lengths | None = None) -> str:
     return "\n\n".join(part for part in parts if part) + f"\n\nfingerprint {dataset.fingerprint}\n"
 
 
-def _files(report: JsonObject) -> str:
+def files_of(report: JsonObject) -> str:
+    """Return the files and their columns."""
     lines = [f"format      {report['format']}: a row is {ROWS[report['format']]}"]
     for file in report["files"]:
         split = f", {file['split']}" if file["split"] else ""
@@ -145,7 +147,8 @@ def _grades(counts: JsonObject) -> str:
     return shown + (f" and {len(grades) - 8} more" if len(grades) > 8 else "") or "none"
 
 
-def _left_out(report: JsonObject) -> str:
+def left_out(report: JsonObject) -> str:
+    """Return what was left out of the rows."""
     total = sum(report["dropped"].values())
     lines = [f"dropped         {total:,} of {report['rows']:,} rows"]
     lines += [f"  {n:,}  {kind}" for kind, n in report["dropped"].items()]
@@ -163,15 +166,23 @@ def _overlap(report: JsonObject) -> str:
 
 
 def _texts(dataset: Dataset, lengths: Lengths | None) -> str:
-    heads = ("longest" if share == 1 else f"{share:.1%}" for share in _SHARES)
-    rows: list[tuple[str, ...]] = [("length", *heads)]
     queries = _distinct(dataset.train.anchor, dataset.valid.text, dataset.test.text)
     titles = _distinct(
         dataset.train.positive, dataset.train.negative, dataset.valid.title, dataset.test.title
     )
+    parts = [
+        (name, [dataset.texts[at] for at in ids])
+        for name, ids in (("queries", queries), ("titles", titles))
+    ]
+    return lengths_of(parts, lengths)
+
+
+def lengths_of(parts: Sequence[tuple[str, list[str]]], lengths: Lengths | None) -> str:
+    """Return how long the texts of each part are, and the share of them that is CJK."""
+    heads = ("longest" if share == 1 else f"{share:.1%}" for share in _SHARES)
+    rows: list[tuple[str, ...]] = [("length", *heads)]
     lines = []
-    for name, ids in (("queries", queries), ("titles", titles)):
-        texts = [dataset.texts[at] for at in ids]
+    for name, texts in parts:
         rows.append((f"{name}, characters", *_quantiles(np.array([len(text) for text in texts]))))
         if lengths:
             rows.append((f"{name}, tokens", *_quantiles(np.asarray(lengths(texts)))))

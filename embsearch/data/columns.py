@@ -26,6 +26,7 @@ REQUIRED = {
     "clicks": ("query", "title", "clicked"),
     "triplets": ("anchor", "positive"),
     "scored": ("query", "title", "grade"),
+    "classes": ("text", "label"),
 }
 _BY_HEADERS = ("judgements", "clicks", "triplets")  # formats that headers alone can tell
 _EVERYWHERE = ("weight", "time", "segment", "split")
@@ -34,6 +35,7 @@ OPTIONAL = {
     "clicks": ("query_id", *_EVERYWHERE),
     "triplets": ("negative", "query_id", "pos_grade", "neg_grade", *_EVERYWHERE),
     "scored": ("query_id", *_EVERYWHERE),
+    "classes": ("query_id", *_EVERYWHERE),
 }
 _QUERY = (
     "query 搜索词 查询 查询词 检索词 搜索 search_term search_query question sentence1 q "
@@ -57,6 +59,10 @@ SYNONYMS = {
         f"{_SECOND} positive pos text",
         "grade": "label score relevance rating 等级 相关性 评分 标签 labels relevant is_relevant "
         "similarity similarity_score is_duplicate relatedness_score 相似度",
+        "text": "sentence utterance query question content document review comment tweet message "
+        "title 文本 句子 语料 内容 问题 评论 标题",
+        "label": "intent class category class_name label_text topic target emotion sentiment 标签 "
+        "类别 意图 分类 类目",
         "clicked": "click clicks is_click is_clicked 点击 是否点击",
         "query_id": "qid 查询id",
         "product_id": "item_id doc_id pid 商品id",
@@ -291,6 +297,8 @@ def _format(
     def exact(kind: str) -> int:
         return sum(2 * (n in mapping) or n in _plain(found[kind][n]) for n in REQUIRED[kind])
 
+    if not whole and _has_classes(found):
+        return "classes"
     if not whole:  # the format that lacks least says best what to add
         return max(
             _BY_HEADERS,
@@ -312,6 +320,18 @@ def _format(
             f"clicks (clicked from {quoted(found['clicks']['clicked'])}); set data.format=judgements or clicks"
         )
     return whole[0]
+
+
+def _has_classes(found: Mapping[str, Mapping[str, str]]) -> bool:
+    """Return True for a text and its class, where no other column makes them part of a pair."""
+    own = found["classes"]
+    if not {"text", "label"} <= set(own):
+        return False
+    judged = found["judgements"]
+    signs = [judged.get("grade"), found["clicks"].get("clicked")]
+    signs += [found["triplets"].get(name) for name in ("positive", "negative")]
+    pair = {"query", "title"} <= set(judged)
+    return not pair and not {sign for sign in signs if sign} - set(own.values())
 
 
 def _against(kind: str, found: Mapping[str, Mapping[str, str]]) -> str:

@@ -9,12 +9,13 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from embsearch.codec import Json, JsonObject
@@ -128,34 +129,22 @@ class Dataset:
 
     def save(self, folder: Path) -> None:
         """Write to ``folder`` whole or not at all; a folder already there is left as it is."""
-        if folder.exists():
-            return
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         arrays = {f"train.{name}": column for name, column in vars(self.train).items()}
         for split in ("valid", "test"):
             rows = getattr(self, split)
             arrays |= {f"{split}.{k}": getattr(rows, k) for k in JUDGED_COLUMNS}
-        np.savez(draft / "arrays.npz", known=self.known, **arrays)
         head = {
             "texts": self.texts,
             "segments": {"valid": self.valid.segments, "test": self.test.segments},
             "fingerprint": self.fingerprint,
             "report": self.report,
         }
-        (draft / "dataset.json").write_text(json.dumps(head, ensure_ascii=False), encoding="utf-8")
-        try:
-            os.rename(draft, folder)
-        except OSError:  # another process was first: its content is the same by fingerprint
-            for file in draft.iterdir():
-                file.unlink()
-            draft.rmdir()
+        write_arrays(folder, {"known": self.known, **arrays}, head)
 
     @staticmethod
     def load(folder: Path) -> Dataset:
         """Return the dataset that ``save`` wrote. Raises FileNotFoundError."""
-        head = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        arrays = np.load(folder / "arrays.npz")
+        head, arrays = read_arrays(folder)
         judged = {
             split: JudgedRows(
                 **{k: arrays[f"{split}.{k}"] for k in JUDGED_COLUMNS},
@@ -163,7 +152,7 @@ class Dataset:
             )
             for split in ("valid", "test")
         }
-        trained = (name for name in arrays.files if name.startswith("train."))
+        trained = (name for name in arrays if name.startswith("train."))
         train = Triplets(**{name.removeprefix("train."): arrays[name] for name in trained})
         data = Dataset(
             texts=tuple(head["texts"]),
@@ -206,6 +195,28 @@ class Dataset:
             test=replace(self.test, title=title_id[self.test.title]),
             known=np.unique(known, axis=0),
         )
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, NDArray[np.generic]], head: Json) -> None:
+    """Write to ``folder`` whole or not at all; a folder already there is left as it is."""
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    np.savez(draft / "arrays.npz", **arrays)  # type: ignore[arg-type]  # of any type
+    (draft / "dataset.json").write_text(json.dumps(head, ensure_ascii=False), encoding="utf-8")
+    try:
+        os.rename(draft, folder)
+    except OSError:  # another process was first: its content is the same by fingerprint
+        for file in draft.iterdir():
+            file.unlink()
+        draft.rmdir()
+
+
+def read_arrays(folder: Path) -> tuple[JsonObject, NpzFile]:
+    """Return the head and the arrays that ``write_arrays`` wrote. Raises FileNotFoundError."""
+    head = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    return head, np.load(folder / "arrays.npz")
 
 
 def queries_of(data: TaskData) -> NDArray[np.bool_]:

@@ -17,6 +17,8 @@ from embsearch import disk
 from embsearch.codec import JsonObject
 from embsearch.config.catalogue import OWN_FORMATS
 from embsearch.config.schema import DataConfig
+from embsearch.data.class_data import ClassData
+from embsearch.data.classes import faults_of_classes, known_classes, make_classes
 from embsearch.data.columns import Columns, choose_columns, renamed
 from embsearch.data.corpus import joined
 from embsearch.data.dataset import Dataset
@@ -72,150 +74,79 @@ def _prepared(config: DataConfig, cache: Path) -> tuple[DataConfig, Path]:
         key = _cache_key(sources, config)
     if (cache / key).exists():
         return config, cache / key
-    dataset, dropped = build_dataset(
-        config,
-        sources,
-        notes,
-    )
+    dataset, dropped = build_dataset(config, sources, notes)
     kind = dataset.report["format"]
     if config.format == "auto" and kind in OWN_FORMATS:
         config = replace(config, format=kind)
         key = _cache_key(sources, config)
-    _keep(
-        dataset,
-        dropped,
-        cache / key,
-    )
+    _keep(dataset, dropped, cache / key)
     if config.format != "auto" and decided.stem != key:
         with disk.whole(decided) as draft:
             draft.write_text(kind)
     return config, cache / key
 
 
-def dataset_again(
-    config: DataConfig,
-    cache: Path,
-    fingerprint: str,
-) -> Dataset:
-    """Return the data that had this fingerprint. Raises DataError where they are others now."""
-    dataset = load_dataset(config, cache)
-    if dataset.fingerprint != fingerprint:
-        raise DataError(
-            f"the data have changed: their fingerprint was {fingerprint[:12]} and is {dataset.fingerprint[:12]} now"
-        )
-    return dataset
-
-
 def build_dataset(
     config: DataConfig, sources: Sequence[Source], notes: Sequence[str] = ()
-) -> tuple[Dataset, list[Fault]]:
+) -> tuple[Dataset | ClassData, list[Fault]]:
     """Return the dataset of the files, and the rows that were left out of it."""
     tables, columns = _read_all(sources, config)
     kind = columns[0].format
     rows = pd.concat(
-        [
-            renamed(t, c)
-            for t, c in zip(
-                tables,
-                columns,
-                strict=True,
-            )
-        ],
-        ignore_index=True,
+        [renamed(t, c) for t, c in zip(tables, columns, strict=True)], ignore_index=True
     )
     unread = [fault for table in tables for fault in table.faults]
     timed = config.split.by == "time"
-    checked = validate(
-        rows,
-        kind,
-        unread,
-        config.on_bad_row,
-        timed,
-    )
+    checked = validate(rows, kind, unread, config.on_bad_row, timed)
+    if kind == "classes":
+        return _of_classes(config, tables, columns, checked, notes)
     frame, good, said = checked.frame, config.positive_grade, JsonObject()
     if kind == "scored":
         frame, said["scores"] = normalised(frame)
         good = said["scores"]["mean"]
 
-    shown = _shown(
-        frame,
-        kind,
-        config,
-    )
+    shown = _shown(frame, kind, config)
     able = rankable_keys(shown, good)
-    frame, leaked, how = assign_splits(
-        frame,
-        able,
-        config.split,
-        config.on_bad_row,
-    )
+    frame, leaked, how = assign_splits(frame, able, config.split, config.on_bad_row)
     dropped = [*checked.dropped, *leaked]
 
-    shown = _shown(
-        frame,
-        kind,
-        config,
-    )
-    shown["split"] = shown["key"].map(
-        dict(
-            zip(
-                frame["key"],
-                frame["split"],
-                strict=True,
-            )
-        )
-    )
+    shown = _shown(frame, kind, config)
+    shown["split"] = shown["key"].map(dict(zip(frame["key"], frame["split"], strict=True)))
     train = frame[frame["split"] == "train"]
     if kind == "scored":
         triplets, faults = training_rows(train), faults_of_scores(shown, good)
     else:
-        shown, said["sampled"] = with_sampled(
-            shown,
-            good,
-            config.split.seed,
-        )
-        triplets = (
-            train
-            if kind == "triplets"
-            else derive_triplets(
-                train,
-                config.derive,
-                good,
-            )
-        )
-        faults = faults_of_titles(
-            triplets,
-            shown,
-            config,
-        )
+        shown, said["sampled"] = with_sampled(shown, good, config.split.seed)
+        triplets = train if kind == "triplets" else derive_triplets(train, config.derive, good)
+        faults = faults_of_titles(triplets, shown, config)
     refuse_useless(faults, dropped)
 
     pairs = int((triplets["negative"] == "").sum())
     report = {
-        **_reading(
-            config,
-            tables,
-            columns,
-            checked,
-            dropped,
-            notes,
-        ),
-        **summarise(
-            shown,
-            able,
-            good,
-        ),
+        **_reading(config, tables, columns, checked, dropped, notes),
+        **summarise(shown, able, good),
         "split": how,
         "triplets": len(triplets) - pairs,
         "pairs": pairs,
         **{name: facts for name, facts in said.items() if facts},
     }
-    return make_dataset(
-        triplets,
-        shown,
-        good,
-        report,
-    ), dropped
+    return make_dataset(triplets, shown, good, report), dropped
+
+
+def _of_classes(
+    config: DataConfig,
+    tables: Sequence[Table],
+    columns: Sequence[Columns],
+    checked: Checked,
+    notes: Sequence[str],
+) -> tuple[ClassData, list[Fault]]:
+    """Return the data of texts with a class, and the rows that were left out."""
+    frame, leaked, how = assign_splits(checked.frame, set(), config.split, config.on_bad_row)
+    frame, unknown = known_classes(frame, config)
+    dropped = [*checked.dropped, *leaked, *unknown]
+    refuse_useless(faults_of_classes(frame), dropped)
+    report = _reading(config, tables, columns, checked, dropped, notes)
+    return make_classes(frame, {**report, "split": how}), dropped
 
 
 def _read_all(sources: Sequence[Source], config: DataConfig) -> tuple[list[Table], list[Columns]]:
@@ -233,37 +164,20 @@ def _read_all(sources: Sequence[Source], config: DataConfig) -> tuple[list[Table
     tables = tables if faults else joined(sources, tables)
     for table in tables:
         try:
-            columns.append(
-                choose_columns(
-                    table,
-                    config.format,
-                    config.columns,
-                )
-            )
+            columns.append(choose_columns(table, config.format, config.columns))
         except DataError as error:
             faults += error.faults
     if faults:
         raise DataError(faults)
     if len({c.format for c in columns}) > 1:
-        named = ", ".join(
-            f"{t.name} is {c.format}"
-            for t, c in zip(
-                tables,
-                columns,
-                strict=True,
-            )
-        )
+        named = ", ".join(f"{t.name} is {c.format}" for t, c in zip(tables, columns, strict=True))
         raise DataError(
             f"the files are of different formats ({named}); expected one; set data.format"
         )
     return tables, columns
 
 
-def _shown(
-    frame: pd.DataFrame,
-    kind: str,
-    config: DataConfig,
-) -> pd.DataFrame:
+def _shown(frame: pd.DataFrame, kind: str, config: DataConfig) -> pd.DataFrame:
     return shown_titles(frame, config.positive_grade) if kind == "triplets" else frame.copy()
 
 
@@ -288,11 +202,7 @@ def _reading(
                 "columns": c.described(),
                 "unused": list(c.unused),
             }
-            for t, c in zip(
-                tables,
-                columns,
-                strict=True,
-            )
+            for t, c in zip(tables, columns, strict=True)
         ],
         "notes": [
             *notes,
@@ -316,23 +226,11 @@ def _cache_key(sources: Sequence[Source], config: DataConfig) -> str:
     digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode())
     for source in sources:
         content = hashlib.sha256(source.path.read_bytes()).hexdigest()
-        digest.update(
-            json.dumps(
-                [
-                    source.path.name,
-                    source.split,
-                    content,
-                ]
-            ).encode()
-        )
+        digest.update(json.dumps([source.path.name, source.split, content]).encode())
     return digest.hexdigest()[:32]
 
 
-def _keep(
-    dataset: Dataset,
-    dropped: Sequence[Fault],
-    folder: Path,
-) -> None:
+def _keep(dataset: Dataset | ClassData, dropped: Sequence[Fault], folder: Path) -> None:
     """Write the dataset and dropped.csv under ``folder``, both or neither."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with disk.draft_of(folder) as draft:

@@ -32,8 +32,10 @@ def looks_scored(
     texts have numbered names, and scores have fractions or several values; where a first text has
     many second ones, these are its titles.
     """
+    if not {"query", "title", "grade"} <= set(plain) or "query_id" in plain or not len(frame):
+        return False
     first, second = (_NUMBERED.fullmatch(plain[name]) for name in ("query", "title"))
-    if "query_id" in headers or first is None or second is None or not len(frame):
+    if first is None or second is None:
         return False
     if first[1] != second[1] or {first[2], second[2]} not in _SIDES:
         return False

@@ -8,7 +8,7 @@ training query may have rows later than the cut, but no test query was ever trai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Literal
 
@@ -30,8 +30,16 @@ def assign_splits(
     """Return ``frame`` with every row's split, the rows that leaked (dropped), and how it was done.
 
     ``rankable`` holds the keys of queries with both a relevant and an irrelevant title: a
-    validation split without one of them measures nothing, so they are cut on their own.
+    validation split without one of them measures nothing, so they are cut on their own. Where rows
+    have a label, so is each class.
     """
+    what = "text, each class on its own" if "label" in frame else "query"
+
+    def cut(rows: pd.DataFrame, config: SplitConfig) -> dict[str, str]:
+        if "label" in rows:
+            return by_class(dict(zip(rows["key"], rows["label"], strict=True)), config)
+        return by_query(sorted(set(rows["key"])), rankable, config)
+
     there = set(frame["split"].dropna())
     if config.by == "given" and not there:
         raise DataError(
@@ -41,12 +49,7 @@ def assign_splits(
     if config.by == "time":
         return frame.assign(split=_by_time(frame, config)), [], "by time of a query's first row"
     if config.by == "query" or not there:
-        keys = sorted(set(frame["key"]))
-        return (
-            frame.assign(split=frame["key"].map(by_query(keys, rankable, config))),
-            [],
-            "by query",
-        )
+        return frame.assign(split=frame["key"].map(cut(frame, config))), [], f"by {what}"
     frame, leaked = _without_leaks(frame, on_bad_row)
     if "valid" in there or "train" not in there:
         return frame, leaked, "given"
@@ -54,12 +57,12 @@ def assign_splits(
     rest = SplitConfig(
         valid=config.valid, test=0 if "test" in there else config.test, seed=config.seed
     )
-    cut = by_query(sorted(set(frame.loc[free, "key"])), rankable, rest)
-    frame = frame.assign(split=frame["split"].where(~free, frame["key"].map(cut)))
+    split = frame["key"].map(cut(frame[free], rest))
+    frame = frame.assign(split=frame["split"].where(~free, split))
     return (
         frame,
         leaked,
-        f"given; {'valid' if 'test' in there else 'valid and test'} split off train by query",
+        f"given; {'valid' if 'test' in there else 'valid and test'} split off train by {what}",
     )
 
 
@@ -78,20 +81,52 @@ def by_query(
     return _cut(able, config, at_least=1) | _cut(rest, config, at_least=0)
 
 
+def by_class(labels: Mapping[str, str], config: SplitConfig) -> dict[str, str]:
+    """Return the split of every key, each class cut on its own: its shares, rounded.
+
+    Two texts of a class stay in train; of four or more one is valid and, unless ``config.test`` is
+    0, one test.
+    """
+    of_class: dict[str, list[str]] = {}
+    for key in sorted(labels, key=lambda key: (salted(config.seed, "split", key), key)):
+        of_class.setdefault(labels[key], []).append(key)
+    made: dict[str, str] = {}
+    for keys in of_class.values():
+        free = max(len(keys) - 2, 0)
+        least = int(free >= 2)
+        test = min(max(round(len(keys) * config.test), least), free) if config.test else 0
+        valid = min(max(round(len(keys) * config.valid), least), free - min(test, free - least))
+        test = min(test, free - valid)
+        made |= dict.fromkeys(keys[:test], "test")
+        made |= dict.fromkeys(keys[test : test + valid], "valid")
+        made |= dict.fromkeys(keys[test + valid :], "train")
+    return made
+
+
 def _cut(keys: Sequence[str], config: SplitConfig, at_least: int) -> dict[str, str]:
     place = {key: salted(config.seed, "split", key) / 2**64 for key in keys}
     order = sorted(keys, key=lambda key: (place[key], key))
     test = sum(place[key] < config.test for key in keys)
     valid = sum(place[key] < config.test + config.valid for key in keys) - test
     if at_least:
-        test, valid = _enough(len(keys), test, valid, config.test > 0)
+        test, valid = _enough(
+            len(keys),
+            test,
+            valid,
+            config.test > 0,
+        )
     return {
         k: "test" if i < test else "valid" if i < test + valid else "train"
         for i, k in enumerate(order)
     }
 
 
-def _enough(n: int, test: int, valid: int, wants_test: bool) -> tuple[int, int]:
+def _enough(
+    n: int,
+    test: int,
+    valid: int,
+    wants_test: bool,
+) -> tuple[int, int]:
     """Return sizes near the given ones that leave one query for train, valid and, of three, test."""
     valid = min(max(valid, 1), max(n - 1, 0))
     test = max(test, 1) if wants_test and n >= 3 else test
@@ -113,7 +148,12 @@ def _by_time(frame: pd.DataFrame, config: SplitConfig) -> pd.Series:
     middle = (queries["rows"].cumsum() - queries["rows"] / 2) / queries["rows"].sum()
     test = int((middle >= 1 - config.test).sum())
     valid = int((middle >= 1 - config.test - config.valid).sum()) - test
-    test, valid = _enough(len(queries), test, valid, config.test > 0)
+    test, valid = _enough(
+        len(queries),
+        test,
+        valid,
+        config.test > 0,
+    )
     train = len(queries) - test - valid
     splits = ["train"] * train + ["valid"] * valid + ["test"] * test
     return frame["key"].map(dict(zip(queries["key"], splits, strict=True)))
@@ -131,19 +171,28 @@ def _without_leaks(
         .set_index("key")[["split", "file", "row"]]
         .to_dict("index")
     )
-    faults = []
+    faults, noun = [], "text" if "label" in frame else "query"
     for row in frame[rank < last].to_dict("records"):
         stays = keeps[row["key"]]
         what = (
-            f"query {quoted(row['query'])} is in {row['split']} here and in {stays['split']} in {stays['file']}, "
-            f"row {stays['row']} (case and blanks do not count); expected a query in one split only"
+            f"{noun} {quoted(row['query'])} is in {row['split']} here and in {stays['split']} in "
+            f"{stays['file']}, row {stays['row']} (case and blanks do not count); expected a {noun} "
+            "in one split only"
         )
         cells = {
             k: str(v)
             for k, v in row.items()
-            if k in ("query", "positive", "negative", "title", "split")
+            if k in ("query", "positive", "negative", "title", "label", "split")
         }
-        faults.append(Fault(row["file"], int(row["row"]), "query in two splits", what, cells))
+        faults.append(
+            Fault(
+                row["file"],
+                int(row["row"]),
+                "query in two splits",
+                what,
+                cells,
+            )
+        )
     if faults and on_bad_row == "error":
         raise refusal(faults)
     return frame[rank == last].reset_index(drop=True), faults

@@ -8,6 +8,7 @@ What is a fault and what is only counted:
 - a title that is a positive and a negative of one query: a fault of the row where it is the
   negative. With pos_grade and neg_grade it is expected of a middle grade and counted; there
   only (a, b) beside (b, a) is a fault;
+- a text with two classes: a fault of each of its rows;
 - a repeated row (query, titles and grade): counted, kept once; the weights of repeated
   judgements and impressions add up, unless the rows are equal in weight and time too.
 """
@@ -61,16 +62,16 @@ def validate(
     good = typed[~typed.index.isin(bad)]
     unique = good.drop_duplicates([*_identity(kind), "query_id", "weight", "time"])
     seen: list[str] = []
-    faults += list(
-        _triplet_conflicts(unique, seen) if kind == "triplets" else _grade_conflicts(unique, kind)
-    )
+    if kind == "triplets":
+        faults += _triplet_conflicts(unique, seen)
+    else:
+        faults += _class_conflicts(unique) if kind == "classes" else _grade_conflicts(unique, kind)
     dropped = [*unread, *_as_faults(frame, faults)]
     if dropped and on_bad_row == "error":
         raise refusal(sorted(dropped, key=lambda fault: (fault.file, fault.row)))
     unique = unique[~unique.index.isin({at for at, _, _ in faults})]
-    unique = (
-        unique.drop_duplicates(_identity(kind)) if kind == "triplets" else _one_grade(unique, seen)
-    )
+    graded = kind not in ("triplets", "classes")
+    unique = _one_grade(unique, seen) if graded else unique.drop_duplicates(_identity(kind))
     duplicates = int(good.duplicated(_identity(kind)).sum())
     return Checked(unique.reset_index(drop=True), tuple(dropped), duplicates, tuple(seen))
 
@@ -79,11 +80,8 @@ def _identity(kind: str) -> list[str]:
     """Return the columns that make a row what it is; a split belongs to it, so that overlap of
     splits stays visible.
     """
-    return [
-        "key",
-        "split",
-        *(("positive", "negative") if kind == "triplets" else ("title", "grade")),
-    ]
+    own = {"triplets": ("positive", "negative"), "classes": ("label",)}
+    return ["key", "split", *own.get(kind, ("title", "grade"))]
 
 
 def _as_faults(frame: pd.DataFrame, found: list[tuple[int, str, str]]) -> list[Fault]:
@@ -142,6 +140,20 @@ def _grade_conflicts(rows: pd.DataFrame, kind: str) -> Found:
             other, _, file, row = next(record for record in records if record[0] != grade)
             what = f"grade '{grade:g}' for {quoted(title)} is '{other:g}' in {file}, row {row}"
             yield at, "contradiction", f"{what}; expected one grade for a query and title"
+
+
+def _class_conflicts(rows: pd.DataFrame) -> Found:
+    """Yield the rows of a text that has two classes."""
+    many = rows.groupby("key", sort=False)["label"].transform("nunique") > 1
+    for _, same in rows[many].groupby("key", sort=False):
+        records = same[["label", "query", "file", "row"]].to_numpy().tolist()
+        for at, (label, text, _, _) in zip(same.index, records, strict=True):
+            other, _, file, row = next(record for record in records if record[0] != label)
+            what = (
+                f"text {quoted(text)} has class {quoted(label)} here and {quoted(other)} in {file}, "
+                f"row {row}; expected one class a text"
+            )
+            yield at, "contradiction", what
 
 
 def _one_grade(rows: pd.DataFrame, seen: list[str]) -> pd.DataFrame:

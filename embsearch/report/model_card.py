@@ -165,9 +165,11 @@ class Card:
         yield f"Files: {', '.join(files)}; read as {report['format']}."
         pairs = f" and {report['pairs']:,} pairs" if report.get("pairs") else ""
         yield f"Splits: {how}; {report['triplets']:,} training triplets{pairs}."
-        yield from ("", "| split | queries | rows | relevant |", "|---|---|---|---|")
+        counted = ("queries", "rows", "relevant", "classes")
+        heads = [head for head in counted if head in report["splits"]["train"]]
+        yield from ("", f"| split | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 1)}")
         for name, part in report["splits"].items():
-            yield f"| {name} | {part['queries']:,} | {part['rows']:,} | {part['relevant']:,} |"
+            yield f"| {name} | {' | '.join(f'{part[head]:,}' for head in heads)} |"
 
     def training(self) -> Iterator[str]:
         record, own = self.record, self.course.own

@@ -83,9 +83,9 @@ def with_format(config: Config) -> tuple[Config, list[str]]:
     data = decided_format(config.data, home_folder(config.home) / "cache")
     if data == config.data:
         return config, []
-    said = (
-        f"data.format={data.format}, by columns and rows (data.format=judgements if they are these)"
-    )
+    said = f"data.format={data.format}, by the columns"
+    if data.format == "scored":
+        said += " and rows (data.format=judgements if they are these)"
     return replace(config, data=data), [said]
 
 

@@ -25,6 +25,7 @@ from embsearch.data.dataset import Ids, Rows, TaskData, steps_of
 from embsearch.data.pairs import Keys, training_pairs
 from embsearch.evaluate.auc import Vectors
 from embsearch.evaluate.examine import Examined
+from embsearch.objectives.preflight import preflight_space
 from embsearch.values import Interval, Reading
 
 DataT = TypeVar("DataT", bound=TaskData)
@@ -83,6 +84,7 @@ class Task(ABC, Generic[DataT, RowsT]):
         "no other metric is guarded"  # what to say without secondary gains
     )
     columns: ClassVar[tuple[str, ...]] = ()  # further columns of result tables
+    checker: ClassVar[str] = "embsearch.data.check:describe"  # what data check prints
     batcher: ClassVar[str] = (
         "embsearch.data.batch:triplet_batches"  # module:function; it loads torch
     )
@@ -109,8 +111,10 @@ class Task(ABC, Generic[DataT, RowsT]):
         """Return the data that ``prepare`` wrote. Raises FileNotFoundError."""
 
     def preflight(self, config: Config, searched: Mapping[str, Sequence[Any]], data: DataT) -> None:
-        """Raise ConfigError where no training with ``config``, or with values that are ``searched``, can learn on
-        these rows."""
+        """Raise ConfigError where no training with ``config``, or with values that are
+        ``searched``, can learn on these rows.
+        """
+        preflight_space(config.objective, config.train.batch_size, searched, data.train)
 
     def batches(self, data: DataT, size: int, seed: int, start: int = 0) -> Iterator[Any]:
         """Yield training batches (``data.batch.Batch``) without end, from batch number ``start``

@@ -7,16 +7,19 @@ one way. A new task is a line in ``TASKS`` and its formats in ``FORMATS``; a new
 
 from __future__ import annotations
 
-from functools import cache
+import functools
+from pathlib import Path
 from typing import Any
 
 from embsearch.config.schema import Config
-from embsearch.errors import ConfigError, did_you_mean
+from embsearch.data.dataset import TaskData
+from embsearch.errors import ConfigError, DataError, did_you_mean
 from embsearch.tasks.base import AnyTask, imported
 
 TASKS = {  # name -> module:class
     "retrieval": "embsearch.tasks.retrieval:Retrieval",
     "similarity": "embsearch.tasks.similarity:Similarity",
+    "classes": "embsearch.tasks.classes:Classes",
 }
 FORMATS = {
     "auto": "retrieval",
@@ -24,6 +27,7 @@ FORMATS = {
     "judgements": "retrieval",
     "clicks": "retrieval",
     "scored": "similarity",
+    "classes": "classes",
 }
 TOWERS = {"text": "embsearch.model.texts:Texts"}  # kind of items -> module:class; it loads torch
 
@@ -50,12 +54,24 @@ def task_of(config: Config) -> AnyTask:
     return task.judged_by(objective)
 
 
+def data_again(config: Config, cache: Path, fingerprint: str) -> TaskData:
+    """Return the data that had this fingerprint. Raises DataError where they are others now."""
+    task = task_of(config)
+    data: TaskData = task.load(task.prepare(config.data, cache))
+    if data.fingerprint != fingerprint:
+        raise DataError(
+            f"the data have changed: their fingerprint was {fingerprint[:12]} and is "
+            f"{data.fingerprint[:12]} now"
+        )
+    return data
+
+
 def task_named(name: str) -> AnyTask:
     """Return the task of this name."""
     return _made(TASKS[name])
 
 
-@cache
+@functools.cache
 def _made(path: str) -> AnyTask:
     task: AnyTask = imported(path)()
     return task

@@ -5,21 +5,19 @@ Shapes: M rows, T texts, E dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embsearch.config.schema import Config, DataConfig
+from embsearch.config.schema import DataConfig
 from embsearch.data.dataset import Dataset, Ids, JudgedRows, sample, subset, texts_of
 from embsearch.data.load import prepare_dataset
 from embsearch.data.pairs import Keys, pair_keys
 from embsearch.evaluate import score as scoring
 from embsearch.evaluate.auc import Vectors
-from embsearch.objectives.preflight import preflight_space
 from embsearch.tasks.base import Answers, Groups, Task
 
 _loaded = lru_cache(maxsize=1)(Dataset.load)  # its folder is named by its content
@@ -30,16 +28,6 @@ class JudgedTask(Task[Dataset, JudgedRows]):
 
     def prepare(self, config: DataConfig, cache: Path) -> Path:
         return prepare_dataset(config, cache)
-
-    def preflight(
-        self, config: Config, searched: Mapping[str, Sequence[Any]], data: Dataset
-    ) -> None:
-        preflight_space(
-            config.objective,
-            config.train.batch_size,
-            searched,
-            data.train,
-        )
 
     def load(self, folder: Path) -> Dataset:
         return _loaded(folder)

@@ -117,11 +117,11 @@ class TensorBoardRecorder(Follower):
         models = projector.models(self._folder)
         if not models:
             return
-        from embsearch.data.load import dataset_again
+        from embsearch.tasks.catalogue import data_again
 
         home = home_folder(self._config.home)
         try:
-            data = dataset_again(self._config.data, home / "cache", study.data)
+            data = data_again(self._config, home / "cache", study.data)
         except UserError as error:  # the files are gone, or others
             self._remark = f"no projector: {one_line(error)}"
             return

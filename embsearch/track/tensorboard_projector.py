@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from embsearch import disk
-from embsearch.data.dataset import Dataset
+from embsearch.data.dataset import TaskData, queries_of
 
 MODELS = ("untuned_encoder", "best_trial")  # of the final table
 
@@ -22,14 +22,14 @@ def models(study_folder: Path) -> dict[str, Path]:
     return {name: path for name, path in kept.items() if path.exists()}
 
 
-def write(folder: Path, models: dict[str, Path], data: Dataset) -> None:
+def write(folder: Path, models: dict[str, Path], data: TaskData) -> None:
     """Write vectors with their texts into a run's folder. Raises OSError or ValueError."""
     from google.protobuf import text_format
     from tensorboard.plugins.projector.metadata import PROJECTOR_FILENAME
     from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
     config = ProjectorConfig()
-    asked = {int(i) for rows in (data.valid, data.test) for i in rows.text}
+    asked = queries_of(data)
     for name, path in models.items():
         try:
             with np.load(path) as arrays:
@@ -42,7 +42,7 @@ def write(folder: Path, models: dict[str, Path], data: Dataset) -> None:
         )
         labels = ["text\tis"]
         labels += [
-            f"{' '.join(data.texts[i].split())}\t{'query' if int(i) in asked else 'title'}"
+            f"{' '.join(data.texts[i].split())}\t{'query' if asked[i] else 'title'}"
             for i in sample_S
         ]
         (folder / name / "metadata.tsv").write_text("\n".join(labels) + "\n", encoding="utf-8")

@@ -155,10 +155,11 @@ def test_an_objective_is_a_file_and_a_line(project: Project) -> None:
     said = project.python(OBJECTIVE)
     for expected in (
         "Hinge 0.4 True",
-        "expected one of auto, triplet, contrastive, infonce, hinge, bce, cosent, angle, cosine_mse. Did you mean "
+        "expected one of auto, triplet, contrastive, infonce, hinge, bce, supcon, cosent, angle, "
+        "cosine_mse. Did you mean "
         "'hinge'?",
         "objective.name=hinge: none of the 2 training rows has a negative (worse) title",
     ):
         assert expected in said
-    row = "| `objective.name` | `auto`, `triplet`, `contrastive`, `infonce`, `hinge`, `bce`, `cosent`,"
+    row = "| `objective.name` | `auto`, `triplet`, `contrastive`, `infonce`, `hinge`, `bce`, `supcon`,"
     assert row in project.read("docs/reference/config.md")

@@ -28,6 +28,7 @@ from embsearch.objectives.contrastive import Contrastive
 from embsearch.objectives.cosent import CoSENT
 from embsearch.objectives.cosine_mse import CosineMSE
 from embsearch.objectives.infonce import InfoNCE
+from embsearch.objectives.supcon import SupCon
 from embsearch.objectives.triplet import Triplet
 from tests.objectives.conftest import make
 
@@ -37,6 +38,7 @@ EVERY = [
     InfoNCE(0.1),
     InfoNCE(0.1, symmetric=True),
     BinaryCrossEntropy(0.1),
+    SupCon(0.1),
 ]
 OF_TITLES = list(EVERY)
 EVERY += [CoSENT(0.1), AnglE(0.1), CosineMSE()]
@@ -227,6 +229,24 @@ def test_symmetric_infonce_is_the_mean_with_its_mirror(drawn):
     assert InfoNCE(0.1, symmetric=True)(vectors, batch).item() == pytest.approx(
         expected, rel=1e-6, abs=1e-6
     )
+
+
+def test_supcon_is_its_formula_on_pairs_of_classes(batch_of):
+    vectors = torch.randn(10, 6)
+    label = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+    rows = [(0, 1, -1), (2, 3, -1), (4, 5, -1), (6, 7, -1), (8, 9, -1)]
+    same = [(a, b) for a in range(10) for b in range(10) if label[a] == label[b]]
+    weight = [1.0, 0.5, 2.0, 1.0, 1.0]
+    losses = []
+    for (one, other, _), w in zip(rows, weight, strict=True):
+        for text in (one, other):
+            rest = [b for b in range(10) if b != text]
+            mates = [b for b in rest if label[b] == label[text]]
+            total = math.log(sum(math.exp(cosine(vectors, text, b) / 0.1) for b in rest))
+            own = [total - cosine(vectors, text, b) / 0.1 for b in mates]
+            losses.append((w, sum(own) / len(own)))
+    found = SupCon(0.1)(vectors, batch_of(rows, known=same, weight=weight))
+    assert found.item() == pytest.approx(mean(losses), rel=1e-6)
 
 
 # --- what InfoNCE leaves out

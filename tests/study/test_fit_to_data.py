@@ -107,7 +107,7 @@ def test_scored_pairs_have_their_format_metric_and_losses(scored):
         },
     }
     assert notes == [
-        "data.format=scored, by columns and rows (data.format=judgements if they are these)",
+        "data.format=scored, by the columns and rows (data.format=judgements if they are these)",
         "trials are chosen by Spearman",
         "searched over objective.name=cosent and angle in place of triplet and infonce and bce: the rows are pairs "
         "with scores",
@@ -147,3 +147,20 @@ def test_a_begun_study_of_scores_keeps_them_also_without_its_data(scored, tmp_pa
     append(folder.log, "baseline", metrics={"spearman": 0.5})
     (tmp_path / "sts.tsv").unlink()
     assert fit_to_data(scored) == (fitted, [])
+
+
+def test_classes_have_their_format_metric_and_losses(config, tmp_path):
+    lines = [f"text {n} of {n % 3},topic {n % 3}" for n in range(60)]
+    (tmp_path / "topics.csv").write_text("\n".join(["text,label", *lines]))
+    given = replace(config, data=DataConfig(path=str(tmp_path / "topics.csv")))
+    fitted, notes = fit_to_data(given)
+    assert fitted.data.format == "classes"
+    assert (fitted.evaluate.objective, fitted.objective.name) == ("accuracy", "infonce")
+    assert fitted.space == FITTED
+    assert notes == [
+        "data.format=classes, by the columns",
+        "trials are chosen by accuracy",
+        "searched without objective.name=triplet and bce: no training row has a negative",
+    ]
+    asked = replace(given, space={}, objective=ObjectiveConfig("supcon"))
+    assert fit_to_data(asked)[0].objective.name == "supcon"
