@@ -31,12 +31,7 @@ class SameClass:
         return found
 
 
-def class_batches(
-    data: ClassData,
-    size: int,
-    seed: int,
-    start: int = 0,
-) -> Iterator[Batch]:
+def class_batches(data: ClassData, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
     """Yield batches of ``size`` pairs without end from batch number ``start``; the last one of an
     epoch may be short.
     """
@@ -56,12 +51,7 @@ def _epoch(data: ClassData, random: np.random.Generator) -> tuple[Triplets, np.n
     shuffled = random.permutation(len(data.train))
     texts_N, weight_N = data.train.anchor[shuffled], data.train.weight[shuffled]
     shift = int(random.integers(1, 1 << 30))
-    rows = pairs_of_classes(
-        texts_N,
-        data.label,
-        weight_N,
-        shift,
-    )
+    rows = pairs_of_classes(texts_N, data.label, weight_N, shift)
     labels = data.label[texts_N]
     by_class = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[by_class], prepend=-1))

@@ -126,10 +126,7 @@ class ClassData:
 
 
 def pairs_of_classes(
-    texts_N: Ids,
-    label_T: Ids,
-    weight_N: NDArray[np.float32],
-    shift: int = 1,
+    texts_N: Ids, label_T: Ids, weight_N: NDArray[np.float32], shift: int = 1
 ) -> Triplets:
     """Return each text with the one that stands ``shift`` places on among those of its class."""
     partner_N = np.empty_like(texts_N)
@@ -139,9 +136,4 @@ def pairs_of_classes(
         partner_N[of_class] = np.roll(
             texts_N[of_class], -1 - (shift - 1) % max(len(of_class) - 1, 1)
         )
-    return Triplets(
-        texts_N,
-        partner_N,
-        np.full_like(texts_N, -1),
-        weight_N,
-    )
+    return Triplets(texts_N, partner_N, np.full_like(texts_N, -1), weight_N)

@@ -35,15 +35,7 @@ def known_classes(frame: pd.DataFrame, config: DataConfig) -> tuple[pd.DataFrame
             f"{row['split']} among the training rows, else no text can be given to it"
         )
         cells = {"text": row["query"], "label": row["label"]}
-        faults.append(
-            Fault(
-                row["file"],
-                int(row["row"]),
-                "class without training",
-                what,
-                cells,
-            )
-        )
+        faults.append(Fault(row["file"], int(row["row"]), "class without training", what, cells))
     if faults and config.on_bad_row == "error":
         raise refusal(faults)
     return frame[known].reset_index(drop=True), faults

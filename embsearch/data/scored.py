@@ -21,11 +21,7 @@ _RANKS = ("label", "labels", "isduplicate")  # headers of classes, where the val
 _SIDES = ({"1", "2"}, {"a", "b"})
 
 
-def looks_scored(
-    frame: pd.DataFrame,
-    headers: Mapping[str, str],
-    plain: Mapping[str, str],
-) -> bool:
+def looks_scored(frame: pd.DataFrame, headers: Mapping[str, str], plain: Mapping[str, str]) -> bool:
     """Return True for rows that are scored pairs rather than judgements of titles.
 
     ``headers``: of query, title and grade; ``plain`` their names without case and blanks. The two
@@ -57,27 +53,14 @@ def normalised(rows: pd.DataFrame) -> tuple[pd.DataFrame, JsonObject]:
     else:
         least, most = low, high
     scaled = (grade - least) / ((most - least) or 1.0)
-    facts = {
-        "from": least,
-        "to": most,
-        "mean": float(scaled.mean()),
-    }
+    facts = {"from": least, "to": most, "mean": float(scaled.mean())}
     return rows.assign(grade=scaled), facts
 
 
 def training_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return key, query, positive, negative, weight and score of the training rows."""
     found = rows.rename(columns={"title": "positive"}).assign(negative="", score=rows["grade"])
-    return found[
-        [
-            "key",
-            "query",
-            "positive",
-            "negative",
-            "weight",
-            "score",
-        ]
-    ]
+    return found[["key", "query", "positive", "negative", "weight", "score"]]
 
 
 def faults(shown: pd.DataFrame, mean: float) -> list[str]:

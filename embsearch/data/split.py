@@ -109,24 +109,14 @@ def _cut(keys: Sequence[str], config: SplitConfig, at_least: int) -> dict[str, s
     test = sum(place[key] < config.test for key in keys)
     valid = sum(place[key] < config.test + config.valid for key in keys) - test
     if at_least:
-        test, valid = _enough(
-            len(keys),
-            test,
-            valid,
-            config.test > 0,
-        )
+        test, valid = _enough(len(keys), test, valid, config.test > 0)
     return {
         k: "test" if i < test else "valid" if i < test + valid else "train"
         for i, k in enumerate(order)
     }
 
 
-def _enough(
-    n: int,
-    test: int,
-    valid: int,
-    wants_test: bool,
-) -> tuple[int, int]:
+def _enough(n: int, test: int, valid: int, wants_test: bool) -> tuple[int, int]:
     """Return sizes near the given ones that leave one query for train, valid and, of three, test."""
     valid = min(max(valid, 1), max(n - 1, 0))
     test = max(test, 1) if wants_test and n >= 3 else test
@@ -148,12 +138,7 @@ def _by_time(frame: pd.DataFrame, config: SplitConfig) -> pd.Series:
     middle = (queries["rows"].cumsum() - queries["rows"] / 2) / queries["rows"].sum()
     test = int((middle >= 1 - config.test).sum())
     valid = int((middle >= 1 - config.test - config.valid).sum()) - test
-    test, valid = _enough(
-        len(queries),
-        test,
-        valid,
-        config.test > 0,
-    )
+    test, valid = _enough(len(queries), test, valid, config.test > 0)
     train = len(queries) - test - valid
     splits = ["train"] * train + ["valid"] * valid + ["test"] * test
     return frame["key"].map(dict(zip(queries["key"], splits, strict=True)))
@@ -184,15 +169,7 @@ def _without_leaks(
             for k, v in row.items()
             if k in ("query", "positive", "negative", "title", "label", "split")
         }
-        faults.append(
-            Fault(
-                row["file"],
-                int(row["row"]),
-                "query in two splits",
-                what,
-                cells,
-            )
-        )
+        faults.append(Fault(row["file"], int(row["row"]), "query in two splits", what, cells))
     if faults and on_bad_row == "error":
         raise refusal(faults)
     return frame[rank == last].reset_index(drop=True), faults

@@ -18,11 +18,7 @@ from embsearch.values import Interval
 
 
 def nearest(
-    vectors_ME: Vectors,
-    label_M: Ids,
-    vectors_RE: Vectors,
-    label_R: Ids,
-    classes: int,
+    vectors_ME: Vectors, label_M: Ids, vectors_RE: Vectors, label_R: Ids, classes: int
 ) -> tuple[Ids, NDArray[np.float32]]:
     """Return (M,) the nearest class of each row, and the share of other classes that are further
     away than its own: a tie counts half.
@@ -48,14 +44,9 @@ def nearest(
 
 
 class Confusion:
-    """Which class each row has, and which one a model gives it."""
+    """The class of each row, and the one that a model gives it."""
 
-    def __init__(
-        self,
-        label_M: Ids,
-        guess_M: Ids,
-        classes: int,
-    ) -> None:
+    def __init__(self, label_M: Ids, guess_M: Ids, classes: int) -> None:
         self.label_MC = np.eye(classes, dtype=np.float32)[label_M]
         self.guess_MC = np.eye(classes, dtype=np.float32)[guess_M]
 
@@ -75,29 +66,14 @@ def macro_f1(label_M: Ids, guess_M: Ids, classes: int) -> float:
 
 
 def macro_f1_gain(
-    label_M: Ids,
-    mine_M: Ids,
-    theirs_M: Ids,
-    classes: int,
-    draws: int,
-    seed: int,
+    label_M: Ids, mine_M: Ids, theirs_M: Ids, classes: int, draws: int, seed: int
 ) -> Interval:
     """Return how much more macro-F1 one model has than another, paired."""
     mine, theirs = (Confusion(label_M, guess_M, classes) for guess_M in (mine_M, theirs_M))
     every = np.ones((1, len(label_M)))
     value = float(mine.macro_f1(every)[0] - theirs.macro_f1(every)[0])
     drawn = []
-    for counts_NM in resamples(
-        len(label_M),
-        len(label_M),
-        draws,
-        seed,
-    ):
+    for counts_NM in resamples(len(label_M), len(label_M), draws, seed):
         weights_NM = counts_NM.astype(np.float64)
         drawn.append(mine.macro_f1(weights_NM) - theirs.macro_f1(weights_NM))
-    return percentiles(
-        value,
-        drawn,
-        0.95,
-        worst=-1.0,
-    )
+    return percentiles(value, drawn, 0.95, worst=-1.0)

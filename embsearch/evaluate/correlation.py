@@ -25,21 +25,13 @@ def pearson(cosines: ArrayLike, scores: ArrayLike) -> Statistic:
     Raises ValueError on NaN.
     """
     x_M, y_M = _columns(cosines, scores)
-    return lambda weights_NM: _correlation(
-        x_M[None],
-        y_M[None],
-        weights_NM,
-    )
+    return lambda weights_NM: _correlation(x_M[None], y_M[None], weights_NM)
 
 
 def spearman(cosines: ArrayLike, scores: ArrayLike) -> Statistic:
     """Return Spearman's in the same way."""
     x, y = (_ranks(column_M) for column_M in _columns(cosines, scores))
-    return lambda weights_NM: _correlation(
-        x(weights_NM),
-        y(weights_NM),
-        weights_NM,
-    )
+    return lambda weights_NM: _correlation(x(weights_NM), y(weights_NM), weights_NM)
 
 
 def value_of(statistic: Statistic, rows: int) -> float:
@@ -55,19 +47,9 @@ def interval(
     many = int(group_M.max()) + 1
     drawn = [
         statistic(counts_NG[:, group_M].astype(np.float64))
-        for counts_NG in resamples(
-            many,
-            len(group_M),
-            draws,
-            seed,
-        )
+        for counts_NG in resamples(many, len(group_M), draws, seed)
     ]
-    return percentiles(
-        value_of(statistic, len(group_M)),
-        drawn,
-        level,
-        worst=-1.0,
-    )
+    return percentiles(value_of(statistic, len(group_M)), drawn, level, worst=-1.0)
 
 
 def gain(mine: Statistic, theirs: Statistic) -> Statistic:
@@ -80,40 +62,21 @@ def _columns(cosines: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     return x_M, np.asarray(scores, dtype=np.float64)
 
 
-def _correlation(
-    x_NM: Floats,
-    y_NM: Floats,
-    weights_NM: Floats,
-) -> Floats:
+def _correlation(x_NM: Floats, y_NM: Floats, weights_NM: Floats) -> Floats:
     total_N1 = weights_NM.sum(1, keepdims=True)
     x_NM = x_NM - (weights_NM * x_NM).sum(1, keepdims=True) / total_N1
     y_NM = y_NM - (weights_NM * y_NM).sum(1, keepdims=True) / total_N1
     both_N = (weights_NM * x_NM * y_NM).sum(1)
     alone_N = (weights_NM * x_NM**2).sum(1) * (weights_NM * y_NM**2).sum(1)
     some_N = alone_N > 1e-24 * total_N1[:, 0] ** 2  # else one of the columns is constant
-    return np.where(
-        some_N,
-        both_N
-        / np.sqrt(
-            np.where(
-                some_N,
-                alone_N,
-                1.0,
-            )
-        ),
-        0.0,
-    )
+    return np.where(some_N, both_N / np.sqrt(np.where(some_N, alone_N, 1.0)), 0.0)
 
 
 def _ranks(value_M: Floats) -> Statistic:
     """Return the mean ranks of the rows, up to a constant, as a function of their weights."""
     distinct, block_M = np.unique(value_M, return_inverse=True)
     order = np.argsort(block_M, kind="stable")
-    ends = np.searchsorted(
-        block_M[order],
-        np.arange(len(distinct)),
-        side="right",
-    )
+    ends = np.searchsorted(block_M[order], np.arange(len(distinct)), side="right")
 
     def ranks(weights_NM: Floats) -> Floats:
         through_NK = np.cumsum(weights_NM[:, order], axis=1)[:, ends - 1]

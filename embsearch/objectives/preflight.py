@@ -26,10 +26,7 @@ def preflight(config: ObjectiveConfig, rows: Triplets, batch_size: int) -> None:
 
 
 def preflight_space(
-    config: ObjectiveConfig,
-    batch_size: int,
-    searched: Mapping[str, Sequence[Any]],
-    rows: Triplets,
+    config: ObjectiveConfig, batch_size: int, searched: Mapping[str, Sequence[Any]], rows: Triplets
 ) -> None:
     """Raise ConfigError with what ``preflight`` says of every searched objective.
 

@@ -19,12 +19,13 @@ from embsearch.report.record import Course, Record
 from embsearch.report.result import best_given, luck, warnings
 from embsearch.report.tested_models import Models
 from embsearch.tasks.catalogue import task_of
+from embsearch.tasks.retrieval import POOL
 from embsearch.values import Interval, primary_interval
 
 FEW = 20  # complete trials, below which importances and interactions are guesses
 FELL = 0.003  # of the objective: a smaller fall is within the noise of a few hundred queries
 SMALL_TEST = 100  # queries
-OTHER = {"auc": "pool_recall_10"}  # by objective, the metric whose choice is told beside; else AUC
+OTHER = {"auc": "pool_recall_10", **dict.fromkeys(POOL, "auc")}  # whose choice is told beside
 
 
 @dataclass(frozen=True)
@@ -193,10 +194,10 @@ def _disagreement(record: Record, models: Models | None) -> Iterator[Finding]:
 
 
 def other_choice(record: Record) -> str:
-    """Return which trial recall over the pool would choose, or AUC where another metric chooses, if
-    that is another one than the winner; else the empty string.
+    """Return which trial recall over the pool would choose where AUC chooses, and AUC where a
+    metric of the pool does, if that is another one than the winner; else the empty string.
     """
-    mine, other = record.objective, OTHER.get(record.objective, "auc")
+    mine, other = record.objective, OTHER.get(record.objective)
     names = f"val/{mine}", f"val/{other}"
     saved = {course.number: course.saved for course in record.courses.values()}
     rows = max((one.rows for one in saved.values() if one), default=0)
@@ -205,7 +206,7 @@ def other_choice(record: Record) -> str:
         for number, one in saved.items()
         if one and one.rows == rows and one.metrics.keys() >= {*names}
     }
-    if record.best is None or record.best.number not in values:
+    if other is None or record.best is None or record.best.number not in values:
         return ""
     best, rival = record.best.number, max(values, key=lambda number: values[number][1])
     if values[rival][1] <= values[best][1]:
@@ -219,7 +220,7 @@ def other_choice(record: Record) -> str:
 
 def _other_choice(record: Record) -> Iterator[Finding]:
     if line := other_choice(record):
-        other = OTHER.get(record.objective, "auc")
+        other = OTHER[record.objective]
         yield Finding("note", f"{line}.", f"a search by {other}: evaluate.objective={other}")
 
 

@@ -50,12 +50,7 @@ def fit_to_data(config: Config) -> tuple[Config, list[str]]:
         config = with_values(config, {"evaluate.objective": objective})
         if notes:
             notes.append(f"trials are chosen by {task_of(config).primary.label}")
-    return _with_losses(
-        config,
-        task,
-        data,
-        notes,
-    )
+    return _with_losses(config, task, data, notes)
 
 
 def _as_fitted(config: Config, began: Json) -> Config:
@@ -64,11 +59,7 @@ def _as_fitted(config: Config, began: Json) -> Config:
     """
     losses = list(dict.fromkeys([*task_of(config).losses, config.objective.loss]))
     for needs in (PAIRS, SCORES):
-        space, _ = _that_learns(
-            config.space,
-            losses,
-            [n for n in OBJECTIVES if _needs(n) in needs],
-        )
+        space, _ = _that_learns(config.space, losses, [n for n in OBJECTIVES if _needs(n) in needs])
         if space == began:
             return replace(config, space=space)
     return replace(config, space=space) if _needs(losses[0]) in SCORES else config
@@ -96,17 +87,9 @@ def _with_losses(
     able = [name for name in OBJECTIVES if learns(name, data.train)]
     if config.objective.loss not in able and config.objective.name != "auto":
         choices = config.space.get(LOSS, {}).get("choices", ())
-        task.preflight(
-            config,
-            {LOSS: list(dict.fromkeys([config.objective.loss, *choices]))},
-            data,
-        )
+        task.preflight(config, {LOSS: list(dict.fromkeys([config.objective.loss, *choices]))}, data)
     usual = dict.fromkeys([*task.losses, config.objective.loss])
-    space, left_out = _that_learns(
-        config.space,
-        list(usual),
-        able,
-    )
+    space, left_out = _that_learns(config.space, list(usual), able)
     if left_out:
         out, kept = " and ".join(left_out), space[LOSS]["choices"]
         changed = f"searched without {LOSS}={out}"

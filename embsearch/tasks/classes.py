@@ -53,12 +53,7 @@ class Classes(Task[ClassData, ClassRows]):
     def load(self, folder: Path) -> ClassData:
         return _loaded(folder)
 
-    def rows(
-        self,
-        data: ClassData,
-        split: str,
-        most: int = 0,
-    ) -> ClassRows:
+    def rows(self, data: ClassData, split: str, most: int = 0) -> ClassRows:
         rows: ClassRows = getattr(data, split)
         if not most or len(rows) <= most:
             return rows
@@ -96,12 +91,7 @@ class Classes(Task[ClassData, ClassRows]):
     def row_keys(self, data: ClassData, rows: ClassRows) -> Keys:
         return _keys(data, rows.text)
 
-    def answers(
-        self,
-        rows: ClassRows,
-        ids_T: Ids,
-        vectors_TE: Vectors,
-    ) -> Answers:
+    def answers(self, rows: ClassRows, ids_T: Ids, vectors_TE: Vectors) -> Answers:
         own_M, centres_R = (np.searchsorted(ids_T, ids) for ids in (rows.text, rows.centre))
         nearest_M, auc_M = nearest(
             vectors_TE[own_M],
@@ -122,12 +112,7 @@ class Classes(Task[ClassData, ClassRows]):
     def interval(
         self, rows: ClassRows, answers: Answers, draws: int, seed: int, level: float = 0.95
     ) -> Interval:
-        return mean_interval(
-            _right(rows, answers),
-            draws,
-            seed,
-            level,
-        )
+        return mean_interval(_right(rows, answers), draws, seed, level)
 
     def floor(
         self, rows: ClassRows, answers: Answers, draws: int, seed: int
@@ -143,27 +128,13 @@ class Classes(Task[ClassData, ClassRows]):
         seed: int,
         level: float = 0.95,
     ) -> Interval:
-        return mean_gain(
-            _right(rows, mine),
-            _right(rows, theirs),
-            draws,
-            seed,
-            level,
-        )
+        return mean_gain(_right(rows, mine), _right(rows, theirs), draws, seed, level)
 
     def secondary_gains(
         self, rows: ClassRows, mine: Answers, theirs: Answers, draws: int, seed: int
     ) -> dict[str, Interval]:
         guesses = _guesses(mine), _guesses(theirs)
-        return {
-            "macro_f1": macro_f1_gain(
-                rows.label,
-                *guesses,
-                len(rows.classes),
-                draws,
-                seed,
-            )
-        }
+        return {"macro_f1": macro_f1_gain(rows.label, *guesses, len(rows.classes), draws, seed)}
 
     def segment_scores(self, rows: ClassRows, answers: Answers) -> dict[str, dict[str, float]]:
         found = {}

@@ -32,12 +32,7 @@ class JudgedTask(Task[Dataset, JudgedRows]):
     def load(self, folder: Path) -> Dataset:
         return _loaded(folder)
 
-    def rows(
-        self,
-        data: Dataset,
-        split: str,
-        most: int = 0,
-    ) -> JudgedRows:
+    def rows(self, data: Dataset, split: str, most: int = 0) -> JudgedRows:
         rows: JudgedRows = getattr(data, split)
         return subset(rows, most)
 
@@ -61,21 +56,11 @@ class JudgedTask(Task[Dataset, JudgedRows]):
         return {name: here for name, here in every.items() if not self.lacking(rows.where(here))}
 
     def row_lines(self, data: Dataset, rows: JudgedRows) -> Iterator[str]:
-        for text, title, grade in zip(
-            rows.text,
-            rows.title,
-            rows.grade,
-            strict=True,
-        ):
+        for text, title, grade in zip(rows.text, rows.title, rows.grade, strict=True):
             yield f"{data.texts[text]}\0{data.texts[title]}\0{grade:g}"
 
     def row_keys(self, data: Dataset, rows: JudgedRows) -> Keys:
         return pair_keys(data, rows.text, rows.title)
 
-    def answers(
-        self,
-        rows: JudgedRows,
-        ids_T: Ids,
-        vectors_TE: Vectors,
-    ) -> Answers:
+    def answers(self, rows: JudgedRows, ids_T: Ids, vectors_TE: Vectors) -> Answers:
         return scoring.similarity(rows, ids_T, vectors_TE)

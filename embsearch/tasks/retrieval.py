@@ -123,12 +123,7 @@ class Retrieval(JudgedTask):
         return replace(found, metrics={**found.metrics, **pool})
 
     def readings(
-        self,
-        rows: JudgedRows,
-        ids_T: Ids,
-        vectors_TE: Vectors,
-        config: EvaluateConfig,
-        seed: int,
+        self, rows: JudgedRows, ids_T: Ids, vectors_TE: Vectors, config: EvaluateConfig, seed: int
     ) -> list[Reading]:
         return readings(rows, ids_T, vectors_TE, config, seed)
 

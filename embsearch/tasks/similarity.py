@@ -50,24 +50,12 @@ class Similarity(JudgedTask):
         self, rows: JudgedRows, answers_M: Answers, draws: int, seed: int, level: float = 0.95
     ) -> Interval:
         found = spearman(answers_M, rows.grade)
-        return correlation.interval(
-            found,
-            rows.query,
-            draws,
-            seed,
-            level,
-        )
+        return correlation.interval(found, rows.query, draws, seed, level)
 
     def floor(
         self, rows: JudgedRows, answers_M: Answers, draws: int, seed: int
     ) -> tuple[Metric, Interval]:
-        found = auc_interval(
-            answers_M,
-            rows.relevant,
-            rows.query,
-            draws,
-            seed,
-        )
+        found = auc_interval(answers_M, rows.relevant, rows.query, draws, seed)
         return Metric("auc", "AUC"), found
 
     def gain(
@@ -80,26 +68,13 @@ class Similarity(JudgedTask):
         level: float = 0.95,
     ) -> Interval:
         found: Statistic = gain(spearman(mine_M, rows.grade), spearman(theirs_M, rows.grade))
-        return correlation.interval(
-            found,
-            rows.query,
-            draws,
-            seed,
-            level,
-        )
+        return correlation.interval(found, rows.query, draws, seed, level)
 
     def secondary_gains(
         self, rows: JudgedRows, mine_M: Answers, theirs_M: Answers, draws: int, seed: int
     ) -> dict[str, Interval]:
         found = gain(pearson(mine_M, rows.grade), pearson(theirs_M, rows.grade))
-        return {
-            "pearson": correlation.interval(
-                found,
-                rows.query,
-                draws,
-                seed,
-            )
-        }
+        return {"pearson": correlation.interval(found, rows.query, draws, seed)}
 
     def segment_scores(self, rows: JudgedRows, answers_M: Answers) -> dict[str, dict[str, float]]:
         found = {}

@@ -29,12 +29,13 @@ PACKAGE = ROOT / "embsearch"
 LIMITS = {
     # a new capability may raise these two by what it costs: pairs judged by the pool, files and rows
     # as other tools write them, folders taken as they say and prompts cost 13,900 nodes; no
-    # configuration twice, and the pool at every evaluation, 1,200
-    "syntax nodes": (239_010, 185_000),
-    "nodes a code line": (9.48, 9.0),
-    "uses of Any": (104, 104),
+    # configuration twice, and the pool at every evaluation, 1,200; scored pairs, classes, LoRA, static
+    # encoders and Routers, a search over encoders, folders in parts 19,700
+    "syntax nodes": (258_700, 185_000),
+    "nodes a code line": (9.57, 9.0),
+    "uses of Any": (102, 102),
     "fmt: skip": (35, 35),
-    "lines over 100 characters": (461, 0),
+    "lines over 100 characters": (458, 0),
     "functions over 60 lines": (0, 0),
     "classes over 250 lines": (0, 0),
     "files in import circles": (0, 0),
