@@ -279,7 +279,7 @@ KINDS: dict[str, Callable[[Texts, Path], Modules]] = {
     "DeBERTa": deberta,
     "T5": t5,
     "sharded weights": lambda texts, place: [bert(texts, place, shard="20KB"), Pooling(WIDTH)],
-    "weights in 16 bits": lambda texts, place: qwen(texts, place, torch.float16),
+    "decoder in 16 bits, padded on the left": lambda texts, place: qwen(texts, place, torch.float16),
     "static": lambda texts, place: [static(texts, place)],
     "static with Dense": lambda texts, place: [
         static(texts, place), random_norm(), dense(WIDTH, 24), Normalize(),
