@@ -16,9 +16,12 @@ from embsearch.data.dataset import Ids, JudgedRows
 from embsearch.evaluate import ranking
 from embsearch.evaluate.auc import Floats, Vectors, query_auc, roc_auc, triplet_accuracy
 from embsearch.evaluate.ranking import ByQuery, mrr_at_k, ndcg_at_k, pool_ranks, recall_at_k
+from embsearch.evaluate.threshold import average_precision, best_f1
 
 METRICS = (
     "auc",
+    "average_precision",
+    "best_f1",
     "query_auc",
     "triplet_accuracy",
     "mrr_10",
@@ -40,6 +43,8 @@ def score(judged: JudgedRows, similarity: ArrayLike) -> dict[str, float]:
     within = bool(np.isin(query[relevant], query[~relevant]).any())  # a query with both classes
     defined: list[tuple[str, bool, Callable[[], float]]] = [
         ("auc", both, lambda: roc_auc(scores, relevant)),
+        ("average_precision", both, lambda: average_precision(scores, relevant)),
+        ("best_f1", both, lambda: best_f1(scores, relevant)),
         ("query_auc", within, lambda: query_auc(scores, relevant, query)),
         ("triplet_accuracy", within, lambda: triplet_accuracy(scores, relevant, query)),
         ("mrr_10", bool(relevant.any()), lambda: mrr_at_k(scores, relevant, query, 10)),

@@ -40,6 +40,8 @@ ROWS = judged(
 def test_a_perfect_order_scores_one_everywhere():
     assert score(ROWS, [0.9, 0.1, 0.2, 0.3, 0.8]) == {
         "auc": 1.0,
+        "average_precision": 1.0,
+        "best_f1": 1.0,
         "query_auc": 1.0,
         "triplet_accuracy": 1.0,
         "mrr_10": 1.0,
