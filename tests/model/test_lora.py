@@ -52,7 +52,7 @@ def cache(judgements_csv, tmp_path_factory):
 def folders(tiny_bert, bare_bert, cache, tmp_path_factory):
     texts = list(Dataset.load(cache).texts)
     place = tmp_path_factory.mktemp("qwen")
-    decoder = folder_of("weights in 16 bits", bare_bert, texts, place)
+    decoder = folder_of("decoder in 16 bits, padded on the left", bare_bert, texts, place)
     return {"BERT": tiny_bert, "decoder": decoder}
 
 
