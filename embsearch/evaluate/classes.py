@@ -48,7 +48,7 @@ def nearest(
 
 
 class Confusion:
-    """Which class each row has, and which one a model gives it."""
+    """The class of each row, and the one that a model gives it."""
 
     def __init__(
         self,
