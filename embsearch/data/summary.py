@@ -8,6 +8,7 @@ from itertools import combinations
 import pandas as pd
 
 from embsearch.codec import Json, JsonObject
+from embsearch.config.catalogue import OWN_FORMATS
 from embsearch.data.source_files import SPLITS
 
 
@@ -47,7 +48,8 @@ def pairs_and_unread(report: Json) -> str:
     """Return a line on what reading the files found: training rows without a negative, columns that
     nothing reads, rows that were dropped or contradict others; '' where there are none."""
     parts = []
-    if pairs := report.get("pairs"):
+    pairs = report.get("pairs")
+    if pairs and report.get("format") not in OWN_FORMATS:  # of these all rows are
         rows = report["triplets"] + pairs
         parts.append(f"{pairs:,} of {rows:,} training rows are pairs without a negative")
     for file in report.get("files", ()):
