@@ -25,7 +25,7 @@ BAD = {
     # the data file
     "no data": ("search data.path=null", {}, ["data.path"]),
     "file missing": ("search data.path=nope.csv", {}, ["nope.csv", "no such file"]),
-    "file of another kind": ("search data.path=a.xlsx", {"a.xlsx": "PK"}, ["a.xlsx", "csv"]),
+    "file of another kind": ("search data.path=a.ods", {"a.ods": "PK"}, ["a.ods", "csv"]),
     "empty file": (
         "search data.path=a.csv",
         {"a.csv": ""},

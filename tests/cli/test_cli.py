@@ -126,7 +126,7 @@ def test_help_shows_usage_examples_groups_settings_and_flags(words, capsys):
     for part in (
         "usage: embsearch",
         "examples",
-        "space contrastive, none, seed, small",
+        "space contrastive, lora, none, seed, small, static",
         "effort normal, quick, thorough",
         "main settings",
         "--cfg job",
@@ -139,7 +139,7 @@ def test_help_shows_defaults_with_their_comments(capsys):
     main(["search", "-h"])
     out = " ".join(capsys.readouterr().out.split())
     assert "train.texts=38400 the budget: texts shown, three a triplet" in out
-    assert "objective.name=infonce triplet | contrastive | infonce | bce" in out
+    assert "objective.name=auto auto | triplet | contrastive | infonce | bce | supcon" in out
 
 
 @pytest.mark.slow
