@@ -128,6 +128,8 @@ def choose_columns(table: Table, wanted: str, mapping: Mapping[str, str | None])
         _refuse_marks(table, columns, mapping)
     if wanted == "auto" and kind == "judgements" and "grade" not in mapping:
         _refuse_classes(table, columns)
+    if "grade" in columns.headers:
+        _refuse_hidden(table, columns.headers["grade"])
     return columns
 
 
@@ -356,6 +358,15 @@ def _refuse_classes(table: Table, columns: Columns) -> None:
             f"{table.name}, row 1: {quoted(header)} beside a premise holds {quoted(min(labels))}; expected 0 and 1, "
             "since classes of inference (entailment 0, neutral 1, contradiction 2) are no grades; write 1 for a "
             f"title that fits and 0 for others, or say that higher is better: data.columns.grade={header}"
+        )
+
+
+def _refuse_hidden(table: Table, header: str) -> None:
+    """Refuse a file whose grades are all -1: that is how tests are published without their labels."""
+    if {cell.strip() for cell in table.frame[header]} <= {"-1", "-1.0"}:
+        raise DataError(
+            f"{table.name}, row 1: every {quoted(header)} is -1, as where labels are kept back; expected grades; "
+            "leave the file out and name the others: data.train=FILE data.valid=FILE"
         )
 
 

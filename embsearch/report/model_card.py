@@ -16,9 +16,11 @@ from embsearch.codec import Json, JsonObject
 from embsearch.config.build import to_dict, with_values
 from embsearch.config.catalogue import OBJECTIVES
 from embsearch.config.command import same_study
+from embsearch.config.schema import ModelConfig
 from embsearch.errors import StudyError
 from embsearch.history import events
 from embsearch.model.base_model import Base, base_of
+from embsearch.model.prompts import used
 from embsearch.report.card_scores import CardScores, RowScores
 from embsearch.report.findings import findings
 from embsearch.report.live import short
@@ -141,6 +143,12 @@ class Card:
             "",
         )
         yield f"Or: `embsearch encode {self.study} trial={self.course.number} input=titles.txt output=vectors.npy`."
+        prompts, _ = used(ModelConfig(str(self.model)))
+        if any(prompts.values()):
+            yield (
+                f"Prompts, which `encode_query` and `encode_document` put before texts: {prompts['query']!r} before "
+                f"queries, {prompts['document']!r} before documents."
+            )
         if (self.model / "adapter").is_dir():
             yield "The weights have the LoRA adapter in them; `adapter/` holds it alone, for peft."
         promoted = [
@@ -172,8 +180,8 @@ class Card:
             yield f"| {name} | {' | '.join(f'{part[head]:,}' for head in heads)} |"
 
     def training(self) -> Iterator[str]:
-        record, own = self.record, self.course.own
-        kept = max(own, key=lambda e: e.value)
+        record, own, kept = self.record, self.course.own, self.course.saved
+        assert kept is not None, "chosen asked for a trial that was measured"
         yield "## Training"
         yield ""
         yield (

@@ -114,3 +114,15 @@ def test_two_scores_of_one_pair_are_a_fault(write, tmp_path):
     path = write("x.csv", text + "one 3,other 3,4.9\n")
     with pytest.raises(DataError, match=r"row \d+: grade '0\.384615' for 'other 3' is '4\.9'"):
         load_dataset(DataConfig(path=str(path)), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("header", ["score", "label", "is_duplicate"])
+@pytest.mark.parametrize("wanted", ["auto", "scored", "judgements"])
+def test_a_file_whose_labels_are_kept_back_is_refused(header, wanted, tmp_path):
+    for split, scores in (("train", [0.5, 4.5]), ("dev", [1.5, 5]), ("test", [-1, -1.0])):
+        rows = [f"a {split} {n}\tb {n}\t{scores[n % 2]}" for n in range(40)]
+        table = "\n".join([f"sentence1\tsentence2\t{header}", *rows, ""])
+        (tmp_path / f"{split}.tsv").write_text(table)
+    config = DataConfig(path=str(tmp_path), format=wanted)
+    with pytest.raises(DataError, match=r"test\.tsv, row 1: every '\w+' is -1.*data\.train=FILE"):
+        load_dataset(config, tmp_path / "cache")

@@ -132,6 +132,11 @@ def test_an_exported_graph_by_the_lines_of_its_readme(shop, champion, expected, 
         np.testing.assert_allclose(unit(np.load(graph / f"{role}.npy")), expected[role], atol=1e-5)
 
 
+def test_the_card_says_which_prompts_stand_where(shop, capsys):
+    assert shop.run("card") == 0
+    assert "'red shoe ' before queries, 'blue lamp ' before documents." in capsys.readouterr().out
+
+
 def test_the_untuned_encoder_is_measured_behind_its_prompts(shop, capsys):
     def untuned(*words):
         capsys.readouterr()
