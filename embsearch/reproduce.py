@@ -17,6 +17,7 @@ from embsearch.codec import Json
 from embsearch.config.build import to_dict
 from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
+from embsearch.data.remote import is_there
 from embsearch.data.source_files import SPLITS
 from embsearch.errors import DataError, EmbsearchError, StudyError, UserError
 from embsearch.history.folder import take_lock
@@ -42,7 +43,7 @@ def prepared(then: Past, asked: Config) -> tuple[Config, Path]:
     if precision := then.machine.get("precision"):
         config = replace(config, train=replace(config.train, precision=precision))
     named = [getattr(config.data, key) for key in ("path", *SPLITS)]
-    if not all(Path(name).expanduser().exists() for name in named if name):
+    if not all(is_there(name) for name in named if name):
         config = replace(
             config,
             data=replace(config.data, **{k: getattr(asked.data, k) for k in ("path", *SPLITS)}),

@@ -92,7 +92,8 @@ def check(config: Config) -> tuple[Config, Space, Path]:
     space = attempt(lambda: parse(config.space, config, fitted=False))
     attempt(lambda: scheduler.make(config))
     if space is None or folder is None or faults:
-        attempt(lambda: build_dataset(config.data, *find_files(config.data)))
+        kept = home_folder(config.home) / "cache"
+        attempt(lambda: build_dataset(config.data, *find_files(config.data, kept)))
         raise UserError(faults)
     config, notes = fit_to_data(config)
     for note in notes:

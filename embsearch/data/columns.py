@@ -362,11 +362,11 @@ def _refuse_classes(table: Table, columns: Columns) -> None:
 
 
 def _refuse_hidden(table: Table, header: str) -> None:
-    """Refuse a file whose grades are all -1: that is how tests are published without their labels."""
+    """Refuse a file whose grades are all -1, as of tests that are published without labels."""
     if {cell.strip() for cell in table.frame[header]} <= {"-1", "-1.0"}:
         raise DataError(
-            f"{table.name}, row 1: every {quoted(header)} is -1, as where labels are kept back; expected grades; "
-            "leave the file out and name the others: data.train=FILE data.valid=FILE"
+            f"{table.name}, row 1: every {quoted(header)} is -1, as where labels are kept back; "
+            "expected grades; leave the file out and name the others: data.train=FILE data.valid=FILE"
         )
 
 

@@ -66,7 +66,7 @@ def _prepared(config: DataConfig, cache: Path) -> tuple[DataConfig, Path]:
 
     What was decided lies beside the data, so that nobody reads the files again for it.
     """
-    sources, notes = find_files(config)
+    sources, notes = find_files(config, cache)
     key = _cache_key(sources, config)
     decided = cache / f"{key}.format"
     if decided.exists():

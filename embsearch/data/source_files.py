@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from embsearch.config.schema import DataConfig
+from embsearch.data.remote import fetched, is_address
 from embsearch.errors import ConfigError, DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xlsx", ".json")
@@ -42,9 +43,9 @@ def kind_of(path: Path) -> str:
     return inner.suffix.lower()
 
 
-def find_files(config: DataConfig) -> tuple[list[Source], list[str]]:
+def find_files(config: DataConfig, cache: Path) -> tuple[list[Source], list[str]]:
     """Return the files that ``config`` names, each there and of a known kind, and notes on what was
-    chosen.
+    chosen. Of addresses they are copies in ``cache``.
 
     Raises ConfigError where no data are named, DataError where the named ones are not there.
     """
@@ -55,7 +56,7 @@ def find_files(config: DataConfig) -> tuple[list[Source], list[str]]:
             f"data.path={config.path} and {keys} both name data: give one or the other"
         )
     if config.path:
-        path = _existing(config.path, "data.path")
+        path = _existing(config.path, "data.path", cache)
         return _in_folder(path, config.format) if path.is_dir() else ([Source(_readable(path))], [])
     if "train" not in named:
         hint = (
@@ -66,7 +67,7 @@ def find_files(config: DataConfig) -> tuple[list[Source], list[str]]:
     sources: list[Source] = []
     for split, file in named.items():
         try:
-            sources.append(Source(_readable(_existing(file, f"data.{split}")), split))
+            sources.append(Source(_readable(_existing(file, f"data.{split}", cache)), split))
         except DataError as error:
             faults += error.faults
     if faults:
@@ -74,7 +75,9 @@ def find_files(config: DataConfig) -> tuple[list[Source], list[str]]:
     return sources, []
 
 
-def _existing(file: str, setting: str) -> Path:
+def _existing(file: str, setting: str, cache: Path) -> Path:
+    if is_address(file):
+        return fetched(file, setting, cache)
     path = Path(file).expanduser()
     if path.exists():
         return path
@@ -150,7 +153,10 @@ def _in_folders(folder: Path) -> list[Source]:
 
 
 def _one(files: list[Path]) -> list[Source]:
-    """Return the only file, or all parts of one; else nothing. Raises DataError where parts are missing."""
+    """Return the only file, or all parts of one; else nothing.
+
+    Raises DataError where parts are missing.
+    """
     parts = [_PART.match(p.name.lower()) for p in files]
     wholes = {part["whole"] for part in parts if part}
     if len(wholes) != 1 or not all(parts):

@@ -146,8 +146,8 @@ class Card:
         prompts, _ = used(ModelConfig(str(self.model)))
         if any(prompts.values()):
             yield (
-                f"Prompts, which `encode_query` and `encode_document` put before texts: {prompts['query']!r} before "
-                f"queries, {prompts['document']!r} before documents."
+                "Prompts, which `encode_query` and `encode_document` put before texts: "
+                f"{prompts['query']!r} before queries, {prompts['document']!r} before documents."
             )
         if (self.model / "adapter").is_dir():
             yield "The weights have the LoRA adapter in them; `adapter/` holds it alone, for peft."

@@ -11,6 +11,7 @@ from pathlib import Path
 from embsearch.config.build import build, to_dict, with_values
 from embsearch.config.schema import Config
 from embsearch.data.dataset import TaskData
+from embsearch.data.remote import is_there
 from embsearch.history import events
 from embsearch.history.events import Event
 from embsearch.history.folder import StudyFolder
@@ -70,7 +71,7 @@ class Workplace:
         """Raise StudyError where an ended study's files hold other data; say if they are gone."""
         asked = config.data
         named = [path for path in (asked.path, asked.train, asked.valid, asked.test) if path]
-        if gone := [path for path in named if not Path(path).expanduser().exists()]:
+        if gone := [path for path in named if not is_there(path)]:
             say(f"the data could not be compared with the study's: {', '.join(gone)} is gone")
             return
         task = task_of(config)

@@ -44,7 +44,7 @@ def build(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, encoding="utf-8")
         made = DataConfig(path=str(tmp_path / "set"), **config)
-        return build_dataset(made, *find_files(made))
+        return build_dataset(made, *find_files(made, tmp_path))
 
     return run
 

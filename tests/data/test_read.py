@@ -47,7 +47,7 @@ def test_numbers_and_nulls_of_json_become_texts(write):
 def test_a_folder_gives_its_judgements_before_its_triplets_and_says_so(write):
     for name in ("judgements.csv", "triplets_train.csv", "triplets_valid.csv"):
         folder = write(name, TEXT).parent
-    sources, notes = find_files(DataConfig(path=str(folder)))
+    sources, notes = find_files(DataConfig(path=str(folder)), folder)
     assert [s.path.name for s in sources] == ["judgements.csv"]
     assert notes == ["files: read judgements.csv; left triplets_train.csv, triplets_valid.csv"]
 
@@ -55,7 +55,7 @@ def test_a_folder_gives_its_judgements_before_its_triplets_and_says_so(write):
 def test_files_of_a_folder_are_splits_by_their_names(write):
     for name in ("my-train.csv", "my-dev.csv", "my.test.csv", "value.csv"):
         folder = write(name, TEXT).parent
-    sources, _ = find_files(DataConfig(path=str(folder)))
+    sources, _ = find_files(DataConfig(path=str(folder)), folder)
     assert [(s.path.name, s.split) for s in sources] == [
         ("my-train.csv", "train"),
         ("my-dev.csv", "valid"),

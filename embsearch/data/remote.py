@@ -1,0 +1,79 @@
+"""Copies, on this disk, of data at addresses (s3://, gs://, hf://datasets/, https://), by fsspec.
+
+A copy is named by what the address says of its files, so every command reads what lies there now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embsearch import disk
+from embsearch.codec import JsonObject
+from embsearch.errors import DataError, first_line
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+# What tells one version of a file from the next, by the words of several stores
+_VERSION = {
+    "ETag",
+    "etag",
+    "mtime",
+    "created",
+    "updated",
+    "LastModified",
+    "last_modified",
+    "blob_id",
+}
+
+
+def is_address(path: str) -> bool:
+    """Return whether ``path`` may name something that does not lie on this disk."""
+    return "://" in path
+
+
+def is_there(path: str) -> bool:
+    """Return whether a file or folder is there; of an address only its reader knows."""
+    return is_address(path) or Path(path).expanduser().exists()
+
+
+def fetched(address: str, setting: str, cache: Path) -> Path:
+    """Return the copy of the file or the folder at ``address``. Raises DataError."""
+    from fsspec.core import url_to_fs
+
+    try:
+        files, root = url_to_fs(address)
+        names = files.find(root) if files.isdir(root) else [root]
+        about = {name: _version(files, name) for name in names}
+        digest = hashlib.sha256(json.dumps([address, about], default=str).encode()).hexdigest()
+        copy = cache / "fetched" / digest[:32]
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with disk.draft_of(copy) as draft:
+                for name in names:
+                    inside = name[len(root.rstrip("/")) :].strip("/")
+                    place = draft / _last(root) / inside
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    files.get_file(name, str(place))
+                disk.put(draft, copy)
+    except (ImportError, OSError, ValueError) as error:
+        raise DataError(
+            f"{setting}={address}: cannot be read ({type(error).__name__}: {first_line(error)}); "
+            f"check the address and the login, or fetch the data and name them: {setting}=FILE"
+        ) from error
+    return copy / _last(root)
+
+
+def _version(files: AbstractFileSystem, name: str) -> JsonObject:
+    """Return what a store says of a file, with its digest where that names no version."""
+    info: JsonObject = files.info(name)
+    if info.keys() & _VERSION:
+        return info
+    return {**info, "sha256": hashlib.sha256(files.cat_file(name)).hexdigest()}
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
