@@ -92,8 +92,9 @@ class Texts:
         ), columns
 
 
-class Model(nn.Module):
-    """A BERT with random weights and mean pooling, as Encoder expects a SentenceTransformer to be."""
+class Transformer(nn.Module):
+    """A BERT with random weights and mean pooling, as Encoder expects a SentenceTransformer to be, and the first
+    module of one: its class has that one's name."""
 
     max_seq_length = 128
     truncate_dim = None
@@ -105,9 +106,15 @@ class Model(nn.Module):
         self.transformers_model = BertModel(
             BertConfig(**SHAPES[shape], **more), add_pooling_layer=False
         )
-        self.tokenizer = argparse.Namespace(pad_token_id=0, all_special_ids=[0])
+        self.tokenizer = argparse.Namespace(
+            pad_token_id=0,
+            all_special_ids=[0],
+            unk_token_id=None,
+            unk_token=None,
+            num_special_tokens_to_add=lambda: 2,
+        )
 
-    def __getitem__(self, number: int) -> Model:
+    def __getitem__(self, number: int) -> Transformer:
         return self  # kernels ask the first module for its auto_model
 
     @property
@@ -141,7 +148,7 @@ class Model(nn.Module):
 
 class Ours:
     def __init__(self, shape: str, compute: Compute, dropout: float = 0.1, **train: Any) -> None:
-        self.encoder = Encoder(Model(shape, dropout)).to(compute.device).train()  # type: ignore[arg-type]
+        self.encoder = Encoder(Transformer(shape, dropout)).to(compute.device).train()  # type: ignore[arg-type]
         self.config, self.compute = TrainConfig(**train), compute
         self.optimizer: torch.optim.AdamW | None = None
 

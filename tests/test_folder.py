@@ -58,15 +58,15 @@ def test_a_study_goes_on_with_the_defaults_of_the_version_that_began_it(began):
     said = again(train={"lr": 5e-4})
     assert StudyFolder(said).drift() == ["train.lr: 0.0001 -> 0.0005"]
     extended = again(study={"name": "shoes", "on_drift": "extend"})
-    assert extended.objective.name == "infonce"
+    assert (extended.objective.name, extended.train.lr) == ("triplet", 2e-4)  # auto: as it began
 
 
 def test_of_a_study_of_today_nothing_is_taken_over(began):
     again = began("today", **OLD)
-    assert StudyFolder(again()).drift() == [
-        'objective.name: "triplet" -> "infonce"',
-        "train.lr: 0.0001 -> 0.0002",
-    ]
+    assert StudyFolder(again()).drift() == ["train.lr: 0.0001 -> 0.0002"]
+    assert again().objective.name == "triplet"  # auto: as it began
+    other = again(objective={"name": "bce"})
+    assert 'objective.name: "triplet" -> "bce"' in StudyFolder(other).drift()
 
 
 def test_going_on_does_not_make_an_old_study_one_of_today(began):

@@ -82,7 +82,8 @@ def test_loss_and_gradients_are_those_of_one_device(pair, tiny_bert, objective, 
     loss, found, _, said = pair(task)
 
     assert loss == said["loss"] == pytest.approx(expected, rel=1e-6)
-    assert distance(found, reference) < (1e-5 if how == "packed" else 1e-6)
+    # supcon sums over all texts of the batch, in another order
+    assert distance(found, reference) < (1e-5 if how == "packed" or objective == "supcon" else 1e-6)
     assert (
         sum(float(g.double().abs().sum()) for g in found.values()) == said["sum"]
     )  # the same bits in both

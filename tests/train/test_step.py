@@ -51,6 +51,7 @@ def batch_of(rows) -> Batch:
         text_D=text_D, anchor_B=local[:, 0], positive_B=local[:, 1], negative_B=local[:, 2],
         weight_B=torch.linspace(0.5, 2, len(rows)), title_C=torch.from_numpy(np.searchsorted(text_D, titles)),
         known_BC=torch.tensor([[(a, t) in known for t in titles] for a, _, _ in rows]),
+        score_B=torch.tensor([0.1, 0.9, 0.4, 0.4, 0.7, 0.0])[: len(rows)],
     )  # fmt: skip
 
 
@@ -134,11 +135,12 @@ def distance(found, expected):
 @pytest.mark.parametrize("objective", NAMES)
 def test_loss_and_gradients_equal_those_of_the_plain_three_columns(encoder, objective, how):
     encoder.double()  # whatever the CPU, rounding is out of sight but for the loss, which is always fp32
-    ids, mask = tokens_of(encoder).padded(np.array(ROWS).T.flatten(), 0)
+    batch = batch_of(ROWS)
+    if objective != "supcon":  # which counts distinct texts
+        batch = plain(batch, ROWS, objective)
+    ids, mask = tokens_of(encoder).padded(batch.text_D, 0)
     embeddings = encoder(torch.from_numpy(ids), torch.from_numpy(mask)).float()
-    expected = build(ObjectiveConfig(objective, symmetric=True))(
-        embeddings, plain(batch_of(ROWS), ROWS, objective)
-    )
+    expected = build(ObjectiveConfig(objective, symmetric=True))(embeddings, batch)
     expected.backward()
     reference = gradients(encoder)
 
