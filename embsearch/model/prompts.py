@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from embsearch.codec import JsonObject
 from embsearch.config.schema import ModelConfig
 from embsearch.errors import ModelError
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
 Role = Literal["query", "document"]
 CONFIG = "config_sentence_transformers.json"
@@ -46,6 +43,16 @@ FAMILIES = (
 )
 
 
+class Prompted(Protocol):
+    """A SentenceTransformer, as far as its prompts go."""
+
+    prompts: dict[str, str | None]
+    default_prompt_name: str | None
+
+    def modules(self) -> Iterable[object]:
+        """Return all modules inside."""
+
+
 def choose(prompts: Mapping[str, str | None], default: str | None, role: Role | None) -> str:
     """Return the prompt of a role; None: what stands before a text that has no role."""
     names = NAMES[role] if role else ()
@@ -53,12 +60,12 @@ def choose(prompts: Mapping[str, str | None], default: str | None, role: Role | 
     return prompts.get(name or "") or ""
 
 
-def prompt_of(model: SentenceTransformer, role: Role | None) -> str:
+def prompt_of(model: Prompted, role: Role | None) -> str:
     """Return what this model puts before a text of a role."""
     return choose(model.prompts, model.default_prompt_name, role)
 
 
-def prompts_for(found: SentenceTransformer, config: ModelConfig) -> dict[str, str | None]:
+def prompts_for(found: Prompted, config: ModelConfig) -> dict[str, str | None]:
     """Return the prompts of ``found`` with those of the config in their place.
 
     Raises ModelError where pooling leaves prompts out.

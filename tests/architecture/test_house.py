@@ -31,7 +31,7 @@ LIMITS = {
     # as other tools write them, folders taken as they say and prompts cost 13,900 nodes; no
     # configuration twice, and the pool at every evaluation, 1,200; scored pairs, classes, LoRA, static
     # encoders and Routers, a search over encoders, folders in parts and addresses 20,400
-    "syntax nodes": (259_510, 185_000),
+    "syntax nodes": (259_540, 185_000),
     "nodes a code line": (9.57, 9.0),
     "uses of Any": (102, 102),
     "fmt: skip": (35, 35),
