@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from embsearch.cli.launchers import launcher
@@ -36,15 +36,17 @@ def run(config: Config, options: TellsMore) -> int:
         print(notice)
     watch = Watch()
     ready = partial(optuna_follower.ready, config)
-    study = Study(config, *made, watch, time_of, page, ready, options.verbose)
+    records = lru_cache(maxsize=1)(Record)  # the logs of a study that ends are read once
+    write = partial(page, records)
+    study = Study(config, *made, watch, time_of, write, ready, options.verbose)
     say_prompts(study.config.model)
     try:
         result = study.run()
     finally:
         watch.close()
     show(vars(result), study.config.evaluate.metric, task_of(study.config))
-    if line := other_choice(Record(study.folder)):
-        print(f"note:  {line}")
+    for found in other_choice(records(study.folder)):
+        print(f"note:  {found.text}")
     if not study.trials:
         widen = study.config.stop.trials < config.stop.trials
         more = "a wider space" if widen else f"stop.trials={config.stop.trials * 2}"
@@ -82,12 +84,12 @@ def clock(config: Config) -> Clock:
     return VirtualClock(max(time.time(), StudyFolder(config).last_sign()))
 
 
-def page(folder: StudyFolder) -> None:
+def page(records: Callable[[StudyFolder], Record], folder: StudyFolder) -> None:
     """Write the page of a study that has ended. A page that fails does not fail the study."""
     from embsearch.cli.report import write_page
 
     try:
-        write_page(Record(folder), folder.page)
+        write_page(records(folder), folder.page)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         print(

@@ -1,12 +1,14 @@
 """Copies, on this disk, of data at addresses (s3://, gs://, hf://datasets/, https://), by fsspec.
 
-A copy is named by what the address says of its files, so every command reads what lies there now.
+A copy is named by what the address says of its files, so every command reads what lies there now;
+it asks once, so that all of it reads the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +21,7 @@ if TYPE_CHECKING:
 
 # What tells one version of a file from the next, by the words of several stores
 _VERSION = {
-    "ETag",
-    "etag",
-    "mtime",
-    "created",
-    "updated",
-    "LastModified",
-    "last_modified",
-    "blob_id",
+    *["ETag", "etag", "mtime", "created", "updated", "LastModified", "last_modified", "blob_id"]
 }
 
 
@@ -40,21 +35,22 @@ def is_there(path: str) -> bool:
     return is_address(path) or Path(path).expanduser().exists()
 
 
-def fetched(address: str, setting: str, cache: Path) -> Path:
+@cache
+def fetched(address: str, setting: str, kept_in: Path) -> Path:
     """Return the copy of the file or the folder at ``address``. Raises DataError."""
     from fsspec.core import url_to_fs
 
     try:
-        files, root = url_to_fs(address)
+        files, root = url_to_fs(address.rstrip("/"))
         names = files.find(root) if files.isdir(root) else [root]
         about = {name: _version(files, name) for name in names}
         digest = hashlib.sha256(json.dumps([address, about], default=str).encode()).hexdigest()
-        copy = cache / "fetched" / digest[:32]
+        copy = kept_in / "fetched" / digest[:32]
         if not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
             with disk.draft_of(copy) as draft:
                 for name in names:
-                    inside = name[len(root.rstrip("/")) :].strip("/")
+                    inside = name[len(root) :].strip("/")
                     place = draft / _last(root) / inside
                     place.parent.mkdir(parents=True, exist_ok=True)
                     files.get_file(name, str(place))
@@ -76,4 +72,4 @@ def _version(files: AbstractFileSystem, name: str) -> JsonObject:
 
 
 def _last(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2]
+    return path.rpartition("/")[2]

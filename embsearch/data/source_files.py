@@ -116,14 +116,10 @@ def _in_folder(folder: Path, wanted: str) -> tuple[list[Source], list[str]]:
     if not files:
         return _in_folders(folder), []
     kinds = [wanted] if wanted in _WORDS else list(_WORDS)
-    for kind in kinds:
-        mine = [p for p in files if _WORDS[kind] in p.stem.lower()]
-        found = _by_split(mine, folder) or _one(mine)
-        if found:
+    for word in (*(_WORDS[kind] for kind in kinds), ""):
+        mine = [p for p in files if word in p.stem.lower()]
+        if found := _by_split(mine, folder) or _one(mine):
             return found, _note(found, files, folder)
-    found = _by_split(files, folder) or _one(files)
-    if found:
-        return found, _note(found, files, folder)
     raise DataError(
         f"{folder}: cannot tell which file to read among {', '.join(p.name for p in files)}; expected one file, "
         "judgements.csv, or names with train, valid and test; name it with data.path=FILE or data.train=FILE"
@@ -144,7 +140,7 @@ def _in_folders(folder: Path) -> list[Source]:
     for inner in sorted(p for p in folder.iterdir() if p.is_dir()):
         for split, word in _SPLIT_WORD.items():
             if word.fullmatch(inner.name.lower()):
-                found += [Source(source.path, split) for source in _one(_data_files(inner))]
+                found += _one(_data_files(inner), split)
     if any(source.split == "train" for source in found):
         return found
     if (folder / "data").is_dir():
@@ -152,7 +148,7 @@ def _in_folders(folder: Path) -> list[Source]:
     raise DataError(f"{folder}: no data files in this folder; expected {', '.join(SUFFIXES)}")
 
 
-def _one(files: list[Path]) -> list[Source]:
+def _one(files: list[Path], split: str | None = None) -> list[Source]:
     """Return the only file, or all parts of one; else nothing.
 
     Raises DataError where parts are missing.
@@ -160,27 +156,27 @@ def _one(files: list[Path]) -> list[Source]:
     parts = [_PART.match(p.name.lower()) for p in files]
     wholes = {part["whole"] for part in parts if part}
     if len(wholes) != 1 or not all(parts):
-        return [Source(p) for p in files] if len(files) == 1 else []
+        return [Source(p, split) for p in files] if len(files) == 1 else []
     of = {int(part["of"]) for part in parts if part and part["of"]}
     if of and of != {len(files)}:
         raise DataError(
             f"{files[0].parent}: {len(files)} of {max(of)} parts of {wholes.pop()} are here; "
             "expected all of them; fetch what is missing"
         )
-    return [Source(p) for p in files]
+    return [Source(p, split) for p in files]
 
 
 def _by_split(files: list[Path], folder: Path) -> list[Source]:
     found = []
     for split, word in _SPLIT_WORD.items():
         hits = [p for p in files if word.search(p.stem.lower())]
-        parts = _one(hits)
+        parts = _one(hits, split)
         if hits and not parts:
             raise DataError(
                 f"{folder}: {', '.join(p.name for p in hits)} could each be the {split} split; "
                 f"name one with data.{split}=FILE"
             )
-        found += [Source(source.path, split) for source in parts]
+        found += parts
     return found if any(source.split == "train" for source in found) else []
 
 

@@ -71,7 +71,7 @@ def findings(record: Record, models: Models | None) -> list[Finding]:
         *_gains(record, models),
         *_edges(record),
         *_disagreement(record, models),
-        *_other_choice(record),
+        *other_choice(record),
         *_luck(record),
         *_loss_falls(record),
         *_size(record, models),
@@ -193,35 +193,33 @@ def _disagreement(record: Record, models: Models | None) -> Iterator[Finding]:
             )
 
 
-def other_choice(record: Record) -> str:
-    """Return which trial recall over the pool would choose where AUC chooses, and AUC where a
-    metric of the pool does, if that is another one than the winner; else the empty string.
+def other_choice(record: Record) -> Iterator[Finding]:
+    """Yield which trial recall over the pool would choose where AUC chooses, and AUC where a metric
+    of the pool does, if that is another one than the winner.
     """
     mine, other = record.objective, OTHER.get(record.objective)
     names = f"val/{mine}", f"val/{other}"
-    saved = {course.number: course.saved for course in record.courses.values()}
-    rows = max((one.rows for one in saved.values() if one), default=0)
+    saved = [(c.number, one) for c in record.courses.values() if (one := c.saved)]
+    most = max((one.rows for _, one in saved), default=0)
     values = {
-        number: (one.metrics[names[0]], one.metrics[names[1]])
-        for number, one in saved.items()
-        if one and one.rows == rows and one.metrics.keys() >= {*names}
+        number: [one.metrics[name] for name in names]
+        for number, one in saved
+        if one.rows == most and names[1] in one.metrics
     }
     if other is None or record.best is None or record.best.number not in values:
-        return ""
+        return
     best, rival = record.best.number, max(values, key=lambda number: values[number][1])
     if values[rival][1] <= values[best][1]:
-        return ""
+        return
     shown = [
         f"trial {number} ({mine} {values[number][0]:.4f}, {other} {values[number][1]:.4f})"
         for number in (best, rival)
     ]
-    return f"{mine} chose {shown[0]} on the validation rows, {other} would choose {shown[1]}"
-
-
-def _other_choice(record: Record) -> Iterator[Finding]:
-    if line := other_choice(record):
-        other = OTHER[record.objective]
-        yield Finding("note", f"{line}.", f"a search by {other}: evaluate.objective={other}")
+    yield Finding(
+        "note",
+        f"{mine} chose {shown[0]} on the validation rows, {other} would choose {shown[1]}.",
+        f"a search by {other}: evaluate.objective={other}",
+    )
 
 
 def _luck(record: Record) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from embsearch.search.space import Space, parse
 from embsearch.values import Scalar, Suggestion
 
 STATEFUL = "cmaes"  # it keeps its state in Optuna's trials, and learns from those alone
+Key = frozenset[tuple[str, Scalar]]  # of a point
 ASKS = 5  # of a sampler that comes to what was tried; then chance is asked
 
 
@@ -32,6 +33,7 @@ class Suggester:
         self._default, *self._given = first_points(config, space)
         self._drawn = drawn_from(config, space)
         self._kept: sampler_history.Kept = {}
+        self._tried: dict[int, Key] = {}  # by trial: points stay as they are
 
     def suggest(self, number: int, trials: Trials) -> Suggestion:
         """Return trial ``number``: a given point that was not tried yet, or what the sampler suggests.
@@ -40,7 +42,9 @@ class Suggester:
         """
         if number == 0:
             return Suggestion(number, self._default)
-        tried = {_key(trial.params) for trial in trials.values()}
+        more = trials.keys() - self._tried.keys()
+        self._tried |= {number: _key(trials[number].params) for number in more}
+        tried = set(self._tried.values())
         self._given = [point for point in self._given if _key(point) not in tried]
         if self._given:
             return Suggestion(number, self._given[0], origin="given")
@@ -95,15 +99,15 @@ def limited(config: Config, space: Space, folder: StudyFolder) -> tuple[Config, 
     if drawn_from(config, space).size() == math.inf:
         return config, []  # without reading the logs
     trials = folder.state().trials
-    asked = config.stop.trials
     most = len(trials) + int(untried(config, space, trials))
+    asked = config.stop.trials
     if asked <= most:
         return config, []
     note = f"every configuration of the space is tried once: {most} trials instead of {asked}"
     return replace(config, stop=replace(config.stop, trials=most)), [note]
 
 
-def _key(params: Mapping[str, Scalar]) -> frozenset[tuple[str, Scalar]]:
+def _key(params: Mapping[str, Scalar]) -> Key:
     return frozenset(params.items())
 
 

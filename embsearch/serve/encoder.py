@@ -71,7 +71,7 @@ class TextEncoder:
         return self.as_they_are(self.prompted(texts, role))
 
     def as_they_are(self, texts: Sequence[Asked]) -> Vectors:
-        """Return the vectors of texts with no prompt; each distinct one is computed once."""
+        """Return the vectors of texts behind their prompts, of each distinct one once."""
         place = {one: i for i, one in enumerate(dict.fromkeys(texts))}
         inputs = self._tower.read([text for text, _ in place], [role for _, role in place])
         back = np.fromiter((place[one] for one in texts), dtype=np.int64, count=len(texts))

@@ -57,12 +57,17 @@ def _as_fitted(config: Config, began: Json) -> Config:
     """Return the config with the space that a study began with, where data may have made it of that
     of the config.
     """
-    losses = list(dict.fromkeys([*task_of(config).losses, config.objective.loss]))
+    losses = _usual(config)
     for needs in (PAIRS, SCORES):
         space, _ = _that_learns(config.space, losses, [n for n in OBJECTIVES if _needs(n) in needs])
         if space == began:
             return replace(config, space=space)
     return replace(config, space=space) if _needs(losses[0]) in SCORES else config
+
+
+def _usual(config: Config) -> list[str]:
+    """Return the losses that are usual for the task, then that of the config."""
+    return list(dict.fromkeys([*task_of(config).losses, config.objective.loss]))
 
 
 def _needs(name: str) -> str:
@@ -88,8 +93,7 @@ def _with_losses(
     if config.objective.loss not in able and config.objective.name != "auto":
         choices = config.space.get(LOSS, {}).get("choices", ())
         task.preflight(config, {LOSS: list(dict.fromkeys([config.objective.loss, *choices]))}, data)
-    usual = dict.fromkeys([*task.losses, config.objective.loss])
-    space, left_out = _that_learns(config.space, list(usual), able)
+    space, left_out = _that_learns(config.space, _usual(config), able)
     if left_out:
         out, kept = " and ".join(left_out), space[LOSS]["choices"]
         changed = f"searched without {LOSS}={out}"

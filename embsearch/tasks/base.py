@@ -43,6 +43,9 @@ class Metric:
     label: str
 
 
+AUC = Metric("auc", "AUC")
+
+
 @dataclass(frozen=True)
 class Scores:
     """The scores of a model on the rows of one split.

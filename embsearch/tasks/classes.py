@@ -28,7 +28,7 @@ from embsearch.evaluate.auc import Vectors
 from embsearch.evaluate.bootstrap import mean_gain, mean_interval
 from embsearch.evaluate.classes import macro_f1, macro_f1_gain, nearest
 from embsearch.evaluate.examine import Examined
-from embsearch.tasks.base import Answers, Groups, Metric, Task
+from embsearch.tasks.base import AUC, Answers, Groups, Metric, Task
 from embsearch.values import Interval
 
 _loaded = lru_cache(maxsize=1)(ClassData.load)  # its folder is named by its content
@@ -70,9 +70,6 @@ class Classes(Task[ClassData, ClassRows]):
 
     def items(self, rows: ClassRows) -> Ids:
         return np.unique(np.concatenate([rows.text, rows.centre]))
-
-    def lacking(self, rows: ClassRows) -> str:
-        return "" if len(rows) else "rows with a class"
 
     def groups(self, rows: ClassRows) -> Groups:
         return Groups(len(rows), "texts")
@@ -117,7 +114,7 @@ class Classes(Task[ClassData, ClassRows]):
     def floor(
         self, rows: ClassRows, answers: Answers, draws: int, seed: int
     ) -> tuple[Metric, Interval]:
-        return Metric("auc", "AUC"), mean_interval(answers[:, 1], draws, seed)
+        return AUC, mean_interval(answers[:, 1], draws, seed)
 
     def gain(
         self,

@@ -21,7 +21,7 @@ from embsearch.evaluate.bootstrap import auc_gain, auc_interval, mean_gain, mean
 from embsearch.evaluate.early import readings
 from embsearch.evaluate.examine import Examined, examine
 from embsearch.evaluate.ranking import mrr_by_query, ndcg_by_query
-from embsearch.tasks.base import Answers, Metric, Scores
+from embsearch.tasks.base import AUC, Answers, Metric, Scores
 from embsearch.tasks.judged import JudgedTask
 from embsearch.values import Interval, Reading
 
@@ -41,7 +41,7 @@ class Retrieval(JudgedTask):
 
     name = "retrieval"
     purpose = "the cosine of a query's and a title's vector says whether the title is relevant"
-    primary = Metric("auc", "AUC")
+    primary = AUC
     secondary: Mapping[str, str] = {
         "ndcg_10": "nDCG@10",
         "pool_recall_1": "recall@1 over all titles",
@@ -184,7 +184,7 @@ class PoolRetrieval(Retrieval):
         self, rows: JudgedRows, answers: Answers, draws: int, seed: int
     ) -> tuple[Metric, Interval]:
         """Return AUC: how high a metric of the pool can be depends on the pool."""
-        return Retrieval.primary, super().interval(rows, answers[:, 0], draws, seed)
+        return AUC, super().interval(rows, answers[:, 0], draws, seed)
 
     def gain(
         self,

@@ -17,7 +17,7 @@ from embsearch.evaluate import correlation
 from embsearch.evaluate.auc import roc_auc
 from embsearch.evaluate.bootstrap import auc_interval
 from embsearch.evaluate.correlation import Statistic, gain, pearson, spearman, value_of
-from embsearch.tasks.base import Answers, Groups, Metric
+from embsearch.tasks.base import AUC, Answers, Groups, Metric
 from embsearch.tasks.judged import JudgedTask
 from embsearch.values import Interval
 
@@ -56,7 +56,7 @@ class Similarity(JudgedTask):
         self, rows: JudgedRows, answers_M: Answers, draws: int, seed: int
     ) -> tuple[Metric, Interval]:
         found = auc_interval(answers_M, rows.relevant, rows.query, draws, seed)
-        return Metric("auc", "AUC"), found
+        return AUC, found
 
     def gain(
         self,

@@ -11,6 +11,7 @@ import pytest
 
 from embsearch.config.schema import DataConfig
 from embsearch.data.load import load_dataset, prepare_dataset
+from embsearch.data.remote import fetched
 from embsearch.errors import DataError
 from tests.conftest import judgement_rows
 
@@ -45,9 +46,12 @@ def test_a_file_behind_http_is_read_as_it_is_now(site, tmp_path):
     here = load_dataset(DataConfig(path=str(tmp_path / "rows.csv")), tmp_path / "other")
     assert load_dataset(config, cache).fingerprint == here.fingerprint
     first = prepare_dataset(config, cache)
+    fetched.cache_clear()  # as another command
     assert prepare_dataset(config, cache) == first
     assert len(list((cache / "fetched").iterdir())) == 1
     (folder / "rows.csv").write_text(HEAD + "".join(LINES[6:]))
+    assert prepare_dataset(config, cache) == first  # one command reads one version
+    fetched.cache_clear()
     assert prepare_dataset(config, cache) != first
 
 
