@@ -10,6 +10,7 @@ import ast
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -19,7 +20,7 @@ from embsearch.cli.help import FLAGS
 from embsearch.cli.verbs import VERBS, Verb
 from embsearch.config import settings as known
 from embsearch.config.folders import GROUPS
-from embsearch.config.schema import Config
+from embsearch.config.schema import Config, DataConfig, FilesConfig, SetConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -103,14 +104,24 @@ PAGES: Mapping[str, Callable[[], str]] = {"config.md": config_page, "cli.md": cl
 def rows() -> dict[str, Setting]:
     """Return every setting as the tables show it, by path."""
     return {path: Setting(path, kind_of(one), shown(one.default), one.setting.about, in_a_study(path))
-            for path, one in known.settings().items()}  # fmt: skip
+            for path, one in {**known.settings(), **of_a_set()}.items()}  # fmt: skip
+
+
+def of_a_set() -> dict[str, known.Declared]:
+    """Return the settings of a set of data called NAME that the data of one set do not have."""
+    example = Config(data=DataConfig(sets={"NAME": SetConfig()}))
+    room, same = "data.sets.NAME.", {one.name for one in fields(FilesConfig)}
+    every = {path: one for path, one in known.settings_of(example).items() if path.startswith(room)}
+    return {path: one for path, one in every.items()
+            if path.removeprefix(room).partition(".")[0] not in same}  # fmt: skip
 
 
 def in_a_study(path: str) -> str:
     may_change = known.may_change()
     if path in known.options() or any(path == p or path.startswith(f"{p}.") for p in may_change):
         return "may change"
-    return "searchable" if known.settings()[path].setting.searchable else "fixed"
+    every = {**known.settings(), **of_a_set()}
+    return "searchable" if every[path].setting.searchable else "fixed"
 
 
 def kind_of(one: known.Declared) -> str:

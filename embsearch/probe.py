@@ -22,7 +22,7 @@ from embsearch.data.batch import Batch
 from embsearch.data.dataset import TaskData
 from embsearch.model.device import Compute
 from embsearch.model.tower import Inputs, Tower
-from embsearch.objectives.build import build as build_objective
+from embsearch.objectives.build import loss_of
 from embsearch.tasks.catalogue import task_of
 from embsearch.train.group import ALONE, Alone
 from embsearch.train.step import Stepper
@@ -122,9 +122,7 @@ def _memory(
     holds about the same in each process.
     """
     augment = Augmenter(config.train.augment, data, tokens, encoder.tokenizer, config.train.seed)
-    stepper = Stepper(
-        encoder, augment.tokens, build_objective(config.objective), compute, config.train, group
-    )
+    stepper = Stepper(encoder, augment.tokens, loss_of(config), compute, config.train, group)
     batch = augment(_longest(config, data, tokens), 0)
     stepper(batch)
     encoder.zero_grad(set_to_none=True)

@@ -17,8 +17,8 @@ from embsearch.codec import Json
 from embsearch.config.build import to_dict
 from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
+from embsearch.config.sets import moved
 from embsearch.data.remote import is_there
-from embsearch.data.source_files import SPLITS
 from embsearch.errors import DataError, EmbsearchError, StudyError, UserError
 from embsearch.history.folder import take_lock
 from embsearch.history.trial import MENDED_BY_USER
@@ -42,12 +42,8 @@ def prepared(then: Past, asked: Config) -> tuple[Config, Path]:
     config = replace(then.config, home=asked.home, device=_device(then, asked))
     if precision := then.machine.get("precision"):
         config = replace(config, train=replace(config.train, precision=precision))
-    named = [getattr(config.data, key) for key in ("path", *SPLITS)]
-    if not all(is_there(name) for name in named if name):
-        config = replace(
-            config,
-            data=replace(config.data, **{k: getattr(asked.data, k) for k in ("path", *SPLITS)}),
-        )
+    if not all(map(is_there, config.data.named)):
+        config = replace(config, data=moved(config.data, asked.data))
     if config.model.path.startswith("/") and not Path(config.model.path).exists():
         config = replace(config, model=replace(config.model, path=asked.model.path))
     task = task_of(config)
@@ -58,7 +54,7 @@ def prepared(then: Past, asked: Config) -> tuple[Config, Path]:
         raise DataError(
             f"study {then.study}: the data have changed since trial {then.number}: their fingerprint was "
             f"{then.opened.data[:12]} and is {data.fingerprint[:12]} now ({files}). Put the old files back, or "
-            "name them: data.path=..."
+            "name them: data.path=..., or data.sets.NAME.path=... of each set"
         )
     return config, cache
 

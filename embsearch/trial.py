@@ -24,17 +24,16 @@ import numpy as np
 import torch
 
 from embsearch.codec import JsonObject
-from embsearch.config.catalogue import OBJECTIVES
 from embsearch.config.schema import Config, EvaluateConfig
 from embsearch.data.augment import Augmenter
-from embsearch.data.dataset import Rows, TaskData, stops_of, with_negatives
+from embsearch.data.dataset import Rows, TaskData, stops_of
 from embsearch.errors import Diverged, Unfaithful
 from embsearch.history.events import Point
 from embsearch.model import pretrained
 from embsearch.model.device import Compute
 from embsearch.model.embed import embed
 from embsearch.model.tower import Inputs, Tower
-from embsearch.objectives.build import build as build_objective
+from embsearch.objectives.build import loss_of
 from embsearch.tasks.base import AnyTask
 from embsearch.tasks.catalogue import task_of
 from embsearch.train import checkpoint
@@ -73,6 +72,7 @@ class Position:
     best_step: int = 0
     since_best: int = 0  # evaluations
     mean_loss: float = math.nan
+    set_losses: dict[str, float] = field(default_factory=dict)  # the same of each of several sets
     measured: JsonObject | None = None
     points: list[Point] = field(default_factory=list)
 
@@ -81,9 +81,9 @@ class Position:
         """True once the trial has come to its end."""
         return self.measured is not None and bool(self.measured["last"])
 
-    def take_loss(self, loss: float, norm: float, rate: float) -> None:
-        """Take the loss of the next step into the running mean. Raises Diverged."""
-        mean = self.mean_loss
+    def take_loss(self, loss: float, norm: float, rate: float, of: str = "") -> None:
+        """Take the next step's loss into the running mean, that of its set. Raises Diverged."""
+        mean = self.set_losses.get(of, math.nan) if of else self.mean_loss
         if not math.isfinite(loss) or (self.step > 10 and loss > EXPLODED * max(mean, 0.1)):
             raise Diverged(
                 f"loss {loss:.4g} at step {self.step + 1} (running mean {mean:.4g}, "
@@ -94,7 +94,11 @@ class Position:
                 f"gradient norm {norm} at step {self.step + 1} (loss {loss:.4g}, "
                 f"learning rate {rate:.3g})"
             )
-        self.mean_loss = loss if math.isnan(mean) else 0.9 * mean + 0.1 * loss
+        mean = loss if math.isnan(mean) else 0.9 * mean + 0.1 * loss
+        if of:
+            self.set_losses[of] = mean
+        else:
+            self.mean_loss = mean
 
 
 class Saver:
@@ -182,12 +186,11 @@ def trial(
     torch.manual_seed(train.seed)
     check = partial(tower.check_saved, data=data, inputs=inputs, compute=compute)
     keeper = Keeper(folder, tower, check)
-    if OBJECTIVES[config.objective.loss].needs == "negatives":
-        data = with_negatives(data)
     task = task_of(config)
+    data = task.trained_on(data, config)
     rows = task.rows(data, "valid", config.evaluate.max_rows)
     augment = Augmenter(train.augment, data, inputs, tower.tokenizer, train.seed)
-    objective = build_objective(config.objective)
+    objective = loss_of(config)
     optimizer = adamw(tower, train)
     step_gradients = Stepper(tower, augment.tokens, objective, compute, train, group)
     steps = task.steps(data, train.texts, train.batch_size)
@@ -221,12 +224,13 @@ def trial(
         group.reseed(train.seed, at.step)
         late = [step_gradients(batch), clip(tower, train.clip_norm or math.inf)]
         loss, norm = torch.stack(late).tolist()  # both at once, as a GPU is still at work on them
-        at.take_loss(loss, norm, rate)
+        at.take_loss(loss, norm, rate, batch.of)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         at.step, at.seen = at.step + 1, at.seen + batch.texts_seen
         speed = batch.texts_seen / (time.monotonic() - lap)
         metrics = {"train/loss": loss, "train/lr": rate, "cost/texts_per_second": speed}
+        metrics |= {f"train/{batch.of}/loss": loss} if batch.of else {}
         at.points.append([at.step, int(time.time() * 1000), metrics])
         report(*at.points[-1])
         if at.step not in stops:

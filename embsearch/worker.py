@@ -199,7 +199,7 @@ class Worker:
         try:
             if path == config.model.path or path in encoders:
                 with torch.random.fork_rng([]):
-                    tower_class(task_of(other).kind).build(other.model, other.train.seed)
+                    tower_class(task_of(other).kind).build(other.encoder, other.train.seed)
                 return []
             lines = [f"{path}: {line}" for line in self.check(other, job.cache)]
         except ModelError as error:
@@ -229,7 +229,7 @@ class Worker:
         data = self.dataset(config, cache)
         encoder, tokens = self._encoder(config, data, Path(cache), compute)
         with torch.random.fork_rng([]):
-            return list(encoder.check(config.model, data, tokens, compute))
+            return list(encoder.check(config.encoder, data, tokens, compute))
 
     def evaluate(
         self,
@@ -306,10 +306,10 @@ class Worker:
         draws = config.model.projection or config.model.adapter == "lora"
         drawn = config.train.seed if draws else 0
         kind = task_of(config).kind
-        made_for = kind, config.model, drawn, compute.device, compute.autocast
+        made_for = kind, config.encoder, drawn, compute.device, compute.autocast
         if self._base is None or self._base[0] != made_for:
             self._base = None
-            encoder = tower_class(kind).build(config.model, drawn)
+            encoder = tower_class(kind).build(config.encoder, drawn)
             tokens = encoder.prepare(data, cache / "tokens")
             encoder.restrict(tokens)
             if compute.device.type == "cuda" and compute.autocast is torch.bfloat16:

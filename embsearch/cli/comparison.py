@@ -33,7 +33,7 @@ def other_nearest(
     """Return the other encoder's label, and its nearest titles of the same index for each text."""
     if compare == UNTUNED:
         other = Chosen(f"untuned encoder {config.model.path}", None)
-        encode = TextEncoder(pretrained.build(config.model), config.device)
+        encode = TextEncoder(pretrained.build(config.encoder), config.device)
     else:
         other = named(config, compare)
         assert other.folder is not None

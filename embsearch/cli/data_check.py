@@ -12,7 +12,7 @@ from embsearch.config.folders import home_folder
 from embsearch.config.options import Options
 from embsearch.config.schema import Config
 from embsearch.errors import ModelError
-from embsearch.model.prompts import say_prompts
+from embsearch.model.prompts import of_sets, say_prompts, used
 from embsearch.study.fit_to_data import with_format
 from embsearch.tasks.base import imported
 from embsearch.tasks.catalogue import task_of
@@ -25,13 +25,15 @@ def run(config: Config, options: Options) -> int:
     config, _ = with_format(config)
     task = task_of(config)
     dataset = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
-    say_prompts(config.model)
+    say_prompts(config.encoder)
     try:
         lengths = token_lengths(config)
     except ModelError as error:  # the data can be looked at without an encoder
         lengths = None
         print(f"embsearch: no token lengths: {error}", file=sys.stderr)
-    print(imported(task.checker)(dataset, lengths), end="")
+    own, _ = used(config.encoder)
+    prompts = {str(role): prompt for role, prompt in own.items()} | of_sets(config.encoder, own)
+    print(imported(task.checker)(dataset, lengths, prompts), end="")
     return 0
 
 

@@ -34,7 +34,9 @@ def run(config: Config, options: EncodeOptions) -> int:
     from embsearch.worker import use_all_cores
 
     use_all_cores()
-    vectors = TextEncoder.open(model.folder, config.device)(texts, options.role).values
+    vectors = TextEncoder.open(model.folder, config.device)(
+        texts, options.role, options.prompt_name
+    ).values
     if output is not None and output.suffix == ".npy":
         import numpy as np
 

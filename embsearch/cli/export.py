@@ -32,7 +32,7 @@ def run(config: Config, options: ExportOptions) -> int:
     If the graph is another model: exit code 3, and no folder.
     """
     output = new_folder(options.output)
-    if not options.input and not (config.data.path or config.data.train):
+    if not options.input and not config.data.named:
         raise ConfigError(
             "export compares the graph with the model: give study=NAME for its test rows, or input=FILE"
         )
@@ -83,9 +83,10 @@ def compared(
     """Measure parity on the texts of ``input``, or on the study's test rows."""
     import torch
 
+    from embsearch.data.dataset import roles_of
     from embsearch.data.tokenise import prompted
     from embsearch.model import pretrained
-    from embsearch.model.prompts import prompt_of
+    from embsearch.model.prompts import prompts_of
     from embsearch.serve.encoder import TextEncoder
     from embsearch.serve.exported import BATCH, open_graph
     from embsearch.serve.parity import on_rows, on_texts
@@ -109,8 +110,7 @@ def compared(
     task = task_of(as_begun(config))
     data = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
     rows = task.rows(data, "test" if len(data.test) else "valid")
-    prompts = prompt_of(plain, "query"), prompt_of(plain, "document")
-    given = prompted(data, prompts)
+    given = prompted(data, prompts_of(plain, roles_of(data)[0]))
     items = [given[i] for i in task.items(rows)]
     return on_rows(task, items, rows, exact, graph, slow)
 

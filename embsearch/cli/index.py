@@ -36,7 +36,8 @@ def run(config: Config, options: IndexOptions) -> int:
 
     use_all_cores()
     began = time.monotonic()
-    vectors = unit_rows(TextEncoder.open(model.folder, config.device)(found, "document").values)
+    encode = TextEncoder.open(model.folder, config.device)
+    vectors = unit_rows(encode(found, "document", options.prompt_name).values)
     Index(found, vectors, about).save(output)
     took = time.monotonic() - began
     print(f"{output}: {len(found)} vectors of width {vectors.shape[1]} in {took:.0f} s")

@@ -19,7 +19,6 @@ from embsearch.config.command import same_study
 from embsearch.config.folders import home_folder
 from embsearch.config.options import TellsMore
 from embsearch.config.schema import Config
-from embsearch.data.dataset import steps_of
 from embsearch.data.load import build_dataset
 from embsearch.data.source_files import find_files
 from embsearch.errors import UserError
@@ -45,7 +44,8 @@ def run(config: Config, options: TellsMore) -> int:
     data = task_of(config).load(cache)
     command += time.monotonic() - started
     begun = StudyFolder(config).begun
-    steps = partial(steps_of, config.train.texts, data.train)
+    task = task_of(config)
+    steps = partial(task.steps, data, config.train.texts)
     warmups = Warmups(config, space, steps)
     if not begun:
         warmups.check()
@@ -61,9 +61,12 @@ def run(config: Config, options: TellsMore) -> int:
             )
         finally:
             launcher.close()
-    epoch = len(data.train), 2 * len(data.train) + int((data.train.negative >= 0).sum())
-    made = play.make(config, play.Work(space, costs, steps, epoch), machine.workers, unprobed)
-    say_prompts(config.model)
+    made = play.make(
+        config, play.Work(space, costs, steps, task.epoch(data)), machine.workers, unprobed
+    )
+    say_prompts(config.encoder)
+    for line in task.plan_lines(data, config):
+        print(line)
     print("\n".join(lines(config, made, machine, options.verbose, warmups.line())))
     if begun:
         print(

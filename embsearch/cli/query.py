@@ -38,6 +38,10 @@ def run(config: Config, options: QueryOptions) -> int:
         )
     if options.text and options.input:
         raise ConfigError(f"text={options.text} and input={options.input}: give one or the other")
+    if options.compare and options.prompt_name:
+        raise ConfigError(f"prompt_name={options.prompt_name}: not of both encoders of compare")
+    if options.compare and config.data.sets and not (options.text or options.input):
+        raise ConfigError("compare: data.sets have no test queries in common; give text or input")
     output = check_output(options.output, ".jsonl")
 
     from embsearch.serve.encoder import TextEncoder
@@ -48,7 +52,8 @@ def run(config: Config, options: QueryOptions) -> int:
     model = of_index(config, options, index)
     texts, right = questions(config, options, index)
     use_all_cores()
-    queries = TextEncoder.open(model.folder, config.device)(texts, "query").values  # type: ignore[arg-type]  # of_index
+    encode = TextEncoder.open(model.folder, config.device)  # type: ignore[arg-type]  # of_index
+    queries = encode(texts, "query", options.prompt_name).values
     k = options.k or (3 if options.compare else 10)
     scores, ids = index.nearest(queries, k)
     if options.compare:

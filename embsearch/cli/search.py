@@ -20,6 +20,7 @@ from embsearch.report.findings import other_choice
 from embsearch.report.live import Watch
 from embsearch.report.record import Record
 from embsearch.report.result import show
+from embsearch.study.fit_to_data import fit_to_data
 from embsearch.study.run import Study
 from embsearch.tasks.catalogue import task_of
 from embsearch.track import mlflow_check, optuna_follower, recorders
@@ -39,7 +40,7 @@ def run(config: Config, options: TellsMore) -> int:
     records = lru_cache(maxsize=1)(Record)  # the logs of a study that ends are read once
     write = partial(page, records)
     study = Study(config, *made, watch, time_of, write, ready, options.verbose)
-    say_prompts(study.config.model)
+    say_prompts(study.config.encoder)
     try:
         result = study.run()
     finally:
@@ -103,7 +104,7 @@ def recorder(config: Config) -> Callable[[Path], Recorder]:
     recorders.check(config)
 
     def make(folder: Path) -> Recorder:
-        made = recorders.make(config, folder)
+        made = recorders.make(fit_to_data(config)[0], folder)  # as the study, which chose by it
         made.start()
         return made
 

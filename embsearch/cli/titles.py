@@ -53,7 +53,12 @@ def _of_study(config: Config) -> tuple[list[str], str]:
     from embsearch.data.dataset import JudgedRows, TaskData
     from embsearch.tasks.catalogue import task_of
 
-    if not (config.data.path or config.data.train):
+    if config.data.sets:
+        raise ConfigError(
+            "input: data.sets have titles of several kinds; give input=FILE, and the set's prompt "
+            f"as prompt_name={next(iter(config.data.sets))}_document where it has one"
+        )
+    if not config.data.named:
         raise ConfigError(
             "input: no titles; give input=FILE (a table with a title column, or one a line), or study=NAME"
         )

@@ -11,12 +11,14 @@ from embsearch.config import secrets
 from embsearch.config.convert import converted
 from embsearch.config.options import Options
 from embsearch.config.schema import Config
+from embsearch.config.sets import in_set
 from embsearch.config.setting import Room, Setting
 from embsearch.config.settings import (
     ROOM,
     declared,
     inside,
     kept,
+    named_rooms,
     options,
     rooms,
     settings,
@@ -98,10 +100,10 @@ def paths() -> JsonObject:
 
 
 def value_at(config: Config, path: str) -> Any:
-    """Return the value at a path. Raises AttributeError for a path that is not there."""
+    """Return the value at a path. Raises AttributeError or KeyError where it is not there."""
     node: Any = config
     for part in path.split("."):
-        node = getattr(node, part)
+        node = node[part] if isinstance(node, Mapping) else getattr(node, part)
     return node
 
 
@@ -136,6 +138,13 @@ def _build(
         path, value = f"{at}{name}", values[name]
         if name in rooms(cls):
             made[name] = _build(field.kind, value, f"{path}.", field.setting, passed, faults)
+            continue
+        if name in named_rooms(cls) and isinstance(value, Mapping):
+            kind = named_rooms(cls)[name]
+            made[name] = {
+                str(own): _build(kind, inside, f"{path}.{own}.", ROOM, passed, faults)
+                for own, inside in value.items()
+            }
             continue
         try:
             made[name] = converted(value, field)
@@ -172,6 +181,9 @@ def _faults(room: Room, at: str) -> Iterator[str]:
             yield f"{at}{name}={value}: {why}"
     for name in rooms(type(room)):
         yield from _faults(getattr(room, name), f"{at}{name}.")
+    for name in named_rooms(type(room)):
+        for own, one in getattr(room, name).items():
+            yield from (in_set(fault, own) for fault in _faults(one, f"{at}{name}.{own}."))
     yield from room.faults()
 
 

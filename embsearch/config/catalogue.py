@@ -14,6 +14,7 @@ Needs = Literal["negatives", "choices", "scores", "score orders"]
 choose among, be it a given negative or another row's positive. ``scores``: a score of every row;
 ``score orders``: rows of different scores in a batch."""
 
+LOSS = "objective.name"  # the config path of a loss; of a set, below the set's
 OWN_FORMATS = (
     "scored",
     "classes",

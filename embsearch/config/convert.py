@@ -16,7 +16,7 @@ T = TypeVar("T")
 def converted(value: object, field: Declared) -> Any:
     """Return ``value`` as the field's type. Raises ValueError whose text says what was expected."""
     found = _convert(value, field.kind)
-    return _one_of(found, field.choices) if field.setting.choices else found
+    return _one_of(found, field.choices) if field.setting.choices and found is not None else found
 
 
 def _convert(value: object, kind: Any) -> Any:

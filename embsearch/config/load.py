@@ -117,6 +117,8 @@ def identity(config: Config) -> JsonObject:
         tree["train"].pop("warmup")
     if not config.data.derive.relevant_alone:  # as before there was such a setting
         tree["data"]["derive"].pop("relevant_alone")
+    if not config.data.sets:
+        tree["data"].pop("sets")
     if config.model.prompts == PromptsConfig("", ""):
         tree["model"].pop("prompts")
     if config.model.adapter == "none" and "model.adapter" not in config.space:  # the same

@@ -130,7 +130,18 @@ class ReproduceOptions(TakesOutput, TakesModel):
 
 
 @dataclass(frozen=True)
-class EncodeOptions(TakesOutput, TakesInput, TakesModel):
+class TakesPrompt(Options):
+    """A verb that puts a prompt before texts."""
+
+    prompt_name: str | None = setting(
+        None,
+        "encode, index, query: a prompt of the model by its name, as products_query of a set of "
+        "data; null: that of the role",
+    )
+
+
+@dataclass(frozen=True)
+class EncodeOptions(TakesPrompt, TakesOutput, TakesInput, TakesModel):
     """embsearch encode."""
 
     role: Literal["query", "document"] | None = setting(
@@ -150,12 +161,12 @@ class ExportOptions(TakesOutput, TakesInput, TakesModel):
 
 
 @dataclass(frozen=True)
-class IndexOptions(TakesOutput, TakesInput, TakesModel):
+class IndexOptions(TakesPrompt, TakesOutput, TakesInput, TakesModel):
     """embsearch index."""
 
 
 @dataclass(frozen=True)
-class QueryOptions(TakesOutput, TakesInput, TakesModel):
+class QueryOptions(TakesPrompt, TakesOutput, TakesInput, TakesModel):
     """embsearch query."""
 
     index: str | None = setting(None, "query: folder that embsearch index wrote")
@@ -169,5 +180,6 @@ class QueryOptions(TakesOutput, TakesInput, TakesModel):
 # Every class with a setting of its own, in the order in which the reference shows them.
 EVERY = (
     TakesInput, TakesOutput, TakesCheckpoint, TakesTrial, RollbackOptions, ReproduceOptions,
-    EncodeOptions, ExportOptions, QueryOptions, OpensBrowser, UiOptions, TellsMore, StatusOptions,
+    TakesPrompt, EncodeOptions, ExportOptions, QueryOptions, OpensBrowser, UiOptions, TellsMore,
+    StatusOptions,
 )  # fmt: skip

@@ -8,14 +8,16 @@ default is the usual choice. A rule that ties settings together is in its class'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from embsearch.codec import Json
 from embsearch.config.catalogue import OBJECTIVES
 from embsearch.config.launchers import LAUNCHERS, LauncherConfig, LocalConfig
 from embsearch.config.setting import Room, setting
+from embsearch.errors import did_you_mean
 
 Pooling = Literal["keep", "mean", "cls", "max", "lasttoken", "pooler"]
 
@@ -68,7 +70,9 @@ class DeriveConfig(Room):
 
 
 @dataclass(frozen=True)
-class DataConfig(Room):
+class FilesConfig(Room):
+    """The files of one set of rows, and how they are read."""
+
     format: Literal["auto", "triplets", "judgements", "clicks", "scored", "classes"] = setting(
         "auto",
         "auto: read off the columns",
@@ -174,6 +178,14 @@ class ModelConfig(Room):
 
 
 @dataclass(frozen=True)
+class EncoderConfig(ModelConfig):
+    """The encoder's settings with the prompts of several sets of data, by the names that a saved
+    model has them under: ``products_query``. null: that of the model."""
+
+    set_prompts: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ObjectiveConfig(Room):
     name: str = setting(
         "auto",
@@ -210,6 +222,82 @@ class ObjectiveConfig(Room):
                 f"objective.margin={self.margin}: cosine similarities differ by at most 2, so this "
                 "margin can never be met and every triplet pulls for ever; use 0.05 to 0.5"
             )
+
+
+@dataclass(frozen=True)
+class SetObjectiveConfig(Room):
+    """The loss of one set's batches; what is null is the study's ``objective``."""
+
+    name: str | None = setting(
+        None,
+        "null: objective.name, or what is usual for its rows where those cannot learn by it",
+        choices=OBJECTIVES,
+        searchable=True,
+    )
+    margin: float | None = setting(None, "null: objective.margin", above=0, high=2, searchable=True)
+    temperature: float | None = setting(
+        None, "null: objective.temperature", above=0, searchable=True
+    )
+    symmetric: bool | None = setting(None, "null: objective.symmetric", searchable=True)
+
+
+@dataclass(frozen=True)
+class SetConfig(FilesConfig):
+    """One of several sets of data."""
+
+    share: float = setting(
+        1.0, "of the batches, against the sum of the sets' shares", above=0, searchable=True
+    )
+    weight: float = setting(
+        1.0, "of its metric in the mean that trials are chosen by, against the sum", above=0
+    )
+    metric: str = setting(
+        "auto", "that counts in the mean; auto: as evaluate.objective=auto for its rows alone"
+    )
+    objective: SetObjectiveConfig = SetObjectiveConfig()
+    prompts: PromptsConfig = PromptsConfig()
+
+    @property
+    def files(self) -> DataConfig:
+        """The same rows as the data of a study of their own."""
+        return DataConfig(**{one.name: getattr(self, one.name) for one in fields(FilesConfig)})
+
+
+@dataclass(frozen=True)
+class DataConfig(FilesConfig):
+    """The data: the files of one set, or several sets by name (guide/your-data.md)."""
+
+    sets: Mapping[str, SetConfig] = setting(
+        {},
+        "name -> a set of its own: path and all that data has, share, weight, metric, "
+        "objective, prompts",
+        verbs=("search", "plan", "data check"),
+    )
+
+    @property
+    def named(self) -> list[str]:
+        """The files and folders that hold the rows."""
+        rooms = self.sets.values() or (self,)
+        found = [getattr(room, key) for room in rooms for key in ("path", "train", "valid", "test")]
+        return [path for path in found if path]
+
+    def faults(self) -> Iterator[str]:
+        """Yield what no range can say."""
+        for one in fields(FilesConfig) if self.sets else ():
+            if getattr(self, one.name) != getattr(FilesConfig(), one.name):
+                yield (
+                    f"data.{one.name}: says nothing beside data.sets; say it of a set, as "
+                    f"data.sets.{next(iter(self.sets))}.{one.name}=..."
+                )
+        for name, room in self.sets.items():
+            if not re.fullmatch(r"[\w-]+", name):
+                yield f"data.sets.{name}: a name has letters, digits, '_' and '-' alone"
+            elif not (room.path or room.train):
+                full = [other for other, one in self.sets.items() if one.path or one.train]
+                yield (
+                    f"data.sets.{name}: names no file; give data.sets.{name}.path=..."
+                    f"{did_you_mean(name, full)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -593,7 +681,23 @@ class Config(Room):
         verbs=("search",),
     )
 
+    @property
+    def encoder(self) -> ModelConfig:
+        """The encoder's settings, with the prompts of the sets where one has some."""
+        found = {
+            f"{name}_{role}": getattr(one.prompts, role)
+            for name, one in self.data.sets.items()
+            for role in ("query", "document")
+        }
+        if all(prompt is None for prompt in found.values()):
+            return self.model
+        own = {one.name: getattr(self.model, one.name) for one in fields(ModelConfig)}
+        return EncoderConfig(**own, set_prompts=found)
+
     def faults(self) -> Iterator[str]:
         """Yield what no range can say."""
+        if self.data.sets and self.evaluate.early_error:
+            error = self.evaluate.early_error
+            yield f"evaluate.early_error={error}: is of the AUC of one set; with data.sets use 0"
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             yield f"device={self.device}: expected auto, cpu, cuda or cuda:N"

@@ -11,8 +11,8 @@ from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from embsearch.config.options import EVERY
-from embsearch.config.schema import Config
-from embsearch.config.setting import KEY, Setting
+from embsearch.config.schema import Config, DataConfig
+from embsearch.config.setting import KEY, Room, Setting
 
 ROOM = Setting("")  # of a room that says nothing about itself
 
@@ -58,6 +58,13 @@ def rooms(cls: type) -> Mapping[str, Declared]:
 
 
 @kept
+def named_rooms(cls: type) -> Mapping[str, type[Room]]:
+    """Return the class of the rooms in each field that holds rooms by names of the user's own."""
+    held = {name: get_args(one.kind) for name, one in declared(cls).items()}
+    return {n: kinds[1] for n, kinds in held.items() if kinds[1:] and hasattr(kinds[1], "faults")}
+
+
+@kept
 def variants(room: Setting) -> Mapping[str, type]:
     """Return the classes of a room whose ``name`` says which it is, by that name."""
     return {declared(cls)["name"].default: cls for cls in room.variants}
@@ -88,6 +95,13 @@ def options() -> Mapping[str, Declared]:
 def settings() -> Mapping[str, Declared]:
     """Return every setting by path: those of the config, then those of single verbs."""
     return {**dict(_below(Config, "")), **options()}
+
+
+def settings_of(config: Config) -> Mapping[str, Declared]:
+    """Return every setting by path, those of the sets of data in ``config`` too."""
+    inside = dict(_below(named_rooms(DataConfig)["sets"], ""))
+    of_sets = {f"data.sets.{n}.{path}": inside[path] for n in config.data.sets for path in inside}
+    return {**settings(), **of_sets}
 
 
 @kept

@@ -15,7 +15,7 @@ import numpy as np
 
 from embsearch.config.schema import AugmentConfig
 from embsearch.data.batch import Batch
-from embsearch.data.dataset import Ids, TaskData
+from embsearch.data.dataset import Ids, TaskData, roles_of
 from embsearch.data.tokenise import Tokens, pad_rows
 from embsearch.errors import ConfigError, DataError
 
@@ -56,7 +56,8 @@ class Augmenter:
                 "train.augment changes texts that one tokenizer reads: the items of this task are "
                 "none, or its encoder has several routes; set its shares to 0"
             )
-        self.prompt = tokens.query_prompt if self.on else ""
+        self.prompts = tokens.prompts if self.on else ()
+        self.role_N = roles_of(data)[1] if any(self.prompts) else None
         self.tokens: Any = GrowingTokens(tokens) if self.on else tokens
         self.longest = int(tokens.lengths.max()) if self.on and len(tokens.lengths) else 0
         self.synonyms = read_synonyms(Path(config.synonyms)) if config.synonyms else {}
@@ -67,8 +68,11 @@ class Augmenter:
             return batch
         draw = np.random.default_rng([self.seed, step, 1])
         anchors, where = np.unique(batch.anchor_B.numpy(), return_inverse=True)
-        changed = [self.change(self.texts[batch.text_D[a]], draw) for a in anchors]
-        changed = [self.prompt + text for text in changed]
+        ids = batch.text_D[anchors].tolist()
+        changed = [self.change(self.texts[i], draw) for i in ids]
+        if self.role_N is not None:
+            before = [self.prompts[role] for role in self.role_N[ids]]
+            changed = [prompt + text for prompt, text in zip(before, changed, strict=True)]
         rows = self.tokenizer(changed, truncation=True, max_length=self.longest)["input_ids"]
         # tokens that the study's texts do not hold are not in the cut table: keep the text as it was
         plain = [self.tokens.row(batch.text_D[a]) for a in anchors]
@@ -80,19 +84,20 @@ class Augmenter:
         text_D = np.concatenate(
             [batch.text_D, np.arange(first, first + len(rows), dtype=batch.text_D.dtype)]
         )
-        moved = batch.anchor_B.new_tensor(len(batch.text_D) + where)
-        used = np.unique(np.concatenate([moved, batch.title_C]))
+        moved = len(batch.text_D) + where
+        positive, negative, titles = (
+            one.numpy() for one in (batch.positive_B, batch.negative_B, batch.title_C)
+        )
+        used = np.unique(np.concatenate([moved, titles]))
         again = np.full(len(text_D), -1)
         again[used] = np.arange(len(used))
         return replace(
             batch,
             text_D=text_D[used],
             anchor_B=batch.anchor_B.new_tensor(again[moved]),
-            positive_B=batch.positive_B.new_tensor(again[batch.positive_B]),
-            negative_B=batch.negative_B.new_tensor(
-                np.where(batch.negative_B >= 0, again[batch.negative_B], -1)
-            ),
-            title_C=batch.title_C.new_tensor(again[batch.title_C]),
+            positive_B=batch.positive_B.new_tensor(again[positive]),
+            negative_B=batch.negative_B.new_tensor(np.where(negative >= 0, again[negative], -1)),
+            title_C=batch.title_C.new_tensor(again[titles]),
         )
 
     def change(self, text: str, draw: np.random.Generator) -> str:

@@ -48,13 +48,16 @@ class Batch:
     title_C: Tensor
     known_BC: Tensor
     score_B: Tensor = field(default_factory=lambda: torch.empty(0))
+    of: str = ""  # the set that its rows are of, where there are several
 
     def to(self, device: torch.device) -> Batch:
         """Return the same batch with its tensors on ``device``."""
         if device.type == "cpu":
             return self
         moved: dict[str, Any] = {
-            name: onto(device, value) for name, value in vars(self).items() if name != "text_D"
+            name: onto(device, value)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
         }
         return replace(self, **moved)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +29,18 @@ _SHARES = (0.5, 0.9, 0.99, 0.999, 1.0)
 _SHARED = (("queries", "query_overlap"), ("titles", "title_overlap"))
 
 
-def describe(dataset: Dataset, lengths: Lengths | None = None) -> str:
-    """Return plain text that lines up in Chinese too. ``lengths`` counts the tokens of texts."""
+def describe(
+    dataset: Dataset, lengths: Lengths | None = None, prompts: Mapping[str, str] | None = None
+) -> str:
+    """Return plain text that lines up in Chinese too.
+
+    ``lengths`` counts the tokens of texts; ``prompts``, by role, stand before example rows.
+    """
     report = dataset.report
     parts = [
         files_of(report),
         _splits(report, dataset),
-        _examples(dataset),
+        _examples(dataset, prompts or {}),
         left_out(report),
         _overlap(report),
         _texts(dataset, lengths),
@@ -125,18 +130,20 @@ def sampled_line(report: Json) -> list[str]:
     ]
 
 
-def _examples(dataset: Dataset) -> str:
+def _examples(dataset: Dataset, prompts: Mapping[str, str]) -> str:
     """Return five training rows, spread evenly, as a trial sees them."""
     rows, texts = dataset.train, dataset.texts
+    query = prompts.get("query", "")
+    title = query if dataset.symmetric else prompts.get("document", "")
     scored = bool(len(rows.score))
     lines = [f"training rows: {'text | text | score' if scored else 'query | positive | negative'}"]
     for at in np.linspace(0, len(rows) - 1, min(5, len(rows))).astype(int):
-        cells = [quoted(texts[i]) for i in (rows.anchor[at], rows.positive[at])]
+        cells = [quoted(query + texts[rows.anchor[at]]), quoted(title + texts[rows.positive[at]])]
         last = rows.negative[at]
         if scored:
             cells.append(f"{rows.score[at]:.3f}")
         else:
-            cells.append(quoted(texts[last]) if last >= 0 else "none")
+            cells.append(quoted(title + texts[last]) if last >= 0 else "none")
         lines.append("  " + " | ".join(cells))
     return "\n".join(lines)
 

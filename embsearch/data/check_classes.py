@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from embsearch.codec import JsonObject
@@ -13,14 +15,19 @@ from embsearch.data.source_files import SPLITS
 SHOWN = 20  # classes
 
 
-def describe(data: ClassData, lengths: Lengths | None = None) -> str:
-    """Return plain text that lines up in Chinese too. ``lengths`` counts the tokens of texts."""
+def describe(
+    data: ClassData, lengths: Lengths | None = None, prompts: Mapping[str, str] | None = None
+) -> str:
+    """Return plain text that lines up in Chinese too.
+
+    ``lengths`` counts the tokens of texts; ``prompts``, by role, stand before example rows.
+    """
     report = data.report
     parts = [
         files_of(report),
         _splits(report),
         _classes(report),
-        _examples(data),
+        _examples(data, (prompts or {}).get("query", "")),
         left_out(report),
         lengths_of([("texts", list(data.texts))], lengths),
     ]
@@ -53,12 +60,13 @@ def _classes(report: JsonObject) -> str:
     return "\n".join(lines)
 
 
-def _examples(data: ClassData) -> str:
+def _examples(data: ClassData, prompt: str) -> str:
     """Return five training rows, spread evenly."""
     rows, texts = data.train, data.texts
     lines = ["training rows, paired anew for every epoch: text | another of its class | class"]
     for at in np.linspace(0, len(rows) - 1, min(5, len(rows))).astype(int):
         one, other = int(rows.anchor[at]), int(rows.positive[at])
         name = data.classes[data.label[one]]
-        lines.append(f"  {quoted(texts[one])} | {quoted(texts[other])} | {name}")
+        both = (quoted(prompt + texts[i]) for i in (one, other))
+        lines.append(f"  {' | '.join(both)} | {name}")
     return "\n".join(lines)

@@ -219,8 +219,20 @@ def read_arrays(folder: Path) -> tuple[JsonObject, NpzFile]:
     return head, np.load(folder / "arrays.npz")
 
 
+def roles_of(data: TaskData) -> tuple[Sequence[str], NDArray[np.intp]]:
+    """Return the roles of texts, and (N,) the place of each text's own among them.
+
+    A role is ``query`` or ``document``, of several sets of data ``products_query`` and the like.
+    """
+    found: tuple[Sequence[str], NDArray[np.intp]] | None = getattr(data, "roles", None)
+    return found or (("query", "document"), np.where(queries_of(data), 0, 1))
+
+
 def queries_of(data: TaskData) -> NDArray[np.bool_]:
     """Return (N,) true for the texts that are queries; the others are documents."""
+    if hasattr(data, "roles"):
+        names, role_N = roles_of(data)
+        return np.array([name.endswith("query") for name in names])[role_N]
     if getattr(data, "symmetric", False):
         return np.ones(len(data.texts), dtype=bool)
     found = np.zeros(len(data.texts), dtype=bool)

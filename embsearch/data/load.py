@@ -221,7 +221,7 @@ def _cache_key(sources: Sequence[Source], config: DataConfig) -> str:
 
     Folder names do not count: the same files elsewhere are the same data.
     """
-    settings = {k: v for k, v in asdict(config).items() if k not in ("path", *SPLITS)}
+    settings = {k: v for k, v in asdict(config).items() if k not in ("path", "sets", *SPLITS)}
     settings["columns"] = dict(config.columns)
     digest = hashlib.sha256(json.dumps([_VERSION, settings], sort_keys=True).encode())
     for source in sources:

@@ -47,6 +47,9 @@ def summarise(shown: pd.DataFrame, rankable: AbstractSet[str], positive_grade: f
 def pairs_and_unread(report: Json) -> str:
     """Return a line on what reading the files found: training rows without a negative, columns that
     nothing reads, rows that were dropped or contradict others; '' where there are none."""
+    if sets := report.get("sets"):
+        every = {name: pairs_and_unread(one) for name, one in sets.items()}
+        return "; ".join(f"{name}: {line}" for name, line in every.items() if line)
     parts = []
     pairs = report.get("pairs")
     if pairs and report.get("format") not in OWN_FORMATS:  # of these all rows are

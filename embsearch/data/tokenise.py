@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from embsearch import disk
-from embsearch.data.dataset import Ids, TaskData, queries_of
+from embsearch.data.dataset import Ids, TaskData, roles_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as RawTokenizer
@@ -30,7 +30,7 @@ class Tokens:
 
     ids: Ids
     offsets: np.ndarray
-    query_prompt: str = ""  # that the queries among them begin with
+    prompts: Sequence[str] = ()  # that the texts of each role begin with
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -105,10 +105,10 @@ def cached(
     tokenizer: Tokenizer,
     max_length: int | None,
     cache: Path,
-    prompts: tuple[str, str] = ("", ""),
+    prompts: Sequence[str] = ("", ""),
 ) -> Tokens:
     """Return ``tokenise`` of all texts of ``dataset``, memory-mapped from ``cache`` when made
-    before. ``prompts`` stand before its queries and its documents.
+    before. ``prompts`` stand before its texts, one for each of its roles.
     """
     made_by = (
         tokenizer.backend_tokenizer.to_str()
@@ -128,12 +128,12 @@ def cached(
             os.close(handle)
             np.save(draft, array)
             disk.put(Path(draft), path)
-    return Tokens(np.load(ids, mmap_mode="r"), np.load(offsets), prompts[0])
+    return Tokens(np.load(ids, mmap_mode="r"), np.load(offsets), prompts)
 
 
-def prompted(data: TaskData, prompts: tuple[str, str]) -> Sequence[str]:
-    """Return every text of ``data`` behind the prompt of its role: of a query, of a document."""
+def prompted(data: TaskData, prompts: Sequence[str]) -> Sequence[str]:
+    """Return every text of ``data`` behind the prompt of its role."""
     if not any(prompts):
         return data.texts
-    before = np.where(queries_of(data), *prompts)
-    return [prompt + text for prompt, text in zip(before, data.texts, strict=True)]
+    role_N = roles_of(data)[1].tolist()
+    return [prompts[role] + text for role, text in zip(role_N, data.texts, strict=True)]

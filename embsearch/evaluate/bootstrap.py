@@ -12,7 +12,7 @@ Shapes: M rows, Q queries, N draws at once, P relevant rows, I irrelevant rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -100,6 +100,20 @@ def mean_interval(
 ) -> Interval:
     """Return the mean over queries of a ranking metric between 0 and 1, with its interval."""
     return _mean_interval(np.asarray(value_Q, dtype=np.float64), draws, seed, level, worst=0.0)
+
+
+def mean_of(parts: Sequence[Interval], weights: Sequence[float]) -> Interval:
+    """Return the weighted mean of figures of unrelated rows, with its interval.
+
+    Each part has drawn within its own rows. What it may be off by, to either side, adds up as the
+    root of squares (MOVER: Zou and Donner 2008, doi:10.1002/sim.3095).
+    """
+    share = np.asarray(weights) / np.sum(weights)
+    ends = np.array([(one.low, one.value, one.high) for one in parts]).T
+    value = ends[1] @ share
+    below, above = (np.sqrt((((ends[1] - end) * share) ** 2).sum()) for end in (ends[0], ends[2]))
+    draws = min(one.draws for one in parts)
+    return Interval(float(value), float(value - below), float(value + above), parts[0].level, draws)
 
 
 def _mean_interval(value_Q: Floats, draws: int, seed: int, level: float, worst: float) -> Interval:

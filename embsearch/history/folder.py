@@ -22,7 +22,7 @@ import yaml
 
 from embsearch import disk
 from embsearch.codec import JsonObject
-from embsearch.config.build import to_dict, with_values
+from embsearch.config.build import build, to_dict, value_at, with_values
 from embsearch.config.catalogue import OWN_FORMATS
 from embsearch.config.folders import home_folder
 from embsearch.config.load import diff, digest, identity
@@ -294,6 +294,8 @@ def as_begun(config: Config) -> Config:
         config = with_values(config, {"objective.name": began["config"]["objective"]["name"]})
     if config.data.format == "auto" and began["config"]["data"]["format"] in OWN_FORMATS:
         config = with_values(config, {"data.format": began["config"]["data"]["format"]})
+    if config.data.sets:
+        config = with_values(config, _decided_of_sets(config, build(began["config"])))
     if "relevant_alone" not in began["identity"]["data"]["derive"]:
         config = with_values(config, {"data.derive.relevant_alone": False})
     if "prompts" not in began["identity"]["model"]:
@@ -306,6 +308,17 @@ def as_begun(config: Config) -> Config:
             if to_dict(config)[room][leaf] == new and began["identity"][room][leaf] == old:
                 config = with_values(config, {path: old})
     return _with_steps(config, began["identity"]["train"]["warmup_steps"])
+
+
+def _decided_of_sets(config: Config, began: Config) -> dict[str, Scalar]:
+    """Return what the rows of sets decided when a study began, where the config leaves it open."""
+    found: dict[str, Scalar] = {}
+    for name in config.data.sets.keys() & began.data.sets.keys():
+        for leaf, left in (("metric", "auto"), ("format", "auto"), ("objective.name", None)):
+            path = f"data.sets.{name}.{leaf}"
+            if value_at(config, path) == left:
+                found[path] = value_at(began, path)
+    return found
 
 
 def _with_steps(config: Config, steps: int | None) -> Config:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from embsearch.data.batch import onto
-from embsearch.data.dataset import TaskData
+from embsearch.data.dataset import TaskData, roles_of
 from embsearch.data.tokenise import Tokenizer, Tokens, cached, tokenise
 from embsearch.errors import ModelError
 from embsearch.model import lora, pretrained
@@ -30,7 +30,7 @@ from embsearch.model.device import product_dtype
 from embsearch.model.folder_check import Part
 from embsearch.model.frozen import LIMIT, FrozenLayerCache
 from embsearch.model.kernel import Kernel
-from embsearch.model.prompts import Role, prompt_of
+from embsearch.model.prompts import Role, prompts_of
 from embsearch.model.readers import TABLES, reader_of
 from embsearch.model.text_tower import TextTower
 from embsearch.model.tower import Inputs
@@ -64,7 +64,7 @@ class Encoder(TextTower):
         self._caches: dict[torch.dtype, FrozenLayerCache | None] = {}
 
     def prepare(self, data: TaskData, cache: Path) -> Tokens:
-        prompts = prompt_of(self.model, "query"), prompt_of(self.model, "document")
+        prompts = prompts_of(self.model, roles_of(data)[0])
         return cached(data, self.tokenizer, self.reader.length, cache, prompts)
 
     def read(self, texts: Sequence[str], roles: Sequence[Role | None]) -> Tokens:

@@ -20,13 +20,13 @@ import torch
 from torch import nn
 
 from embsearch.config.schema import ModelConfig
-from embsearch.data.dataset import Ids, TaskData, queries_of
+from embsearch.data.dataset import Ids, TaskData, queries_of, roles_of
 from embsearch.data.tokenise import Tokens, prompted, tokenise
 from embsearch.errors import ModelError, Unfaithful
 from embsearch.model import pretrained
 from embsearch.model.device import Compute
 from embsearch.model.embed import embed
-from embsearch.model.prompts import prompt_of
+from embsearch.model.prompts import prompts_of
 from embsearch.model.readers import Reader, readers
 from embsearch.model.tower import Inputs, Tower
 
@@ -59,7 +59,7 @@ def check(
     """
     for reader, tokens, _ in parts:
         yield from unknown_words(reader, tokens)
-    texts = prompted(data, (prompt_of(model, "query"), prompt_of(model, "document")))
+    texts = prompted(data, prompts_of(model, roles_of(data)[0]))
     sample = Sample.of(model, parts, data)
     check_vectors(tower, model, config, sample, inputs, compute)
     for reader, tokens, ids in parts:
@@ -92,11 +92,10 @@ class Sample:
             taken.append(ids[take])
             rows += [tokens.row(i) for i in take]
         ids = np.concatenate(taken)
-        queries = queries_of(data)[ids]
-        prompts = prompt_of(model, "document"), prompt_of(model, "query")
-        both = zip(ids.tolist(), queries.tolist(), strict=True)
-        texts = [prompts[query] + data.texts[i] for i, query in both]
-        return Sample(ids, texts, queries, rows)
+        names, role_N = roles_of(data)
+        prompts = prompts_of(model, names)
+        texts = [prompts[role_N[i]] + data.texts[i] for i in ids.tolist()]
+        return Sample(ids, texts, queries_of(data)[ids], rows)
 
     def vectors_of(self, model: SentenceTransformer) -> np.ndarray:
         """Return (B, E) of length 1 as ``model`` makes them of queries and documents."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from embsearch.codec import JsonObject
-from embsearch.config.schema import ModelConfig
+from embsearch.config.schema import EncoderConfig, ModelConfig
 from embsearch.errors import ModelError
 
 Role = Literal["query", "document"]
@@ -65,6 +65,15 @@ def prompt_of(model: Prompted, role: Role | None) -> str:
     return choose(model.prompts, model.default_prompt_name, role)
 
 
+def prompts_of(model: Prompted, roles: Sequence[str]) -> list[str]:
+    """Return what this model puts before texts of each role, of sets of data too."""
+    found: list[str] = []
+    for name in roles:
+        of_set = name in model.prompts and name not in NAMES
+        found.append(model.prompts[name] or "" if of_set else prompt_of(model, _role_in(name)))
+    return found
+
+
 def prompts_for(found: Prompted, config: ModelConfig) -> dict[str, str | None]:
     """Return the prompts of ``found`` with those of the config in their place.
 
@@ -72,13 +81,26 @@ def prompts_for(found: Prompted, config: ModelConfig) -> dict[str, str | None]:
     """
     asked = {"query": config.prompts.query, "document": config.prompts.document}
     prompts = {**found.prompts, **{n: p for n, p in asked.items() if p is not None}}
+    own = {role: choose(prompts, found.default_prompt_name, role) for role in NAMES}
+    several = of_sets(config, own)
     leaves_out = any(not getattr(module, "include_prompt", True) for module in found.modules())
-    if leaves_out and any(choose(prompts, found.default_prompt_name, role) for role in NAMES):
+    if leaves_out and any((*own.values(), *several.values())):
         raise ModelError(
             f"model.path={config.path}: its pooling has include_prompt: false, which leaves the tokens of a "
             "prompt out; expected true. Train it without prompts: model.prompts.query='' model.prompts.document=''"
         )
-    return prompts
+    return prompts | several
+
+
+def of_sets(config: ModelConfig, own: Mapping[Role, str]) -> dict[str, str]:
+    """Return the prompts of sets of data; ``own`` are those of the model, where a set has none."""
+    given = config.set_prompts if isinstance(config, EncoderConfig) else {}
+    return {n: own[_role_in(n)] if said is None else said for n, said in given.items()}
+
+
+def _role_in(name: str) -> Role:
+    """Return the role in the name of a set's prompt: ``query`` of ``products_query``."""
+    return "query" if name.endswith("query") else "document"
 
 
 def used(config: ModelConfig) -> tuple[dict[Role, str], str]:
@@ -103,6 +125,9 @@ def say_prompts(config: ModelConfig) -> None:
     found, hint = used(config)
     if any(found.values()):
         print(f"prompts: queries {found['query']!r}, documents {found['document']!r}")
+    if several := of_sets(config, found):
+        said = (f"{name} {prompt!r}" for name, prompt in several.items())
+        print(f"prompts of sets: {', '.join(said)}")
     elif hint:
         print(hint)
 

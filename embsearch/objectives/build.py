@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 
+from torch import Tensor
+
 from embsearch.config.catalogue import OBJECTIVES
-from embsearch.config.schema import ObjectiveConfig
+from embsearch.config.schema import Config, ObjectiveConfig
+from embsearch.config.sets import of_set
+from embsearch.data.batch import Batch
 from embsearch.errors import ConfigError, did_you_mean
 from embsearch.objectives.base import Objective
+
+
+@dataclass(frozen=True)
+class OfSets:
+    """The loss of a batch is that of its set."""
+
+    losses: Mapping[str, Objective]
+
+    def __call__(self, embeddings_DE: Tensor, batch: Batch) -> Tensor:
+        return self.losses[batch.of](embeddings_DE, batch)
+
+
+def loss_of(config: Config) -> Callable[[Tensor, Batch], Tensor]:
+    """Return the loss of batches. Raises ConfigError as ``build`` does."""
+    sets = {name: build(of_set(config, name).objective) for name in config.data.sets}
+    return OfSets(sets) if sets else build(config.objective)
 
 
 def build(config: ObjectiveConfig) -> Objective:

@@ -56,7 +56,9 @@ class Judge:
         """Return a saved model's answers; None: the untuned encoder's."""
         kind = tower_class(self.task.kind)
         if model is None:
-            whole = replace(self.config.model, adapter="none")  # a fresh one would cost time alone
+            whole = replace(
+                self.config.encoder, adapter="none"
+            )  # a fresh one would cost time alone
             tower: Tower = kind.build(whole, self.config.train.seed)
         else:
             tower = kind.load(model, "cpu")

@@ -68,6 +68,8 @@ class CardScores:
         drawn = "queries" if self.rows is None else self.task.groups(self.rows).name
         how = f"On the {rows}. Intervals of 95 % by resampling {drawn}, "
         how += "the gain paired on the same rows."
+        if self.task.primary.words:
+            how += f" {self.task.primary.label}: {self.task.primary.words}."
         if "nDCG@10" in self.task.columns:
             how += f" nDCG is among the titles shown for a query, recall among {pool}."
         yield how

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from embsearch.config.build import value_at
+from embsearch.config.settings import settings_of
 from embsearch.history.final_table import BEST, UNTUNED
 from embsearch.report.charts import Chart
 from embsearch.report.findings import metric_label, signed
@@ -94,7 +95,8 @@ def space_rows(sides: Sequence[Side]) -> list[tuple[str, list[Mapping[str, str]]
 def _of(side: Side, path: str) -> Mapping[str, str]:
     dimension = next((d for d in side.record.space.dimensions if d.path == path), None)
     if dimension is None:
-        fixed = short(value_at(side.record.config, path))
+        config = side.record.config
+        fixed = short(value_at(config, path)) if path in settings_of(config) else "not there"
         return {"range": f"fixed at {fixed}", "winner": fixed, "importance": ""}
     best = side.record.best
     won = None if best is None else best.trial.params.get(path)

@@ -17,6 +17,7 @@ from embsearch.config.build import to_dict, with_values
 from embsearch.config.catalogue import OBJECTIVES
 from embsearch.config.command import same_study
 from embsearch.config.schema import ModelConfig
+from embsearch.config.sets import of_set
 from embsearch.errors import StudyError
 from embsearch.history import events
 from embsearch.model.base_model import Base, base_of
@@ -166,18 +167,28 @@ class Card:
         yield "## Data"
         yield ""
         yield f"Fingerprint `{self.record.data}`."
-        if not report.get("files"):
+        for name, one in report.get("sets", {"": report}).items():
+            yield from ("", f"### {name}", "") if name else ()
+            yield from _files(one)
+        yield from self._sets()
+
+    def _sets(self) -> Iterator[str]:
+        """Yield what the sets of data had of the batches, and count in the mean."""
+        sets = self.config.data.sets
+        if not sets:
             return
-        files = [f"{file['file']} ({file['rows']:,} rows)" for file in report["files"]]
-        how = "given by the data" if report["split"] == "given" else f"by {report['split']}"
-        yield f"Files: {', '.join(files)}; read as {report['format']}."
-        pairs = f" and {report['pairs']:,} pairs" if report.get("pairs") else ""
-        yield f"Splits: {how}; {report['triplets']:,} training triplets{pairs}."
-        counted = ("queries", "rows", "relevant", "classes")
-        heads = [head for head in counted if head in report["splits"]["train"]]
-        yield from ("", f"| split | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 1)}")
-        for name, part in report["splits"].items():
-            yield f"| {name} | {' | '.join(f'{part[head]:,}' for head in heads)} |"
+        yield from ("", "| set | share | weight | metric | loss | query prompt | document prompt |")
+        yield f"|{'---|' * 7}"
+        for name in sets:
+            one, alone = sets[name], of_set(self.config, name)
+            prompts = alone.model.prompts
+            cells = (name, f"{one.share:.4g}", f"{one.weight:g}", one.metric, alone.objective.loss)
+            yield f"| {' | '.join((*cells, repr(prompts.query), repr(prompts.document)))} |"
+        yield ""
+        yield f"Trials were chosen by {task_of(self.config).primary.in_words}."
+        if self.config.encoder is not self.config.model:
+            yield "The prompts of a set are in the model: `prompt_name` is the set's name, then "
+            yield f"`_query` or `_document`, as `{next(iter(sets))}_query`."
 
     def training(self) -> Iterator[str]:
         record, own, kept = self.record, self.course.own, self.course.saved
@@ -284,3 +295,19 @@ class Card:
 
 def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def _files(report: Json) -> Iterator[str]:
+    """Yield what the files of one set of data hold."""
+    if not report.get("files"):
+        return
+    files = [f"{file['file']} ({file['rows']:,} rows)" for file in report["files"]]
+    how = "given by the data" if report["split"] == "given" else f"by {report['split']}"
+    yield f"Files: {', '.join(files)}; read as {report['format']}."
+    pairs = f" and {report['pairs']:,} pairs" if report.get("pairs") else ""
+    yield f"Splits: {how}; {report['triplets']:,} training triplets{pairs}."
+    counted = ("queries", "rows", "relevant", "classes")
+    heads = [head for head in counted if head in report["splits"]["train"]]
+    yield from ("", f"| split | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 1)}")
+    for name, part in report["splits"].items():
+        yield f"| {name} | {' | '.join(f'{part[head]:,}' for head in heads)} |"

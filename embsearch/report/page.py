@@ -251,7 +251,9 @@ def _made(record: Record) -> Iterator[tuple[str, str]]:
     first = sessions[0] if sessions else events.Opened(name="")
     environment = first.environment
     data = record.config.data
-    yield "data", f"{data.path or data.train or ''}, fingerprint {first.data[:12]}"
+    yield "data", f"{', '.join(data.named)}, fingerprint {first.data[:12]}"
+    if words := task_of(record.config).primary.words:
+        yield metric_label(record), words
     yield "encoder", record.config.model.path
     yield (
         "validation rows",

@@ -20,9 +20,11 @@ def result_table(rows: Sequence[Json], objective: str, task: AnyTask) -> Table:
     """Return the table of a study's result; ``rows`` as ``study.Result.table`` holds them."""
     split = rows[0]["split"] if rows else "test"
     table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
+    if task.primary.words:
+        table.caption = f"{task.primary.label}: {task.primary.words}"
     table.add_column("")
     heads = [f"valid\n{objective}", f"{split} {task.primary.label}\n(95 %)"]
-    heads += [column.replace("@", "\n@") for column in task.columns]
+    heads += [column.replace("@", "\n@").replace(": ", ":\n") for column in task.columns]
     for head in heads:  # 77 columns in all
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:

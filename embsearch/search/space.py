@@ -24,12 +24,12 @@ from optuna.trial import Trial
 
 from embsearch.codec import Json
 from embsearch.config.build import value_at, with_values
+from embsearch.config.catalogue import LOSS
 from embsearch.config.schema import Config
-from embsearch.config.settings import settings
+from embsearch.config.settings import settings_of
 from embsearch.errors import ConfigError, did_you_mean
 from embsearch.values import Scalar
 
-LOSS = "objective.name"
 KEYS = ("low", "high", "log", "step", "choices", "ordered", "when")
 
 
@@ -232,7 +232,7 @@ def parse(raw: Json, config: Config, fitted: bool = True) -> Space:
     ``fitted`` False: the data have yet to say which losses are searched.
     """
     faults: list[str] = []
-    known = settings()
+    known = settings_of(config)
     found: dict[str, Dimension] = {}
     for path, spec in raw.items():
         if path not in known:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embsearch.errors import ConfigError, did_you_mean
 from embsearch.kernels.select import select
 from embsearch.model import pretrained
 from embsearch.model.device import choose
@@ -63,12 +64,23 @@ class TextEncoder:
         prompt = prompt_of(self._tower.model, role)
         return [(prompt + text, role) for text in texts]
 
-    def __call__(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
-        """Return the vectors of ``texts`` as queries or documents.
+    def named(self, texts: Sequence[str], name: str, role: Role | None) -> list[Asked]:
+        """Return the texts behind the prompt of this name. Raises ConfigError."""
+        if name not in self.prompts:
+            known = ", ".join(self.prompts)
+            hint = did_you_mean(name, list(self.prompts))
+            raise ConfigError(f"prompt_name={name}: no such prompt.{hint} Known: {known}")
+        return [((self.prompts[name] or "") + text, role) for text in texts]
 
-        Raises OutOfMemory where not even one fits.
+    def __call__(
+        self, texts: Sequence[str], role: Role | None = None, name: str | None = None
+    ) -> Vectors:
+        """Return the vectors of ``texts`` as queries or documents, or behind the prompt ``name``.
+
+        Raises OutOfMemory where not even one fits, ConfigError where there is no such prompt.
         """
-        return self.as_they_are(self.prompted(texts, role))
+        asked = self.prompted(texts, role) if name is None else self.named(texts, name, role)
+        return self.as_they_are(asked)
 
     def as_they_are(self, texts: Sequence[Asked]) -> Vectors:
         """Return the vectors of texts behind their prompts, of each distinct one once."""

@@ -13,15 +13,16 @@ from dataclasses import replace
 
 from embsearch.codec import Json, JsonObject
 from embsearch.config.build import with_values
-from embsearch.config.catalogue import OBJECTIVES
+from embsearch.config.catalogue import LOSS, OBJECTIVES
 from embsearch.config.folders import home_folder
-from embsearch.config.schema import Config
+from embsearch.config.schema import Config, DataConfig
+from embsearch.config.sets import faults_of, in_set
 from embsearch.data.check import sampled_line
 from embsearch.data.dataset import TaskData
 from embsearch.data.load import decided_format
 from embsearch.history.folder import StudyFolder, as_begun
 from embsearch.objectives.preflight import learns
-from embsearch.search.space import LOSS
+from embsearch.study.fit_sets import fit_sets, space_of_sets
 from embsearch.tasks.base import AnyTask
 from embsearch.tasks.catalogue import task_of
 
@@ -35,8 +36,13 @@ def fit_to_data(config: Config) -> tuple[Config, list[str]]:
     """
     config, folder = as_begun(config), StudyFolder(config)
     if folder.begun and folder.locked.exists() and config.study.on_drift != "extend":
+        if config.data.sets:
+            return replace(config, space=space_of_sets(config)), []
         return _as_fitted(config, folder.read_locked()["config"]["space"]), []
     config, notes = with_format(config)
+    if config.data.sets:
+        config, more = fit_sets(config)
+        return config, notes + more
     task = task_of(config)
     if (
         "auto" not in (config.evaluate.objective, config.objective.name)
@@ -76,13 +82,26 @@ def _needs(name: str) -> str:
 
 def with_format(config: Config) -> tuple[Config, list[str]]:
     """Return the config with the format of its data, and what was understood."""
-    data = decided_format(config.data, home_folder(config.home) / "cache")
-    if data == config.data:
-        return config, []
+    if not config.data.sets:
+        data, notes = _with_format(config.data, config)
+        return replace(config, data=data), notes
+    sets, said = {}, list[str]()
+    for name, one in config.data.sets.items():
+        with faults_of(name):
+            data, notes = _with_format(one.files, config)
+        sets[name] = replace(one, format=data.format)
+        said += [in_set(note, name) for note in notes]
+    return replace(config, data=replace(config.data, sets=sets)), said
+
+
+def _with_format(asked: DataConfig, config: Config) -> tuple[DataConfig, list[str]]:
+    data = decided_format(asked, home_folder(config.home) / "cache")
+    if data == asked:
+        return asked, []
     said = f"data.format={data.format}, by the columns"
     if data.format == "scored":
         said += " and rows (data.format=judgements if they are these)"
-    return replace(config, data=data), [said]
+    return data, [said]
 
 
 def _with_losses(

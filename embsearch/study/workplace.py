@@ -70,8 +70,7 @@ class Workplace:
     def compare_data(config: Config, folder: StudyFolder, say: Callable[[str], None]) -> None:
         """Raise StudyError where an ended study's files hold other data; say if they are gone."""
         asked = config.data
-        named = [path for path in (asked.path, asked.train, asked.valid, asked.test) if path]
-        if gone := [path for path in named if not is_there(path)]:
+        if gone := [path for path in asked.named if not is_there(path)]:
             say(f"the data could not be compared with the study's: {', '.join(gone)} is gone")
             return
         task = task_of(config)

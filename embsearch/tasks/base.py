@@ -20,8 +20,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from embsearch.config.catalogue import OBJECTIVES
 from embsearch.config.schema import Config, DataConfig, EvaluateConfig
-from embsearch.data.dataset import Ids, Rows, TaskData, steps_of
+from embsearch.data.dataset import Ids, Rows, TaskData, steps_of, with_negatives
 from embsearch.data.pairs import Keys, training_pairs
 from embsearch.evaluate.auc import Vectors
 from embsearch.evaluate.examine import Examined
@@ -37,10 +38,19 @@ Answers = NDArray[
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by its ``name`` in logs and MLflow and its ``label`` in tables and sentences."""
+    """A metric by its ``name`` in logs and MLflow and its ``label`` in tables and sentences.
+
+    ``words`` say what it is made of where the label does not.
+    """
 
     name: str
     label: str
+    words: str = ""
+
+    @property
+    def in_words(self) -> str:
+        """The metric where it is spoken of first."""
+        return self.words or self.label
 
 
 AUC = Metric("auc", "AUC")
@@ -119,6 +129,11 @@ class Task(ABC, Generic[DataT, RowsT]):
         """
         preflight_space(config.objective, config.train.batch_size, searched, data.train)
 
+    def trained_on(self, data: DataT, config: Config) -> DataT:
+        """Return the data with those training rows alone that the loss of ``config`` takes."""
+        negatives = OBJECTIVES[config.objective.loss].needs == "negatives"
+        return with_negatives(data) if negatives else data
+
     def batches(self, data: DataT, size: int, seed: int, start: int = 0) -> Iterator[Any]:
         """Yield training batches (``data.batch.Batch``) without end, from batch number ``start``
         on.
@@ -131,6 +146,15 @@ class Task(ABC, Generic[DataT, RowsT]):
     def steps(self, data: DataT, texts: int, batch_size: int) -> int:
         """Return the number of batches that show at least ``texts`` items."""
         return steps_of(texts, data.train, batch_size)
+
+    def epoch(self, data: DataT) -> tuple[int, int]:
+        """Return the training rows, and the items that they show."""
+        rows = data.train
+        return len(rows), 2 * len(rows) + int((rows.negative >= 0).sum())
+
+    def plan_lines(self, data: DataT, config: Config) -> Iterator[str]:
+        """Yield what a plan says of the items that a trial shows, beside how many these are."""
+        yield from ()
 
     # rows to judge by
 

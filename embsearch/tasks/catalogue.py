@@ -8,10 +8,12 @@ one way. A new task is a line in ``TASKS`` and its formats in ``FORMATS``; a new
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from embsearch.config.schema import Config
+from embsearch.config.schema import Config, EvaluateConfig
+from embsearch.config.sets import of_set
 from embsearch.data.dataset import TaskData
 from embsearch.errors import ConfigError, DataError, did_you_mean
 from embsearch.tasks.base import AnyTask, imported
@@ -29,6 +31,7 @@ FORMATS = {
     "scored": "similarity",
     "classes": "classes",
 }
+SEVERAL = "embsearch.tasks.several:Several"  # of the tasks of several sets of data
 TOWERS = {"text": "embsearch.model.texts:Texts"}  # kind of items -> module:class; it loads torch
 
 
@@ -42,16 +45,31 @@ def task_of(config: Config) -> AnyTask:
 
     Raises ConfigError for a format or an objective that none has.
     """
+    if config.data.sets:
+        return _several(config)
     word = config.data.format
     if word not in FORMATS:
         hint = did_you_mean(word, list(FORMATS))
         raise ConfigError(f"data.format={word} is not one of {', '.join(FORMATS)}.{hint}")
-    task, objective = task_named(FORMATS[word]), config.evaluate.objective
+    return _judged_by(task_named(FORMATS[word]), "evaluate.objective", config.evaluate.objective)
+
+
+def _judged_by(task: AnyTask, setting: str, objective: str) -> AnyTask:
     if task.objectives and objective not in ("auto", *task.objectives):
         hint = did_you_mean(objective, list(task.objectives))
         known = ", ".join(task.objectives)
-        raise ConfigError(f"evaluate.objective={objective}: no such metric.{hint} Known: {known}")
+        raise ConfigError(f"{setting}={objective}: no such metric.{hint} Known: {known}")
     return task.judged_by(objective)
+
+
+def _several(config: Config) -> AnyTask:
+    """Return the task of several sets of data."""
+    tasks = {}
+    for name, one in config.data.sets.items():
+        alone = task_of(replace(of_set(config, name), evaluate=EvaluateConfig()))
+        tasks[name] = _judged_by(alone, f"data.sets.{name}.metric", one.metric)
+    made: AnyTask = imported(SEVERAL)(config, tasks)
+    return _judged_by(made, "evaluate.objective", config.evaluate.objective)
 
 
 def data_again(config: Config, cache: Path, fingerprint: str) -> TaskData:

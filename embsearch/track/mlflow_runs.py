@@ -166,6 +166,7 @@ class StudyRuns:
             return
         data = self._config.data
         source = {k: v for k in ("path", "train", "valid", "test") if (v := getattr(data, k))}
+        source |= {name: room.path or room.train for name, room in data.sets.items()}
         profile = self._study.opened.rows if self._study.opened is not None else {}
         dataset = Dataset(
             self._fields.dataset,

@@ -146,6 +146,8 @@ class RunFields:
     def dataset(self) -> str:
         """The name of the data."""
         data = self._config.data
+        if data.sets:
+            return ", ".join(data.sets)[:500]
         path = data.path or data.train
         return Path(path).stem[:500] if path else self._config.study.task
 
