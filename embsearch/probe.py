@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from embsearch.codec import JsonObject
+from embsearch.config.catalogue import OBJECTIVES
 from embsearch.config.schema import Config
 from embsearch.data.augment import Augmenter
 from embsearch.data.batch import Batch
@@ -153,7 +154,8 @@ def _memory(
 
 
 def _longest(config: Config, data: TaskData, tokens: Inputs) -> Batch:
-    drawn = task_of(config).batches(data, config.train.batch_size, config.train.seed)
+    lists = OBJECTIVES[config.objective.loss].lists
+    drawn = task_of(config).batches(data, config.train.batch_size, config.train.seed, lists=lists)
     lengths = tokens.lengths
     longest: Batch = max(
         (next(drawn) for _ in range(BATCHES)), key=lambda batch: int(lengths[batch.text_D].sum())

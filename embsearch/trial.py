@@ -212,7 +212,8 @@ def trial(
     saver.start_clock(at.seconds)
 
     tower.train()
-    for batch in task.batches(data, train.batch_size, train.seed, start=at.step):
+    lists = OBJECTIVES[config.objective.loss].lists
+    for batch in task.batches(data, train.batch_size, train.seed, at.step, lists):
         lap = time.monotonic()
         rate = learning_rate(at.step, steps, warmup, train)
         for parameters in optimizer.param_groups:

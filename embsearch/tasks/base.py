@@ -79,6 +79,7 @@ class Task(ABC, Generic[DataT, RowsT]):
     name: ClassVar[str]
     kind: ClassVar[str] = "text"  # of the items; decides the tower (tasks/catalogue.py)
     purpose: ClassVar[str] = "its vectors serve this task"  # of a tuned model, in words
+    one_role: ClassVar[bool] = False  # every text is a query
     primary: Metric
     secondary: Mapping[str, str] = {}  # metrics by name that should not fall, in words
     objectives: ClassVar[tuple[str, ...]] = ()  # metrics that may choose trials; (): not known
@@ -119,13 +120,17 @@ class Task(ABC, Generic[DataT, RowsT]):
         """
         preflight_space(config.objective, config.train.batch_size, searched, data.train)
 
-    def batches(self, data: DataT, size: int, seed: int, start: int = 0) -> Iterator[Any]:
+    def batches(
+        self, data: DataT, size: int, seed: int, start: int = 0, lists: bool = False
+    ) -> Iterator[Any]:
         """Yield training batches (``data.batch.Batch``) without end, from batch number ``start``
         on.
 
-        They are a function of the data, ``size`` and ``seed``.
+        They are a function of the data, ``size`` and ``seed``. ``lists``: the loss learns from
+        several titles of a query.
         """
-        made: Iterator[Any] = imported(self.batcher)(data, size, seed, start)
+        more = (True,) if lists else ()
+        made: Iterator[Any] = imported(self.batcher)(data, size, seed, start, *more)
         return made
 
     def steps(self, data: DataT, texts: int, batch_size: int) -> int:
