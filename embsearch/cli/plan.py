@@ -63,7 +63,7 @@ def run(config: Config, options: TellsMore) -> int:
             launcher.close()
     epoch = len(data.train), 2 * len(data.train) + int((data.train.negative >= 0).sum())
     made = play.make(config, play.Work(space, costs, steps, epoch), machine.workers, unprobed)
-    say_prompts(config.model)
+    say_prompts(config.model, task_of(config).one_role)
     print("\n".join(lines(config, made, machine, options.verbose, warmups.line())))
     if begun:
         print(

@@ -22,7 +22,7 @@ import yaml
 
 from embsearch import disk
 from embsearch.codec import JsonObject
-from embsearch.config.build import to_dict, with_values
+from embsearch.config.build import build, to_dict, with_values
 from embsearch.config.catalogue import OWN_FORMATS
 from embsearch.config.folders import home_folder
 from embsearch.config.load import diff, digest, identity
@@ -306,6 +306,15 @@ def as_begun(config: Config) -> Config:
             if to_dict(config)[room][leaf] == new and began["identity"][room][leaf] == old:
                 config = with_values(config, {path: old})
     return _with_steps(config, began["identity"]["train"]["warmup_steps"])
+
+
+def with_its_data(config: Config) -> Config:
+    """Return the config with data and encoder of its study, where the command names no data."""
+    folder = StudyFolder(config)
+    if config.data.path or config.data.train or not folder.locked.exists():
+        return config
+    began = build(folder.read_locked()["config"])
+    return replace(config, data=began.data, model=began.model)
 
 
 def _with_steps(config: Config, steps: int | None) -> Config:

@@ -34,6 +34,17 @@ from embsearch.track.mlflow_model import dimension
 TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "embsearch")
 SHOWN = ("embsearch", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
 
+USES = {  # how its texts are encoded: True where they have one role
+    False: (
+        'query, title = model.encode_query("a query"), model.encode_document("a title")',
+        "model.similarity(query, title)",
+    ),
+    True: (
+        'one, other = model.encode(["a text", "another text"])',
+        "model.similarity(one, other)",
+    ),
+}
+
 
 def card(record: Record, trial: int | None = None, evidence: RowScores | None = None) -> str:
     """Return the card of a trial's model as Markdown.
@@ -130,6 +141,7 @@ class Card:
             yield f"Licence of the base model, as its README names it: {self.base.license}."
 
     def use(self) -> Iterator[str]:
+        one_role = task_of(self.record.config).one_role
         yield from (
             "## Use",
             "",
@@ -137,14 +149,15 @@ class Card:
             "from sentence_transformers import SentenceTransformer",
             "",
             'model = SentenceTransformer("FOLDER")  # the one that holds modules.json',
-            'query, title = model.encode_query("a query"), model.encode_document("a title")',
-            "model.similarity(query, title)",
+            *USES[one_role],
             "```",
             "",
         )
-        yield f"Or: `embsearch encode {self.study} trial={self.course.number} input=titles.txt output=vectors.npy`."
+        yield f"Or: `embsearch encode {self.study} trial={self.course.number} input=texts.txt output=vectors.npy`."
         prompts, _ = used(ModelConfig(str(self.model)))
-        if any(prompts.values()):
+        if one_role and any(prompts.values()):
+            yield f"Its prompt, which `encode` puts before texts: {prompts['query']!r}."
+        elif any(prompts.values()):
             yield (
                 "Prompts, which `encode_query` and `encode_document` put before texts: "
                 f"{prompts['query']!r} before queries, {prompts['document']!r} before documents."
@@ -171,8 +184,9 @@ class Card:
         files = [f"{file['file']} ({file['rows']:,} rows)" for file in report["files"]]
         how = "given by the data" if report["split"] == "given" else f"by {report['split']}"
         yield f"Files: {', '.join(files)}; read as {report['format']}."
-        pairs = f" and {report['pairs']:,} pairs" if report.get("pairs") else ""
-        yield f"Splits: {how}; {report['triplets']:,} training triplets{pairs}."
+        counts = {name: report.get(name, 0) for name in ("triplets", "pairs")}
+        trained = " and ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        yield f"Splits: {how}; training rows: {trained}."
         counted = ("queries", "rows", "relevant", "classes")
         heads = [head for head in counted if head in report["splits"]["train"]]
         yield from ("", f"| split | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 1)}")
