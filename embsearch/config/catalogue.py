@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     needs: Needs
     settings: tuple[str, ...]  # fields of ObjectiveConfig, in the order its constructor takes them
     place: str  # module:class
-    lists: bool = False  # learns from several titles of a query, which a batch has side by side
+    lists: int = 0  # rows of a query that lie side by side in a batch; 0: as they come
 
 
 OBJECTIVES = {
@@ -39,10 +39,10 @@ OBJECTIVES = {
     "bce": Entry("negatives", ("temperature",), "embsearch.objectives.bce:BinaryCrossEntropy"),
     "supcon": Entry("choices", ("temperature",), "embsearch.objectives.supcon:SupCon"),
     "listwise": Entry(
-        "choices", ("temperature",), "embsearch.objectives.listwise:Listwise", lists=True
+        "choices", ("temperature",), "embsearch.objectives.listwise:Listwise", lists=2
     ),
     "margin_mse": Entry("teacher", ("temperature",), "embsearch.objectives.margin_mse:MarginMSE"),
-    "kl": Entry("teacher", ("temperature",), "embsearch.objectives.kl:KL", lists=True),
+    "kl": Entry("teacher", ("temperature",), "embsearch.objectives.kl:KL", lists=8),
     "cosent": Entry("score orders", ("temperature",), "embsearch.objectives.cosent:CoSENT"),
     "angle": Entry("score orders", ("temperature",), "embsearch.objectives.angle:AnglE"),
     "cosine_mse": Entry("scores", (), "embsearch.objectives.cosine_mse:CosineMSE"),

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from embsearch.data.dataset import Ids, TaskData, Triplets
 
-TOGETHER = 8  # rows of one query side by side, where a loss learns from lists
-
 
 def onto(device: torch.device, tensor: Tensor) -> Tensor:
     """Return ``tensor`` on ``device``.
@@ -131,13 +129,13 @@ def side_by_side(group_N: np.ndarray, most: int, random: np.random.Generator) ->
 
 
 def batches(
-    rows: Triplets, graph: ClickGraph, size: int, seed: int, start: int = 0, lists: bool = False
+    rows: Triplets, graph: ClickGraph, size: int, seed: int, start: int = 0, lists: int = 0
 ) -> Iterator[Batch]:
     """Yield batches without end from batch number ``start``: shuffled epochs, every row once in
     each.
 
-    The last batch of an epoch is short when ``size`` does not divide the rows. ``lists``: rows of
-    a query lie side by side, so that a batch has several titles of it.
+    The last batch of an epoch is short when ``size`` does not divide the rows. ``lists``: so
+    many rows of a query lie side by side, so that a batch has several titles of it.
     """
     per_epoch = -(-len(rows) // size)
     number = start
@@ -146,14 +144,14 @@ def batches(
         random = np.random.default_rng([seed, epoch])
         order = random.permutation(len(rows))
         if lists:
-            order = order[side_by_side(rows.anchor[order], TOGETHER, random)]
+            order = order[side_by_side(rows.anchor[order], lists, random)]
         for at in range(first, per_epoch):
             yield make_batch(rows, order[at * size : (at + 1) * size], graph)
         number = (epoch + 1) * per_epoch
 
 
 def triplet_batches(
-    data: TaskData, size: int, seed: int, start: int = 0, lists: bool = False
+    data: TaskData, size: int, seed: int, start: int = 0, lists: int = 0
 ) -> Iterator[Batch]:
     """Return ``batches`` of the training triplets of ``data``."""
     return batches(data.train, ClickGraph(data), size, seed, start, lists)

@@ -32,7 +32,7 @@ class SameClass:
 
 
 def class_batches(
-    data: ClassData, size: int, seed: int, start: int = 0, lists: bool = False
+    data: ClassData, size: int, seed: int, start: int = 0, lists: int = 0
 ) -> Iterator[Batch]:
     """Yield batches of ``size`` pairs without end from batch number ``start``; the last one of an
     epoch may be short.

@@ -121,15 +121,15 @@ class Task(ABC, Generic[DataT, RowsT]):
         preflight_space(config.objective, config.train.batch_size, searched, data.train)
 
     def batches(
-        self, data: DataT, size: int, seed: int, start: int = 0, lists: bool = False
+        self, data: DataT, size: int, seed: int, start: int = 0, lists: int = 0
     ) -> Iterator[Any]:
         """Yield training batches (``data.batch.Batch``) without end, from batch number ``start``
         on.
 
-        They are a function of the data, ``size`` and ``seed``. ``lists``: the loss learns from
-        several titles of a query.
+        They are a function of the data, ``size`` and ``seed``. ``lists``: so many rows of a
+        query lie side by side.
         """
-        more = (True,) if lists else ()
+        more = (lists,) if lists else ()
         made: Iterator[Any] = imported(self.batcher)(data, size, seed, start, *more)
         return made
 
