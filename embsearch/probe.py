@@ -151,7 +151,7 @@ def _memory(
 
 
 def _longest(config: Config, data: TaskData, tokens: Inputs) -> Batch:
-    drawn = task_of(config).batches(data, config.train.batch_size, config.train.seed)
+    drawn = task_of(config).batches(data, config)
     lengths = tokens.lengths
     longest: Batch = max(
         (next(drawn) for _ in range(BATCHES)), key=lambda batch: int(lengths[batch.text_D].sum())

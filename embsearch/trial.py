@@ -215,7 +215,7 @@ def trial(
     saver.start_clock(at.seconds)
 
     tower.train()
-    for batch in task.batches(data, train.batch_size, train.seed, start=at.step):
+    for batch in task.batches(data, config, at.step):
         lap = time.monotonic()
         rate = learning_rate(at.step, steps, warmup, train)
         for parameters in optimizer.param_groups:

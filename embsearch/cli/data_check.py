@@ -25,7 +25,7 @@ def run(config: Config, options: Options) -> int:
     config, _ = with_format(config)
     task = task_of(config)
     dataset = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
-    say_prompts(config.encoder)
+    say_prompts(config.encoder, task.one_role)
     try:
         lengths = token_lengths(config)
     except ModelError as error:  # the data can be looked at without an encoder

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from embsearch import __version__, disk
 from embsearch.cli.encode import read_texts
 from embsearch.cli.models import Chosen, chosen_or_champion
-from embsearch.config.folders import home_folder
 from embsearch.config.options import ExportOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, ModelError, Refused
-from embsearch.history.folder import as_begun
+from embsearch.history.folder import as_begun, with_its_data
+from embsearch.study.fit_to_data import data_of
 from embsearch.tasks.catalogue import task_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def run(config: Config, options: ExportOptions) -> int:
     If the graph is another model: exit code 3, and no folder.
     """
     output = new_folder(options.output)
+    config = with_its_data(config)
     if not options.input and not config.data.named:
         raise ConfigError(
             "export compares the graph with the model: give study=NAME for its test rows, or input=FILE"
@@ -107,9 +108,8 @@ def compared(
 
     if texts is not None:
         return on_texts([text for text, _ in fast.prompted(texts, None)], exact, graph, slow)
-    task = task_of(as_begun(config))
-    data = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
-    rows = task.rows(data, "test" if len(data.test) else "valid")
+    task, data = data_of(config)
+    rows = task.rows(data, "test") or task.rows(data, "valid")
     given = prompted(data, prompts_of(plain, roles_of(data)[0]))
     items = [given[i] for i in task.items(rows)]
     return on_rows(task, items, rows, exact, graph, slow)
@@ -134,11 +134,13 @@ def write_description(
     """Write README.md, export.json with the comparison, and manifest.json with every file's sha256."""
     from embsearch.track import digest as files
 
+    scored = parity.scored
+    metric = task_of(as_begun(config)).primary if scored is None else scored.metric
     about = {
         "model": model.version.uri if model.version else model.name,
         "digest": digest,
         "format": kind,
-        "parity": parity.facts(task_of(as_begun(config)).primary),
+        "parity": parity.facts(metric),
         "embsearch": __version__,
     }
     (draft / "export.json").write_text(

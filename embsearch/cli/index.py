@@ -13,12 +13,14 @@ from embsearch.cli.titles import titles
 from embsearch.config.options import IndexOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, ModelError
+from embsearch.history.folder import with_its_data
 
 
 def run(config: Config, options: IndexOptions) -> int:
     """Write the folder ``output``: titles, vectors, and which model made them."""
     output = folder_to_write(options.output)
-    found, words = titles(config, options.input)
+    config = with_its_data(config)
+    found = titles(config, options.input)
     model = chosen_or_champion(config, options)
     if model.folder is None:
         raise ModelError(
@@ -28,7 +30,7 @@ def run(config: Config, options: IndexOptions) -> int:
         "model": str(model.version.uri if model.version else model.folder.resolve()),
         "digest": model.digest(),
     }
-    print(f"{words}; encoded by {model.label}", flush=True)
+    print(f"{found.words}; encoded by {model.label}", flush=True)
 
     from embsearch.serve.encoder import TextEncoder
     from embsearch.serve.index import Index, unit_rows
@@ -37,11 +39,11 @@ def run(config: Config, options: IndexOptions) -> int:
     use_all_cores()
     began = time.monotonic()
     encode = TextEncoder.open(model.folder, config.device)
-    vectors = unit_rows(encode(found, "document", options.prompt_name).values)
-    Index(found, vectors, about).save(output)
+    vectors = unit_rows(encode(found.texts, "document", options.prompt_name).values)
+    Index(found.texts, vectors, about, found.classes).save(output)
     took = time.monotonic() - began
-    print(f"{output}: {len(found)} vectors of width {vectors.shape[1]} in {took:.0f} s")
-    print(f"next:  embsearch query index={output} {found[0].split()[0]}")
+    print(f"{output}: {len(vectors)} vectors of width {vectors.shape[1]} in {took:.0f} s")
+    print(f"next:  embsearch query index={output} {found.texts[0].split()[0]}")
     return 0
 
 

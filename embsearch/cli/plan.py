@@ -64,7 +64,7 @@ def run(config: Config, options: TellsMore) -> int:
     made = play.make(
         config, play.Work(space, costs, steps, task.epoch(data)), machine.workers, unprobed
     )
-    say_prompts(config.encoder)
+    say_prompts(config.encoder, task.one_role)
     for line in task.plan_lines(data, config):
         print(line)
     print("\n".join(lines(config, made, machine, options.verbose, warmups.line())))

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 from embsearch.cli.encode import read_texts
 from embsearch.cli.files import check_output, write_whole
 from embsearch.cli.models import Chosen, chosen_or_champion, named
-from embsearch.config.folders import home_folder
 from embsearch.config.options import QueryOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, DataError, ModelError
-from embsearch.history.folder import as_begun
-from embsearch.study.fit_to_data import with_format
+from embsearch.history.folder import with_its_data
+from embsearch.study.fit_to_data import data_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +42,7 @@ def run(config: Config, options: QueryOptions) -> int:
     if options.compare and config.data.sets and not (options.text or options.input):
         raise ConfigError("compare: data.sets have no test queries in common; give text or input")
     output = check_output(options.output, ".jsonl")
+    config = with_its_data(config)
 
     from embsearch.serve.encoder import TextEncoder
     from embsearch.serve.index import Index
@@ -71,7 +71,8 @@ def run(config: Config, options: QueryOptions) -> int:
         for text, row, numbers in zip(texts, scores, ids, strict=True):
             print(text)
             for place, (score, number) in enumerate(zip(row, numbers, strict=True), 1):
-                print(f"  {place:3}  {score:.4f}  {index.titles[number]}")
+                label = f"{index.classes[number]}  " if index.classes else ""
+                print(f"  {place:3}  {score:.4f}  {label}{index.titles[number]}")
     if output is not None:
         write_whole(output, lines(texts, index, scores, ids))
         print(f"{output}: {len(texts)} texts with {ids.shape[1]} titles each", file=sys.stderr)
@@ -135,12 +136,9 @@ def of_study(config: Config, options: QueryOptions, index: Index) -> tuple[list[
 
 
 def _judged(config: Config) -> Right:
-    from embsearch.data.dataset import JudgedRows, TaskData
-    from embsearch.tasks.catalogue import task_of
+    from embsearch.data.dataset import JudgedRows
 
-    config = with_format(as_begun(config))[0]
-    task = task_of(config)
-    data: TaskData = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
+    task, data = data_of(config)
     rows = task.rows(data, "test")
     rows = rows if len(rows) else task.rows(data, "valid")
     right: Right = {}
@@ -157,7 +155,11 @@ def lines(texts: list[str], index: Index, scores: np.ndarray, ids: np.ndarray) -
         {
             "text": text,
             "titles": [
-                {"title": index.titles[i], "cosine": round(float(s), 6)}
+                {
+                    "title": index.titles[i],
+                    **({"class": index.classes[i]} if index.classes else {}),
+                    "cosine": round(float(s), 6),
+                }
                 for s, i in zip(row, numbers, strict=True)
             ],
         }

@@ -40,7 +40,7 @@ def run(config: Config, options: TellsMore) -> int:
     records = lru_cache(maxsize=1)(Record)  # the logs of a study that ends are read once
     write = partial(page, records)
     study = Study(config, *made, watch, time_of, write, ready, options.verbose)
-    say_prompts(study.config.encoder)
+    say_prompts(study.config.encoder, task_of(study.config).one_role)
     try:
         result = study.run()
     finally:

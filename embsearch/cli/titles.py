@@ -1,32 +1,49 @@
-"""The titles that a command means: a table's column, a file of lines, or those of the study's data."""
+"""The titles that a command means: a table's column, a file of lines, or those of the study's data.
+
+Texts with a class keep it beside them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from embsearch.cli.encode import read_texts
-from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, DataError
-from embsearch.history.folder import as_begun
-from embsearch.study.fit_to_data import with_format
+from embsearch.study.fit_to_data import data_of
 
 
-def titles(config: Config, source: str | None) -> tuple[list[str], str]:
-    """Return each distinct title once, in order, and where they are from. Raises UserError."""
+@dataclass(frozen=True)
+class Titles:
+    """Distinct titles, where they are ``from``, and the class of each where they have classes."""
+
+    texts: Sequence[str]
+    words: str
+    classes: Sequence[str] = ()
+
+
+def titles(config: Config, source: str | None) -> Titles:
+    """Return each distinct title once, in order. Raises UserError."""
     from embsearch.data.source_files import SUFFIXES
 
     if source is None:
         return _of_study(config)
     path = Path(source).expanduser()
-    found = _of_table(path, config) if path.suffix.lower() in SUFFIXES else read_texts(source)
+    if path.suffix.lower() in SUFFIXES:
+        found, classes = _of_table(path, config)
+    else:
+        found, classes = read_texts(source), []
+    place = {text: at for at, text in reversed(list(enumerate(found)))}
     distinct = list(dict.fromkeys(found))
     twice = f", {len(found) - len(distinct)} of them twice" if len(found) > len(distinct) else ""
-    return distinct, f"{path}: {len(found)} titles{twice}"
+    kept = [classes[place[text]] for text in distinct] if classes else []
+    return Titles(distinct, f"{path}: {len(found)} {'texts' if kept else 'titles'}{twice}", kept)
 
 
-def _of_table(path: Path, config: Config) -> list[str]:
-    from embsearch.data.columns import one_column
+def _of_table(path: Path, config: Config) -> tuple[list[str], list[str]]:
+    from embsearch.data.columns import class_column, one_column
     from embsearch.data.faults import SHOWN
     from embsearch.data.read import read
     from embsearch.data.source_files import Source
@@ -43,15 +60,17 @@ def _of_table(path: Path, config: Config) -> list[str]:
         raise DataError(
             f"{table.name}, row {empty[0]}: the title is empty{more}; expected a text; delete the row"
         )
-    return cells
+    return cells, class_column(table, config.data.columns)
 
 
-def _of_study(config: Config) -> tuple[list[str], str]:
-    """Return every title that was shown for a query, of training, validation and test rows."""
+def _of_study(config: Config) -> Titles:
+    """Return every title that was shown for a query, of training, validation and test rows; of
+    texts with a class those of training.
+    """
     import numpy as np
 
-    from embsearch.data.dataset import JudgedRows, TaskData
-    from embsearch.tasks.catalogue import task_of
+    from embsearch.data.class_data import ClassData
+    from embsearch.data.dataset import JudgedRows
 
     if config.data.sets:
         raise ConfigError(
@@ -60,13 +79,16 @@ def _of_study(config: Config) -> tuple[list[str], str]:
         )
     if not config.data.named:
         raise ConfigError(
-            "input: no titles; give input=FILE (a table with a title column, or one a line), or study=NAME"
+            f"input: no titles; give input=FILE (a table with a title column, or one a line), or "
+            f"data.path=...; no study {config.study.name} has begun here"
         )
-    config = with_format(as_begun(config))[0]
-    task = task_of(config)
-    data: TaskData = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
+    task, data = data_of(config)
     judged = (task.rows(data, split) for split in ("valid", "test"))
     shown = [rows.title for rows in judged if isinstance(rows, JudgedRows)]
     ids = np.unique(np.concatenate([data.train.positive, data.train.negative, *shown]))
-    found = [data.texts[i] for i in ids if i >= 0]
-    return found, f"study {config.study.name}: {len(found)} titles"
+    ids = ids[ids >= 0]
+    found = [data.texts[i] for i in ids]
+    if isinstance(data, ClassData):
+        classes = [data.classes[i] for i in data.label[ids]]
+        return Titles(found, f"study {config.study.name}: {len(found)} texts", classes)
+    return Titles(found, f"study {config.study.name}: {len(found)} titles")

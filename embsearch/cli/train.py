@@ -24,7 +24,7 @@ def run(config: Config, options: TrainOptions) -> int:
     lora.check(config)
     output = check_new_folder(options.output)
     config = single(fit_to_data(config)[0])
-    say_prompts(config.encoder)
+    say_prompts(config.encoder, task_of(config).one_role)
     watch = Watch()
     recorder = search.recorder(config)
     made = launchers.launcher(config)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Needs = Literal["negatives", "choices", "scores", "score orders"]
+Needs = Literal["negatives", "choices", "teacher", "scores", "score orders"]
 """``negatives``: rows with a worse title of their own. ``choices``: more than one title to
-choose among, be it a given negative or another row's positive. ``scores``: a score of every row;
+choose among, be it a given negative or another row's positive. ``teacher``: a teacher's scores of
+a row's titles. ``scores``: a score of every row;
 ``score orders``: rows of different scores in a batch."""
 
 LOSS = "objective.name"  # the config path of a loss; of a set, below the set's
@@ -27,6 +28,7 @@ class Entry(NamedTuple):
     needs: Needs
     settings: tuple[str, ...]  # fields of ObjectiveConfig, in the order its constructor takes them
     place: str  # module:class
+    lists: int = 0  # rows of a query that lie side by side in a batch; 0: as they come
 
 
 OBJECTIVES = {
@@ -37,6 +39,11 @@ OBJECTIVES = {
     ),
     "bce": Entry("negatives", ("temperature",), "embsearch.objectives.bce:BinaryCrossEntropy"),
     "supcon": Entry("choices", ("temperature",), "embsearch.objectives.supcon:SupCon"),
+    "listwise": Entry(
+        "choices", ("temperature",), "embsearch.objectives.listwise:Listwise", lists=2
+    ),
+    "margin_mse": Entry("teacher", ("temperature",), "embsearch.objectives.margin_mse:MarginMSE"),
+    "kl": Entry("teacher", ("temperature",), "embsearch.objectives.kl:KL", lists=8),
     "cosent": Entry("score orders", ("temperature",), "embsearch.objectives.cosent:CoSENT"),
     "angle": Entry("score orders", ("temperature",), "embsearch.objectives.angle:AnglE"),
     "cosine_mse": Entry("scores", (), "embsearch.objectives.cosine_mse:CosineMSE"),

@@ -203,7 +203,7 @@ class ObjectiveConfig(Room):
     )
     temperature: float = setting(
         0.05,
-        "divides the cosines; infonce, supcon, bce, cosent and angle only",
+        "divides the cosines; of every loss but triplet, contrastive and cosine_mse",
         above=0,
         hint="usual values are 0.01 to 0.1",
         searchable=True,

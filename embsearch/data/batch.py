@@ -34,7 +34,7 @@ def onto(device: torch.device, tensor: Tensor) -> Tensor:
 class Batch:
     """One step's rows. ``anchor_B`` and the like index ``text_D``; ``negative_B`` is -1 where none.
 
-    ``score_B`` is empty where rows have no score.
+    ``score_B``, ``grade_B2`` and ``teacher_B2`` are as of ``Triplets``: empty where rows have none.
 
     ``known_BC[b, c]``: title c of ``title_C`` is a positive of row b's query somewhere in the
     data (its own positive included), so it must not serve as its negative.
@@ -48,6 +48,8 @@ class Batch:
     title_C: Tensor
     known_BC: Tensor
     score_B: Tensor = field(default_factory=lambda: torch.empty(0))
+    grade_B2: Tensor = field(default_factory=lambda: torch.empty(0, 2))
+    teacher_B2: Tensor = field(default_factory=lambda: torch.empty(0, 2))
     of: str = ""  # the set that its rows are of, where there are several
 
     def to(self, device: torch.device) -> Batch:
@@ -101,6 +103,10 @@ def make_batch(rows: Triplets, take: np.ndarray, graph: Known) -> Batch:
     title_ids = np.unique(columns[1:][columns[1:] >= 0])
     local = np.searchsorted(text_D, columns)
     local[columns < 0] = -1
+
+    def taken(column: np.ndarray) -> Tensor:
+        return torch.from_numpy(column[take] if len(column) else column)
+
     return Batch(
         text_D=text_D,
         anchor_B=torch.from_numpy(local[0]),
@@ -109,28 +115,46 @@ def make_batch(rows: Triplets, take: np.ndarray, graph: Known) -> Batch:
         weight_B=torch.from_numpy(rows.weight[take]),
         title_C=torch.from_numpy(np.searchsorted(text_D, title_ids)),
         known_BC=torch.from_numpy(graph.known(columns[0], title_ids)),
-        score_B=torch.from_numpy(rows.score[take] if len(rows.score) else rows.score),
+        score_B=taken(rows.score),
+        grade_B2=taken(rows.grade),
+        teacher_B2=taken(rows.teacher),
     )
 
 
+def side_by_side(group_N: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+    """Return an order of N rows in which those of a group lie together, ``most`` at a time."""
+    by_group = np.argsort(group_N, kind="stable")
+    starts = np.flatnonzero(np.diff(group_N[by_group], prepend=-1))
+    place = np.arange(len(group_N)) - np.repeat(starts, np.diff(np.append(starts, len(group_N))))
+    chunk = np.cumsum((place % most) == 0) - 1
+    drawn = random.permutation(int(chunk[-1]) + 1)
+    return by_group[np.argsort(drawn[chunk], kind="stable")]
+
+
 def batches(
-    rows: Triplets, graph: ClickGraph, size: int, seed: int, start: int = 0
+    rows: Triplets, graph: ClickGraph, size: int, seed: int, start: int = 0, lists: int = 0
 ) -> Iterator[Batch]:
     """Yield batches without end from batch number ``start``: shuffled epochs, every row once in
     each.
 
-    The last batch of an epoch is short when ``size`` does not divide the rows.
+    The last batch of an epoch is short when ``size`` does not divide the rows. ``lists``: so
+    many rows of a query lie side by side, so that a batch has several titles of it.
     """
     per_epoch = -(-len(rows) // size)
     number = start
     while True:
         epoch, first = divmod(number, per_epoch)
-        order = np.random.default_rng([seed, epoch]).permutation(len(rows))
+        random = np.random.default_rng([seed, epoch])
+        order = random.permutation(len(rows))
+        if lists:
+            order = order[side_by_side(rows.anchor[order], lists, random)]
         for at in range(first, per_epoch):
             yield make_batch(rows, order[at * size : (at + 1) * size], graph)
         number = (epoch + 1) * per_epoch
 
 
-def triplet_batches(data: TaskData, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+def triplet_batches(
+    data: TaskData, size: int, seed: int, start: int = 0, lists: int = 0
+) -> Iterator[Batch]:
     """Return ``batches`` of the training triplets of ``data``."""
-    return batches(data.train, ClickGraph(data), size, seed, start)
+    return batches(data.train, ClickGraph(data), size, seed, start, lists)

@@ -33,10 +33,9 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$")
 def check_cells(frame: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, Faults]:
     """Return the typed rows and the faults of their cells; a row with a fault keeps its place.
 
-    Columns: query, positive, negative, pos_grade, neg_grade (triplets), query, label (classes) or
-    query, title, grade;
-    and query_id, weight, weighted, time, segment, split, file, row. Texts lose the blanks at
-    their ends and nothing else; an absent negative is ''.
+    Columns: query, positive, negative, and grade and score of both (triplets), query, label
+    (classes) or query, title, grade; and query_id, weight, weighted, time, segment, split, file,
+    row. Texts lose the blanks at their ends and nothing else; an absent negative is ''.
     """
     faults: Faults = []
     texts = _TEXTS.get(kind, ("query", "title"))
@@ -49,6 +48,8 @@ def check_cells(frame: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, Faults]:
         for name in ("pos_grade", "neg_grade"):
             typed[name] = _values(frame, name, "bad grade", "a finite number", _finite, faults)
         _grades_in_order(typed, faults)
+        for name in ("pos_score", "neg_score"):
+            typed[name] = _values(frame, name, "bad score", "a finite number", _finite, faults)
     elif kind == "classes":
         typed["label"] = _texts(frame, "label", faults)
     elif kind in ("judgements", "scored"):

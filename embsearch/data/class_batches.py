@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from embsearch.data.batch import Batch, make_batch
+from embsearch.data.batch import Batch, make_batch, side_by_side
 from embsearch.data.class_data import ClassData, pairs_of_classes
 from embsearch.data.dataset import Ids, Triplets
 
@@ -31,7 +31,9 @@ class SameClass:
         return found
 
 
-def class_batches(data: ClassData, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+def class_batches(
+    data: ClassData, size: int, seed: int, start: int = 0, lists: int = 0
+) -> Iterator[Batch]:
     """Yield batches of ``size`` pairs without end from batch number ``start``; the last one of an
     epoch may be short.
     """
@@ -52,10 +54,4 @@ def _epoch(data: ClassData, random: np.random.Generator) -> tuple[Triplets, np.n
     texts_N, weight_N = data.train.anchor[shuffled], data.train.weight[shuffled]
     shift = int(random.integers(1, 1 << 30))
     rows = pairs_of_classes(texts_N, data.label, weight_N, shift)
-    labels = data.label[texts_N]
-    by_class = np.argsort(labels, kind="stable")
-    starts = np.flatnonzero(np.diff(labels[by_class], prepend=-1))
-    place = np.arange(len(labels)) - np.repeat(starts, np.diff(np.append(starts, len(labels))))
-    chunk = np.cumsum((place % TOGETHER) == 0) - 1
-    drawn = random.permutation(int(chunk[-1]) + 1)
-    return rows, by_class[np.argsort(drawn[chunk], kind="stable")]
+    return rows, side_by_side(data.label[texts_N], TOGETHER, random)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -19,6 +19,7 @@ from embsearch.data.keys import query_key
 from embsearch.data.nested import texts_in
 from embsearch.data.read import Table
 from embsearch.data.scored import looks_scored
+from embsearch.data.teacher import SCORES, leave_unreadable, scores_of
 from embsearch.errors import DataError, did_you_mean
 
 REQUIRED = {
@@ -33,7 +34,7 @@ _EVERYWHERE = ("weight", "time", "segment", "split")
 OPTIONAL = {
     "judgements": ("query_id", *_EVERYWHERE),
     "clicks": ("query_id", *_EVERYWHERE),
-    "triplets": ("negative", "query_id", "pos_grade", "neg_grade", *_EVERYWHERE),
+    "triplets": ("negative", "query_id", "pos_grade", "neg_grade", *SCORES, *_EVERYWHERE),
     "scored": ("query_id", *_EVERYWHERE),
     "classes": ("query_id", *_EVERYWHERE),
 }
@@ -73,6 +74,9 @@ SYNONYMS = {
         "split": "划分 数据集",
         "pos_grade": "positive_grade",
         "neg_grade": "negative_grade",
+        "pos_score": "pos_scores positive_score positive_scores",
+        "neg_score": "neg_scores negative_score negative_scores",
+        "scores": "score teacher_score teacher_scores margin",
     }.items()
 }
 _NUMBERED = {
@@ -111,6 +115,7 @@ def choose_columns(table: Table, wanted: str, mapping: Mapping[str, str | None])
     headers = list(table.frame.columns)
     _check_mapping(table.name, headers, mapping)
     found = {f: _match(f, headers, mapping) for f in REQUIRED}
+    leave_unreadable(table, found["triplets"])
     kind = wanted if wanted != "auto" else _format(table.name, found, mapping)
     if wanted == "auto" and kind == "judgements":
         read = {name: _plain(header)[0] for name, header in found[kind].items()}
@@ -121,7 +126,7 @@ def choose_columns(table: Table, wanted: str, mapping: Mapping[str, str | None])
     several = _several(found[kind], headers, mapping)
     used = {*found[kind].values(), *(header for many in several.values() for header in many)}
     for name, header in found[kind].items():
-        for each in several.get(name, (header,)):
+        for each in () if name in SCORES else several.get(name, (header,)):
             _check_nested(table, name, each)
     columns = Columns(kind, found[kind], tuple(h for h in headers if h not in used), several)
     if wanted == "auto" and kind == "triplets" and "negative" not in columns.headers:
@@ -140,6 +145,8 @@ def one_column(table: Table, name: str, mapping: Mapping[str, str | None]) -> li
     headers = list(table.frame.columns)
     _check_mapping(table.name, headers, mapping)
     header = mapping.get(name) or _match("judgements", headers, {}).get(name)
+    if header is None and name == "title":
+        header = _of_classes(headers, mapping).get("text")
     if header is None and len(headers) == 1:
         header = headers[0]
     if header is None:
@@ -148,6 +155,18 @@ def one_column(table: Table, name: str, mapping: Mapping[str, str | None]) -> li
             f"Name it with data.columns.{name}=HEADER"
         )
     return list(table.frame[header])
+
+
+def class_column(table: Table, mapping: Mapping[str, str | None]) -> list[str]:
+    """Return the class of each row where the headers are those of texts with a class; else none."""
+    header = _of_classes(list(table.frame.columns), mapping).get("label")
+    return [] if header is None else list(table.frame[header])
+
+
+def _of_classes(headers: Sequence[str], mapping: Mapping[str, str | None]) -> dict[str, str]:
+    """Return our names of the headers of texts with a class; none of other headers."""
+    found = {kind: _match(kind, headers, mapping) for kind in REQUIRED}
+    return found["classes"] if _has_classes(found) else {}
 
 
 def renamed(table: Table, columns: Columns) -> pd.DataFrame:
@@ -160,7 +179,7 @@ def renamed(table: Table, columns: Columns) -> pd.DataFrame:
     made: dict[str, list[str | None]] = {}
     for name in (*REQUIRED[columns.format], *OPTIONAL[columns.format]):
         header = columns.headers.get(name)
-        if header is None:
+        if header is None or name in SCORES:
             made[name] = [None] * len(table.frame)
             continue
         cells = table.frame[header].tolist()
@@ -173,28 +192,43 @@ def renamed(table: Table, columns: Columns) -> pd.DataFrame:
         frame["split"] = table.split
     frame["file"] = table.name
     frame["row"] = table.rows
-    for name, headers in columns.several.items():
-        frame[name] = pd.Series(_all_texts(table, headers, made[name]), dtype=object)
-    for name in columns.several:
-        rows = frame[name].tolist()
-        frame = frame.loc[frame.index.repeat([len(texts) for texts in rows])].reset_index(drop=True)
-        frame[name] = pd.Series([text for texts in rows for text in texts], dtype=object)
-    return frame
+    texts = {name: _all_texts(table, headers) for name, headers in columns.several.items()}
+    scores = scores_of(table, columns.headers, texts)
+    for name, rows in texts.items():
+        kept = [[at for at, text in enumerate(row) if query_key(text)] for row in rows]
+        left: list[list[str | None]] = [
+            [*(row[at] for at in keep), *([] if keep else [cell])]
+            for row, keep, cell in zip(rows, kept, made[name], strict=True)
+        ]
+        frame[name] = pd.Series(left)
+        for column in _scores_of(name, scores):
+            both = zip(scores[column], kept, strict=True)
+            frame[column] = pd.Series([[row[at] for at in keep] or [None] for row, keep in both])
+    for name in texts:
+        lists = [name, *_scores_of(name, scores)]
+        flat = {column: [cell for row in frame[column] for cell in row] for column in lists}
+        frame = frame.loc[frame.index.repeat(frame[name].map(len))].reset_index(drop=True)
+        for column, cells in flat.items():
+            frame[column] = pd.Series(cells, dtype=object)
+    return frame.drop(columns="scores", errors="ignore")
 
 
-def _all_texts(
-    table: Table, headers: Sequence[str], first: Sequence[str | None]
-) -> list[Sequence[str | None]]:
-    """Return the texts of each row under the headers; the cell ``first`` where all are blank."""
-    rows: list[Sequence[str | None]] = []
+def _scores_of(name: str, scores: Iterable[str]) -> list[str]:
+    return [column for column in scores if column[:3] == name[:3]]
+
+
+def _all_texts(table: Table, headers: Sequence[str]) -> list[Sequence[str]]:
+    """Return the texts of each row under the headers, blank ones too."""
     columns = [table.frame[header] for header in headers]
-    listed = [header for header in headers if _has_lists(table, header)]
-    for cell, *cells in zip(first, *columns, strict=True):
-        texts: list[str] = []
-        for header, each in zip(headers, cells, strict=True):
-            texts += texts_in(each) if header in listed else [each]
-        rows.append([text for text in texts if query_key(text)] or [cell])
-    return rows
+    listed = [_has_lists(table, header) for header in headers]
+    return [
+        [
+            text
+            for nested, cell in zip(listed, cells, strict=True)
+            for text in (texts_in(cell) if nested else [cell])
+        ]
+        for cells in zip(*columns, strict=True)
+    ]
 
 
 def _match(kind: str, headers: Sequence[str], mapping: Mapping[str, str | None]) -> dict[str, str]:
@@ -251,7 +285,7 @@ def _check_nested(table: Table, name: str, header: str) -> None:
         return
     for row, cell in zip(table.rows, table.frame[header], strict=True):
         try:
-            if name in SEVERAL or len(texts_in(cell)) <= 1:
+            if name in SEVERAL or sum(map(bool, texts_in(cell))) <= 1:
                 texts_in(cell)
                 continue
             what = "a list or an object; expected one text or number a row"

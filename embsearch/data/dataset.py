@@ -23,12 +23,18 @@ from embsearch.codec import Json, JsonObject
 Ids = NDArray[np.int32]
 
 
+def _no_twos() -> NDArray[np.float32]:
+    return np.empty((0, 2), np.float32)
+
+
 @dataclass(frozen=True)
 class Triplets:
     """Training rows, one a row: text ids of the query, a better and a worse title.
 
     ``negative`` is -1 where a row has none. ``weight`` is 1 unless the data say otherwise.
     ``score`` says of scored pairs how alike query and positive are, from 0 to 1; else it is empty.
+    ``grade`` and ``teacher`` are of the positive and the negative: what they were judged, and a
+    teacher's scores, NaN where a row has none. Empty where no row has any.
     """
 
     anchor: Ids  # (N,)
@@ -38,6 +44,8 @@ class Triplets:
     score: NDArray[np.float32] = field(
         default_factory=lambda: np.empty(0, np.float32)
     )  # (N,), (0,)
+    grade: NDArray[np.float32] = field(default_factory=_no_twos)  # (N, 2), (0, 2)
+    teacher: NDArray[np.float32] = field(default_factory=_no_twos)  # (N, 2), (0, 2)
 
     def __len__(self) -> int:
         return len(self.anchor)

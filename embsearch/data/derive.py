@@ -21,8 +21,8 @@ _BLOCK = 4_000_000  # cells of the grade table looked at at once: bounds memory 
 def derive_triplets(
     rows: pd.DataFrame, config: DeriveConfig, positive_grade: float = 1.0
 ) -> pd.DataFrame:
-    """Return key, query, positive, negative, weight of the graded ``rows`` (key, query, title,
-    grade, weight).
+    """Return key, query, positive, negative, weight, pos_grade, neg_grade of the graded ``rows``
+    (key, query, title, grade, weight).
 
     A triplet has the weight and the query text of its positive's row. The relevant titles of a
     query without a pair are positives without a negative (''), the first ``per_query`` of them.
@@ -44,6 +44,7 @@ def derive_triplets(
             alone.append(relevant[np.argsort(place[relevant])][: config.per_query or None])
     better += alone
     down = rows["title"].to_numpy(object)[np.concatenate(worse)]
+    low = rows["grade"].to_numpy(float)[np.concatenate(worse)]
     up = rows.iloc[np.concatenate(better)]
     return pd.DataFrame(
         {
@@ -52,6 +53,8 @@ def derive_triplets(
             "positive": up["title"].to_numpy(object),
             "negative": np.append(down, [""] * sum(map(len, alone))),
             "weight": up["weight"].to_numpy(float),
+            "pos_grade": up["grade"].to_numpy(float),
+            "neg_grade": np.append(low, [np.nan] * sum(map(len, alone))),
         }
     )
 

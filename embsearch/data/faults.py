@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from embsearch.errors import DataError
 
 SHOWN = 20  # faults a message lists; the rest is counted
+MANY = 5  # faults of a column that hint at a column of another meaning
+_OPTIONAL = {"bad weight": "weight", "bad time": "time", "unknown split": "split"}
 _REMEDY = "fix the row or set data.on_bad_row=drop"
 
 
@@ -42,6 +44,9 @@ def refusal(faults: Sequence[Fault]) -> DataError:
     if len(faults) > SHOWN:
         kinds = ", ".join(f"{kind} {n}" for kind, n in count_kinds(faults).items())
         lines.append(f"... and {len(faults) - SHOWN} more ({len(faults)} in all: {kinds})")
+    for kind, name in _OPTIONAL.items():
+        if count_kinds(faults).get(kind, 0) >= MANY:
+            lines.append(f"if that column is no {name}: data.columns.{name}=null leaves it unread")
     return DataError(lines)
 
 

@@ -7,9 +7,12 @@ import json
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from embsearch.codec import JsonObject
 from embsearch.data.dataset import Dataset, Ids, JudgedRows, Triplets
+
+OPTIONAL = ("score", "teacher")  # columns of Triplets
 
 
 def make_dataset(
@@ -17,10 +20,11 @@ def make_dataset(
 ) -> Dataset:
     """Make the dataset of its frames.
 
-    ``triplets``: key, query, positive, negative ('' for none), weight, and score of scored pairs.
-    ``shown``: key, query,
-    title, grade, segment, split, each (key, title) of a split once. Texts are numbered in the
-    order of their first use."""
+    ``triplets``: key, query, positive, negative ('' for none), weight; score of scored pairs, else
+    pos_grade and neg_grade, and perhaps pos_score and neg_score. ``shown``: key, query, title,
+    grade, segment, split, each (key, title) of a split once. Texts are numbered in the order of
+    their first use.
+    """
     valid, test = (_by_query(shown[shown["split"] == split]) for split in ("valid", "test"))
     good = triplets[triplets["score"] >= positive_grade] if "score" in triplets else triplets
     known = _known(good, shown[shown["grade"] >= positive_grade], shown)
@@ -59,11 +63,25 @@ def make_dataset(
         positive=numbers(triplets["positive"]),
         negative=numbers(triplets["negative"]),
         weight=triplets["weight"].to_numpy(np.float32),
-        **({"score": triplets["score"].to_numpy(np.float32)} if "score" in triplets else {}),
+        **_judged(triplets, positive_grade),
     )
     pairs = np.stack([numbers(known["query"]), numbers(known["title"])], axis=1)
     made = (train, judged(valid), judged(test), np.unique(pairs, axis=0))
     return Dataset(tuple(texts), *made, fingerprint=_fingerprint(texts, *made), report=report)
+
+
+def _judged(triplets: pd.DataFrame, positive_grade: float) -> dict[str, NDArray[np.float32]]:
+    """Return the columns of ``Triplets`` that say how good titles are.
+
+    A title without a grade has the usual one.
+    """
+    if "score" in triplets:
+        return {"score": triplets["score"].to_numpy(np.float32)}
+    usual = {"pos_grade": positive_grade, "neg_grade": positive_grade - 1}
+    found = {"grade": triplets[list(usual)].fillna(usual).to_numpy(np.float32)}
+    if "pos_score" in triplets and triplets["pos_score"].notna().any():
+        found["teacher"] = triplets[["pos_score", "neg_score"]].to_numpy(np.float32)
+    return found
 
 
 def _by_query(rows: pd.DataFrame) -> pd.DataFrame:
@@ -85,8 +103,8 @@ def _fingerprint(
     digest = hashlib.sha256(json.dumps(texts).encode())
     for part in (train, valid, test):
         for name, value in vars(part).items():
-            if name == "score" and not len(value):
-                continue  # as before rows had scores
+            if (name == "grade" and part is train) or (name in OPTIONAL and not len(value)):
+                continue  # as before rows had them
             shape = value.tobytes() if isinstance(value, np.ndarray) else json.dumps(value).encode()
             digest.update(f"{name} {len(value)} ".encode() + shape)
     digest.update(known.tobytes())

@@ -10,8 +10,9 @@ from contextlib import suppress
 def texts_in(cell: str) -> list[str]:
     """Return the texts of a cell: of a list each of its items, of anything else the cell.
 
-    An item is a text, an object with ``text`` and perhaps ``title`` (joined by a blank), or a
-    conversation, a list of messages with ``role`` and ``content`` (joined by line ends).
+    An item is a text, nothing ('' then), an object with ``text`` and perhaps ``title`` (joined by a
+    blank), or a conversation, a list of messages with ``role`` and ``content`` (joined by line
+    ends).
     Raises ValueError, whose text says what was expected.
     """
     return _texts(_value(cell.strip())) if cell.strip()[:1] in ("[", "{") else [cell]
@@ -27,7 +28,7 @@ def _value(cell: str) -> object:
 
 def _texts(value: object) -> list[str]:
     if value is None:
-        return []
+        return [""]
     if isinstance(value, dict):
         return [_text(value)]
     if not isinstance(value, list):

@@ -64,6 +64,7 @@ class Encoder(TextTower):
         self._caches: dict[torch.dtype, FrozenLayerCache | None] = {}
 
     def prepare(self, data: TaskData, cache: Path) -> Tokens:
+        self.take_roles(data)
         prompts = prompts_of(self.model, roles_of(data)[0])
         return cached(data, self.tokenizer, self.reader.length, cache, prompts)
 

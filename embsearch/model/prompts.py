@@ -74,6 +74,16 @@ def prompts_of(model: Prompted, roles: Sequence[str]) -> list[str]:
     return found
 
 
+def take_one_role(model: Prompted) -> None:
+    """Let texts of every role, and of none, stand behind the prompt of a query: all of a study's
+    texts are queries.
+    """
+    query = prompt_of(model, "query")
+    if any(prompt_of(model, role) != query for role in ("document", None)):
+        model.prompts = {**model.prompts, "query": query, "document": query}
+        model.default_prompt_name = "query"
+
+
 def prompts_for(found: Prompted, config: ModelConfig) -> dict[str, str | None]:
     """Return the prompts of ``found`` with those of the config in their place.
 
@@ -120,10 +130,16 @@ def used(config: ModelConfig) -> tuple[dict[Role, str], str]:
     return found, _hint(config.path, own)
 
 
-def say_prompts(config: ModelConfig) -> None:
-    """Print which prompts a study uses, or which are usual; nothing where there are none."""
+def say_prompts(config: ModelConfig, one_role: bool = False) -> None:
+    """Print which prompts a study uses, or which are usual; nothing where there are none.
+
+    ``one_role``: every text is a query.
+    """
     found, hint = used(config)
-    if any(found.values()):
+    if one_role:
+        if found["query"]:
+            print(f"prompts: {found['query']!r} before every text, that of a query")
+    elif any(found.values()):
         print(f"prompts: queries {found['query']!r}, documents {found['document']!r}")
     if several := of_sets(config, found):
         said = (f"{name} {prompt!r}" for name, prompt in several.items())

@@ -97,6 +97,7 @@ class RoutedEncoder(TextTower):
         return max(encoder.hidden_size for encoder in self._encoders)
 
     def prepare(self, data: TaskData, cache: Path) -> RoutedTokens:
+        self.take_roles(data)
         queries = queries_of(data)
         route_N = np.full(len(queries), self._number("document"))
         route_N[queries] = self._number("query")

@@ -15,7 +15,7 @@ from embsearch.data.dataset import TaskData
 from embsearch.model import folder_check
 from embsearch.model.device import Compute
 from embsearch.model.folder_check import Part
-from embsearch.model.prompts import Role
+from embsearch.model.prompts import Role, take_one_role
 from embsearch.model.tower import Inputs, Tower
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ class TextTower(Tower):
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
         self.model = model
+
+    def take_roles(self, data: TaskData) -> None:
+        """Treat every text as a query where the data have no other texts."""
+        if getattr(data, "symmetric", False):
+            take_one_role(self.model)
 
     @abstractmethod
     def read(self, texts: Sequence[str], roles: Sequence[Role | None]) -> Inputs:

@@ -61,6 +61,26 @@ def negative_weight(batch: Batch) -> Tensor:
     return batch.weight_B * (batch.negative_B >= 0)
 
 
+def first_equal(value_B: Tensor) -> Tensor:
+    """Return (B,) the first row with the same value. argmax takes the first of equals."""
+    return (value_B[None, :] == value_B[:, None]).int().argmax(1)
+
+
+def of_lists(value_B2: Tensor, batch: Batch) -> Tensor:
+    """Return (B, C) the value that title c has in any row of row b's query; NaN where in none.
+
+    ``value_B2`` is of the rows' positives and negatives. Of several values the highest holds.
+    """
+    own_BC = torch.stack([batch.positive_B, batch.negative_B], 1)[:, :, None] == batch.title_C
+    lowest = torch.where(torch.isnan(value_B2), -torch.inf, value_B2)[:, :, None]
+    row_BC = torch.where(own_BC, lowest, -torch.inf).amax(1)
+    first_B = first_equal(batch.anchor_B)
+    list_BC = torch.full_like(row_BC, -torch.inf).scatter_reduce(
+        0, first_B[:, None].expand_as(row_BC), row_BC, "amax"
+    )[first_B]
+    return torch.where(torch.isinf(list_BC), torch.nan, list_BC)
+
+
 def weighted_mean(loss_N: Tensor, weight_N: Tensor) -> Tensor:
     """Return the sum of w * loss over sum of w; 0, still differentiable, where all weights are 0."""
     weight_N = weight_N.to(loss_N.dtype)

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from embsearch.data.batch import Batch
-from embsearch.objectives.base import Objective, weighted_mean
+from embsearch.objectives.base import Objective, first_equal, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,3 @@ class InfoNCE(Objective):
 def own_title(batch: Batch) -> Tensor:
     """Return (B,) the column of ``title_C`` that holds the row's positive."""
     return (batch.title_C[None, :] == batch.positive_B[:, None]).int().argmax(1)
-
-
-def first_equal(value_B: Tensor) -> Tensor:
-    """Return (B,) the first row with the same value. argmax takes the first of equals."""
-    return (value_B[None, :] == value_B[:, None]).int().argmax(1)

@@ -75,6 +75,8 @@ def learns(name: str, rows: Triplets) -> bool:
     needs, scored = OBJECTIVES[name].needs, len(rows.score) > 0
     if needs in ("scores", "score orders") or scored:
         return scored and needs in ("scores", "score orders")
+    if needs == "teacher":
+        return bool(np.isfinite(rows.teacher).all(1).any())
     return needs != "negatives" or bool((rows.negative >= 0).any())
 
 
@@ -86,6 +88,13 @@ def _rows(config: ObjectiveConfig, rows: Triplets, batch_size: int) -> Iterator[
             f"objective.name={config.loss}: learns from scores, and none of the {len(rows)} "
             "training rows has one. Set objective.name=infonce, or give pairs with a score of how "
             "alike they are (data.format=scored)"
+        )
+    elif OBJECTIVES[config.loss].needs == "teacher" and not learns(config.loss, rows):
+        yield (
+            f"objective.name={config.loss}: learns from a teacher's scores, and none of the "
+            f"{len(rows)} training rows has them for both of its titles. Set "
+            "objective.name=infonce, or give pos_scores and neg_scores (or one list: score) beside "
+            "positives and negatives"
         )
     elif not (rows.negative >= 0).any():
         yield from _pairs(config, rows, batch_size)

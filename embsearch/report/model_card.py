@@ -35,6 +35,17 @@ from embsearch.track.mlflow_model import dimension
 TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "embsearch")
 SHOWN = ("embsearch", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
 
+USES = {  # how its texts are encoded: True where they have one role
+    False: (
+        'query, title = model.encode_query("a query"), model.encode_document("a title")',
+        "model.similarity(query, title)",
+    ),
+    True: (
+        'one, other = model.encode(["a text", "another text"])',
+        "model.similarity(one, other)",
+    ),
+}
+
 
 def card(record: Record, trial: int | None = None, evidence: RowScores | None = None) -> str:
     """Return the card of a trial's model as Markdown.
@@ -131,6 +142,7 @@ class Card:
             yield f"Licence of the base model, as its README names it: {self.base.license}."
 
     def use(self) -> Iterator[str]:
+        one_role = task_of(self.record.config).one_role
         yield from (
             "## Use",
             "",
@@ -138,14 +150,15 @@ class Card:
             "from sentence_transformers import SentenceTransformer",
             "",
             'model = SentenceTransformer("FOLDER")  # the one that holds modules.json',
-            'query, title = model.encode_query("a query"), model.encode_document("a title")',
-            "model.similarity(query, title)",
+            *USES[one_role],
             "```",
             "",
         )
-        yield f"Or: `embsearch encode {self.study} trial={self.course.number} input=titles.txt output=vectors.npy`."
+        yield f"Or: `embsearch encode {self.study} trial={self.course.number} input=texts.txt output=vectors.npy`."
         prompts, _ = used(ModelConfig(str(self.model)))
-        if any(prompts.values()):
+        if one_role and any(prompts.values()):
+            yield f"Its prompt, which `encode` puts before texts: {prompts['query']!r}."
+        elif any(prompts.values()):
             yield (
                 "Prompts, which `encode_query` and `encode_document` put before texts: "
                 f"{prompts['query']!r} before queries, {prompts['document']!r} before documents."
@@ -304,8 +317,9 @@ def _files(report: Json) -> Iterator[str]:
     files = [f"{file['file']} ({file['rows']:,} rows)" for file in report["files"]]
     how = "given by the data" if report["split"] == "given" else f"by {report['split']}"
     yield f"Files: {', '.join(files)}; read as {report['format']}."
-    pairs = f" and {report['pairs']:,} pairs" if report.get("pairs") else ""
-    yield f"Splits: {how}; {report['triplets']:,} training triplets{pairs}."
+    counts = {name: report.get(name, 0) for name in ("triplets", "pairs")}
+    trained = " and ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    yield f"Splits: {how}; training rows: {trained}."
     counted = ("queries", "rows", "relevant", "classes")
     heads = [head for head in counted if head in report["splits"]["train"]]
     yield from ("", f"| split | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 1)}")

@@ -19,17 +19,21 @@ from embsearch.codec import Json
 from embsearch.errors import DataError
 from embsearch.model.pretrained import put
 
-ABOUT, TITLES, VECTORS = "index.json", "titles.json", "vectors.npy"
+ABOUT, TITLES, VECTORS, CLASSES = "index.json", "titles.json", "vectors.npy", "classes.json"
 MOST = 2**26  # scores in memory at once
 
 
 @dataclass(frozen=True)
 class Index:
-    """``about`` names the model: ``model`` as people call it, ``digest`` over its files."""
+    """``about`` names the model: ``model`` as people call it, ``digest`` over its files.
+
+    ``classes`` has the class of each title, or is empty.
+    """
 
     titles: Sequence[str]
     vectors: np.ndarray  # (T, E) float32, of length 1
     about: Json
+    classes: Sequence[str] = ()
 
     def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (Q, k) cosines, the highest first, and the numbers of their titles; of equals the
@@ -50,9 +54,9 @@ class Index:
         with disk.draft_of(folder) as draft:
             draft.chmod(0o755)
             np.save(draft / VECTORS, self.vectors)
-            (draft / TITLES).write_text(
-                json.dumps(self.titles, ensure_ascii=False), encoding="utf-8"
-            )
+            for name, texts in ((TITLES, self.titles), (CLASSES, self.classes)):
+                text = json.dumps(texts, ensure_ascii=False)
+                (draft / name).write_text(text, encoding="utf-8")
             about = {
                 **self.about,
                 "titles": len(self.titles),
@@ -70,9 +74,13 @@ class Index:
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             titles = json.loads((folder / TITLES).read_text(encoding="utf-8"))
+            file = folder / CLASSES  # older indexes have none
+            classes = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
             vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
             whole = (
-                vectors.shape == (len(titles), about["width"]) and len(titles) == about["titles"]
+                vectors.shape == (len(titles), about["width"])
+                and len(titles) == about["titles"]
+                and len(classes) in (0, len(titles))
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -82,7 +90,7 @@ class Index:
             raise DataError(
                 f"index={folder}: titles and vectors do not fit together; build it again"
             )
-        return Index(titles, vectors, about)
+        return Index(titles, vectors, about, classes)
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:

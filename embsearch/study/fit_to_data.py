@@ -104,6 +104,13 @@ def _with_format(asked: DataConfig, config: Config) -> tuple[DataConfig, list[st
     return data, [said]
 
 
+def data_of(config: Config) -> tuple[AnyTask, TaskData]:
+    """Return the task and the data that a command means, as its study reads them."""
+    config = with_format(as_begun(config))[0]
+    task = task_of(config)
+    return task, task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
+
+
 def _with_losses(
     config: Config, task: AnyTask, data: TaskData, notes: list[str]
 ) -> tuple[Config, list[str]]:

@@ -89,6 +89,7 @@ class Task(ABC, Generic[DataT, RowsT]):
     name: ClassVar[str]
     kind: ClassVar[str] = "text"  # of the items; decides the tower (tasks/catalogue.py)
     purpose: ClassVar[str] = "its vectors serve this task"  # of a tuned model, in words
+    one_role: ClassVar[bool] = False  # every text is a query
     primary: Metric
     secondary: Mapping[str, str] = {}  # metrics by name that should not fall, in words
     objectives: ClassVar[tuple[str, ...]] = ()  # metrics that may choose trials; (): not known
@@ -134,13 +135,16 @@ class Task(ABC, Generic[DataT, RowsT]):
         negatives = OBJECTIVES[config.objective.loss].needs == "negatives"
         return with_negatives(data) if negatives else data
 
-    def batches(self, data: DataT, size: int, seed: int, start: int = 0) -> Iterator[Any]:
+    def batches(self, data: DataT, config: Config, start: int = 0) -> Iterator[Any]:
         """Yield training batches (``data.batch.Batch``) without end, from batch number ``start``
         on.
 
-        They are a function of the data, ``size`` and ``seed``.
+        They are a function of the data, the batch size, the seed and the loss: some losses want
+        several rows of a query side by side.
         """
-        made: Iterator[Any] = imported(self.batcher)(data, size, seed, start)
+        lists = OBJECTIVES[config.objective.loss].lists
+        asked = (config.train.batch_size, config.train.seed, start, *((lists,) if lists else ()))
+        made: Iterator[Any] = imported(self.batcher)(data, *asked)
         return made
 
     def steps(self, data: DataT, texts: int, batch_size: int) -> int:

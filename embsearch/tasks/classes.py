@@ -39,6 +39,7 @@ class Classes(Task[ClassData, ClassRows]):
 
     name = "classes"
     purpose = "texts of one class lie near each other and far from those of others"
+    one_role = True
     primary = Metric("accuracy", "accuracy")
     secondary: Mapping[str, str] = {"macro_f1": "macro-F1", "auc": "AUC"}
     columns: ClassVar[tuple[str, ...]] = ("macro-F1", "AUC")

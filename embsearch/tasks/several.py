@@ -82,11 +82,12 @@ class Several(JudgedBySets):
             sets={n: self.tasks[n].trained_on(d, of_set(config, n)) for n, d in data.sets.items()},
         )
 
-    def batches(self, data: SeveralData, size: int, seed: int, start: int = 0) -> Iterator[object]:
+    def batches(self, data: SeveralData, config: Config, start: int = 0) -> Iterator[object]:
+        seed = config.train.seed
         done = turns(self.shares, seed, np.arange(start))
         count = np.bincount(done, minlength=len(self.shares)).tolist()
         drawn = [
-            task.batches(data.sets[name], size, seed, begin)
+            task.batches(data.sets[name], of_set(config, name), begin)
             for (name, task), begin in zip(self.tasks.items(), count, strict=True)
         ]
         names, number = list(self.tasks), start

@@ -27,6 +27,7 @@ class Similarity(JudgedTask):
 
     name = "similarity"
     purpose = "the cosine of two texts' vectors says how alike they are"
+    one_role = True
     primary = Metric("spearman", "Spearman")
     secondary: Mapping[str, str] = {"pearson": "Pearson", "auc": "AUC"}
     columns: ClassVar[tuple[str, ...]] = ("Pearson", "AUC")

@@ -155,9 +155,8 @@ def test_an_objective_is_a_file_and_a_line(project: Project) -> None:
     said = project.python(OBJECTIVE)
     for expected in (
         "Hinge 0.4 True",
-        "expected one of auto, triplet, contrastive, infonce, hinge, bce, supcon, cosent, angle, "
-        "cosine_mse. Did you mean "
-        "'hinge'?",
+        "expected one of auto, triplet, contrastive, infonce, hinge, bce, supcon, listwise, "
+        "margin_mse, kl, cosent, angle, cosine_mse. Did you mean 'hinge'?",
         "objective.name=hinge: none of the 2 training rows has a negative (worse) title",
     ):
         assert expected in said

@@ -31,7 +31,7 @@ HEADERS = [
     ("question1,question2,is_duplicate", "judgements", "query title grade"),
     ("anchor,positive,score", "judgements", "query title grade"),
     ("question,answer", "triplets", "anchor positive"),
-    ("anchor,positive,negative,score", "triplets", "anchor positive negative"),
+    ("anchor,positive,negative,score", "triplets", "anchor positive negative scores"),
     ("sentence1,sentence2,sentence3", "triplets", "anchor positive negative"),
     ("query,response,rejected_response", "triplets", "anchor positive negative"),
 ]
@@ -133,6 +133,48 @@ def test_a_positive_stands_against_each_negative_and_alone_where_there_is_none(
         ["s", "e", "f"],
     ]
     assert frame["row"].tolist() == [table.rows[n] for n in (0, 0, 1, 2)]
+
+
+TEACHERS = [  # as FlagEmbedding, sentence-transformers and MS MARCO's margins write scores
+    (
+        "x.jsonl",
+        '{"query": "q", "pos": ["a"], "neg": ["b", null, "c"], "pos_scores": [3], "neg_scores": [1, 9, -2]}\n'
+        '{"query": "r", "pos": ["d"], "neg": [], "pos_scores": [4], "neg_scores": []}\n',
+        [["a", "b", "3", "1"], ["a", "c", "3", "-2"], ["d", None, "4", None]],
+    ),
+    (
+        "x.jsonl",
+        '{"query": "q", "positive": "a", "negative_1": "b", "negative_2": "c", "score": [3, 1, -2]}\n',
+        [["a", "b", "3", "1"], ["a", "c", "3", "-2"]],
+    ),
+    (
+        "x.csv",
+        "query,positive,negative,score\nq,a,b,2.5\nr,d,e,-1\n",
+        [["a", "b", "2.5", "0"], ["d", "e", "-1", "0"]],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), TEACHERS)
+def test_a_teachers_scores_stand_beside_their_texts(name, content, expected, write):
+    table = read(Source(write(name, content)))
+    columns = choose_columns(table, "auto", {})
+    frame = renamed(table, columns)[["positive", "negative", "pos_score", "neg_score"]]
+    assert frame.to_numpy().tolist() == expected
+    assert not columns.unused
+
+
+def test_scores_that_do_not_fit_their_texts_are_refused_and_other_columns_left(write):
+    rows = '{"query": "q", "pos": ["a"], "neg": ["b", "c"], "pos_scores": [3], "neg_scores": [1]}\n'
+    table = read(Source(write("x.jsonl", rows)))
+    with pytest.raises(DataError) as caught:
+        renamed(table, choose_columns(table, "auto", {}))
+    assert str(caught.value) == (
+        "x.jsonl, row 1: 1 scores (neg_score, header 'neg_scores') for 2 texts (negative); expected "
+        "one for each, or data.columns.neg_score=null to leave them"
+    )
+    table = read(Source(write("y.csv", "query,positive,negative,score\nq,a,b,high\n")))
+    assert choose_columns(table, "auto", {}).unused == ("score",)
 
 
 def test_lists_of_parquet_and_of_a_data_frames_csv_are_read(tmp_path):

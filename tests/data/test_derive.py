@@ -76,9 +76,10 @@ def test_another_seed_keeps_other_pairs_and_blocks_change_nothing(monkeypatch):
     assert triplets(rows, seed=0) == first
 
 
-def test_a_triplet_has_the_weight_of_its_positive():
-    rows = graded([("q", "a", 1), ("q", "b", 0)]).assign(weight=[3.0, 7.0])
-    assert derive_triplets(rows, DeriveConfig())["weight"].tolist() == [3.0]
+def test_a_triplet_has_the_weight_of_its_positive_and_both_grades():
+    rows = graded([("q", "a", 2), ("q", "b", 0)]).assign(weight=[3.0, 7.0])
+    found = derive_triplets(rows, DeriveConfig())
+    assert found[["weight", "pos_grade", "neg_grade"]].to_numpy().tolist() == [[3.0, 2.0, 0.0]]
 
 
 def test_shown_titles_of_triplets_stand_once_with_their_highest_grade():

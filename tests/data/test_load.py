@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embsearch.config.schema import DataConfig
+from embsearch.config.schema import DataConfig, SplitConfig
+from embsearch.data.batch import triplet_batches
 from embsearch.data.dataset import Dataset, with_negatives
 from embsearch.data.load import load_dataset
 from embsearch.data.summary import pairs_and_unread
+from embsearch.errors import DataError
 
 SEED = """anchor(搜索词),positive(点击商品),negative(未点击商品)
 防水运动手表,佳明Venu 2 防水运动手表,小米智能手环(非防水)
@@ -70,6 +73,55 @@ def test_graded_rows_become_triplets_evaluation_rows_and_a_click_graph(write, ca
     shoes = {(q, t) for q in ("Red  Shoe", "redshoe") for t in "ac"}
     assert known == {*shoes, ("hat", "d"), ("cap", "e")}
     assert data.report["title_overlap"] == {"train-valid": 1, "train-test": 0, "valid-test": 0}
+
+
+def test_grades_of_both_titles_stand_in_the_training_rows_and_leave_the_fingerprint(write, cache):
+    data = load_dataset(DataConfig(path=str(write("x.csv", GRADED))), cache)
+    assert sorted(data.train.grade.tolist()) == [[1, 0], [2, 0], [2, 1]]
+    assert data.train.teacher.shape == (0, 2)
+    assert data.fingerprint.startswith("4cdbb22b7a03")  # as before rows had grades
+
+
+def test_a_teachers_scores_belong_to_the_data_and_a_pair_has_none(write, cache):
+    rows = "query,positive,negative,score,split\n" + "".join(
+        f"q{n},a{n},b{n},{n}.5,{'valid' if n > 3 else 'train'}\nq{n},c{n},,,train\n"
+        for n in range(1, 5)
+    )
+    rows = rows.replace("q4,c4,,,train\n", "")
+    data = load_dataset(DataConfig(path=str(write("x.csv", rows))), cache)
+    has = data.train.negative >= 0
+    assert sorted(data.train.teacher[has].tolist()) == [[1.5, 0], [2.5, 0], [3.5, 0]]
+    assert np.isnan(data.train.teacher[~has]).all()
+    assert data.train.grade[~has].tolist() == [[1, 0]] * 3
+    other = load_dataset(DataConfig(path=str(write("y.csv", rows.replace("2.5", "9")))), cache)
+    assert other.fingerprint != data.fingerprint
+
+
+def test_rows_of_a_query_lie_side_by_side_where_a_loss_learns_from_lists(write, cache):
+    rows = "".join(f"q{q},t{q}-{t},{t % 3},train\n" for q in range(20) for t in range(6))
+    rows += "v,a,1,valid\nv,b,0,valid\n"
+    data = load_dataset(
+        DataConfig(path=str(write("x.csv", "query,title,grade,split\n" + rows))), cache
+    )
+    count = len(data.train)
+    queries = {n: len(next(triplet_batches(data, 16, 0, 0, n)).anchor_B.unique()) for n in (0, 8)}
+    assert queries[8] <= 4 < queries[0]
+    through = islice(triplet_batches(data, 16, 0, 0, 8), -(-count // 16))
+    seen = sorted(pair for one in through for pair in rows_of(one))
+    assert seen == sorted(
+        zip(data.train.anchor, data.train.positive, data.train.negative, strict=True)
+    )
+    again = list(islice(triplet_batches(data, 16, 0, 3, 8), 2))
+    whole = list(islice(triplet_batches(data, 16, 0, 0, 8), 5))[3:]
+    assert [rows_of(one) for one in again] == [rows_of(one) for one in whole]
+
+
+def rows_of(batch):
+    """Return (query, positive, negative) of each row of a batch, by text id."""
+    columns = (
+        batch.text_D[c.numpy()] for c in (batch.anchor_B, batch.positive_B, batch.negative_B)
+    )
+    return list(zip(*columns, strict=True))
 
 
 def test_pairs_without_negatives_train_where_validation_has_some(write, cache):
@@ -153,3 +205,20 @@ def test_a_dataset_comes_back_from_disk_as_it_was(texts):
         data.save(Path(folder, "again"))
         assert equal(Dataset.load(Path(folder, "again")), data)
         assert {f"good {text}" for text in texts} <= set(data.texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"), [("weight", "1.2 kg"), ("split", "shop A"), ("date", "Monday")]
+)
+def test_a_column_of_another_meaning_is_answered_with_how_to_leave_it(name, cell, write, cache):
+    """Once for the column, not for each row; then the file is read."""
+    ours = {"date": "time"}.get(name, name)
+    rows = "".join(f"q{n // 2},t{n},{n % 2},{cell}\n" for n in range(60))
+    path = str(write("x.csv", f"query,title,grade,{name}\n{rows}"))
+    config = DataConfig(path=path, split=SplitConfig(by="time" if name == "date" else "auto"))
+    with pytest.raises(DataError) as caught:
+        load_dataset(config, cache)
+    said = f"if that column is no {ours}: data.columns.{ours}=null leaves it unread"
+    assert str(caught.value).endswith(said)
+    data = load_dataset(DataConfig(path=path, columns={ours: None}), cache)
+    assert data.report["files"][0]["unused"] == [name]

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from embsearch.config.build import with_values
 from embsearch.config.schema import AugmentConfig, Config, DataConfig, SetConfig, SplitConfig
+from embsearch.config.sets import of_set
 from embsearch.data.augment import Augmenter
 from embsearch.data.dataset import queries_of, roles_of
 from embsearch.data.several import turns
@@ -41,6 +43,11 @@ def both(tmp_path_factory):
     return config, task, task.load(task.prepare(config.data, folder / "cache"))
 
 
+def eights(config, seed):
+    """Return the config with batches of eight rows."""
+    return with_values(config, {"train.batch_size": 8, "train.seed": seed})
+
+
 @given(
     shares=st.lists(st.floats(0.05, 20), min_size=1, max_size=5),
     seed=st.integers(0, 2**31),
@@ -61,37 +68,39 @@ def test_another_share_changes_few_turns_and_another_seed_all_of_them():
 
 
 def test_a_batch_is_of_one_set_and_its_texts_are_that_sets_own(both):
-    _, task, data = both
+    config, task, data = both
     second = data.first["intents"]
     counts = {"titles": 0, "intents": 0}
-    for batch in islice(task.batches(data, 8, seed=0), 200):
+    for batch in islice(task.batches(data, eights(config, 0)), 200):
         counts[batch.of] += 1
         assert ((batch.text_D >= second) == (batch.of == "intents")).all()
     assert counts["titles"] / 200 == pytest.approx(0.75, abs=0.02)
 
 
 def test_the_rows_of_a_set_come_as_they_come_to_that_set_alone(both):
-    _, task, data = both
+    config, task, data = both
     alone, own = task.tasks["titles"], data.sets["titles"]
-    mine = (b for b in task.batches(data, 8, seed=3) if b.of == "titles")
-    for batch, other in islice(zip(mine, alone.batches(own, 8, seed=3), strict=False), 30):
+    mine = (b for b in task.batches(data, eights(config, 3)) if b.of == "titles")
+    for batch, other in islice(
+        zip(mine, alone.batches(own, eights(of_set(config, "titles"), 3)), strict=False), 30
+    ):
         assert batch.text_D.tolist() == other.text_D.tolist()
         assert batch.anchor_B.tolist() == other.anchor_B.tolist()
 
 
 @pytest.mark.parametrize("start", [1, 7, 64])
 def test_who_goes_on_from_a_batch_sees_the_same_batches(both, start):
-    _, task, data = both
-    whole = list(islice(task.batches(data, 8, seed=5), start + 20))[start:]
-    later = list(islice(task.batches(data, 8, seed=5, start=start), 20))
+    config, task, data = both
+    whole = list(islice(task.batches(data, eights(config, 5)), start + 20))[start:]
+    later = list(islice(task.batches(data, eights(config, 5), start), 20))
     assert [b.of for b in later] == [b.of for b in whole]
     assert all((a.text_D == b.text_D).all() for a, b in zip(later, whole, strict=True))
 
 
 def test_the_budget_of_texts_is_met_by_the_shares(both):
-    _, task, data = both
+    config, task, data = both
     steps = task.steps(data, 4000, 8)
-    shown = sum(batch.texts_seen for batch in islice(task.batches(data, 8, seed=0), steps))
+    shown = sum(batch.texts_seen for batch in islice(task.batches(data, eights(config, 0)), steps))
     assert shown == pytest.approx(4000, rel=0.05)
     rows, texts = task.epoch(data)
     assert rows == len(data.train)
@@ -115,11 +124,11 @@ def test_ids_are_numbered_set_after_set_and_roles_are_the_sets_own(both):
 def test_an_anchor_that_augmentation_reads_again_keeps_the_prompt_of_its_set(
     both, tiny_bert, tmp_path
 ):
-    _, task, data = both
+    config, task, data = both
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
     tokens = cached(data, tokenizer, 32, tmp_path, ["red ", "", "blue ", ""])
     augment = Augmenter(AugmentConfig(swap=1.0), data, tokens, tokenizer, 0)
-    for step, batch in enumerate(islice(task.batches(data, 8, seed=0), 8)):
+    for step, batch in enumerate(islice(task.batches(data, eights(config, 0)), 8)):
         found = augment(batch, step)  # queries of two words and less stay as they are
         for before, after in zip(batch.anchor_B.tolist(), found.anchor_B.tolist(), strict=True):
             row = tokens.row(batch.text_D[before]).tolist()

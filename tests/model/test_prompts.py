@@ -82,6 +82,27 @@ def test_tokens_of_training_are_those_of_encode_query_and_encode_document(
     assert kept["default_prompt_name"] == "document"
 
 
+def test_a_model_of_texts_of_one_role_says_that_every_text_is_a_query(
+    folder: Path, tmp_path: Path
+) -> None:
+    """So index, server and sentence-transformers encode a text of any role as it was trained."""
+    data = replace(dataset(), report={"format": "scored"})
+    assert data.symmetric
+    encoder = Texts.build(ModelConfig(path=str(folder)), 0)
+    found = encoder.prepare(data, tmp_path / "cache")
+    encoder.save(tmp_path / "saved")
+    model = pretrained.load(tmp_path / "saved")
+    text = PROMPTS["query"] + TEXTS[2]  # a title
+    assert found.row(2).tolist() == model.tokenizer(text)["input_ids"]
+    every = [
+        model.encode_query(TEXTS[:3]),
+        model.encode_document(TEXTS[:3]),
+        model.encode(TEXTS[:3]),
+    ]
+    for vectors in every[1:]:
+        np.testing.assert_allclose(vectors, every[0], atol=1e-6)
+
+
 def test_the_encoder_of_every_verb_gives_the_vectors_of_sentence_transformers(folder: Path) -> None:
     encode, plain = TextEncoder.open(folder, "cpu"), pretrained.load(folder)
     theirs = {

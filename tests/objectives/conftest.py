@@ -13,7 +13,7 @@ def _one_thread():
     torch.manual_seed(0)
 
 
-def make(rows, known=(), weight=None, score=None) -> Batch:
+def make(rows, known=(), weight=None, score=None, grade=None, teacher=None) -> Batch:
     """A batch of (anchor, positive, negative or -1) given as rows of the embeddings. ``known``
     adds (anchor, title) pairs to the rows' own positives."""
     known = {(a, p) for a, p, _ in rows} | set(known)
@@ -28,6 +28,10 @@ def make(rows, known=(), weight=None, score=None) -> Batch:
         title_C=torch.tensor(titles),
         known_BC=torch.tensor([[(a, t) in known for t in titles] for a, _, _ in rows]),
         score_B=torch.empty(0) if score is None else torch.tensor(score),
+        grade_B2=torch.empty(0, 2) if grade is None else torch.tensor(grade),
+        teacher_B2=torch.full((len(rows), 2), torch.nan)
+        if teacher is None
+        else torch.tensor(teacher),
     )
 
 
@@ -52,7 +56,10 @@ def draw(seed=0, negatives=0.7, count=9, texts=14):
     known = [(0, 5), (0, 6), (1, 7), (2, 8), (3, 9), (3, 10)]
     vectors = torch.tensor(random.normal(size=(texts, 6)) * 3, dtype=torch.float32)
     score = random.choice([0.0, 0.25, 0.7, 1.0], size=count).astype(np.float32).tolist()
-    return vectors, make(rows, known, weight, score)
+    grade = random.choice([0.0, 1.0, 2.0], size=(count, 2)).astype(np.float32).tolist()
+    teacher = random.normal(size=(count, 2)).astype(np.float32)
+    teacher[0] = np.nan  # a row that no teacher saw
+    return vectors, make(rows, known, weight, score, grade, teacher.tolist())
 
 
 @pytest.fixture(params=range(5))

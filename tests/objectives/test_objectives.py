@@ -13,6 +13,8 @@ from sentence_transformers.sentence_transformer.losses import (
     ContrastiveLoss,
     CoSENTLoss,
     CosineSimilarityLoss,
+    DistillKLDivLoss,
+    MarginMSELoss,
     MultipleNegativesRankingLoss,
     SiameseDistanceMetric,
     TripletDistanceMetric,
@@ -28,6 +30,9 @@ from embsearch.objectives.contrastive import Contrastive
 from embsearch.objectives.cosent import CoSENT
 from embsearch.objectives.cosine_mse import CosineMSE
 from embsearch.objectives.infonce import InfoNCE
+from embsearch.objectives.kl import KL
+from embsearch.objectives.listwise import Listwise
+from embsearch.objectives.margin_mse import MarginMSE
 from embsearch.objectives.supcon import SupCon
 from embsearch.objectives.triplet import Triplet
 from tests.objectives.conftest import make
@@ -40,7 +45,9 @@ EVERY = [
     BinaryCrossEntropy(0.1),
     SupCon(0.1),
 ]
+EVERY += [Listwise(0.1)]
 OF_TITLES = list(EVERY)
+EVERY += [MarginMSE(0.1), KL(0.1)]
 EVERY += [CoSENT(0.1), AnglE(0.1), CosineMSE()]
 
 
@@ -73,6 +80,7 @@ def test_a_weight_of_two_is_the_row_twice(objective, drawn):
     once = replace(batch, weight_B=torch.tensor([2.0] + [1.0] * 8))
     take = torch.tensor([0, *range(9)])
     columns = ("anchor_B", "positive_B", "negative_B", "known_BC", "score_B")
+    columns += ("grade_B2", "teacher_B2")
     twice = replace(once, **{c: getattr(batch, c)[take] for c in columns}, weight_B=torch.ones(10))
     torch.testing.assert_close(
         objective(vectors, once), objective(vectors, twice), rtol=1e-5, atol=1e-6
@@ -247,6 +255,81 @@ def test_supcon_is_its_formula_on_pairs_of_classes(batch_of):
             losses.append((w, sum(own) / len(own)))
     found = SupCon(0.1)(vectors, batch_of(rows, known=same, weight=weight))
     assert found.item() == pytest.approx(mean(losses), rel=1e-6)
+
+
+# --- lists of titles
+
+LISTS = [
+    (0, 2, 4),
+    (0, 3, 4),
+    (0, 3, 2),
+    (1, 5, 6),
+    (1, 5, 7),
+]  # query 0 has 2, 3, 4; 1 has 5, 6, 7
+GRADES = [[1.0, 0.0], [2.0, 0.0], [2.0, 1.0], [1.0, 0.0], [1.0, 0.0]]
+
+
+def test_the_listwise_loss_is_torch_cross_entropy_with_the_gains_of_ndcg_as_target(batch_of):
+    vectors, weight = torch.randn(8, 6), [1.0, 0.5, 2.0, 1.0, 3.0]
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    logits = unit[[0, 1]] @ unit[2:].T / 0.1
+    gain = torch.tensor([[1.0, 3, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0]])
+    loss_Q = torch.nn.functional.cross_entropy(
+        logits, gain / gain.sum(1, keepdim=True), reduction="none"
+    )
+    expected = (loss_Q * torch.tensor([3.5, 4.0])).sum() / 7.5  # weights of the rows of a query
+    batch = batch_of(LISTS, weight=weight, grade=GRADES)
+    torch.testing.assert_close(Listwise(0.1)(vectors, batch), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_listwise_loss_of_queries_with_one_good_title_is_infonce(batch_of):
+    vectors = torch.randn(6, 6)
+    batch = batch_of([(0, 2, 4), (1, 3, 5)], known=[(0, 3)])
+    torch.testing.assert_close(
+        Listwise(0.1)(vectors, batch), InfoNCE(0.1)(vectors, batch), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_listwise_title_of_a_higher_grade_is_pulled_more(batch_of):
+    batch = batch_of(LISTS[:3], grade=GRADES[:3])
+    pull = -gradient(Listwise(0.1), batch, torch.eye(5)) @ torch.eye(5)[0]
+    assert pull[3] > pull[2] > pull[4]
+
+
+TEACHER = [
+    [3.0, 1.0],
+    [3.0, -2.0],
+    [0.5, 0.25],
+    [0.5, 2.0],
+]  # of 0: 2 against 3 and 4; of 1: 5 to 7
+
+
+@pytest.mark.parametrize(
+    ("ours", "loss"), [(MarginMSE(0.05), MarginMSELoss), (KL(0.05), DistillKLDivLoss)], ids=repr
+)
+def test_losses_of_a_teacher_are_sentence_transformers(batch_of, ours, loss):
+    vectors = torch.randn(8, 6)
+    rows = [(0, 2, 3), (0, 2, 4), (1, 5, 6), (1, 5, 7)]
+    labels = torch.tensor([[3.0, 1.0, -2.0], [0.5, 0.25, 2.0]])
+    columns = [vectors[[0, 1]], vectors[[2, 5]], vectors[[3, 6]], vectors[[4, 7]]]
+    reference = loss(None, similarity_fct=lambda a, b: torch.cosine_similarity(a, b) / 0.05)
+    theirs = reference.compute_loss_from_embeddings(columns, labels)
+    found = ours(vectors, batch_of(rows, teacher=TEACHER))
+    torch.testing.assert_close(found, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [MarginMSE(0.5), KL(0.1)], ids=name)
+def test_a_teacher_puts_a_false_negative_before_the_positive(objective, batch_of):
+    torch.manual_seed(0)
+    vectors = torch.randn(3, 8, requires_grad=True)
+    batch = batch_of([(0, 1, 2)], teacher=[[-1.0, 1.0]])
+    optimizer = torch.optim.Adam([vectors], lr=0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        objective(vectors, batch).backward()
+        optimizer.step()
+    found = torch.cosine_similarity(vectors[:1], vectors[1:])
+    assert found[1] > found[0]
 
 
 # --- what InfoNCE leaves out

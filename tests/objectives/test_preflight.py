@@ -33,9 +33,20 @@ def refused(config, rows=WITH, batch_size=32):
 
 
 BY_SCORES = ("cosent", "angle", "cosine_mse")
+BY_TEACHER = ("margin_mse", "kl")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in BY_SCORES])
+@pytest.mark.parametrize("name", BY_TEACHER)
+def test_what_learns_from_a_teacher_needs_its_scores_of_both_titles_of_a_row(name):
+    said = f"objective.name={name}: learns from a teacher's scores, and none of the 2 training rows"
+    assert refused(ObjectiveConfig(name)).startswith(said)
+    half = np.array([[0.2, np.nan], [np.nan, np.nan]], np.float32)
+    assert refused(ObjectiveConfig(name), replace(WITH, teacher=half)).startswith(said)
+    whole = np.array([[0.2, 0.1], [0.3, np.nan]], np.float32)
+    preflight(ObjectiveConfig(name), replace(WITH, teacher=whole), 1)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in BY_SCORES + BY_TEACHER])
 def test_the_defaults_pass_on_rows_with_negatives(name):
     preflight(ObjectiveConfig(name), WITH, 1)
 

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from embsearch.cli.main import main
 from tests.conftest import COLOURS, THINGS
 from tests.stories.home import Home
 
@@ -99,3 +100,44 @@ def test_the_best_trial_becomes_champion_and_its_vectors_are_served(home, capsys
     assert home.run("registry verify") == 0
     assert "test accuracy" in capsys.readouterr().out
     assert json.loads(vectors.read_text().splitlines()[0])
+
+
+def test_the_nearest_training_texts_are_found_with_their_classes(
+    home, capsys, tmp_path, monkeypatch
+):
+    """The command names no data: they are those that the study began with."""
+    monkeypatch.setenv("COLUMNS", "400")
+    own = [f"home={home.folder}", "study.name=s", "study.task=s", "device=cpu"]
+    index, found = tmp_path / "texts.index", tmp_path / "found.jsonl"
+    assert main(["index", *own, f"output={index}"]) == 0
+    assert "study s: " in (said := capsys.readouterr().out)
+    assert " texts; encoded by champion" in said
+    assert main(["query", *own, f"index={index}", "k=3", "crimson lamp"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all("  colour_" in line for line in lines[1:])
+    assert main(["query", *own, f"index={index}", "k=1", "lamp", f"output={found}"]) == 0
+    assert json.loads(found.read_text())["titles"][0]["class"].startswith("colour_")
+    assert main(["query", *own, f"index={index}", "k=2", "compare=untuned", "lamp"]) == 0
+    assert f"untuned encoder {home.model}" in capsys.readouterr().out
+
+
+def test_a_table_of_texts_with_a_class_keeps_the_class_too(home, capsys, tmp_path):
+    own = [f"home={home.folder}", "study.task=s", "device=cpu"]
+    (tmp_path / "more.csv").write_text("utterance,intent\nred lamp,a\nblue shoe,b\nred lamp,a\n")
+    index = tmp_path / "more.index"
+    assert main(["index", *own, f"input={tmp_path / 'more.csv'}", f"output={index}"]) == 0
+    assert "3 texts, 1 of them twice" in capsys.readouterr().out
+    assert main(["query", *own, f"index={index}", "blue", "shoe"]) == 0
+    first = capsys.readouterr().out.splitlines()[1].split()
+    assert first == ["1", "1.0000", "b", "blue", "shoe"]
+
+
+def test_its_card_and_its_export_speak_of_texts(home, capsys, tmp_path):
+    assert home.run("card") == 0
+    card = capsys.readouterr().out
+    assert 'one, other = model.encode(["a text", "another text"])' in card
+    assert "encode_query" not in card
+    assert "training rows: " in card
+    own = [f"home={home.folder}", "study.name=s", "study.task=s", "device=cpu"]
+    assert main(["export", *own, "export.max_auc_loss=1", f"output={tmp_path / 'onnx'}"]) == 0
+    assert "accuracy" in json.loads((tmp_path / "onnx" / "export.json").read_text())["parity"]

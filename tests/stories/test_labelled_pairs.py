@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from embsearch.cli.main import main
 from tests.conftest import judgement_rows
 from tests.stories.home import Home
 
@@ -38,3 +39,12 @@ def test_average_precision_chooses_and_both_stand_in_the_final_test(home, capsys
         assert best[name] > untuned[name]
     assert home.run("promote", "track.uri=null", "--dry-run") in (0, 3)
     assert "test AUC" in capsys.readouterr().out
+
+
+def test_its_texts_are_indexed_from_the_study_alone_and_compared_with_the_untuned_encoder(
+    home, capsys, tmp_path
+):
+    own = [f"home={home.folder}", "study.name=s", "study.task=s", "device=cpu", "trial=0"]
+    assert main(["index", *own, f"output={tmp_path / 'i'}"]) == 0
+    assert main(["query", *own, f"index={tmp_path / 'i'}", "compare=untuned"]) == 0
+    assert "First title right: " in " ".join(capsys.readouterr().out.split())

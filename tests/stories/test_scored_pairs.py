@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from embsearch.cli.main import main
 from tests.conftest import judgement_rows
 from tests.stories.home import Home
 
@@ -103,3 +106,17 @@ def test_what_describes_the_winner_speaks_of_its_scores(home, capsys):
     said = capsys.readouterr().out
     assert "Spearman" in said
     assert "nDCG" not in said
+
+
+def test_a_person_with_the_model_finds_the_texts_most_like_one(home, capsys, tmp_path):
+    """From the study's name alone; a text of the data finds itself, and its card speaks of texts."""
+    own = [f"home={home.folder}", "study.name=s", "study.task=s", "device=cpu", "trial=0"]
+    assert main(["index", *own, f"output={tmp_path / 'i'}"]) == 0
+    assert "study s: " in capsys.readouterr().out
+    text = json.loads((tmp_path / "i" / "titles.json").read_text(encoding="utf-8"))[0]
+    assert main(["query", *own, f"index={tmp_path / 'i'}", "k=1", *text.split()]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[1] == "1.0000"
+    assert home.run("card") == 0
+    assert 'one, other = model.encode(["a text", "another text"])' in capsys.readouterr().out
+    assert main(["export", *own, "export.max_auc_loss=1", f"output={tmp_path / 'onnx'}"]) == 0
+    assert "spearman" in json.loads((tmp_path / "onnx" / "export.json").read_text())["parity"]
