@@ -20,6 +20,7 @@ from embsearch.report.findings import other_choice
 from embsearch.report.live import Watch
 from embsearch.report.record import Record
 from embsearch.report.result import show
+from embsearch.search.suggest import first_points
 from embsearch.study.run import Study
 from embsearch.tasks.catalogue import task_of
 from embsearch.track import mlflow_check, optuna_follower, recorders
@@ -56,6 +57,13 @@ def run(config: Config, options: TellsMore) -> int:
         )
         if study.behind:
             print(study.behind)
+        tried = [trial.params for trial in records(study.folder).trials.values()]
+        left = sum(point not in tried for point in first_points(study.config, study.space)[1:])
+        if left:
+            points, them = (
+                ("1 point", "was not tried") if left == 1 else (f"{left} points", "were not tried")
+            )
+            print(f"{points} of study.defaults {them}: stop.trials={len(tried) + left} has room")
     if study.folder.page.exists():
         print(f"page:  {study.folder.page}")
     name = same_study(study.config)

@@ -89,8 +89,7 @@ class Board(Mapping[int, Trial]):
         return self._reached[rung][-1][0]
 
     def sampled(self, rung: int) -> list[Key]:
-        """Return the keys of a rung's trials, the worst first, but those of given points and of trials that
-        failed: who competes for the places to go on."""
+        """Return the keys of a rung, the worst first, without given points and failed trials."""
         return self._sampled.get(rung, [])
 
     def above(self, value: float, rung: int) -> int:

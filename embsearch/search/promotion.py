@@ -1,8 +1,8 @@
 """Asynchronous successive halving by promotion: pause, wait for evidence, resume.
 
 Li et al. 2020 (ASHA), with the pause that stop-only versions leave out: a trial halts at each
-rung; it goes on from its checkpoint once it is among the best 1/reduction of all sampled trials that
-reached that rung, or too near to them for the noise between seeds to tell. Points that somebody gave
+rung; it goes on from its checkpoint once it is among the best 1/reduction of all sampled trials
+that reached that rung, or too near to them for the noise between seeds to tell. Points that somebody gave
 run to their end, because the search is measured by them, and take no sampled trial's place. On
 synthetic curves (64 configurations, 60 seeds) this keeps the best configuration in 97 % of searches
 (benchmarks/schedulers.py).
