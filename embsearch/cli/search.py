@@ -16,7 +16,7 @@ from embsearch.config.schema import Config
 from embsearch.history.folder import StudyFolder
 from embsearch.model import lora
 from embsearch.model.prompts import say_prompts
-from embsearch.report.findings import other_choice
+from embsearch.report.findings import other_choice, unconfirmed
 from embsearch.report.live import Watch
 from embsearch.report.record import Record
 from embsearch.report.result import show
@@ -46,7 +46,8 @@ def run(config: Config, options: TellsMore) -> int:
     finally:
         watch.close()
     show(vars(result), study.config.evaluate.metric, task_of(study.config))
-    for found in other_choice(records(study.folder)):
+    record = records(study.folder)
+    for found in (*other_choice(record), *unconfirmed(record)):
         print(f"note:  {found.text}")
     if not study.trials:
         widen = study.config.stop.trials < config.stop.trials
@@ -57,7 +58,7 @@ def run(config: Config, options: TellsMore) -> int:
         )
         if study.behind:
             print(study.behind)
-        tried = [trial.params for trial in records(study.folder).trials.values()]
+        tried = [trial.params for trial in record.trials.values()]
         left = sum(point not in tried for point in first_points(study.config, study.space)[1:])
         if left:
             points, them = (
