@@ -241,7 +241,8 @@ class Record:
 
     def at_share(self, rung: int) -> str:
         """Return where an evaluation lies, in words."""
-        return f"{self.config.evaluate.at[rung - 1]:.0%} of the texts" if rung else ""
+        at = self.config.evaluate.at  # an extended study may have fewer evaluations
+        return f"{at[min(rung, len(at)) - 1]:.0%} of the texts" if rung else ""
 
 
 def _course(

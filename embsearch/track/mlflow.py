@@ -261,7 +261,8 @@ class MlflowRecorder(Follower):
         key = mlflow_view.TAG + mlflow_view.view_id(self._study.uid)
         made = self._study.created
         rung = common_rung(trial.mirror.trial for trial in self._trials.values()) or 1
-        shared = objective_at(rung), f"{self._config.evaluate.at[rung - 1]:.0%} of the texts"
+        at = self._config.evaluate.at  # an extended study may have fewer evaluations
+        shared = objective_at(rung), f"{at[min(rung, len(at)) - 1]:.0%} of the texts"
         name, uid = self._config.study.name, self._study.uid
         view = mlflow_view.saved_view(
             name, uid, columns, plotted, self._objective, shared, made, made
