@@ -252,7 +252,7 @@ def _luck(record: Record) -> Iterator[Finding]:
 
 
 def unconfirmed(record: Record) -> Iterator[Finding]:
-    """Yield that a winner which the search found was not trained again, and what that would cost."""
+    """Yield that a sampled winner was not trained again, and what that would cost."""
     asked, best, texts = record.config.confirm, record.best, record.texts
     if record.result is None or best is None or best.trial.given or not texts:
         return
@@ -263,9 +263,10 @@ def unconfirmed(record: Record) -> Iterator[Finding]:
     again = "confirm.share=null confirm.top_k=1 confirm.seeds=2"
     yield Finding(
         "note",
-        f"The winner, trial {best.number}, was not trained again with fresh seeds: {too_small(asked)}. Part of its "
-        "lead may be luck.",
-        f"embsearch search {same_study(record.config)} {again} does it, for {cost:.0%} of the search's texts",
+        f"The winner, trial {best.number}, was not trained again with fresh seeds: "
+        f"{too_small(asked)}. Part of its lead may be luck.",
+        f"embsearch search {same_study(record.config)} {again} does it, "
+        f"for {cost:.0%} of the search's texts",
     )
 
 
