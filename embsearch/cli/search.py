@@ -16,10 +16,11 @@ from embsearch.config.schema import Config
 from embsearch.history.folder import StudyFolder
 from embsearch.model import lora
 from embsearch.model.prompts import say_prompts
-from embsearch.report.findings import other_choice
+from embsearch.report.findings import other_choice, unconfirmed
 from embsearch.report.live import Watch
 from embsearch.report.record import Record
 from embsearch.report.result import show
+from embsearch.search.suggest import first_points
 from embsearch.study.fit_to_data import fit_to_data
 from embsearch.study.run import Study
 from embsearch.tasks.catalogue import task_of
@@ -46,7 +47,8 @@ def run(config: Config, options: TellsMore) -> int:
     finally:
         watch.close()
     show(vars(result), study.config.evaluate.metric, task_of(study.config))
-    for found in other_choice(records(study.folder)):
+    record = records(study.folder)
+    for found in (*other_choice(record), *unconfirmed(record)):
         print(f"note:  {found.text}")
     if not study.trials:
         widen = study.config.stop.trials < config.stop.trials
@@ -57,6 +59,13 @@ def run(config: Config, options: TellsMore) -> int:
         )
         if study.behind:
             print(study.behind)
+        tried = [trial.params for trial in record.trials.values()]
+        left = sum(point not in tried for point in first_points(study.config, study.space)[1:])
+        if left:
+            points, them = (
+                ("1 point", "was not tried") if left == 1 else (f"{left} points", "were not tried")
+            )
+            print(f"{points} of study.defaults {them}: stop.trials={len(tried) + left} has room")
     if study.folder.page.exists():
         print(f"page:  {study.folder.page}")
     name = same_study(study.config)

@@ -25,6 +25,7 @@ class Board(Mapping[int, Trial]):
         self._trials: dict[int, Trial] = {}
         self._by_state: dict[State, dict[int, Trial]] = {}
         self._reached: dict[int, list[Key]] = {}  # by rung, the worst first
+        self._sampled: dict[int, list[Key]] = {}  # the same without given points and failed trials
         self._paused: dict[int, list[Key]] = {}  # by the rung they stand at
         self._best: tuple[int, float, int] | None = None  # rows before the key
         self._free = 0
@@ -83,19 +84,18 @@ class Board(Mapping[int, Trial]):
         """Return how many trials were measured at a rung."""
         return len(self._reached.get(rung, ()))
 
-    def place(self, trial: Trial, rung: int) -> int:
-        """Return the trial's place among those, from 1."""
-        keys = self._reached[rung]
-        return len(keys) - bisect_left(keys, (trial.values[rung], -trial.number))
+    def best_at(self, rung: int) -> float:
+        """Return the best value of a rung."""
+        return self._reached[rung][-1][0]
+
+    def sampled(self, rung: int) -> list[Key]:
+        """Return the keys of a rung, the worst first, without given points and failed trials."""
+        return self._sampled.get(rung, [])
 
     def above(self, value: float, rung: int) -> int:
         """Return how many of those measured more than ``value``."""
         keys = self._reached.get(rung, [])
         return len(keys) - bisect_left(keys, (value, 1))
-
-    def value_at(self, place: int, rung: int) -> float:
-        """Return the value of the trial at a place, from 1, of a rung."""
-        return self._reached[rung][-place][0]
 
     def best_paused(self, rung: int) -> Trial | None:
         """Return the best of the trials that stand paused at a rung."""
@@ -144,6 +144,8 @@ class Board(Mapping[int, Trial]):
     def _enter_rung(self, trial: Trial, rung: int) -> None:
         key = (trial.values[rung], -trial.number)
         insort(self._reached.setdefault(rung, []), key)
+        if not trial.given:
+            insort(self._sampled.setdefault(rung, []), key)
         score = (trial.rows.get(rung, 0), *key)
         self._best = score if self._best is None else max(self._best, score)
 
@@ -153,11 +155,17 @@ class Board(Mapping[int, Trial]):
             insort(
                 self._paused.setdefault(trial.rung, []), (trial.values[trial.rung], -trial.number)
             )
+        if trial.state == "failed" and not trial.given:
+            for rung, value in trial.values.items():
+                _remove(self._sampled[rung], (value, -trial.number))
 
     def _leave_state(self, trial: Trial) -> None:
         del self._by_state[trial.state][trial.number]
         if trial.state == "paused" and trial.values:
             _remove(self._paused[trial.rung], (trial.values[trial.rung], -trial.number))
+        if trial.state == "failed" and not trial.given:
+            for rung, value in trial.values.items():
+                insort(self._sampled[rung], (value, -trial.number))
 
 
 def _remove(keys: list[Key], key: Key) -> None:

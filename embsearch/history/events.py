@@ -271,6 +271,7 @@ class TestSetUsed(Event):
     rows: str
     model: str
     by: str
+    alone: bool = field(default=False, metadata=OPTIONAL)  # it was the only one of its study
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from embsearch.codec import Json
 from embsearch.history.board import Board
 from embsearch.history.trial import Trial
 
@@ -10,12 +11,13 @@ GIVEN = "given point"
 
 
 def rows(trials: Board, best: Trial | None) -> list[tuple[str, int | None]]:
-    """Return label and trial of each row: the untuned encoder, what was given, the best."""
+    """Return label and trial of each row: the untuned encoder, what was given, the best. A given
+    point that won has one row, as the best."""
     found: list[tuple[str, int | None]] = [(UNTUNED, None)]
     found += [
         (label_of(trial), trial.number)
         for number in sorted(trials)
-        if (trial := trials[number]).given and trial.best is not None
+        if (trial := trials[number]).given and trial.best is not None and trial is not best
     ]
     return found if best is None else [*found, (BEST, best.number)]
 
@@ -25,6 +27,11 @@ def label_of(trial: Trial) -> str:
     return f"{GIVEN} {trial.number}" if trial.number else DEFAULT
 
 
-def shown(label: str, trial: int | None) -> str:
-    """Return how tables name a row: its label and its trial."""
-    return label if trial is None or label.startswith(GIVEN) else f"{label} ({trial})"
+def shown(row: Json) -> str:
+    """Return how tables name a row of ``study.Result.table``: by its label and its trial, and by
+    what it is besides where a given point won."""
+    label, trial = row["label"], row["trial"]
+    if trial is None or label.startswith(GIVEN):
+        return str(label)
+    given = row.get("given")
+    return f"{label} ({trial}),\n{given}" if given else f"{label} ({trial})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -144,3 +144,11 @@ def failed_for_good(failure: str, deaths: Sequence[str]) -> bool:
     if failure in RETRIES:
         return deaths.count(failure) > RETRIES[failure]
     return failure not in MENDED_BY_USER
+
+
+def common_rung(trials: Iterable[Trial]) -> int:
+    """Return the highest evaluation that half of the measured trials came to, eight at least where
+    there are as many: values there can be compared. 0 where nothing was measured.
+    """
+    rungs = sorted((trial.rung for trial in trials if trial.rung), reverse=True)
+    return rungs[min(max(8, (len(rungs) + 1) // 2), len(rungs)) - 1] if rungs else 0

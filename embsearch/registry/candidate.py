@@ -14,6 +14,8 @@ from embsearch.errors import EmbsearchError, Refused, StudyError
 from embsearch.history import events
 from embsearch.history.folder import StudyFolder
 from embsearch.history.log import read_events
+from embsearch.history.state import StudyState
+from embsearch.history.trial import Trial
 from embsearch.model.base_model import UNKNOWN, base_of
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry import test_set_uses
@@ -69,7 +71,7 @@ class Candidate:
             )
         client = registry.registry(config)
         MlflowRecorder(config, folder.path, live=False).sync()
-        judge, recorded = Judge(config, data, cache), _recorded(folder, trial)
+        judge, recorded = Judge(config, data, cache), recorded_files(folder, trial)
         return Candidate(asked, config, folder, trial, model, data, judge, client, recorded)
 
     @cached_property
@@ -109,6 +111,21 @@ class Candidate:
         first = max((i for i, session in enumerate(until) if session.time <= began), default=0)
         trained = until[first:]
         return next((one for one in trained if one.data != self.data.fingerprint), trained[-1])
+
+    @cached_property
+    def state(self) -> StudyState:
+        """How its study stands by the logs."""
+        return self.folder.state()
+
+    @property
+    def best_given(self) -> Trial | None:
+        """The trial with the best validation value of those that were given to its study."""
+        values = {
+            trial.number: value
+            for trial in self.state.trials.values()
+            if trial.given and (value := self.state.validation(trial.number)) is not None
+        }
+        return self.state.trials[max(values, key=values.__getitem__)] if values else None
 
     @cached_property
     def uid(self) -> str:
@@ -163,7 +180,7 @@ def registered_name(config: Config) -> str:
     return config.track.registered_model or config.study.task
 
 
-def _recorded(folder: StudyFolder, trial: int) -> dict[str, dict[str, str]]:
+def recorded_files(folder: StudyFolder, trial: int) -> dict[str, dict[str, str]]:
     """Return the manifest that the study kept when it tested the model. MLflow has its own."""
     every = folder.of_kind(events.Tested)
     tested = [event for event in every if event.trial == trial and event.files]

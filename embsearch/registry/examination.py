@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embsearch.history.events import Opened
+from embsearch.history.final_table import label_of
 from embsearch.registry import gates, leak, trained_rows
-from embsearch.registry.candidate import Candidate
+from embsearch.registry.candidate import Candidate, recorded_files
 from embsearch.registry.file_gate import files_gate
 from embsearch.registry.gates import Gate, Rival
 from embsearch.registry.judge import reload_differences
@@ -56,6 +57,7 @@ def examine(candidate: Candidate, champion: Registered | None, artifacts: Path) 
         *gates.quality_gates(
             candidate.task, candidate.rows, mine.answers, rivals, asked, config.seed
         ),
+        *([] if champion else _against_given(candidate, mine.answers)),
         gates.moved_gate(mine.vectors, untuned.vectors),
         gates.dimension_gate(mine.width, theirs.width if champion else None, asked),
         gates.speed_gate(
@@ -71,6 +73,23 @@ def examine(candidate: Candidate, champion: Registered | None, artifacts: Path) 
     )
     answers = {"candidate": mine.answers} | {rival.label: rival.answers for rival in rivals}
     return Examination(found, candidate.interval(mine), answers)
+
+
+def _against_given(candidate: Candidate, mine: Answers) -> list[Gate]:
+    """Return the gate by which a first champion meets the best point that its study was given."""
+    given, trial = candidate.best_given, candidate.state.trials[candidate.trial]
+    if given is None:
+        return []
+    if trial.given:
+        return [Gate("given", True, f"it is the {label_of(trial)}: no search has to be proved")]
+    label, model = label_of(given), candidate.folder.trial(given.number) / "model"
+    whole = files_gate(model, recorded_files(candidate.folder, given.number))
+    if not whole.passed:
+        words = f"the {label} (trial {given.number}) cannot be judged: {whole.words}"
+        return [Gate("given", False, words)]
+    rival = Rival(label, candidate.judge(model).answers)
+    asked, seed = candidate.asked.promote, candidate.config.seed
+    return [gates.given_gate(candidate.task, candidate.rows, mine, rival, asked, seed)]
 
 
 def _code(opened: Opened) -> str:

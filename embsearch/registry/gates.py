@@ -84,6 +84,25 @@ def gain_gate(
     return Gate("gain", passed, words, facts)
 
 
+def given_gate(
+    task: AnyTask, rows: Rows, mine: Answers, given: Rival, asked: PromoteConfig, seed: int = 0
+) -> Gate:
+    """Ask that the candidate did not lose to the best point that its study was given, beyond
+    chance.
+    """
+    gain = task.gain(rows, mine, given.answers, asked.draws, seed)
+    words = (
+        f"{gain.value:+.4f} over the {given.label}, the best that was given, {_interval(gain)}: "
+    )
+    if gain.low > 0:
+        words += "the search found a better model"
+    elif gain.high < 0:
+        words += "the given point is better; promote its trial (trial=N)"
+    else:
+        words += "these test rows cannot tell them apart"
+    return Gate("given", gain.high >= 0, words, {"against": given.label, "gain": record(gain)})
+
+
 def smallest_visible(gain: Interval) -> float:
     """Return half the width of ``gain``: a gain above it is more often told from chance than not."""
     return (gain.high - gain.low) / 2

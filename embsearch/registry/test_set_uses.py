@@ -1,7 +1,8 @@
 """The models that were judged by the same test rows, counted in this home.
 
 The figures of the best of many models flatter it, also on rows that nobody trained on. The untuned
-encoder and the default configuration are not counted: nobody chooses by them.
+encoder and the default configuration are not counted: nobody chooses by them. A model that was
+trained alone, without a search, counts once there is another such model to choose it over.
 """
 
 from __future__ import annotations
@@ -27,23 +28,32 @@ def digest_of_rows(task: AnyTask, data: TaskData) -> str:
     return found.hexdigest()
 
 
-def note_use(home: Path, rows: str, model: str, by: str) -> int:
-    """Note that the model with this digest was judged by these rows, once.
+def note_use(home: Path, rows: str, model: str, by: str, alone: bool = False) -> int:
+    """Note that the model with this digest was judged by these rows, once. ``alone``: trained
+    without a search.
 
     Return how many models have been.
     """
     path = home / FILE
     with file_lock(path.with_suffix(".lock")):
-        seen = models_judged_by(home, rows)
-        if model not in seen:
-            EventLog(path).append(events.TestSetUsed(rows=rows, model=model, by=by))
-        return len(seen | {model})
+        seen = {(used.model, used.alone) for used in _uses(home, rows)}
+        if not seen & {(model, alone), (model, False)}:
+            use = events.TestSetUsed(rows=rows, model=model, by=by, alone=alone)
+            EventLog(path).append(use)
+        return len(models_judged_by(home, rows))
 
 
 def models_judged_by(home: Path, rows: str) -> set[str]:
-    """Return the digests of the models that were judged by these rows."""
+    """Return the digests of the models that were judged by these rows and could be chosen."""
+    uses = _uses(home, rows)
+    alone = {used.model for used in uses if used.alone}
+    chosen = {used.model for used in uses if not used.alone}
+    return chosen | alone if len(alone) > 1 else chosen
+
+
+def _uses(home: Path, rows: str) -> list[events.TestSetUsed]:
     every = events.of_kind(read_events(home / FILE), events.TestSetUsed)
-    return {used.model for used in every if used.rows == rows}
+    return [used for used in every if used.rows == rows]
 
 
 def warning(count: int) -> str:

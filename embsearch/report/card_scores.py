@@ -55,7 +55,9 @@ class CardScores:
 
     def results(self) -> Iterator[str]:
         """Yield the primary metric with its interval, the paired gain, further metrics, segments."""
-        tested = {label: event for label, event in self.record.tested.items() if label != BEST}
+        tested = {
+            label: event for label, event in self.record.tested.items() if self._name(label) != BEST
+        }
         mine = self._mine()
         if mine is None and not tested:
             return
@@ -85,7 +87,7 @@ class CardScores:
         for label, event in tested.items():
             if event.trial != self.course.number:
                 gain = None if label == UNTUNED else self._gain(label, UNTUNED)
-                yield self._line(label, encode(event), gain)
+                yield self._line(self._name(label), encode(event), gain)
         if mine is not None:
             yield self._line(
                 f"**this model** (trial {self.course.number})", mine, self._gain(None, UNTUNED)
@@ -95,6 +97,11 @@ class CardScores:
         untuned = tested.get(UNTUNED)
         before = None if untuned is None else encode(untuned)
         yield from _segments(mine, before, self.task.primary)
+
+    def _name(self, label: str) -> str:
+        """Return what a row of the final table is: of a winner that was given, which given point."""
+        rows = [] if self.record.result is None else self.record.result["table"]
+        return next((row.get("given") or label for row in rows if row["label"] == label), label)
 
     def _line(self, name: str, event: Json, gain: Interval | None) -> str:
         cells = [name, with_interval(primary_interval(event)), signed(gain) if gain else ""]
@@ -146,7 +153,8 @@ class CardScores:
             yield f"This is the {label_of(self.course.trial)}."
         elif given is not None and (over := self._gain(None, given["label"])):
             metric = self.task.primary.label
-            yield f"Gain over the {given['label']}, the best that was given: {signed(over)} {metric}."
+            name = self._name(given["label"])
+            yield f"Gain over the {name}, the best that was given: {signed(over)} {metric}."
         yield f"Validation {self.record.objective}, by which trials were compared: {number(self.course.best)}."
         if best is not None and best is not self.course:
             yield (

@@ -158,7 +158,7 @@ def _history(record: Record, objective: str) -> Chart:
         },
     ]
     untuned = (record.baseline or {}).get(record.objective)
-    words = "Each mark is a trial's best evaluation, the line the best so far."
+    words = "Each mark is a trial's best evaluation wherever it came, the line the best so far."
     if untuned is not None:
         rule = {
             "mark": {"type": "rule", "strokeDash": [4, 4], "aria": False},
@@ -335,7 +335,7 @@ def _x(place: int, dimension: Dimension, name: str) -> JsonObject:
 
 def _slice(place: int, dimension: Dimension, name: str, objective: str) -> Chart:
     spec = _table("trials") | {
-        "transform": [{"filter": "isValid(datum.there)"}],
+        "transform": [{"filter": f"isValid(datum.there) && isValid(datum.p{place})"}],
         "mark": {"type": "point", "filled": True},
         "encoding": {
             "x": _x(place, dimension, name),
@@ -358,7 +358,7 @@ def _interactions(record: Record, found: Sequence[Importance], objective: str) -
     """
     names = record.space.short_names()
     top = [names.index(one.name) for one in found[:3]]
-    pairs = [(a, b) for i, a in enumerate(top) for b in top[i + 1 :]][:PAIRS]
+    pairs = [(a, b) for i, a in enumerate(top) for b in top[i + 1 :] if _together(record, a, b)]
     return [
         Chart(
             f"pair-{a}-{b}",
@@ -366,7 +366,12 @@ def _interactions(record: Record, found: Sequence[Importance], objective: str) -
             "",
             _table("trials")
             | {
-                "transform": [{"filter": "isValid(datum.there)"}],
+                "transform": [
+                    {
+                        "filter": f"isValid(datum.there) && isValid(datum.p{a}) && "
+                        f"isValid(datum.p{b})"
+                    }
+                ],
                 "mark": {"type": "point", "filled": True},
                 "encoding": {
                     "x": _x(a, record.space.dimensions[a], names[a]),
@@ -386,8 +391,14 @@ def _interactions(record: Record, found: Sequence[Importance], objective: str) -
             },
             narrow=True,
         )
-        for a, b in pairs
+        for a, b in pairs[:PAIRS]
     ]
+
+
+def _together(record: Record, a: int, b: int) -> bool:
+    """Return whether a trial used both parameters."""
+    both = record.space.dimensions[a], record.space.dimensions[b]
+    return any(all(map(course.uses, both)) for course in record.courses.values())
 
 
 def _seeds(objective: str, trials: int) -> Chart:

@@ -26,6 +26,8 @@ from embsearch.report.result import number, with_interval
 from embsearch.report.tested_models import Models
 from embsearch.values import Interval, primary_interval
 
+ALIKE = 1.05  # budgets that differ by a larger factor are said to differ
+
 
 @dataclass(frozen=True)
 class Side:
@@ -117,7 +119,7 @@ def answers(sides: Sequence[Side]) -> Iterator[str]:
             found = (
                 f"{other.name}'s winner against {one.name}'s on the same test rows: {signed(gain)} "
             )
-            found += metric_label(one.record)
+            found += f"{metric_label(one.record)}{_budgets(one, other)}"
             if gain.low <= 0 <= gain.high:
                 yield f"{found}; the 95 % interval reaches 0: they cannot be told apart."
             else:
@@ -130,6 +132,18 @@ def answers(sides: Sequence[Side]) -> Iterator[str]:
                 f"{one.name} and {other.name} cannot be compared row by row: no scores of test rows of {lacking}, "
                 "which has not ended or is a replay."
             )
+
+
+def _budgets(one: Side, other: Side) -> str:
+    """Return the texts of both, and that they explain a difference where they are not alike."""
+    spent, shares = [], []
+    for side in (one, other):
+        won = 0 if side.record.best is None else side.record.best.texts()
+        spent.append((side.record.texts, won))
+        shares.append(f"{side.name} {side.record.texts:,} texts, its winner {won:,}")
+    alike = all(max(pair) <= ALIKE * min(pair) for pair in zip(*spent, strict=True))
+    words = f"; trained on: {'; '.join(shares)}"
+    return words if alike else f"{words}: unlike budgets, which may explain a difference"
 
 
 def _gain(one: Side, other: Side) -> Interval | None:

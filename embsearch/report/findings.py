@@ -18,6 +18,7 @@ from embsearch.report.ranges import at_end, wider
 from embsearch.report.record import Course, Record
 from embsearch.report.result import best_given, luck, warnings
 from embsearch.report.tested_models import Models
+from embsearch.search.confirm import too_small
 from embsearch.tasks.catalogue import task_of
 from embsearch.tasks.retrieval import POOL
 from embsearch.values import Interval, primary_interval
@@ -73,6 +74,7 @@ def findings(record: Record, models: Models | None) -> list[Finding]:
         *_disagreement(record, models),
         *other_choice(record),
         *_luck(record),
+        *unconfirmed(record),
         *_loss_falls(record),
         *_size(record, models),
         *_failures(record),
@@ -247,6 +249,25 @@ def _luck(record: Record) -> Iterator[Finding]:
         value, mean = highest["value"], fmean(highest["values"])
         text += f" Trial {highest['trial']} had {value:.4f}, but a lower mean, {mean:.4f}."
     yield Finding("note", text)
+
+
+def unconfirmed(record: Record) -> Iterator[Finding]:
+    """Yield that a sampled winner was not trained again, and what that would cost."""
+    asked, best, texts = record.config.confirm, record.best, record.texts
+    if record.result is None or best is None or best.trial.given or not texts:
+        return
+    replayed = record.config.launcher.name == "replay"
+    if replayed or record.result.get("confirmed") or not (asked.top_k and asked.seeds):
+        return
+    cost = 2 * record.config.train.texts / texts
+    again = "confirm.share=null confirm.top_k=1 confirm.seeds=2"
+    yield Finding(
+        "note",
+        f"The winner, trial {best.number}, was not trained again with fresh seeds: "
+        f"{too_small(asked)}. Part of its lead may be luck.",
+        f"embsearch search {same_study(record.config)} {again} does it, "
+        f"for {cost:.0%} of the search's texts",
+    )
 
 
 def falling(course: Course) -> tuple[float, float] | None:

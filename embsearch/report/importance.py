@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, create_trial
 
 from embsearch.report.record import Course, Record
+from embsearch.search.space import Dimension
 
 DRAWS = 16  # resamples of the trials
 TREES = 16
@@ -18,13 +20,16 @@ FEWEST, MOST = 4, 200  # trials
 
 class Importance(NamedTuple):
     """The share of the objective's variance that a parameter explains by itself (fANOVA, Hutter et
-    al. 2014), and the middle 80 % of what resampled trials say.
+    al. 2014), and the middle 80 % of what resampled trials say. The share is the middle of these.
+
+    ``trials``: how many were asked; of a conditional parameter those that used it.
     """
 
     name: str
     value: float
     low: float
     high: float
+    trials: int
 
 
 def importances(record: Record, seed: int = 0) -> tuple[list[Importance], int, int]:
@@ -32,15 +37,35 @@ def importances(record: Record, seed: int = 0) -> tuple[list[Importance], int, i
 
     Values are compared where half of the trials came to (``Record.common_rung``), so that a trial
     is not bad for having been stopped early; where there are more than 200, so many are drawn at
-    random. Inactive conditional parameters count with their default. Empty with fewer than four
-    trials there, or where all are equal.
+    random. A conditional parameter is asked of the trials that used it. Parameters with fewer than
+    four trials there are left out, and those whose trials are all equal.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rung = record.common_rung()
-    trials = [made for course in record.courses.values() if (made := _made(record, course, rung))]
+    known = dict(zip(record.space.short_names(), record.space.dimensions, strict=True))
+    there = [c for c in record.courses.values() if rung in c.trial.values]
+    found: list[Importance] = []
+    for when in {str(d.when): d.when for d in known.values()}.values():
+        asked = [name for name, d in known.items() if d.when == when]
+        using = [c for c in there if all(c.uses(known[name]) for name in asked)]
+        shared = {name: d for name, d in known.items() if all(c.uses(d) for c in using)}
+        found += _among(asked, shared, using, rung, seed)
+    return sorted(found, key=lambda one: -one.value), rung, len(there)
+
+
+def _among(
+    asked: Sequence[str],
+    known: Mapping[str, Dimension],
+    courses: Sequence[Course],
+    rung: int,
+    seed: int,
+) -> Iterator[Importance]:
+    """Yield the importances of the parameters that are ``asked`` for, by trials that used all
+    ``known`` ones.
+    """
+    trials = [made for course in courses if (made := _made(course, rung, known))]
     if len(trials) < FEWEST or len({trial.value for trial in trials}) == 1:
-        return [], rung, len(trials)
-    names = record.space.short_names()
+        return
     draw = np.random.default_rng(seed)
     if len(trials) > MOST:
         trials = [trials[i] for i in np.sort(draw.choice(len(trials), MOST, replace=False))]
@@ -49,23 +74,17 @@ def importances(record: Record, seed: int = 0) -> tuple[list[Importance], int, i
         _evaluate([trials[i] for i in draw.integers(count, size=count)], n) for n in range(DRAWS)
     ]
     usable = [one for one in drawn if one]
-    if not usable:
-        return [], rung, count
-    whole = _evaluate(trials, seed)
-    found = []
-    for name in names:
-        low, high = np.quantile([one.get(name, 0.0) for one in usable], [0.1, 0.9])
-        found.append(Importance(name, whole.get(name, 0.0), float(low), float(high)))
-    return sorted(found, key=lambda one: -one.value), rung, count
+    for name in asked if usable else ():
+        shares = [one.get(name, 0.0) for one in usable]
+        low, middle, high = (float(q) for q in np.quantile(shares, [0.1, 0.5, 0.9]))
+        yield Importance(name, middle, low, high, count)
 
 
-def _made(record: Record, course: Course, rung: int) -> FrozenTrial | None:
-    value = course.trial.values.get(rung)
-    known = dict(zip(record.space.short_names(), record.space.dimensions, strict=True))
-    inside = all(d.contains(course.axes[name]) for name, d in known.items())
-    if value is None or not inside:
+def _made(course: Course, rung: int, known: Mapping[str, Dimension]) -> FrozenTrial | None:
+    if not all(d.contains(course.axes[name]) for name, d in known.items()):
         return None
     params = {name: d.to_optuna(course.axes[name]) for name, d in known.items()}
+    value = course.trial.values[rung]
     return create_trial(
         params=params, distributions={n: d.distribution for n, d in known.items()}, value=value
     )

@@ -64,6 +64,7 @@ def study_page(record: Record, models: Models | None, vega: str) -> str:
         spent=_spent(record),
         charts=drawn,
         rung=rung,
+        at_share=record.at_share(rung),
         at_rung=at_rung,
         importance_words=_importance_words(found),
         axes=record.space.short_names(),
@@ -126,10 +127,9 @@ def _winner(record: Record) -> str:
 def _results(record: Record, models: Models | None) -> Iterator[Json]:
     task = task_of(record.config)
     for row in record.result["table"] if record.result is not None else []:
-        trial = row["trial"]
         gain = None if models is None or row["label"] == BEST else models.gain(BEST, row["label"])
         yield {
-            "label": shown(row["label"], trial),
+            "label": shown(row),
             "validation": number(row["validation"]),
             "primary": with_interval(primary_interval(row)),
             "gain": "" if gain is None else signed(gain),
@@ -201,7 +201,7 @@ def _importance_words(found: Sequence[Importance]) -> str:
     )
     return (
         f"{which} Bars: the share of the objective's variance that a parameter explains by itself (fANOVA); lines: "
-        "the middle 80 % when the trials are drawn again."
+        "the middle 80 % when the trials are drawn again. Only trials that use a parameter are asked."
     )
 
 

@@ -19,8 +19,8 @@ from embsearch.history.events import E, Event
 from embsearch.history.folder import StudyFolder, holder
 from embsearch.history.log import read_events
 from embsearch.history.state import StudyState
-from embsearch.history.trial import Trial
-from embsearch.search.space import Space, parse
+from embsearch.history.trial import Trial, common_rung
+from embsearch.search.space import Dimension, Space, parse
 from embsearch.values import Reading, Scalar
 
 
@@ -68,6 +68,10 @@ class Course:
     def best(self) -> float | None:
         """The best value it measured."""
         return self.trial.best
+
+    def uses(self, dimension: Dimension) -> bool:
+        """Return whether its training depends on a parameter: a triplet loss has no temperature."""
+        return not dimension.when or dimension.path in self.trial.params
 
     @property
     def own(self) -> list[Evaluation]:
@@ -232,11 +236,13 @@ class Record:
         return found
 
     def common_rung(self) -> int:
-        """Return the highest evaluation that half of the measured trials came to, eight at least
-        where there are as many: values there can be compared. 0 where nothing was measured.
-        """
-        rungs = sorted((c.trial.rung for c in self.courses.values() if c.trial.rung), reverse=True)
-        return rungs[min(max(8, (len(rungs) + 1) // 2), len(rungs)) - 1] if rungs else 0
+        """Return the evaluation whose values can be compared; 0 where nothing was measured."""
+        return common_rung(self.trials.values())
+
+    def at_share(self, rung: int) -> str:
+        """Return where an evaluation lies, in words."""
+        at = self.config.evaluate.at  # an extended study may have fewer evaluations
+        return f"{at[min(rung, len(at)) - 1]:.0%} of the texts" if rung else ""
 
 
 def _course(

@@ -30,7 +30,7 @@ def result_table(rows: Sequence[Json], objective: str, task: AnyTask) -> Table:
     for row in rows:
         found = primary_interval(row)
         table.add_row(
-            shown(row["label"], row["trial"]),
+            shown(row),
             number(row["validation"]),
             f"{found.value:.4f} ({found.low:.4f}-{found.high:.4f})",
             *(number(value) for value in task.column_values(row["test"])),
@@ -103,7 +103,10 @@ def best_given(result: Json | None) -> Json | None:
     """
     rows = [] if result is None else result["table"]
     given = [
-        row for row in rows if row["label"] not in (UNTUNED, BEST) and row["validation"] is not None
+        row
+        for row in rows
+        if (row["label"] not in (UNTUNED, BEST) or row.get("given"))
+        and row["validation"] is not None
     ]
     return max(given, key=lambda row: float(row["validation"]), default=None)
 

@@ -23,7 +23,8 @@ def tables(
 ) -> dict[str, list[JsonObject]]:
     """Return the data of every chart by name.
 
-    Parameters are the fields p0, p1, ... in the order of the space.
+    Parameters are the fields p0, p1, ... in the order of the space; null in a trial that did not
+    use one.
     """
     rung = record.common_rung()
     courses = list(record.courses.values())
@@ -81,6 +82,7 @@ def _trials(
 ) -> list[JsonObject]:
     rows, best = [], (0, -math.inf)
     numbers = {course.trial.number for course in shown}
+    known = list(zip(record.space.short_names(), record.space.dimensions, strict=True))
     for course in sorted(courses, key=lambda c: c.trial.number):
         best = max(best, course.trial.best_score or best)
         if course.trial.number not in numbers:
@@ -92,7 +94,10 @@ def _trials(
             "rung": course.trial.rung,
             "texts": course.texts(),
         }
-        row |= {f"p{i}": _axis(value) for i, value in enumerate(course.axes.values())}
+        row |= {
+            f"p{i}": _axis(course.axes[name]) if course.uses(dimension) else None
+            for i, (name, dimension) in enumerate(known)
+        }
         rows.append(row)
     return rows
 

@@ -1,15 +1,17 @@
 """Asynchronous successive halving by promotion: pause, wait for evidence, resume.
 
 Li et al. 2020 (ASHA), with the pause that stop-only versions leave out: a trial halts at each
-rung; it goes on from its checkpoint once it is among the best 1/reduction of all that
-reached that rung, or too near to them for the noise between seeds to tell. Points that somebody gave
-run to their end: the search is measured by them. On synthetic curves (64 configurations, 60 seeds)
-this keeps the best configuration in 97 % of searches (benchmarks/schedulers.py).
+rung; it goes on from its checkpoint once it is among the best 1/reduction of all sampled trials
+that reached that rung, or too near to them for the noise between seeds to tell. Points that somebody gave
+run to their end, because the search is measured by them, and take no sampled trial's place. On
+synthetic curves (64 configurations, 60 seeds) this keeps the best configuration in 97 % of searches
+(benchmarks/schedulers.py).
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 from embsearch.history.board import Board
@@ -113,21 +115,22 @@ class Promotion:
         """Return whether no trial has left this given point far behind at its own rung."""
         if trial.number == 0:
             return True
-        behind = apart(board.value_at(1, trial.rung), trial.values[trial.rung])
+        behind = apart(board.best_at(trial.rung), trial.values[trial.rung])
         return behind <= FAR * SEED_NOISE
 
     def _earned(self, trial: Trial, rung: int, board: Board) -> tuple[bool, str]:
         """Return whether the trial's place lets it go on, and the words for it."""
         place, among, quota = self._place(trial, rung, board)
         value = trial.values[rung]
-        words = f"place {place} of {among} at rung {rung} ({value:.4f}), {quota} may go on"
+        words = f"place {place} of {among} sampled trials at rung {rung} ({value:.4f}), "
+        words += f"{quota} may go on"
         if place <= quota:
             return True, words
         if (
             self._all_there(board)
             and quota <= PATIENCE
             and place == quota + 1
-            and apart(board.value_at(quota, rung), value) <= SEED_NOISE
+            and apart(board.sampled(rung)[-quota][0], value) <= SEED_NOISE
         ):
             return True, f"{words}; too near to the last of them to tell"
         return False, words
@@ -136,14 +139,19 @@ class Promotion:
         return self.trials is not None and len(board) >= self.trials
 
     def _place(self, trial: Trial, rung: int, board: Board) -> tuple[int, int, int]:
-        """(place from 1, how many reached the rung, how many of them may go on)."""
-        among = board.reached(rung)
+        """(place from 1, how many reached the rung, how many of them may go on), of sampled trials.
+
+        A given point has the place that it would have among them.
+        """
+        others, key = board.sampled(rung), (trial.values[rung], -trial.number)
+        place = len(others) - bisect_left(others, key) + trial.given
+        among = len(others) + trial.given
         quota = among // self.reduction
         if self._all_there(board):
             quota = max(1, quota)
         elif self.trials is not None and self.waits and among < PATIENCE * self.reduction:
             quota = 0
-        return board.place(trial, rung), among, quota
+        return place, among, quota
 
 
 def apart(better: float, worse: float) -> float:

@@ -131,12 +131,17 @@ class Answers:
         )
 
     def test_rows_warning(self, tested: events.Tested) -> str:
-        """Note that the test rows have judged the winner; return a warning where they have judged many."""
-        if tested.label != final_table.BEST or self._work.split != "test":
+        """Note that the test rows have judged the winner; return a warning where they have judged
+        many. A replay reads none.
+        """
+        replay = self._work.config.launcher.name == "replay"
+        if tested.label != final_table.BEST or self._work.split != "test" or replay:
             return ""
         rows = test_set_uses.digest_of_rows(task_of(self._work.config), self._work.data)
         by = f"study {self._work.config.study.name}, trial {tested.trial}"
-        uses = test_set_uses.note_use(self._work.folder.home, rows, digest(tested.files), by)
+        alone = len(self._work.state.trials) == 1
+        home, model = self._work.folder.home, digest(tested.files)
+        uses = test_set_uses.note_use(home, rows, model, by, alone)
         return test_set_uses.warning(uses)
 
     def raise_if_fatal(self, name: Name, message: Heard) -> None:

@@ -62,7 +62,7 @@ def _row(label: str, number: int | None, state: StudyState) -> JsonObject:
         value = None if state.baseline is None else state.baseline.metrics.get(state.objective)
     else:
         value = state.validation(number)
-    return {
+    row = {
         "label": label,
         "trial": number,
         "validation": value,
@@ -70,6 +70,9 @@ def _row(label: str, number: int | None, state: StudyState) -> JsonObject:
         "test": tested.metrics,
         "auc": tested.auc,
     }
+    if number is None or label != final_table.BEST or not state.trials[number].given:
+        return row
+    return row | {"given": final_table.label_of(state.trials[number])}
 
 
 def confirmed(state: StudyState, config: Config) -> list[Confirmed]:

@@ -57,6 +57,13 @@ class Points:
         self._known.clear()
 
 
+def objective_at(rung: int) -> str:
+    """Return the metric that holds the objective at one evaluation, by which trials can be
+    compared.
+    """
+    return f"objective at evaluation {rung}"
+
+
 def metric_name(text: str) -> str:
     """``text`` with only the characters that trackers take in a metric's name."""
     return re.sub(r"[^\w\-. /]", "_", text, flags=re.ASCII)[:250]
@@ -152,6 +159,8 @@ class TrialMirror:
                 for key, value in self._newest.items()
             }
         self.points.add("objective", self.trial.best, event.time, event.step)
+        value = self.trial.values.get(event.rung)
+        self.points.add(objective_at(event.rung), value, event.time, event.step)
 
     def told(self, value: Told) -> None:
         """Take in the trial's place in the search's history."""

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
+from embsearch.history.trial import common_rung
 from embsearch.track import mlflow_model, mlflow_view
 from embsearch.track.follower import Followed, Follower, Logs, one_line
-from embsearch.track.mirror import TrialMirror, validation
+from embsearch.track.mirror import TrialMirror, objective_at, validation
 from embsearch.track.mlflow_runs import RunView, StudyRuns
 from embsearch.track.mlflow_store import connect, slug
 from embsearch.track.run_fields import RunFields, data_digest
@@ -259,8 +260,12 @@ class MlflowRecorder(Follower):
         columns, plotted = self._fields.columns(next(seen, None))
         key = mlflow_view.TAG + mlflow_view.view_id(self._study.uid)
         made = self._study.created
+        rung = common_rung(trial.mirror.trial for trial in self._trials.values()) or 1
+        at = self._config.evaluate.at  # an extended study may have fewer evaluations
+        shared = objective_at(rung), f"{at[min(rung, len(at)) - 1]:.0%} of the texts"
+        name, uid = self._config.study.name, self._study.uid
         view = mlflow_view.saved_view(
-            self._config.study.name, self._study.uid, columns, plotted, self._objective, made, made
+            name, uid, columns, plotted, self._objective, shared, made, made
         )
         self._show(
             runs,

@@ -47,13 +47,15 @@ def saved_view(
     axes: Sequence[str],
     plotted: Sequence[str],
     objective: str,
+    shared: tuple[str, str],
     created: int,
     updated: int,
 ) -> JsonObject:
     """Return the view as MLflow stores it.
 
     ``axes`` are the short names of the searched parameters, as columns; ``plotted`` the same as
-    charts take them (``log10 lr``); ``objective`` is the metric that is maximised (``val/auc``).
+    charts take them (``log10 lr``); ``objective`` is the metric that is maximised (``val/auc``);
+    ``shared`` the metric of the evaluation where trials can be compared, and where that lies.
     Times are in Unix milliseconds.
     """
     return {
@@ -61,21 +63,24 @@ def saved_view(
         "createdAt": created,
         "updatedAt": updated,
         "state": json.dumps(
-            _state(uid, list(axes), list(plotted), objective), separators=(",", ":")
+            _state(uid, list(axes), list(plotted), objective, shared), separators=(",", ":")
         ),
     }
 
 
-def _state(uid: str, axes: list[str], plotted: list[str], objective: str) -> JsonObject:
+def _state(
+    uid: str, axes: list[str], plotted: list[str], objective: str, shared: tuple[str, str]
+) -> JsonObject:
+    metric, where = shared
     charts = [
-        _parallel(_WON, plotted),
+        _parallel(_WON, plotted, metric),
         _line(_WENT, objective),
         _line(_WENT, "train/loss"),
         _scatter(_WENT, (ORDER, "METRIC"), (BEST, "METRIC")),
     ]
     rate = next((name for name in plotted if name in ("lr", "log10 lr")), None)
     if rate:
-        charts.append(_scatter(_WENT, (rate, "PARAM"), ("objective", "METRIC")))
+        charts.append(_scatter(_WENT, (rate, "PARAM"), (metric, "METRIC")))
     columns = [
         *(f"params.`{axis}`" for axis in axes),
         "metrics.`objective`",
@@ -94,7 +99,7 @@ def _state(uid: str, axes: list[str], plotted: list[str], objective: str) -> Jso
         "selectedColumns": columns,
         "runsHiddenMode": "SHOW_ALL",
         "compareRunSections": [
-            _section(_WON, "What won", columns=1),
+            _section(_WON, f"What won, compared at {where}", columns=1),
             _section(_WENT, "How it went", columns=2),
             _section("embsearch-model", "Model metrics", shown=False, generated=True),
             _section("embsearch-system", "System metrics", shown=False, generated=True),
@@ -131,10 +136,10 @@ def _chart(kind: str, section: str) -> JsonObject:
     }
 
 
-def _parallel(section: str, axes: list[str]) -> JsonObject:
+def _parallel(section: str, axes: list[str], metric: str) -> JsonObject:
     return _chart("PARALLEL", section) | {
         "selectedParams": axes,
-        "selectedMetrics": ["objective"],
+        "selectedMetrics": [metric],
         "showAllRuns": True,
     }
 

@@ -65,6 +65,25 @@ def test_a_gain_must_lie_above_the_least_that_is_asked(rows):
     ).passed
 
 
+@pytest.mark.parametrize(
+    ("mine", "passed", "words"),
+    [
+        ((2, 2, 0), True, "the search found a better model"),
+        ((1, 1, 1), True, "these test rows cannot tell them apart"),
+        ((0.5, 0.5, 0), False, "the given point is better"),
+    ],
+)
+def test_a_loss_to_the_best_given_point_refuses_where_it_can_be_told_from_chance(
+    rows, mine, passed, words
+):
+    *far, seed = mine
+    given = Rival("given point 1", scores(rows, 1, 1))
+    gate = gates.given_gate(RETRIEVAL, rows, scores(rows, *far, seed=seed), given, ASKED)
+    assert (gate.name, gate.passed) == ("given", passed)
+    assert " over the given point 1, the best that was given, 95 % interval " in gate.words
+    assert words in gate.words
+
+
 def test_the_floor_is_asked_of_a_first_champion_alone(rows):
     mine, theirs = scores(rows, 1, 1), scores(rows, 0.1, 0.1)
     first = gates.quality_gates(RETRIEVAL, rows, mine, [Rival("untuned encoder", theirs)], ASKED)

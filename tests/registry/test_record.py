@@ -104,6 +104,15 @@ def test_looks_count_models_not_how_often_and_warn_from_the_third(tmp_path, spli
     assert test_set_uses.warning(3).startswith("3 models have been judged by these test rows")
 
 
+def test_a_model_that_was_trained_alone_counts_once_there_is_another_to_choose_it_over(tmp_path):
+    def counted(model, alone=True):
+        return test_set_uses.note_use(tmp_path, "rows", model, "a study", alone)
+
+    assert [counted(model) for model in ("a", "a", "b", "c")] == [0, 0, 2, 3]
+    assert counted("a", alone=False) == 3
+    assert counted("d", alone=False) == 4
+
+
 @pytest.mark.parametrize(
     ("trained_in", "data"), [((0, 0), "old"), ((0, 1), "old"), ((1, 1), "new")]
 )

@@ -15,6 +15,7 @@ from embsearch.report.findings import (
     _luck,
     falling,
     other_choice,
+    unconfirmed,
 )
 from embsearch.report.ranges import at_end, choices_table
 from embsearch.report.record import Course, Evaluation
@@ -190,6 +191,33 @@ def test_fresh_seeds_say_how_much_of_the_winner_was_luck_and_who_looked_better()
         in finding.text
     )
     assert "Trial 4 had 0.9600, but a lower mean, 0.9310" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("confirm", "given", "confirmed", "said"),
+    [
+        ({}, False, [], True),
+        ({}, True, [], False),
+        ({"top_k": 0}, False, [], False),
+        ({}, False, [{"trial": 3, "value": 0.95, "values": [0.94, 0.942]}], False),
+    ],
+)
+def test_a_winner_that_was_not_trained_again_is_said_with_what_it_would_cost(
+    confirm, given, confirmed, said
+):
+    study = record()
+    study.config = build({"study": {"name": "shop"}, "train": {"texts": 1000}, "confirm": confirm})
+    study.texts, study.result = 5000, {"confirmed": confirmed}
+    study.best.trial.origin = "given" if given else ""
+    found = list(unconfirmed(study))
+    assert len(found) == said
+    for one in found:
+        assert one.text == (
+            "The winner, trial 3, was not trained again with fresh seeds: the search is too small for it "
+            "(confirm.share=0.5). Part of its lead may be luck."
+        )
+        assert one.remedy.startswith("embsearch search study.name=shop confirm.share=null ")
+        assert one.remedy.endswith("for 40% of the search's texts")
 
 
 def measured(number, evaluations):

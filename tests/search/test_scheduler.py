@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from embsearch.config.schema import Config, EvaluateConfig, SchedulerConfig, StopConfig
 from embsearch.errors import ConfigError
+from embsearch.history.board import Board
 from embsearch.history.trial import Trial
 from embsearch.search.promotion import Promotion
 from embsearch.search.scheduler import make
@@ -166,15 +169,16 @@ def test_rungs_lie_where_the_budget_has_grown_by_the_reduction(at, min_rung, run
 
 
 def test_a_trial_pauses_until_its_place_is_within_the_quota():
-    rule, trials = Promotion((0.11, 0.33, 1.0), 3), board([[0.7], [0.9]])
-    decision = rule.decide(trials[1], trials)
+    rule, trials = Promotion((0.11, 0.33, 1.0), 3), board([[0.95], [0.7], [0.9]])
+    decision = rule.decide(trials[2], trials)
     assert (decision.kind, decision.reason) == (
         "pause",
-        "place 1 of 2 at rung 1 (0.9000), 0 may go on",
+        "place 1 of 2 sampled trials at rung 1 (0.9000), 0 may go on",
     )
-    trials = board([[0.7], [0.9], [0.8]])
-    assert rule.decide(trials[1], trials).kind == "continue"
-    assert rule.decide(trials[2], trials).reason == "place 2 of 3 at rung 1 (0.8000), 1 may go on"
+    trials = board([[0.95], [0.7], [0.9], [0.8]])
+    assert rule.decide(trials[2], trials).kind == "continue"
+    reason = rule.decide(trials[3], trials).reason
+    assert reason == "place 2 of 3 sampled trials at rung 1 (0.8000), 1 may go on"
 
 
 @pytest.mark.parametrize("trials", [None, 5])
@@ -189,7 +193,8 @@ def test_the_default_configuration_runs_to_its_end_whatever_it_is_worth(trials):
 def test_a_given_point_runs_to_its_end_unless_it_is_left_far_behind():
     rule, there = Promotion((0.11, 0.33, 1.0), 3, trials=5), board([[0.9], [0.88], [0.8], [0.95]])
     there[1].origin = there[2].origin = "given"
-    assert rule.decide(there[1], there).reason == "place 3 of 4 at rung 1 (0.8800), 0 may go on"
+    reason = rule.decide(there[1], there).reason
+    assert reason == "place 2 of 2 sampled trials at rung 1 (0.8800), 0 may go on"
     there[3].values = {1: 0.89}
     decision = rule.decide(there[1], there)
     assert decision.kind == "continue"
@@ -206,26 +211,67 @@ def test_a_paused_default_configuration_of_an_older_version_goes_on():
     )
 
 
-def test_once_all_are_there_never_fewer_than_one_goes_on():
-    """A search of two trials, and one whose third rung has only two."""
+def test_once_all_are_there_never_fewer_than_one_sampled_trial_goes_on():
+    """A search of two trials, and one whose second rung has only one that was sampled."""
     rule, there = Promotion((0.11, 0.33, 1.0), 3, trials=2), board([[0.9], [0.8]])
-    there[0].state = "complete"
-    assert rule.decide(there[1], there).kind == "pause"
-    there = board([[0.7], [0.8]])
     assert rule.decide(there[1], there).kind == "continue"
     rule = Promotion((0.11, 0.33, 1.0), 3, trials=4)
-    there = board([[0.7, 0.71, 0.72], [0.8, 0.81], [0.6], [0.5]], ["complete", *["paused"] * 3])
+    there = board([[0.9, 0.91, 0.92], [0.8, 0.81], [0.6], [0.5]], ["complete", *["paused"] * 3])
     assert rule.next_paused(there) == 1
-    assert rule.promotable(there).reason == "place 1 of 2 at rung 2 (0.8100), 1 may go on"
+    reason = rule.promotable(there).reason
+    assert reason == "place 1 of 1 sampled trials at rung 2 (0.8100), 1 may go on"
+
+
+def played(trials, given, failing, seed):
+    """A search by one worker on random curves, ``given`` points first; those of ``failing`` diverge on the way from
+    the first rung to the second."""
+    draw = np.random.default_rng(seed)
+    curves = draw.uniform(0.5, 0.9, (trials, 1)) + draw.normal(0, 0.05, (trials, 3)).cumsum(axis=1)
+    rule, there = Promotion((0.1, 0.3, 1.0), 3, trials=trials), Board()
+    while (number := rule.next_paused(there)) is not None or len(there) < trials:
+        if number is None:
+            number = len(there)
+            there.add(Trial(number, origin="given" if number <= given else ""))
+        trial = there[number]
+        while trial.state in ("waiting", "paused"):
+            with there.changing(trial):
+                if trial.rung == 1 and number in failing:
+                    trial.state = "failed"
+                    break
+                trial.values = {**trial.values, trial.rung + 1: float(curves[number, trial.rung])}
+            with there.changing(trial):
+                trial.state = "complete" if trial.rung == 3 else "waiting"
+            if trial.state == "waiting" and rule.decide(trial, there).kind == "pause":
+                with there.changing(trial):
+                    trial.state = "paused"
+                break
+    return there
+
+
+@given(
+    st.integers(2, 12),
+    st.integers(0, 5),
+    st.sets(st.integers(1, 12), max_size=4),
+    st.integers(0, 999),
+)
+def test_in_a_search_of_any_size_the_best_sampled_trial_comes_to_its_end(
+    trials, given, failing, seed
+):
+    there = played(trials, given, failing, seed)
+    sampled = [t for t in there.values() if not t.given and t.state != "failed"]
+    assert not sampled or max(sampled, key=lambda t: t.values[1]).rung >= 2
+    assert not sampled or any(t.state == "complete" for t in sampled)
+    assert there[0].state == "complete"
 
 
 def test_a_trial_too_near_to_the_last_that_may_go_on_goes_on_too():
-    values = [[0.9], [0.5], [0.8], [0.7], [0.799], [0.6]]
-    rule, there = Promotion((0.11, 0.33, 1.0), 3, trials=6), board(values)
+    values = [[0.4], [0.9], [0.5], [0.7], [0.799], [0.6], [0.8]]
+    rule, there = Promotion((0.11, 0.33, 1.0), 3, trials=7), board(values)
     decision = rule.decide(there[4], there)
     assert decision.kind == "continue"
     assert decision.reason == (
-        "place 3 of 6 at rung 1 (0.7990), 2 may go on; too near to the last of them to tell"
+        "place 3 of 6 sampled trials at rung 1 (0.7990), 2 may go on; "
+        "too near to the last of them to tell"
     )
     there[4].values = {1: 0.77}
     assert rule.decide(there[4], there).kind == "pause"
@@ -238,19 +284,19 @@ def test_a_trial_too_near_to_the_last_that_may_go_on_goes_on_too():
 def test_rungs_wait_where_nothing_but_the_number_of_trials_ends_the_search(stop, waits):
     rule = make(Config(stop=StopConfig(**stop)))
     assert (rule.trials, rule.waits) == (9, waits)
-    few = board([[0.5], [0.6], [0.7]])
+    few = board([[0.5], [0.6], [0.7], [0.4]])
     few[0].state = "complete"
     assert rule.next_paused(few) == (None if waits else 2)
 
 
 def test_a_rung_waits_for_a_dozen_where_more_are_sure_to_come():
     rule = Promotion((0.11, 0.33, 1.0), 3, trials=20)
-    values = [[0.5 + n / 100] for n in range(12)]
-    few, enough = board(values[:11]), board(values)
+    values = [[0.5 + n / 100] for n in range(13)]
+    few, enough = board(values[:12]), board(values)
     few[0].state = enough[0].state = "complete"
     assert rule.next_paused(few) is None
-    assert rule.next_paused(enough) == 11
-    assert Promotion((0.11, 0.33, 1.0), 3, trials=11).next_paused(board(values[:11])) == 10
+    assert rule.next_paused(enough) == 12
+    assert Promotion((0.11, 0.33, 1.0), 3, trials=12).next_paused(board(values[:12])) == 11
 
 
 def test_between_rungs_a_trial_goes_on():
@@ -264,7 +310,8 @@ def test_the_best_paused_trial_of_the_highest_rung_goes_on_first():
     trials = board(values)
     trials[0].state = "complete"
     assert rule.next_paused(trials) == 4  # rung 2: one of three may
-    assert rule.promotable(trials).reason == "place 1 of 3 at rung 2 (0.9000), 1 may go on"
+    reason = rule.promotable(trials).reason
+    assert reason == "place 1 of 3 sampled trials at rung 2 (0.9000), 1 may go on"
     trials[4].state = "running"
     assert rule.next_paused(trials) == 6  # rung 1: three of nine may: 0.99, 0.98, 0.97
     for number in (6, 7, 8):
@@ -275,12 +322,11 @@ def test_the_best_paused_trial_of_the_highest_rung_goes_on_first():
 
 def test_nothing_goes_on_before_the_quota_is_one():
     rule = Promotion((0.11, 0.33, 1.0), 3)
-    trials = board([[0.5], [0.9], [0.8]])
+    trials = board([[0.5], [0.9], [0.8], [0.7]])
     trials[0].state = "complete"
-    del trials[2]
-    assert rule.next_paused(trials) is None
-    trials = board([[0.5], [0.9], [0.8]])
     assert rule.next_paused(trials) == 1
+    del trials[3]
+    assert rule.next_paused(trials) is None
 
 
 def test_of_two_equal_trials_the_earlier_goes_on():
@@ -288,12 +334,12 @@ def test_of_two_equal_trials_the_earlier_goes_on():
     assert rule.next_paused(board([[0.9], [0.9], [0.9]])) == 0
 
 
-def test_trials_that_ended_count_for_the_quota_but_do_not_go_on():
-    rule = Promotion((0.11, 0.33, 1.0), 3)
-    trials = board(
-        [[0.9], [0.8], [0.7], [0.6], [0.5], [0.4]], ["failed", "paused", *["pruned"] * 4]
-    )
-    assert rule.next_paused(trials) == 1
+def test_pruned_trials_count_for_the_quota_and_failed_ones_do_not():
+    rule, values = Promotion((0.11, 0.33, 1.0), 3), [[0.4], [0.9], [0.8], [0.7], [0.6]]
+    states = ["complete", "failed", "paused", "pruned", "pruned"]
+    assert rule.next_paused(board(values, states)) == 2
+    states[3] = "failed"
+    assert rule.next_paused(board(values, states)) is None
 
 
 def search(rule, curves):

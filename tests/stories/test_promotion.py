@@ -58,6 +58,7 @@ def test_every_gate_was_asked_and_the_run_in_mlflow_has_the_evidence(shop, tmp_p
         "floor",
         "ranking",
         "segments",
+        "given",
         "moved",
         "dimension",
         "speed",
@@ -69,6 +70,14 @@ def test_every_gate_was_asked_and_the_run_in_mlflow_has_the_evidence(shop, tmp_p
     ]
     assert [gate["name"] for gate in event["gates"]] == names
     assert all(gate["passed"] for gate in event["gates"])
+    given = next(gate for gate in event["gates"] if gate["name"] == "given")
+    if event["trial"]:
+        assert (given["facts"]["against"], "gain" in given["facts"]) == (
+            "default configuration",
+            True,
+        )
+    else:
+        assert given["words"] == "it is the default configuration: no search has to be proved"
     client = client_of(shop)
     kept = client.download_artifacts(event["run"], "", str(tmp_path))
     assert json.loads((tmp_path / "gates.json").read_text()) == event["gates"], kept
@@ -84,6 +93,20 @@ def test_every_gate_was_asked_and_the_run_in_mlflow_has_the_evidence(shop, tmp_p
     assert version.tags["embsearch.licence"] == "mit"
     assert version.description.startswith("---")  # its card
     assert "models:/s/1" in version.description
+
+
+def test_a_first_champion_meets_the_best_given_point(shop, other, tmp_path, capsys):
+    """Trial 0 is the default configuration: the others are compared with it, and not where its files changed."""
+    home = shop.at(tmp_path / "home")
+    shutil.copytree(shop.study, home.study)
+    words = [*RECORD, "promote.dry_run=true", f"trial={other or 1}"]
+    home.run("promote", *words)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "over the default configuration, the best that was given, 95 % interval" in said
+    (home.study / "trials/t0000/model/pytorch_model.bin").write_bytes(b"\x80\x04.")
+    assert home.run("promote", *words) == 3
+    said = " ".join(capsys.readouterr().out.split())
+    assert "REFUSED given the default configuration (trial 0) cannot be judged: " in said
 
 
 def test_changed_weights_and_pickles_are_refused(shop, refused):

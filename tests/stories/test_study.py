@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from embsearch.cli.main import main
-from embsearch.history.log import EventLog
+from embsearch.history.log import EventLog, read_json
+from embsearch.registry.test_set_uses import models_judged_by
 
 CHINESE = """anchor(搜索词),positive(点击商品),negative(未点击商品)
 防水运动手表,佳明Venu 2 防水运动手表,小米智能手环(非防水)
@@ -46,18 +47,15 @@ def test_a_study_runs_to_its_end(calm):
     states = [calm.events("ended", n)[0]["state"] for n in range(6)]
     assert states[0] == "complete"
     assert {"complete", "pruned"} == set(states)
-    assert [r["label"] for r in calm.result["table"]] == [
-        "untuned encoder",
-        "default configuration",
-        "best trial",
-    ]
-    untuned, default, best = (r["validation"] for r in calm.result["table"])
-    assert untuned < default <= best
+    labels = [(r["label"], r["trial"], r.get("given")) for r in calm.result["table"]]
+    assert labels == [("untuned encoder", None, None), ("best trial", 0, "default configuration")]
+    untuned, best = (r["validation"] for r in calm.result["table"])
+    assert untuned < best
     assert calm.result["why"] == "stop.trials: all 6 trials exist"
     for words in (
         "untuned encoder",
-        "default configuration (0)",
-        "best trial",
+        "best trial (0),",
+        "default configuration",
         "embsearch promote study.name=s",
     ):
         assert words in calm.out
@@ -263,6 +261,48 @@ def test_another_config_is_refused_with_what_changed(played, capsys):
     assert home.trials == ["t0000", "t0001"]
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes"])
+def test_a_range_may_be_narrowed_and_another_dropped_in_one_go_and_the_study_goes_on(
+    played, sampler
+):
+    home, words = played, [f"sampler={sampler}", "sampler.startup_trials=3"]
+    assert home.run("search", *words) == 0
+    before = [json.loads(params) for params in home.params()]
+    low = sorted(point["train.lr"] for point in before)[2]  # two trials lie outside of what follows
+    words += [f"space.train.lr.low={low}", f"train.lr={low}", "~space.train.batch_size"]
+    words += ["study.on_drift=extend"]
+    assert home.run("search", *words, "stop.trials=9") == 0
+    assert home.run("search", *words, "~space.objective.margin", "stop.trials=12") == 0
+    points = [json.loads(params) for params in home.params()]
+    assert points[:6] == before
+    assert all(point["train.lr"] >= low for point in points[6:])
+    assert not any("train.batch_size" in point for point in points[6:])
+    assert not any("objective.margin" in point for point in points[9:])
+    assert home.run("report") == home.run("status") == 0
+
+
+def test_points_that_are_added_when_a_study_is_extended_are_tried_or_it_is_said(played, capsys):
+    home = played
+    assert home.run("search") == 0
+    point = "{train.lr: 3e-3, train.batch_size: 32, objective.name: infonce, objective.temperature: 0.05}"
+    added = [f"study.defaults=[{point}]", "study.on_drift=extend"]
+    assert home.run("search", *added) == 0
+    assert home.trials[-1] == "t0005"
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 point of study.defaults was not tried: stop.trials=7 has room" in said
+    assert home.run("search", *added, "stop.trials=7") == 0
+    (created,) = home.events("created", 6)
+    assert created["origin"] == "given"
+    assert (created["params"]["train.lr"], created["params"]["objective.temperature"]) == (
+        3e-3,
+        0.05,
+    )
+    labels = [row["label"] for row in home.result["table"]]
+    assert "given point 6" in labels or home.result["best"] == 6
+    assert home.run("search", *added, "stop.trials=8") == 0
+    assert home.events("created", 7)[0]["params"] != created["params"]
+
+
 def test_another_config_may_begin_a_study_of_its_own_and_go_on_with_it(played, capsys):
     home = played
     assert home.run("search", "stop.trials=1") == 0
@@ -460,3 +500,14 @@ def test_from_search_to_champion(home, tmp_path, capsys):
     assert f"trial {worse} is not promoted: refused by gain" in said.err
     assert home.run("promote", "track=mlflow") == 0
     assert "s version 1 was champion already" in capsys.readouterr().out
+
+
+@pytest.mark.story
+def test_a_look_at_the_test_rows_is_counted_where_models_can_be_chosen_by_it(home, calmly_played):
+    assert not (calmly_played.folder / "looks.jsonl").exists()  # a replay reads no test rows
+    rows = set()
+    for rate, counted in (("1e-3", 0), ("2e-3", 2)):
+        words = [w for w in home.words if not w.startswith(("space", "stop"))]
+        assert main(["train", *words, f"train.lr={rate}", "train.texts=600"]) == 0
+        rows |= {one["rows"] for one in read_json(home.folder / "looks.jsonl")}
+        assert len(models_judged_by(home.folder, *rows)) == counted

@@ -72,16 +72,19 @@ def test_a_trial_that_waits_keeps_its_warm_slot_and_pays_no_start_again():
 
 
 def test_a_paused_trial_pays_for_coming_back():
-    """Three trials, a rung at half: place 1 of 3 goes on, place 2 too where it is as good. Trial 0 always
-    does, so the seed decides between no return (trial 0 or the trial just measured is best) and one."""
+    """Three trials, a rung at half: trial 0 always goes on, the better of the others too, and the third where it is
+    as good. So the seed decides between no return (trial 2 alone) and one (trial 1, or both)."""
     stop = {"trials": 3, "seconds": 1e6}
     made = config(scheduler={"name": "promotion"}, evaluate={"at": [0.5, 1.0]}, stop=stop)
     draws = [played(made, seed=seed) for seed in range(40)]
     start, half = 1 + 10 + 5 + 3 * 11, 2 * 4.0 + 7
     none = start + 3 * (2 + half) + half  # trial 0 to its end, the others to the rung
     by_reached = {(d.reached, d.seconds) for d in draws}
-    assert by_reached == {((3, 1), none), ((3, 2), none + half), ((3, 2), none + 3 + half),
-                          ((3, 3), none + 3 + 2 * half)}  # fmt: skip
+    assert by_reached == {
+        ((3, 2), none + half),
+        ((3, 2), none + 3 + half),
+        ((3, 3), none + 3 + 2 * half),
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from helpers import event
 
 from embsearch.config.build import build
 from embsearch.history import events
+from embsearch.history.final_table import shown
 from embsearch.history.state import StudyState
 from embsearch.search import scheduler
 from embsearch.study.actions import (
@@ -217,6 +218,21 @@ def test_every_given_point_has_its_row_in_the_table():
     assert found == [
         ("untuned encoder", None), ("default configuration", 0), ("given point 3", 3), ("best trial", 2)
     ]  # fmt: skip
+
+
+def test_a_given_point_that_won_is_tested_once_and_its_row_says_that_it_is_both():
+    mine = policy(stop={"trials": 2})
+    state = told(begun(whole(0, 0.9), whole(1, 0.8)))
+    for label, trial in (("untuned encoder", None), ("best trial", 0)):
+        assert mine.due(state, Moment(0.0, [0])) == Evaluate(0, label, trial)
+        state.apply(event("tested", label=label, trial=trial))
+    end = mine.due(state, Moment(0.0, [0]))
+    assert isinstance(end, Close)
+    table = result_of("s", state, end.why, state.trials[0], [], 1.0).table
+    assert [shown(row) for row in table] == [
+        "untuned encoder",
+        "best trial (0),\ndefault configuration",
+    ]
 
 
 def test_the_winner_has_the_best_value_wherever_it_was_reached():

@@ -176,6 +176,7 @@ def expected_points(last: int, evaluations: dict[int, float]) -> list[tuple[str,
             ("val/auc", step, value),
             ("val/triplet_accuracy", step, value - 0.01),
             ("objective", step, best),
+            (f"objective at evaluation {step // 3}", step, value),
         ]
         points += [("cost/seconds", step, step * 2.0), ("cost/texts", step, step * 96.0)]
     return sorted(points)
