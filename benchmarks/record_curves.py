@@ -1,9 +1,11 @@
 """Learning curves of real fine-tunes, the same configurations on every data set: what searches are played on.
 
     python benchmarks/record_curves.py DATA --set en_pricerunner      # goes on where it stopped; --configs 66
+    python benchmarks/record_curves.py --table                        # what embsearch ships of them
 
 DATA is a folder with a folder a set: judgements.csv, or triplets_{train,valid,test}.csv. Writes
-benchmarks/data/curves/SET.json after every run.
+benchmarks/data/curves/SET.json after every run. --table writes embsearch/search/recorded.json: the mean of each
+configuration's last validation AUC, in logits, from which searches begin on other data.
 
 A run is the product's own trial at a quarter of a study's size: two layers (the first and the last) of MiniLM-L6,
 3,600 texts, batches of 8, 16 and 32 where the study has 14,400 texts and batches of 32, 64 and 128: as many steps as
@@ -20,6 +22,7 @@ import json
 import math
 import os
 import shutil
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -36,12 +39,12 @@ from embsearch.data.load import prepare_dataset
 from embsearch.errors import Diverged
 from embsearch.model import pretrained
 from embsearch.model.device import choose
-from embsearch.model.encoder import Encoder
 from embsearch.tasks.catalogue import task_of
 from embsearch.train import checkpoint
 from embsearch.worker import Worker
 
 OUT = Path(__file__).parent / "data" / "curves"
+TABLE = Path(__file__).parents[1] / "embsearch" / "search" / "recorded.json"
 SCALE = 4  # a study has so many times the texts and the batch size
 TEXTS, AT = 14400 // SCALE, [0.1, 0.3, 0.6, 1.0]
 VALID_ROWS, TEST_ROWS = 600, 900
@@ -86,6 +89,43 @@ def plan(configs: int) -> list[tuple[int, int]]:
     return [(n, 0) for n in range(configs)] + [(n, s) for s in (1, 2) for n in range(REPEATED)]
 
 
+SPACE = {
+    "train.lr": {"low": 1e-5, "high": 1e-3, "log": True},
+    "train.batch_size": {"low": 32, "high": 128, "log": True},
+    "train.l2": {"low": 1e-4, "high": 1e-1, "log": True},
+    "train.warmup": {"low": 0.0, "high": 0.3},
+    "train.schedule": {"choices": ["linear", "cosine"]},
+    "model.freeze_layers": {"low": 0, "high": 1},
+    "objective.name": {"choices": ["infonce", "triplet"]},
+    "objective.temperature": {"low": 0.01, "high": 0.1, "log": True, "when": {"objective.name": "infonce"}},
+    "objective.symmetric": {"choices": [False, True], "when": {"objective.name": "infonce"}},
+    "objective.margin": {"low": 0.05, "high": 0.5, "when": {"objective.name": "triplet"}},
+}  # fmt: skip
+
+
+def write_table() -> None:
+    """Write what embsearch ships of the curves: configurations that came to an end on every set."""
+    curves = {path.stem: json.loads(path.read_text()) for path in sorted(OUT.glob("*.json"))}
+    ended = {name: ends(curve["runs"]) for name, curve in curves.items()}
+    common = sorted(set.intersection(*map(set, ended.values())))
+    table = {
+        "space": SPACE,
+        "configurations": [next(iter(curves.values()))["configs"][number] for number in common],
+        "values": {name: [round(v[n], 4) for n in common] for name, v in ended.items()},
+    }
+    TABLE.write_text(json.dumps(table, indent=1) + "\n")
+
+
+def ends(runs: list[dict[str, Any]]) -> dict[int, float]:
+    """Return by configuration the mean of its last validation AUC in logits."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        if not run["failure"]:
+            auc = run["val"][-1]["auc"]
+            found.setdefault(run["config"], []).append(math.log(auc / (1 - auc)))
+    return {number: statistics.fmean(values) for number, values in found.items()}
+
+
 def cut(folder: Path) -> Path:
     """Save MiniLM-L6 with two of its layers."""
     if not (folder / "modules.json").exists():
@@ -128,8 +168,9 @@ class Recorder:
         encoder, inputs = self.worker._encoder(
             compose(self.words), self.data, self.cache, self.compute
         )
+        config = compose(self.words)
         measure = lambda rows: product.measure(  # noqa: E731
-            self.task, encoder, inputs, rows, self.compute, "no step"
+            self.task, encoder, inputs, rows, self.compute, config.evaluate, "no step"
         )
         return {
             "model": f"layers {LAYERS} of all-MiniLM-L6-v2, no dropout", "texts": TEXTS, "scale": SCALE, "at": AT,
@@ -160,13 +201,19 @@ class Recorder:
             with (
                 patch.object(checkpoint, "save", nothing),
                 patch.object(pretrained, "put", nothing),
-                patch.object(Encoder, "save", nothing),
+                patch.object(product.Keeper, "save", nothing),
             ):
                 for at in product.trial(config, self.data, inputs, encoder, self.compute, folder):
                     found["val"].append(chosen({k[4:]: v for k, v in at.metrics.items()}))
                     if at.rung > 2:
                         measured = product.measure(
-                            self.task, encoder, inputs, self.test, self.compute, "a step"
+                            self.task,
+                            encoder,
+                            inputs,
+                            self.test,
+                            self.compute,
+                            config.evaluate,
+                            "a step",
                         )
                         found["test"].append(chosen(measured))
                         encoder.train()
@@ -184,11 +231,17 @@ def chosen(metrics: dict[str, float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--set", required=True)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--set")
+    parser.add_argument("--table", action="store_true")
     parser.add_argument("--configs", type=int, default=66)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "curves")
     asked = parser.parse_args()
+    if asked.table:
+        write_table()
+        return
+    if asked.data is None or asked.set is None:
+        parser.error("expected DATA and --set, or --table")
     torch.set_num_threads(1)
     dice = np.random.default_rng(20261129)
     configs = (KNOWN + [draw(dice) for _ in range(asked.configs)])[: asked.configs]

@@ -40,6 +40,7 @@ from embsearch.config.load import compose
 from embsearch.config.schema import Config
 from embsearch.history import events
 from embsearch.history.state import StudyState
+from embsearch.search.earlier import recorded
 from embsearch.search.scheduler import make as make_scheduler
 from embsearch.search.space import Space, parse
 from embsearch.search.suggest import Suggester
@@ -67,8 +68,8 @@ RIVALS = {
     "tpe": ["sampler=tpe", "scheduler=none"],
     "random+promotion": ["sampler=random"],
     "hyperband": ["sampler=tpe", "scheduler=hyperband"],
+    "tpe+promotion": ["sampler=tpe"],
     "product": [],
-    "gp": ["sampler=gp"],
 }
 
 
@@ -229,7 +230,8 @@ class Search:
         scheduler = make_scheduler(config)
         self.policy = Policy(config, scheduler)
         self.state = StudyState("auc")
-        self.suggester = Suggester(config, parse(config.space, config), scheduler)
+        elsewhere = recorded(without=(of.name,))  # nothing was learnt from the set that is played
+        self.suggester = Suggester(config, parse(config.space, config), scheduler, [elsewhere])
         self.spent, self.trace = 0.0, []
 
     def play(self) -> Found:

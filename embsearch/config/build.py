@@ -47,8 +47,10 @@ def build(values: Json) -> Config:
 def _of_today(values: Json) -> Json:
     """Return a recorded config with what an older version did where there is a setting now."""
     data, model = values.get("data") or {}, values.get("model") or {}
-    derive = data.get("derive") or {}
+    derive, confirm = data.get("derive") or {}, values.get("confirm") or {}
     found = dict(values)
+    if "winner" not in confirm and {"top_k", "seeds", "share"} <= confirm.keys():
+        found["confirm"] = {**confirm, "winner": "value"}
     if "relevant_alone" not in derive and {"per_query", "min_gap", "seed"} <= derive.keys():
         found["data"] = {**data, "derive": {**derive, "relevant_alone": False}}
     if "prompts" not in model and {"path", "pooling", "trust_remote_code"} <= model.keys():

@@ -19,6 +19,7 @@ from embsearch.config.launchers import LAUNCHERS, LauncherConfig, LocalConfig
 from embsearch.config.setting import Room, setting
 from embsearch.errors import did_you_mean
 
+SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cmaes"]
 Pooling = Literal["keep", "mean", "cls", "max", "lasttoken", "pooler"]
 
 OF_A_STUDY = (
@@ -447,10 +448,8 @@ class EvaluateConfig(Room):
 
 @dataclass(frozen=True)
 class SamplerConfig(Room):
-    name: Literal["tpe", "random", "grid", "qmc", "gp", "cmaes"] = setting(
-        "tpe", "what suggests the next trial"
-    )
-    startup_trials: int = setting(8, "random ones before the model is trusted")
+    name: SamplerName = setting("gp", "what suggests the next trial")
+    startup_trials: int = setting(0, "random ones before the model is trusted")
     seed: int = setting(0, "another seed, another search")
 
 
@@ -544,6 +543,10 @@ class ConfirmConfig(Room):
         "of the texts spent on the search that it may cost; null: whatever top_k x seeds costs",
         above=0,
         fault="must be above 0, or null for no limit; confirm.top_k=0: none",
+    )
+    winner: Literal["estimate", "value"] = setting(
+        "estimate",
+        "chosen by what all measurements together say of a trial, or by its own values alone",
     )
 
 

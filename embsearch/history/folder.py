@@ -40,10 +40,13 @@ DUMPER = getattr(
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Of settings that a study is known by. Its study.yaml says by which of them it began.
-DEFAULTS = 2
-OLDER_DEFAULTS: dict[str, tuple[Scalar, Scalar]] = {  # of the first ones: (theirs, today's)
-    "objective.name": ("triplet", "infonce"),
-    "train.lr": (0.0001, 0.0002),
+DEFAULTS = 3
+OLDER_DEFAULTS: dict[str, tuple[int, tuple[Scalar, ...], Scalar]] = {
+    # the last that had them, theirs (a shipped study's too), today's
+    "objective.name": (1, ("triplet",), "infonce"),
+    "train.lr": (1, (0.0001,), 0.0002),
+    "sampler.name": (2, ("tpe",), "gp"),
+    "sampler.startup_trials": (2, (8, 5), 0),
 }
 
 LONGEST_NAME = 200  # bytes; file systems take 255, and names that are made of it are longer
@@ -296,16 +299,19 @@ def as_begun(config: Config) -> Config:
         config = with_values(config, {"data.format": began["config"]["data"]["format"]})
     if config.data.sets:
         config = with_values(config, _decided_of_sets(config, build(began["config"])))
+    if "winner" not in (began["config"].get("confirm") or {}):
+        config = with_values(config, {"confirm.winner": "value"})
     if "relevant_alone" not in began["identity"]["data"]["derive"]:
         config = with_values(config, {"data.derive.relevant_alone": False})
     if "prompts" not in began["identity"]["model"]:
         none = dict.fromkeys(("model.prompts.query", "model.prompts.document"), "")
         config = with_values(config, none)
-    older = OLDER_DEFAULTS if began["defaults"] < DEFAULTS else {}
     if config.study.on_drift == "refuse":
-        for path, (old, new) in older.items():
+        for path, (last, theirs, new) in OLDER_DEFAULTS.items():
             room, leaf = path.split(".")
-            if to_dict(config)[room][leaf] == new and began["identity"][room][leaf] == old:
+            old = began["identity"][room][leaf]
+            older = began["defaults"] <= last and old in theirs
+            if older and to_dict(config)[room][leaf] == new:
                 config = with_values(config, {path: old})
     return _with_steps(config, began["identity"]["train"]["warmup_steps"])
 

@@ -26,8 +26,7 @@ def make(
     """Return the sampler that suggests trial ``number``, asked ``again`` because what it suggested
     was tried before.
     """
-    words = f"{config.seed} {number} {again}" if again else f"{config.seed} {number}"
-    seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big")
+    seed = seed_of(config, number, again)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match config.name:
@@ -35,8 +34,6 @@ def make(
                 return optuna.samplers.RandomSampler(seed=seed)
             case "qmc":
                 return Sobol(config.seed, space, number + FURTHER * again)
-            case "gp":
-                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=config.startup_trials)
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(
                     seed=seed,
@@ -51,6 +48,12 @@ def make(
             group=True,
             constant_liar=True,
         )
+
+
+def seed_of(config: SamplerConfig, number: int, again: int = 0) -> int:
+    """Return the seed of trial ``number``, asked ``again``."""
+    words = f"{config.seed} {number} {again}" if again else f"{config.seed} {number}"
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big")
 
 
 class Sobol(optuna.samplers.QMCSampler):

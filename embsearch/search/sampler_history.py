@@ -51,24 +51,6 @@ def ranked(
     return [trial for _, trial in made.values()]
 
 
-def comparable(trials: Trials, space: Space, scheduler: Scheduler, least: int) -> list[FrozenTrial]:
-    """For a Gaussian process, which knows only complete trials: the values at the highest rung that
-    ``least`` trials reached (the rule of BOHB, Falkner et al. 2018); failures get the worst of them."""
-    board = Board.of(trials)
-    usable = list(_usable(board, board.newest(len(board)), space, scheduler, {}))
-    reached = [rung for _, values in usable for rung in values]
-    rung = max((r for r in set(reached) if reached.count(r) >= least), default=0)
-    there = [values[rung] for _, values in usable if rung in values]
-    found = []
-    for trial, values in usable:
-        value = min(there, default=None) if trial.failed_by(BLAMED) else values.get(rung)
-        if value is not None:
-            found.append(frozen(trial, space, state=TrialState.COMPLETE, value=value))
-        elif not values:
-            found.append(frozen(trial, space, state=TrialState.RUNNING))
-    return found
-
-
 def told(trials: Trials, space: Space, at: Sequence[float], kept: Kept) -> list[FrozenTrial]:
     """Return the trials for a sampler that keeps its state in them (CMA-ES, grid): all, by number."""
     board = Board.of(trials)

@@ -84,20 +84,42 @@ class Dimension:
             return (low,)
         return [low + i * step for i in range(1 + round((high - low) / step))] if step else None
 
+    @property
+    def is_number(self) -> bool:
+        """Return whether its values have an order."""
+        return not isinstance(self.distribution, CategoricalDistribution)
+
+    @property
+    def is_log(self) -> bool:
+        """Return whether equal ratios of its values are equal steps."""
+        return bool(self._first if self.ordered else self.distribution.log)  # type: ignore[attr-defined]
+
+    @property
+    def middle(self) -> float:
+        """Return the middle between the ends of its numbers."""
+        low, high = self.values[0], self.values[-1]
+        return math.sqrt(low * high) if self.is_log else (low + high) / 2
+
+    def at(self, share: float) -> Any:
+        """Return the value at a share of the range, on its steps, or of the choices."""
+        if self.is_choice:
+            return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
+        low, high = self.values
+        if share >= 1:
+            return high
+        step = self.distribution.step  # type: ignore[attr-defined]
+        value = low * (high / low) ** share if self.is_log else low + (high - low) * share
+        if step:
+            value = low + round((value - low) / step) * step
+        return min(value, high)  # not a rounding error above it
+
     def on_grid(self, points: int) -> Dimension:
         """Return the choices as they are; of a range its ends and what lies evenly between them, on
         its steps, ``points`` values at most.
         """
         if self.is_choice:
             return self
-        low, high = self.values
-        step, log = self.distribution.step, self.distribution.log  # type: ignore[attr-defined]
-        shares = [i / (points - 1) for i in range(points)]
-        values = [low * (high / low) ** s if log else low + (high - low) * s for s in shares]
-        values[-1] = high  # not a rounding error above it
-        if step:
-            values = [low + round((value - low) / step) * step for value in values]
-        values = sorted(set(values))
+        values = sorted({self.at(i / (points - 1)) for i in range(points)})
         return replace(
             self, distribution=IntDistribution(0, len(values) - 1), ordered=tuple(values)
         )
@@ -146,6 +168,14 @@ class Space:
             if dimension.active(params):
                 value = trial._suggest(dimension.name, dimension.distribution)
                 params[dimension.path] = dimension.from_optuna(value)
+        return params
+
+    def at(self, shares: Sequence[float]) -> dict[str, Scalar]:
+        """Return the point at a share of each dimension; only active parameters."""
+        params: dict[str, Scalar] = {}
+        for dimension, share in zip(self.dimensions, shares, strict=True):
+            if dimension.active(params):
+                params[dimension.path] = dimension.at(float(share))
         return params
 
     def default(self, config: Config) -> dict[str, Scalar]:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import count
 
 from optuna.distributions import check_distribution_compatibility
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from embsearch.config.schema import Config
+from embsearch.config.schema import Config, SamplerName
 from embsearch.errors import StudyError
 from embsearch.history.folder import StudyFolder
 from embsearch.search import sampler_history
+from embsearch.search.earlier import Earlier, recorded, told_by
+from embsearch.search.gaussian import MANY, ExpectedImprovement, surrogate_of
 from embsearch.search.memory_study import memory_study
-from embsearch.search.sampler import GRID_POINTS, make
+from embsearch.search.sampler import GRID_POINTS, make, seed_of
 from embsearch.search.scheduler import Scheduler, Trials
 from embsearch.search.space import Space, parse
+from embsearch.search.surrogate import Told
 from embsearch.values import Scalar, Suggestion
 
 STATEFUL = "cmaes"  # it keeps its state in Optuna's trials, and learns from those alone
@@ -28,8 +33,15 @@ ASKS = 5  # of a sampler that comes to what was tried; then chance is asked
 class Suggester:
     """The sampler of one study. No configuration is suggested twice."""
 
-    def __init__(self, config: Config, space: Space, scheduler: Scheduler) -> None:
+    def __init__(
+        self,
+        config: Config,
+        space: Space,
+        scheduler: Scheduler,
+        studies: Sequence[Earlier] | None = None,
+    ) -> None:
         self._config, self._space, self._scheduler = config, space, scheduler
+        self._studies = studies  # on other data; None: those that are shipped
         self._default, *self._given = first_points(config, space)
         self._drawn = drawn_from(config, space)
         self._kept: sampler_history.Kept = {}
@@ -48,28 +60,55 @@ class Suggester:
         self._given = [point for point in self._given if _key(point) not in tried]
         if self._given:
             return Suggestion(number, self._given[0], origin="given")
-        known = self._known(trials)
-        asked = (self._ask(number, again, known) for again in count())
+        name = self._method(number)
+        known = self._known(name, trials)
+        by_gp = self._by_gp(trials) if name == "gp" else None
+        asked = (self._ask(number, again, name, known, by_gp) for again in count())
         return next(suggestion for suggestion in asked if _key(suggestion.params) not in tried)
 
-    def _ask(self, number: int, again: int, known: Sequence[FrozenTrial]) -> Suggestion:
+    def _method(self, number: int) -> SamplerName:
+        """Return the name of the sampler that is asked for trial ``number``."""
         config = self._config.sampler
-        if again >= ASKS:
-            config = replace(config, name="random")
-        sampler = make(config, self._drawn, number, again)
+        if config.name != "gp":
+            return config.name
+        if number <= config.startup_trials:
+            return "random"
+        return "gp" if number <= MANY else "tpe"
+
+    def _ask(
+        self,
+        number: int,
+        again: int,
+        name: SamplerName,
+        known: Sequence[FrozenTrial],
+        by_gp: Callable[[int], BaseSampler] | None,
+    ) -> Suggestion:
+        config = replace(self._config.sampler, name=name if again < ASKS else "random")
+        if by_gp is not None and again < ASKS:
+            sampler = by_gp(seed_of(config, number, again))
+        else:
+            sampler = make(config, self._drawn, number, again)
         study = memory_study(known, number, self._config.study.name, sampler)
         params = self._drawn.suggest(study.ask())
         attributes = study.get_trials(deepcopy=False)[-1].system_attrs
-        return Suggestion(number, params, dict(attributes) if config.name == STATEFUL else {})
+        return Suggestion(number, params, dict(attributes) if name == STATEFUL else {})
 
-    def _known(self, trials: Trials) -> list[FrozenTrial]:
-        """Return what the sampler learns from."""
-        name, at = self._config.sampler.name, self._config.evaluate.at
+    @cached_property
+    def _told(self) -> Told:
+        studies = [recorded()] if self._studies is None else self._studies
+        return told_by(studies, self._space, self._config)
+
+    def _by_gp(self, trials: Trials) -> Callable[[int], BaseSampler]:
+        """Return what makes the sampler with a seed, by what the trials measured."""
+        found = surrogate_of(trials, self._space, self._config.evaluate.at, self._told)
+        tried = [trial.params for trial in trials.values()]
+        return lambda seed: ExpectedImprovement(seed, self._drawn, found, tried)
+
+    def _known(self, name: str, trials: Trials) -> list[FrozenTrial]:
+        """Return what one of Optuna's samplers learns from."""
+        at = self._config.evaluate.at
         if name == "tpe":
             return sampler_history.ranked(trials, self._space, self._scheduler, at, self._kept)
-        if name == "gp":
-            least = self._config.sampler.startup_trials
-            return sampler_history.comparable(trials, self._space, self._scheduler, least)
         if name == STATEFUL:
             return sampler_history.told(trials, self._space, at, self._kept)
         return []

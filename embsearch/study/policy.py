@@ -32,7 +32,7 @@ from embsearch.study.actions import (
     Train,
     Wait,
 )
-from embsearch.study.result import by_value, confirmed, winner
+from embsearch.study.result import by_value, by_worth, confirmed, winner
 from embsearch.values import Segment, State, record
 
 LIVE: tuple[State, ...] = ("waiting", "running", "paused")
@@ -175,7 +175,7 @@ class Policy:
         top, seeds = self.affordable(state)
         return [
             (trial, seed)
-            for trial in by_value(state)[:top]
+            for trial in by_worth(state, self.config)[:top]
             for seed in range(trial.searched, trial.searched + seeds)
             if not trial.ended_by_itself(seed) and seed not in state.lost[trial.number]
         ]

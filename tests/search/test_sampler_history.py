@@ -74,26 +74,6 @@ def test_what_the_parameters_broke_is_worst_and_what_they_did_not_break_is_left_
     )
     assert seen(sampler_history.ranked(there, SPACE, PROMOTION, AT))[0] == (TrialState.PRUNED, {})
     assert len(sampler_history.ranked(there, SPACE, PROMOTION, AT)) == 3
-    assert [t.value for t in sampler_history.comparable(there, SPACE, PROMOTION, 2)] == [
-        0.6,
-        0.6,
-        0.7,
-    ]
-
-
-def test_a_gaussian_process_sees_one_rung_the_highest_with_enough_values():
-    there = board(
-        standing(1, "paused", {1: 0.5, 2: 0.6}),
-        standing(2, "paused", {1: 0.7, 2: 0.8}),
-        standing(3, "paused", {1: 0.4}),
-        standing(4, "running", {}),
-    )
-    two, three = (sampler_history.comparable(there, SPACE, PROMOTION, least) for least in (2, 3))
-    values = [
-        [t.value if t.state == TrialState.COMPLETE else None for t in found]
-        for found in (two, three)
-    ]
-    assert values == [[0.6, 0.8, None], [0.5, 0.7, 0.4, None]]
 
 
 def test_trials_outside_a_narrowed_space_teach_nothing():

@@ -1,0 +1,198 @@
+"""The surrogate is the posterior that its docstring writes down, and the sampler follows it."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embsearch.config.load import compose
+from embsearch.history.trial import Trial
+from embsearch.search import surrogate as model
+from embsearch.search.earlier import Earlier, recorded, told_by
+from embsearch.search.gaussian import ExpectedImprovement, surrogate_of
+from embsearch.search.space import parse
+from embsearch.search.suggest import Suggester
+from embsearch.search.surrogate import Coordinates, Measured, Surrogate, in_logits
+from embsearch.values import Outcome
+
+ROOT = Path(__file__).parents[2]
+AT = (0.1, 0.3, 1.0)
+WORDS = ["space=contrastive", "model=custom", "model.path=none", "evaluate.at=[0.1,0.3,1.0]"]
+CONFIG = compose(WORDS)
+SPACE = parse(CONFIG.space, CONFIG)
+
+
+def drawn(count, seed=0):
+    dice = np.random.default_rng(seed)
+    return [SPACE.at(shares) for shares in dice.random((count, len(SPACE.dimensions)))]
+
+
+def nothing_told(points):
+    return np.zeros((len(points), 1))
+
+
+def lr_told(points):
+    """Two earlier studies: one holds high rates to be good, the other low ones."""
+    high = np.array([math.log(point["train.lr"]) for point in points])
+    return np.stack([high, -0.5 * high], axis=1)
+
+
+def by_the_book(points, rungs, values, asked, scale):
+    """Mean and covariance of the ends, by the formula of conditional Gaussians on all at once."""
+    every, last = [*points, *asked], len(AT)
+    at = np.array([*rungs, *[last] * len(asked)])
+    left = 1 - np.array(AT)[at - 1]
+    x, told = Coordinates(SPACE).of(every), lr_told(every)
+    d = np.sqrt(5 * ((x[:, None] - x[None]) ** 2).sum(-1))
+    near = (1 + d + d**2 / 3) * np.exp(-d)
+    prior = model.FREE**2 * (at[:, None] == at[None])
+    prior = prior + (model.TRUST / 2) ** 2 * told @ told.T
+    own = near * (model.OWN**2 + model.EARLY**2 * np.outer(left, left))
+    prior = prior + scale**2 * own
+    mean = np.mean(values) + told.mean(1)
+    n = len(points)
+    known = prior[:n, :n] + model.NOISE**2 * np.eye(n)
+    ahead = prior[n:, :n] @ np.linalg.inv(known)
+    return mean[n:] + ahead @ (values - mean[:n]), prior[n:, n:] - ahead @ prior[:n, n:]
+
+
+def test_what_it_expects_is_the_posterior_of_its_formula():
+    points, rungs = drawn(9), [1, 1, 1, 2, 2, 3, 3, 1, 2]
+    values, asked = in_logits(np.linspace(0.7, 0.9, 9)), drawn(5, seed=1)
+    found = Surrogate(SPACE, AT, lr_told, Measured(points, rungs, values.tolist()))
+    mean, covariance = by_the_book(points, rungs, values, asked, found._scale)
+    assert found.ends(asked) == pytest.approx(mean, abs=1e-8)
+
+    tried = asked[:2]
+    best = int(np.argmax(mean[:2]))
+    dice = np.random.default_rng(0).multivariate_normal(mean, covariance, 400_000)
+    gains = np.maximum(dice[:, 2:] - dice[:, [best]], 0).mean(axis=0)
+    assert found.improvement(asked[2:], tried) == pytest.approx(gains, rel=0.03, abs=2e-4)
+
+
+def test_measurements_overrule_what_earlier_studies_say():
+    """They hold high rates to be good; on these data low ones are."""
+
+    def told(points):
+        gains = [0.3 * math.log10(point["train.lr"] / 1e-4) for point in points]
+        return np.array(gains).reshape(-1, 1)
+
+    low, high = (dict(SPACE.default(CONFIG), **{"train.lr": lr}) for lr in (3e-5, 7e-4))
+    before = Surrogate(SPACE, AT, told, Measured([], [], [])).ends([low, high])
+    assert before[1] > before[0]
+    points = drawn(24)
+    values = [2 - 0.3 * math.log10(point["train.lr"] / 1e-4) for point in points]
+    after = Surrogate(SPACE, AT, told, Measured(points, [3] * 24, values)).ends([low, high])
+    assert after[0] > after[1] + 0.1
+
+
+def test_a_parameter_that_a_loss_does_not_have_makes_no_difference():
+    point = dict(SPACE.default(CONFIG), **{"objective.name": "infonce"})
+    other = {**point, "objective.margin": 0.17}  # of the triplet loss
+    mine, with_middle = (
+        Coordinates(SPACE).of([one])
+        for one in (point, {**point, "objective.margin": SPACE["objective.margin"].middle})
+    )
+    assert (mine == with_middle).all()
+    assert (mine != Coordinates(SPACE).of([other])).any()
+
+
+def test_an_awaited_configuration_is_not_suggested_again():
+    points = drawn(6)
+    values = in_logits(np.linspace(0.8, 0.9, 6)).tolist()
+    alone = Surrogate(SPACE, AT, nothing_told, Measured(points, [3] * 6, values))
+    first = ExpectedImprovement(0, SPACE, alone, points).best()
+    both = alone.awaiting([first])
+    tried = [*points, first]
+    assert both.improvement([first], tried)[0] < 0.05 * alone.improvement([first], points)[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_suggestions_lie_in_the_space_and_are_repeated_by_their_seed(seed):
+    points = drawn(8, seed)
+    known = Measured(points, [1] * 8, np.linspace(0.5, 1.5, 8).tolist())
+    surrogate = Surrogate(SPACE, AT, nothing_told, known)
+    first, again = (ExpectedImprovement(seed, SPACE, surrogate, points).best() for _ in range(2))
+    assert first == again
+    assert SPACE.has(first)
+    assert ("objective.margin" in first) == (first["objective.name"] == "triplet")
+
+
+def test_what_the_parameters_broke_is_avoided_and_a_killed_trial_says_nothing():
+    point = SPACE.default(CONFIG)
+    others = {n: Trial(n, "paused", {1: 0.7 + n / 100}, params=p) for n, p in enumerate(drawn(6))}
+
+    def worth(outcome):
+        trial = Trial(9, "failed", params=point, outcome=outcome)
+        surrogate = surrogate_of({**others, 9: trial}, SPACE, AT, nothing_told)
+        return surrogate.ends([point])[0]
+
+    without = surrogate_of(others, SPACE, AT, nothing_told).ends([point])[0]
+    assert worth(Outcome("failed", "", failure="killed")) == pytest.approx(without)
+    assert worth(Outcome("failed", "", failure="diverged")) < without - 0.01
+
+
+def test_shipped_studies_know_a_good_rate_from_a_bad_one():
+    told = told_by([recorded()], SPACE, CONFIG)
+    rates = [dict(SPACE.default(CONFIG), **{"train.lr": lr}) for lr in (1e-5, 3e-4)]
+    low, high = told(rates)
+    assert (high > low).all()
+    assert told([SPACE.default(CONFIG)]) == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    "words", [["space=lora"], ["space=static", "model.path=static"], ["objective.name=cosent"]]
+)
+def test_shipped_studies_say_nothing_where_the_own_point_is_outside_their_ranges(words):
+    config = compose(["model=custom", "model.path=none", "space=contrastive", *words])
+    if "space=static" in words or "space=lora" in words:
+        space = parse(config.space, config)
+    else:
+        space = parse({"train.lr": {"low": 1e-5, "high": 1e-3, "log": True}}, config)
+    told = told_by([recorded()], space, config)
+    assert not told([space.default(config)] * 3).any()
+
+
+def test_the_shipped_table_is_that_of_the_recorded_curves(tmp_path, monkeypatch):
+    place = ROOT / "benchmarks" / "record_curves.py"
+    spec = importlib.util.spec_from_file_location("record_curves", place)
+    recorder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recorder)
+    monkeypatch.setattr(recorder, "TABLE", tmp_path / "recorded.json")
+    recorder.write_table()
+    shipped = json.loads((ROOT / "embsearch" / "search" / "recorded.json").read_text())
+    assert json.loads((tmp_path / "recorded.json").read_text()) == shipped
+    assert len(shipped["values"]) == 6
+    assert len(shipped["configurations"]) >= 60
+
+
+def test_a_search_on_data_like_none_before_is_better_than_chance():
+    """Nothing is told of other data, and the best rate is 3e-5."""
+    lost = {"gp": [], "random": []}
+    for sampler, found in lost.items():
+        for seed in range(6):
+            config = compose([*WORDS, f"sampler={sampler}", f"sampler.seed={seed}"])
+            suggester = Suggester(config, SPACE, None, [])
+            there = {}
+            for number in range(16):
+                params = suggester.suggest(number, there).params
+                gap = abs(math.log10(params["train.lr"] / 3e-5))
+                gap += 0.4 * (params["objective.name"] == "infonce")
+                there[number] = Trial(number, "complete", {3: 0.95 - 0.1 * gap**2}, params=params)
+            found.append(0.95 - max(trial.values[3] for trial in there.values()))
+    assert np.mean(lost["gp"]) < 0.5 * np.mean(lost["random"])
+
+
+def test_values_of_a_metric_beyond_0_and_1_are_taken_too():
+    assert np.isfinite(in_logits([-0.2, 0.3, 0.9])).all()
+    assert in_logits([0.5]) == pytest.approx(0)
+
+
+def test_an_earlier_study_is_interpolated():
+    points = drawn(30)
+    values = [math.log(point["train.lr"]) for point in points]
+    expected = Earlier(SPACE, points, [values]).expects(points)[:, 0]
+    assert np.corrcoef(expected, values)[0, 1] > 0.95
