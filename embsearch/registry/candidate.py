@@ -114,7 +114,7 @@ class Candidate:
 
     @cached_property
     def state(self) -> StudyState:
-        """How its study stands by the logs."""
+        """The standing of its study, by the logs."""
         return self.folder.state()
 
     @property

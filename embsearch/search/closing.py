@@ -1,4 +1,4 @@
-"""The end of a search that ``stop.seconds`` limits: the time left goes to the best unfinished trials.
+"""The end of a search that ``stop.seconds`` limits: its time goes to the best unfinished trials.
 
 Without it such a search returns whatever happened to be complete when the time was over: new trials
 were begun until then, and the best of them stayed paused.
@@ -20,8 +20,11 @@ class Closing:
         self._begun = self._at[config.scheduler.min_rung - 1]  # the share that a new trial gets
 
     def next(self, board: Board, elapsed: float, promotable: int | None) -> tuple[int, str] | None:
-        """Return which paused trial has to go on now to come to its end in time, and why: the promotable one, or
-        the best of the highest rung. None while there is time to begin others, or where none can be finished."""
+        """Return which paused trial has to go on now to come to its end in time, and why: the
+        promotable one, or the best of the highest rung.
+
+        None while there is time to begin others, or where none can be finished.
+        """
         if self._limit is None:
             return None
         whole = self.seconds_of_a_trial(board)
@@ -42,7 +45,7 @@ class Closing:
         return None
 
     def seconds_of_a_trial(self, board: Board) -> float | None:
-        """Return what a whole trial takes, by those that were measured; None where there are none."""
+        """Return what a whole trial takes, by those that were measured; None where none was."""
         measured = [trial for trial in board.newest(TIMED) if trial.rung]
         shares = sum(self._at[trial.rung - 1] for trial in measured)
         return sum(trial.seconds for trial in measured) / shares if shares else None

@@ -1,7 +1,7 @@
-"""What earlier studies say of a configuration, on other data.
+"""Words of earlier studies, on other data, about a configuration.
 
-Shipped are fine-tunes of the same configurations on six public data sets (``recorded.json``, made by
-benchmarks/record_curves.py). Search spaces are much alike on unlike data: the same rates learn and
+Shipped are fine-tunes of the same configurations on six public data sets (``recorded.json``, made
+by benchmarks/record_curves.py). Search spaces are much alike on unlike data: the same rates learn and
 the same do not, so that a search need not find that out anew.
 
 Shapes: C configurations, N of a study, K studies, D columns.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import optuna
@@ -46,7 +46,7 @@ class ExpectedImprovement(optuna.samplers.BaseSampler):
     ) -> dict[str, Scalar]:
         return self._space.to_optuna(self.best())
 
-    def sample_independent(self, *asked: Any) -> Any:
+    def sample_independent(self, *asked: object) -> NoReturn:
         raise AssertionError("every parameter is sampled with the others")
 
     def best(self) -> dict[str, Scalar]:

@@ -83,7 +83,9 @@ def _ranked(
 def _usable(
     board: Board, shown: Sequence[Trial], space: Space, scheduler: Scheduler, inside: Container[int]
 ) -> Iterator[tuple[Trial, Mapping[int, float]]]:
-    """Those of ``shown`` whose parameters lie in the space (``inside`` are known to), with what they proved."""
+    """Yield those of ``shown`` whose parameters lie in the space (``inside`` are known to), with
+    what they proved.
+    """
     for trial in shown:
         if trial.failed_by(("bug", "killed", "hung")):
             continue

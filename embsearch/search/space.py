@@ -100,7 +100,7 @@ class Dimension:
         low, high = self.values[0], self.values[-1]
         return math.sqrt(low * high) if self.is_log else (low + high) / 2
 
-    def at(self, share: float) -> Any:
+    def at(self, share: float) -> float:
         """Return the value at a share of the range, on its steps, or of the choices."""
         if self.is_choice:
             return self.values[min(int(share * len(self.values)), len(self.values) - 1)]

@@ -112,7 +112,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the model knows of measurements: evaluation, columns, the words of earlier studies."""
+    """Measurements as the model sees them: evaluation, columns, the words of earlier studies."""
 
     rung_N: NDArray[np.int64]
     column_ND: Floats

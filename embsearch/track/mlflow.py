@@ -243,13 +243,8 @@ class MlflowRecorder(Follower):
         ended = [
             t for t in self._trials.values() if t.mirror.trial.best is not None and _model_folder(t)
         ]
-        ended.sort(
-            key=lambda t: (
-                t.mirror.trial is not leader,
-                -(t.mirror.trial.best or 0.0),
-                t.mirror.number,
-            )
-        )
+        ended.sort(key=lambda t: (-(t.mirror.trial.best or 0.0), t.mirror.number))
+        ended.sort(key=lambda t: t.mirror.trial is not leader)
         for trial in ended[: track.top_k if track.model_artifacts == "top_k" else 1]:
             self._send_model(runs, trial)
 
