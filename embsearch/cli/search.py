@@ -16,7 +16,7 @@ from embsearch.config.schema import Config
 from embsearch.history.folder import StudyFolder
 from embsearch.model import lora
 from embsearch.model.prompts import say_prompts
-from embsearch.report.findings import other_choice, unconfirmed
+from embsearch.report.findings import by_estimate, other_choice, unconfirmed
 from embsearch.report.live import Watch
 from embsearch.report.record import Record
 from embsearch.report.result import show
@@ -48,7 +48,7 @@ def run(config: Config, options: TellsMore) -> int:
         watch.close()
     show(vars(result), study.config.evaluate.metric, task_of(study.config))
     record = records(study.folder)
-    for found in (*other_choice(record), *unconfirmed(record)):
+    for found in (*other_choice(record), *by_estimate(record), *unconfirmed(record)):
         print(f"note:  {found.text}")
     if not study.trials:
         widen = study.config.stop.trials < config.stop.trials

@@ -519,6 +519,9 @@ class StudyConfig(Room):
         identity=False,
     )
     defaults: tuple[Json, ...] = setting((), "points tried first, after the plain default")
+    like: tuple[str, ...] = setting(
+        (), "studies of this home, on like data, whose trials say where to begin", verbs=("search",)
+    )
     on_drift: Literal["refuse", "extend", "new"] = setting(
         "refuse", "when config or data are not those it began with", identity=False
     )

@@ -73,6 +73,7 @@ def findings(record: Record, models: Models | None) -> list[Finding]:
         *_edges(record),
         *_disagreement(record, models),
         *other_choice(record),
+        *by_estimate(record),
         *_luck(record),
         *unconfirmed(record),
         *_loss_falls(record),
@@ -221,6 +222,31 @@ def other_choice(record: Record) -> Iterator[Finding]:
         "note",
         f"{mine} chose {shown[0]} on the validation rows, {other} would choose {shown[1]}.",
         f"a search by {other}: evaluate.objective={other}",
+    )
+
+
+def by_estimate(record: Record) -> Iterator[Finding]:
+    """Yield which trial has a higher value than the winner, where the estimate chose that one."""
+    best = record.best
+    if record.result is None or best is None or record.config.confirm.winner != "estimate":
+        return
+    values = {
+        number: course.trial.best
+        for number, course in record.courses.items()
+        if course.trial.state == "complete" and course.trial.best is not None
+    }
+    if best.number not in values:
+        return
+    highest = max(values, key=lambda number: values[number])
+    mine, other = values[best.number], values[highest]
+    if other <= mine:
+        return
+    yield Finding(
+        "note",
+        f"Trial {highest} has the highest {record.objective} of one run, {other:.4f}. By all measurements "
+        f"together trial {best.number} ({mine:.4f}) is expected to be better: the highest of many noisy "
+        "values is partly luck.",
+        "confirm.winner=value goes by a trial's own values alone",
     )
 
 

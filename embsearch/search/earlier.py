@@ -16,12 +16,16 @@ from importlib.resources import files
 
 import numpy as np
 
+from embsearch.config.build import build, with_values
 from embsearch.config.schema import Config
+from embsearch.errors import ConfigError
+from embsearch.history.folder import StudyFolder
 from embsearch.search.space import Space, parse
-from embsearch.search.surrogate import NOISE, Coordinates, Floats, Point, Told, matern
+from embsearch.search.surrogate import NOISE, Coordinates, Floats, Point, Told, in_logits, matern
 
 SPREAD = 0.3  # between configurations, in logits, that every study is put to
 HEIGHT = 1.7  # variance of a study's configurations, in units of its own; measured as LENGTHS
+LEAST_ENDED = 3  # trials of a study of this home
 LEAST_NOISE = 0.15  # in the same units: it must not be believed to the last digit
 
 
@@ -52,11 +56,38 @@ class Earlier:
 
 
 @cache
-def recorded(without: tuple[str, ...] = ()) -> Earlier:
-    """Return the shipped studies, but for those that are named."""
+def recorded(without: str = "") -> Earlier:
+    """Return the shipped studies, but for the one that is named."""
     table = json.loads(files("embsearch.search").joinpath("recorded.json").read_text())
-    values = [v for name, v in table["values"].items() if name not in without]
+    values = [v for name, v in table["values"].items() if name != without]
     return Earlier(parse(table["space"], Config()), table["configurations"], values)
+
+
+def studies_of(config: Config) -> list[Earlier]:
+    """Return the studies that a search begins with: those that are shipped, and ``study.like``.
+
+    Raises ConfigError where a named study is not there or has too few trials that ended.
+    """
+    return [recorded(), *(_of_home(config, name) for name in config.study.like)]
+
+
+def _of_home(config: Config, name: str) -> Earlier:
+    folder = StudyFolder(with_values(config, {"study.name": name}))
+    if not folder.locked.exists():
+        raise ConfigError(
+            f"study.like={name}: no such study in {folder.home}; see 'embsearch status'"
+        )
+    began = build(folder.read_locked()["config"])
+    trials = folder.state().trials.values()
+    ended = [t for t in trials if t.state == "complete" and t.best is not None]
+    if len(ended) < LEAST_ENDED:
+        raise ConfigError(
+            f"study.like={name}: {len(ended)} of its trials came to their end, and fewer than "
+            f"{LEAST_ENDED} say nothing; give it a larger stop.trials, or leave it out"
+        )
+    values = in_logits([trial.best for trial in ended if trial.best is not None])
+    space = parse(began.space, began)
+    return Earlier(space, [space.fill(t.params, began) for t in ended], [values.tolist()])
 
 
 def told_by(studies: Sequence[Earlier], space: Space, config: Config) -> Told:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from itertools import count
 
 from optuna.distributions import check_distribution_compatibility
@@ -16,13 +15,12 @@ from embsearch.config.schema import Config, SamplerName
 from embsearch.errors import StudyError
 from embsearch.history.folder import StudyFolder
 from embsearch.search import sampler_history
-from embsearch.search.earlier import Earlier, recorded, told_by
+from embsearch.search.earlier import studies_of, told_by
 from embsearch.search.gaussian import MANY, ExpectedImprovement, surrogate_of
 from embsearch.search.memory_study import memory_study
 from embsearch.search.sampler import GRID_POINTS, make, seed_of
 from embsearch.search.scheduler import Scheduler, Trials
 from embsearch.search.space import Space, parse
-from embsearch.search.surrogate import Told
 from embsearch.values import Scalar, Suggestion
 
 STATEFUL = "cmaes"  # it keeps its state in Optuna's trials, and learns from those alone
@@ -33,15 +31,9 @@ ASKS = 5  # of a sampler that comes to what was tried; then chance is asked
 class Suggester:
     """The sampler of one study. No configuration is suggested twice."""
 
-    def __init__(
-        self,
-        config: Config,
-        space: Space,
-        scheduler: Scheduler,
-        studies: Sequence[Earlier] | None = None,
-    ) -> None:
+    def __init__(self, config: Config, space: Space, scheduler: Scheduler) -> None:
         self._config, self._space, self._scheduler = config, space, scheduler
-        self._studies = studies  # on other data; None: those that are shipped
+        self._told = told_by(studies_of(config), space, config)
         self._default, *self._given = first_points(config, space)
         self._drawn = drawn_from(config, space)
         self._kept: sampler_history.Kept = {}
@@ -92,11 +84,6 @@ class Suggester:
         params = self._drawn.suggest(study.ask())
         attributes = study.get_trials(deepcopy=False)[-1].system_attrs
         return Suggestion(number, params, dict(attributes) if name == STATEFUL else {})
-
-    @cached_property
-    def _told(self) -> Told:
-        studies = [recorded()] if self._studies is None else self._studies
-        return told_by(studies, self._space, self._config)
 
     def _by_gp(self, trials: Trials) -> Callable[[int], BaseSampler]:
         """Return what makes the sampler with a seed, by what the trials measured."""

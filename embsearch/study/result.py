@@ -16,7 +16,7 @@ from embsearch.history.state import StudyState
 from embsearch.history.trial import Run, Trial
 from embsearch.search import budget
 from embsearch.search.confirm import Confirmed, choose
-from embsearch.search.earlier import recorded, told_by
+from embsearch.search.earlier import studies_of, told_by
 from embsearch.search.gaussian import surrogate_of
 from embsearch.search.promotion import SEED_NOISE, apart
 from embsearch.search.space import parse
@@ -138,7 +138,7 @@ def _estimates(
         if fresh and run.last
     ]
     trials = {trial.number: trial for trial in known}
-    told = told_by([recorded()], space, config)
+    told = told_by(studies_of(config), space, config)
     found = surrogate_of(trials, space, config.evaluate.at, told, again)
     ends = found.ends([trial.params for trial in asked])
     return {trial.number: float(end) for trial, end in zip(asked, ends, strict=True)}
