@@ -55,7 +55,7 @@ def test_a_plan_in_full():
         == """\
 plan of study shoes on this machine: 2 workers
 computing   in bf16: this CPU has bf16 matrix instructions (avx512_bf16 or amx)
-trials      12: the default and 1 known point, then by tpe
+trials      12: the default and 1 known point, then by gp
 rungs       scheduler promotion; trials expected at each evaluation:
             1   10.0%       1,920 texts   12.0 trials  rung
             2   50.0%       9,600 texts    5.0 trials  rung
