@@ -49,7 +49,7 @@ def _of_today(values: Json) -> Json:
     data, model = values.get("data") or {}, values.get("model") or {}
     derive, confirm = data.get("derive") or {}, values.get("confirm") or {}
     found = dict(values)
-    if "winner" not in confirm and {"top_k", "seeds", "share"} <= confirm.keys():
+    if "winner" not in confirm and {"sampler", "scheduler", "train", "stop"} <= values.keys():
         found["confirm"] = {**confirm, "winner": "value"}
     if "relevant_alone" not in derive and {"per_query", "min_gap", "seed"} <= derive.keys():
         found["data"] = {**data, "derive": {**derive, "relevant_alone": False}}

@@ -519,9 +519,6 @@ class StudyConfig(Room):
         identity=False,
     )
     defaults: tuple[Json, ...] = setting((), "points tried first, after the plain default")
-    like: tuple[str, ...] = setting(
-        (), "studies of this home, on like data, whose trials say where to begin", verbs=("search",)
-    )
     on_drift: Literal["refuse", "extend", "new"] = setting(
         "refuse", "when config or data are not those it began with", identity=False
     )
@@ -536,8 +533,7 @@ class StudyConfig(Room):
 
 @dataclass(frozen=True)
 class ConfirmConfig(Room):
-    """After the search the best are trained again with fresh seeds; the winner is the one with the
-    best mean."""
+    """After the search the best are trained again with fresh seeds, and the winner is chosen."""
 
     top_k: int = setting(3, "so many configurations at most; 0: none", low=0, zero="off")
     seeds: int = setting(3, "so many fresh seeds each at most", low=0, zero="off")

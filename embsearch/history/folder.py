@@ -299,7 +299,7 @@ def as_begun(config: Config) -> Config:
         config = with_values(config, {"data.format": began["config"]["data"]["format"]})
     if config.data.sets:
         config = with_values(config, _decided_of_sets(config, build(began["config"])))
-    if "winner" not in (began["config"].get("confirm") or {}):
+    if began["defaults"] < DEFAULTS:
         config = with_values(config, {"confirm.winner": "value"})
     if "relevant_alone" not in began["identity"]["data"]["derive"]:
         config = with_values(config, {"data.derive.relevant_alone": False})

@@ -18,7 +18,7 @@ from embsearch.report.ranges import at_end, wider
 from embsearch.report.record import Course, Record
 from embsearch.report.result import best_given, luck, warnings
 from embsearch.report.tested_models import Models
-from embsearch.search.confirm import too_small
+from embsearch.search.confirm import estimated, too_small
 from embsearch.tasks.catalogue import task_of
 from embsearch.tasks.retrieval import POOL
 from embsearch.values import Interval, primary_interval
@@ -228,7 +228,7 @@ def other_choice(record: Record) -> Iterator[Finding]:
 def by_estimate(record: Record) -> Iterator[Finding]:
     """Yield which trial has a higher value than the winner, where the estimate chose that one."""
     best = record.best
-    if record.result is None or best is None or record.config.confirm.winner != "estimate":
+    if record.result is None or best is None or not estimated(record.config):
         return
     values = {
         number: course.trial.best
@@ -243,7 +243,7 @@ def by_estimate(record: Record) -> Iterator[Finding]:
         return
     yield Finding(
         "note",
-        f"Trial {highest} has the highest {record.objective} of one run, {other:.4f}. By all measurements "
+        f"Trial {highest} has a higher {record.objective}, {other:.4f}. By all measurements "
         f"together trial {best.number} ({mine:.4f}) is expected to be better: the highest of many noisy "
         "values is partly luck.",
         "confirm.winner=value goes by a trial's own values alone",
@@ -273,7 +273,7 @@ def _luck(record: Record) -> Iterator[Finding]:
     highest = max(confirmed, key=lambda c: float(c["value"]))
     if highest["trial"] != one["trial"]:
         value, mean = highest["value"], fmean(highest["values"])
-        text += f" Trial {highest['trial']} had {value:.4f}, but a lower mean, {mean:.4f}."
+        text += f" Trial {highest['trial']} had {value:.4f}, and {mean:.4f} with fresh seeds."
     yield Finding("note", text)
 
 
@@ -283,14 +283,17 @@ def unconfirmed(record: Record) -> Iterator[Finding]:
     if record.result is None or best is None or best.trial.given or not texts:
         return
     replayed = record.config.launcher.name == "replay"
-    if replayed or record.result.get("confirmed") or not (asked.top_k and asked.seeds):
+    confirmed = [one["trial"] for one in record.result.get("confirmed") or []]
+    if replayed or best.number in confirmed or not (asked.top_k and asked.seeds):
         return
+    others = ", ".join(f"trial {number}" for number in confirmed)
+    why = f"{others} was, and fell behind" if confirmed else too_small(asked)
     cost = 2 * record.config.train.texts / texts
     again = "confirm.share=null confirm.top_k=1 confirm.seeds=2"
     yield Finding(
         "note",
         f"The winner, trial {best.number}, was not trained again with fresh seeds: "
-        f"{too_small(asked)}. Part of its lead may be luck.",
+        f"{why}. Part of its lead may be luck.",
         f"embsearch search {same_study(record.config)} {again} does it, "
         f"for {cost:.0%} of the search's texts",
     )

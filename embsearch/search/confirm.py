@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from embsearch.config.schema import ConfirmConfig
+from embsearch.config.schema import Config, ConfirmConfig
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ class Confirmed:
         each = ", ".join(f"{value:.4f}" for value in self.values)
         failed = f"; {self.failed} more failed" if self.failed else ""
         return f"{self.value:.4f} in the search, {self.mean:.4f} with fresh seeds ({each}){failed}"
+
+
+def estimated(config: Config) -> bool:
+    """Return whether trials are compared by the estimate: not where nothing tells them apart."""
+    wanted = config.confirm.winner == "estimate"
+    return wanted and bool(config.space) and config.launcher.name != "replay"
 
 
 def affordable(asked: ConfirmConfig, spent: int, texts: int) -> tuple[int, int]:

@@ -16,16 +16,12 @@ from importlib.resources import files
 
 import numpy as np
 
-from embsearch.config.build import build, with_values
 from embsearch.config.schema import Config
-from embsearch.errors import ConfigError
-from embsearch.history.folder import StudyFolder
 from embsearch.search.space import Space, parse
-from embsearch.search.surrogate import NOISE, Coordinates, Floats, Point, Told, in_logits, matern
+from embsearch.search.surrogate import NOISE, Coordinates, Floats, Point, Told, matern
 
 SPREAD = 0.3  # between configurations, in logits, that every study is put to
 HEIGHT = 1.7  # variance of a study's configurations, in units of its own; measured as LENGTHS
-LEAST_ENDED = 3  # trials of a study of this home
 LEAST_NOISE = 0.15  # in the same units: it must not be believed to the last digit
 
 
@@ -63,48 +59,19 @@ def recorded(without: str = "") -> Earlier:
     return Earlier(parse(table["space"], Config()), table["configurations"], values)
 
 
-def studies_of(config: Config) -> list[Earlier]:
-    """Return the studies that a search begins with: those that are shipped, and ``study.like``.
-
-    Raises ConfigError where a named study is not there or has too few trials that ended.
-    """
-    return [recorded(), *(_of_home(config, name) for name in config.study.like)]
-
-
-def _of_home(config: Config, name: str) -> Earlier:
-    folder = StudyFolder(with_values(config, {"study.name": name}))
-    if not folder.locked.exists():
-        raise ConfigError(
-            f"study.like={name}: no such study in {folder.home}; see 'embsearch status'"
-        )
-    began = build(folder.read_locked()["config"])
-    trials = folder.state().trials.values()
-    ended = [t for t in trials if t.state == "complete" and t.best is not None]
-    if len(ended) < LEAST_ENDED:
-        raise ConfigError(
-            f"study.like={name}: {len(ended)} of its trials came to their end, and fewer than "
-            f"{LEAST_ENDED} say nothing; give it a larger stop.trials, or leave it out"
-        )
-    values = in_logits([trial.best for trial in ended if trial.best is not None])
-    space = parse(began.space, began)
-    return Earlier(space, [space.fill(t.params, began) for t in ended], [values.tolist()])
-
-
-def told_by(studies: Sequence[Earlier], space: Space, config: Config) -> Told:
+def told_by(studies: Earlier, space: Space, config: Config) -> Told:
     """Return the function that says (C, K) by how much earlier studies expect configurations of
     ``space`` to be better than the config's own.
 
-    Studies in whose ranges the config's own point does not lie say nothing: adapters and static
+    Where the config's own point does not lie in their ranges they say nothing: adapters and static
     encoders learn at other rates, and other losses were not recorded.
     """
     own = space.default(config)
-    near = [one for one in studies if one.space.has(one.space.fill(own, config))]
+    if not studies.space.has(studies.space.fill(own, config)):
+        return lambda points: np.zeros((len(points), 1))
 
     def told(points: Sequence[Point]) -> Floats:
-        said = [np.zeros((len(points), 1))] if not near else []
-        for one in near:
-            v = one.expects([one.space.fill(point, config) for point in (own, *points)])
-            said.append(v[1:] - v[0])
-        return np.concatenate(said, axis=1)
+        v_CK = studies.expects([studies.space.fill(point, config) for point in (own, *points)])
+        return v_CK[1:] - v_CK[0]
 
     return told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -10,6 +10,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from embsearch.config.schema import Config
 from embsearch.history.trial import Trial
 from embsearch.search.memory_study import BLAMED
 from embsearch.search.space import Space
@@ -18,6 +19,7 @@ from embsearch.values import Scalar
 
 DRAWS = 768  # random configurations that are compared
 KEPT = 24  # of these, from which as many again are bred
+FAILED = 0.5  # logits below the lowest first evaluation
 MANY = 300  # trials, from which on TPE is asked: the equations grow with the measurements
 
 
@@ -75,28 +77,41 @@ class ExpectedImprovement(optuna.samplers.BaseSampler):
 def surrogate_of(
     trials: Mapping[int, Trial],
     space: Space,
-    at: Sequence[float],
+    config: Config,
     told: Told,
-    again: Sequence[tuple[Point, int, float]] = (),
+    again: Sequence[tuple[Point, float]] = (),
 ) -> Surrogate:
     """Return the surrogate that knows what a study's trials measured.
 
-    A trial that its parameters made fail stands as low as the lowest first evaluation; one that
-    runs, and has measured nothing, where it is expected: so another worker tries something else.
-    ``again``: further measurements: configuration, evaluation, value.
+    A trial that came to its end has its best value there, which is that of its model. One that its
+    parameters made fail stands well below the lowest first evaluation; one that runs, and has
+    measured nothing, where it is expected: so another worker tries something else.
+    ``again``: further values of configurations at their end.
     """
+    at, last = config.evaluate.at, len(config.evaluate.at)
     sound = [t for t in trials.values() if not t.failed_by(("bug", "killed", "hung"))]
-    seen = [
-        (t.params, rung, value)
-        for t in sound
-        if not t.failed_by(BLAMED)
-        for rung, value in t.values.items()
-    ]
-    lowest = min((value for _, rung, value in seen if rung == 1), default=None)
-    if lowest is not None:
-        seen += [(t.params, 1, lowest) for t in sound if t.failed_by(BLAMED)]
-    seen += again
+    broken = [t for t in sound if t.failed_by(BLAMED)]
+    seen: list[tuple[Point, int, float]] = [(point, last, value) for point, value in again]
+    for trial in sound:
+        if trial not in broken:
+            seen += [(trial.params, rung, value) for rung, value in _measured(trial, last)]
     points, rungs, values = zip(*seen, strict=True) if seen else ((), (), ())
-    found = Surrogate(space, at, told, Measured(points, rungs, in_logits(values).tolist()))
-    awaited = [t.params for t in sound if not t.values and not t.failed_by(BLAMED)]
+    logits = in_logits(values).tolist()
+    first = [logit for logit, rung in zip(logits, rungs, strict=True) if rung == 1]
+    if first:
+        points += tuple(trial.params for trial in broken)
+        rungs += (1,) * len(broken)
+        logits += [min(first) - FAILED] * len(broken)
+    whole = [space.fill(point, config) for point in points]
+    found = Surrogate(space, at, told, Measured(whole, rungs, logits))
+    awaited = [space.fill(t.params, config) for t in sound if not t.values and t not in broken]
     return found.awaiting(awaited) if awaited else found
+
+
+def _measured(trial: Trial, last: int) -> Iterator[tuple[int, float]]:
+    """Yield what a trial measured at each evaluation."""
+    ended = trial.state == "complete" and trial.best is not None
+    until = min(trial.rung, last) if ended else last + 1
+    yield from ((rung, value) for rung, value in trial.values.items() if rung < until)
+    if ended and trial.best is not None:
+        yield last, trial.best

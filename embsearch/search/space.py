@@ -94,12 +94,6 @@ class Dimension:
         """Return whether equal ratios of its values are equal steps."""
         return bool(self._first if self.ordered else self.distribution.log)  # type: ignore[attr-defined]
 
-    @property
-    def middle(self) -> float:
-        """Return the middle between the ends of its numbers."""
-        low, high = self.values[0], self.values[-1]
-        return math.sqrt(low * high) if self.is_log else (low + high) / 2
-
     def at(self, share: float) -> float:
         """Return the value at a share of the range, on its steps, or of the choices."""
         if self.is_choice:

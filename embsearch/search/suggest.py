@@ -15,7 +15,7 @@ from embsearch.config.schema import Config, SamplerName
 from embsearch.errors import StudyError
 from embsearch.history.folder import StudyFolder
 from embsearch.search import sampler_history
-from embsearch.search.earlier import studies_of, told_by
+from embsearch.search.earlier import recorded, told_by
 from embsearch.search.gaussian import MANY, ExpectedImprovement, surrogate_of
 from embsearch.search.memory_study import memory_study
 from embsearch.search.sampler import GRID_POINTS, make, seed_of
@@ -33,7 +33,7 @@ class Suggester:
 
     def __init__(self, config: Config, space: Space, scheduler: Scheduler) -> None:
         self._config, self._space, self._scheduler = config, space, scheduler
-        self._told = told_by(studies_of(config), space, config)
+        self._told = told_by(recorded(), space, config)
         self._default, *self._given = first_points(config, space)
         self._drawn = drawn_from(config, space)
         self._kept: sampler_history.Kept = {}
@@ -87,8 +87,8 @@ class Suggester:
 
     def _by_gp(self, trials: Trials) -> Callable[[int], BaseSampler]:
         """Return what makes the sampler with a seed, by what the trials measured."""
-        found = surrogate_of(trials, self._space, self._config.evaluate.at, self._told)
-        tried = [trial.params for trial in trials.values()]
+        found = surrogate_of(trials, self._space, self._config, self._told)
+        tried = [self._space.fill(trial.params, self._config) for trial in trials.values()]
         return lambda seed: ExpectedImprovement(seed, self._drawn, found, tried)
 
     def _known(self, name: str, trials: Trials) -> list[FrozenTrial]:

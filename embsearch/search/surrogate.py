@@ -12,7 +12,7 @@ a Matern 5/2 kernel (Rasmussen and Williams 2006, chapters 2.2, 2.7 and 4.2): wh
 these data, and by how much configurations are ahead or behind early on. ``c_r`` is free. All of it
 is linear and Gaussian, so the posterior is one solve of as many equations as there are measurements.
 
-How fast values change along a setting (``LENGTHS``) was measured on six data sets, 66 configurations
+How fast values change along a setting (``LOG``, ``LENGTHS``) was measured on six data sets, 66 configurations
 each (benchmarks/record_curves.py); fitted to the first few trials is nothing but how large ``f`` is.
 
 Shapes: N measurements, C configurations, D columns, K earlier studies.
@@ -34,20 +34,18 @@ Floats = NDArray[np.float64]
 Point = Mapping[str, Scalar]
 Told = Callable[[Sequence[Point]], Floats]  # (C, K) what earlier studies say of configurations
 
-# The distance over which values change: of numbers (of their logarithms where the range is
-# logarithmic), and between two choices. Other settings: the width of their range; 1.
+# The distance over which values change, of logarithms (LOG) and of numbers, and between two choices.
+# Other settings: the width of their range; 1 between choices.
+LOG = {"train.lr": 3.2, "train.batch_size": 5.0, "train.l2": 70.0, "objective.temperature": 7.0}
 LENGTHS = {
-    "train.lr": 3.2,
-    "train.batch_size": 5.0,
-    "train.l2": 70.0,
     "train.warmup": 3.0,
     "train.schedule": 10.0,
     "objective.name": 2.5,
-    "objective.temperature": 7.0,
     "objective.margin": 1.8,
     "objective.symmetric": 6.0,
     "model.freeze_layers": 2.5,
 }
+EDGE = 1e-4  # nearer to 0 and 1 no value is taken
 OWN, EARLY = 0.25, 0.15  # standard deviations of f and g, in logits
 NOISE = 0.05  # between seeds, in logits
 SCALES = (0.5, 1.0, 2.0, 4.0)  # of f and g; the likeliest is taken
@@ -56,23 +54,24 @@ TRUST = 1.5  # standard deviation of w_k, times 1/K
 
 
 def in_logits(values: Sequence[float]) -> Floats:
-    """Return values in logits; those of a metric that is not between 0 and 1 in a like spread."""
+    """Return values in logits; those of a metric from -1 to 1 are first put between 0 and 1."""
     found = np.array(values, dtype=float)
-    if len(found) == 0 or (found.min() > 0 and found.max() < 1):
-        return np.log(found / (1 - found))
-    return (found - found.mean()) / max(float(found.std()), 1e-9) * OWN
+    if len(found) and found.min() < 0:
+        found = (1 + found) / 2
+    found = np.clip(found, EDGE, 1 - EDGE)
+    return np.log(found / (1 - found))
 
 
 class Coordinates:
-    """The columns that stand for a configuration of a space. A parameter that a configuration does
-    not have stands at the middle of its range.
+    """The columns that stand for a configuration of a space. A number that a configuration does not
+    have stands at the middle of its range, a choice at none of them.
     """
 
     def __init__(self, space: Space) -> None:
         self.space = space
 
     def of(self, points: Sequence[Point]) -> Floats:
-        """Return (C, D) columns, in units of LENGTHS."""
+        """Return (C, D) columns, in units of these lengths."""
         columns = [column for d in self.space.dimensions for column in self._columns(d, points)]
         return np.array(columns, dtype=float).reshape(len(columns), len(points)).T
 
@@ -84,12 +83,15 @@ class Coordinates:
                 np.array([float(value == choice) for value in found]) / length
                 for choice in dimension.values
             ]
-        numbers = np.array([dimension.middle if v is None else v for v in found], dtype=float)
-        ends = np.array([dimension.values[0], dimension.values[-1]], dtype=float)
-        if dimension.is_log:
-            numbers, ends = np.log(numbers), np.log(ends)
-        width = float(ends[1] - ends[0]) or 1.0
-        return [numbers / LENGTHS.get(dimension.path, width)]
+        low, high = float(dimension.values[0]), float(dimension.values[-1])
+        logs = low > 0 and (dimension.is_log or dimension.path in LOG)
+        middle = math.sqrt(low * high) if logs else (low + high) / 2
+        numbers = np.array([middle if value is None else value for value in found], dtype=float)
+        numbers = np.clip(numbers, low, high)  # the range may have been narrowed
+        if logs:
+            numbers, low, high = np.log(numbers), math.log(low), math.log(high)
+        known = LOG if logs else LENGTHS
+        return [numbers / known.get(dimension.path, (high - low) or 1.0)]
 
 
 def matern(a_CD: Floats, b_ND: Floats) -> Floats:

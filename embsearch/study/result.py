@@ -15,8 +15,8 @@ from embsearch.history.folder import StudyFolder
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Run, Trial
 from embsearch.search import budget
-from embsearch.search.confirm import Confirmed, choose
-from embsearch.search.earlier import studies_of, told_by
+from embsearch.search.confirm import Confirmed, choose, estimated
+from embsearch.search.earlier import recorded, told_by
 from embsearch.search.gaussian import surrogate_of
 from embsearch.search.promotion import SEED_NOISE, apart
 from embsearch.search.space import parse
@@ -97,7 +97,7 @@ def confirmed(state: StudyState, config: Config) -> list[Confirmed]:
 
 def winner(state: StudyState, config: Config) -> Trial | None:
     """Return the trial that is chosen: by the estimate, or by values alone (``confirm.winner``)."""
-    if not _estimated(config):
+    if not estimated(config):
         return _by_values(state, config)
     return next(iter(by_worth(state, config, fresh=True)), None)
 
@@ -107,40 +107,37 @@ def by_worth(state: StudyState, config: Config, fresh: bool = False) -> list[Tri
     estimate, those that came to their end stand first, in its order: the highest of many noisy
     values is chosen by its noise.
 
-    ``fresh``: what fresh seeds measured counts too.
+    ``fresh``: what fresh seeds measured counts too; a trial that lost some of them comes last.
     """
     trials = by_value(state)
     rows = {trial.number: (trial.best_score or (0, 0.0))[0] for trial in trials}
     most = max(rows.values(), default=0)
-    ended = [t for t in trials if t.state == "complete" and rows[t.number] == most]
-    if not _estimated(config) or len(ended) < 2:
+    ended = [t for t in trials if t.state == "complete" and rows[t.number] == most][:ESTIMATED]
+    # by value where a trial that was cut short is ahead, or where a setting that tells trials apart
+    # is searched no longer
+    alike = any(path not in config.space for trial in ended for path in trial.params)
+    if not estimated(config) or len(ended) < 2 or trials[0] not in ended or alike:
         return trials
-    worth = _estimates(trials[:ESTIMATED], ended[:ESTIMATED], state, config, fresh)
-    first = sorted(ended[:ESTIMATED], key=lambda trial: (-worth[trial.number], trial.number))
-    return [*first, *(trial for trial in trials if trial.number not in worth)]
-
-
-def _estimated(config: Config) -> bool:
-    """Return whether trials are compared by the estimate: not where nothing tells them apart."""
-    wanted = config.confirm.winner == "estimate"
-    return wanted and bool(config.space) and config.launcher.name != "replay"
+    worth = _estimates(trials[:ESTIMATED], ended, state, config, fresh)
+    lost = {t.number: fresh and bool(state.lost[t.number]) for t in ended}
+    ended.sort(key=lambda trial: (lost[trial.number], -worth[trial.number], trial.number))
+    return [*ended, *(trial for trial in trials if trial.number not in worth)]
 
 
 def _estimates(
     known: Sequence[Trial], asked: Sequence[Trial], state: StudyState, config: Config, fresh: bool
 ) -> dict[int, float]:
     """Return by number what trials are worth at their end, in logits, by all that was measured."""
-    space, last = parse(config.space, config), len(config.evaluate.at)
+    space = parse(config.space, config)
     again = [
-        (trial.params, last, _best_of(run, state))
+        (trial.params, _best_of(run, state))
         for trial in known
         for run in trial.runs[trial.searched :]
         if fresh and run.last
     ]
     trials = {trial.number: trial for trial in known}
-    told = told_by(studies_of(config), space, config)
-    found = surrogate_of(trials, space, config.evaluate.at, told, again)
-    ends = found.ends([trial.params for trial in asked])
+    found = surrogate_of(trials, space, config, told_by(recorded(), space, config), again)
+    ends = found.ends([space.fill(trial.params, config) for trial in asked])
     return {trial.number: float(end) for trial, end in zip(asked, ends, strict=True)}
 
 

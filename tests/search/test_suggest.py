@@ -6,14 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from embsearch.cli import launchers, search
 from embsearch.config.build import build
 from embsearch.config.schema import StopConfig
-from embsearch.errors import ConfigError
-from embsearch.search.earlier import studies_of
 from embsearch.study.run import Study
 from embsearch.track.base import Recorders
 from embsearch.track.optuna_follower import OptunaFollower
@@ -27,13 +24,13 @@ SPACE = {
 SAMPLERS = ["tpe", "gp", "cmaes", "qmc", "random", "grid"]
 
 
-def study_of(home, sampler, recorder, space=SPACE, trials=16, name="s", like=()):
+def study_of(home, sampler, recorder, space=SPACE, trials=16):
     data = home.parent / "rows.csv"
     data.write_text(ROWS)
     config = build({
         "home": str(home), "data": {"path": str(data)}, "space": space, "stop": {"trials": trials},
         "evaluate": {"at": [0.1, 0.3, 1.0]}, "launcher": {"name": "replay", "workers": 1},
-        "study": {"name": name, "like": list(like)}, "track": {"mlflow": False}, "scheduler": {"name": "none"},
+        "study": {"name": "s"}, "track": {"mlflow": False}, "scheduler": {"name": "none"},
         "sampler": {"name": sampler, "startup_trials": 4},
     })  # fmt: skip
     clock = search.clock(config)
@@ -149,32 +146,3 @@ def test_a_given_point_whose_first_event_was_lost_is_still_a_given_one(tmp_path)
     resumed.run()
     assert created(resumed)[0][1] == POINT
     assert origins(resumed) == {1: "given"}
-
-
-def test_a_study_begins_with_what_a_study_like_it_found(tmp_path):
-    home = tmp_path / "home"
-    study_of(home, "qmc", False, trials=24, name="first").run()
-    first = study_of(home, "qmc", False, trials=24, name="first").folder.state()
-    ended = [trial for trial in first.trials.values() if trial.state == "complete"]
-    told, untold = (
-        study_of(home, "gp", False, trials=8, name=name, like=like)
-        for name, like in (("told", ["first"]), ("untold", []))
-    )
-    _, of_first = studies_of(told.config)
-    expected = of_first.expects([trial.params for trial in ended])[:, 0]
-    assert np.corrcoef(expected, [trial.best for trial in ended])[0, 1] > 0.9
-    told.run()
-    untold.run()
-    assert created(told)[0][:5] == created(untold)[0][:5]  # drawn at random
-    assert created(told)[0][5:] != created(untold)[0][5:]
-
-
-@pytest.mark.parametrize(
-    ("trials", "said"), [(0, "no such study"), (2, "2 of its trials came to their end")]
-)
-def test_a_study_that_says_nothing_is_refused_by_name(trials, said, tmp_path):
-    home = tmp_path / "home"
-    if trials:
-        study_of(home, "qmc", False, trials=trials, name="first").run()
-    with pytest.raises(ConfigError, match=rf"study.like=first: {said}"):
-        study_of(home, "gp", False, name="told", like=["first"]).run()

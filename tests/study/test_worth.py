@@ -1,0 +1,98 @@
+"""Who wins by all that a study measured, and where values alone decide."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import event
+
+from embsearch.config.build import build
+from embsearch.history.state import StudyState
+from embsearch.study.result import by_worth, winner
+
+AT = [0.1, 0.3, 0.6, 0.8, 1.0]
+RATES = (5e-5, 1e-4, 2e-4, 3e-4)
+SPACE = {"train.lr": {"low": 1e-5, "high": 1e-3, "log": True}}
+
+
+def config(space=SPACE, at=AT, **confirm):
+    return build({"space": space, "evaluate": {"at": at}, "confirm": confirm})
+
+
+def state_of(*curves, ends=(), params=None):
+    """Return the state of a study whose trials measured these values, all but ``ends`` complete."""
+    state = StudyState("auc")
+    state.apply(event("baseline", metrics={"auc": 0.5}))
+    for number, curve in enumerate(curves):
+        point = {"train.lr": RATES[number]} if params is None else params[number]
+        state.apply(event("created", trial=number, params=point), number)
+        where = {"trial": number, "attempt": 0, "from_checkpoint": 0, "until": len(curve)}
+        state.apply(event("segment", segment=where, slot=0), number)
+        for rung, value in enumerate(curve, 1):
+            fields = {"rung": rung, "step": rung, "texts_seen": rung, "seconds": 1.0}
+            last = {"last": True, "why": "end"} if rung == len(curve) else {}
+            measured = event("measured", metrics={"val/auc": value}, **fields, **last)
+            state.apply(measured, number)
+        how = "pruned" if number in ends else "complete"
+        state.apply(event("ended", state=how, reason="end", value=max(curve)), number)
+        state.apply(event("told", trial=number, state=how, value=max(curve)))
+    return state
+
+
+def test_a_trial_is_worth_its_best_evaluation_whose_model_is_kept():
+    over = [0.86, 0.95, 0.90, 0.88, 0.86]  # it fits the training rows too well from there on
+    state = state_of([0.80, 0.84, 0.88, 0.90, 0.91], over, [0.80, 0.84, 0.88, 0.90, 0.908])
+    assert winner(state, config()).number == 1
+
+
+def test_a_trial_that_was_cut_short_while_ahead_wins():
+    state = state_of([0.8, 0.85, 0.88, 0.9, 0.91], [0.8, 0.9, 0.951], ends=(1,))
+    assert winner(state, config()).number == 1
+
+
+def test_a_value_that_its_neighbours_do_not_bear_out_is_taken_for_luck():
+    """Rates of 1e-4 and 1.1e-4 are alike: one had 0.900 and one 0.911; at 3e-4 both had 0.908."""
+    params = [{"train.lr": lr} for lr in (1e-4, 1.1e-4, 3e-4, 3.1e-4)]
+    curves = [[0.900], [0.911], [0.9085], [0.9085]]
+    state = state_of(*curves, params=params)
+    assert winner(state, config(at=[1.0], winner="value")).number == 1
+    assert winner(state, config(at=[1.0])).number in (2, 3)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"train.lr": {"choices": list(RATES), "ordered": True}},
+        {"train.lr": {"low": 1e-5, "high": 1e-3}},
+        {"train.lr": {"choices": list(RATES)}},
+    ],
+    ids=["ordered choices", "linear", "choices"],
+)
+def test_rates_are_told_apart_however_the_space_writes_them(space):
+    state = state_of([0.72], [0.76], [0.84], [0.78])
+    assert winner(state, config(space, at=[1.0])).number == 2
+
+
+def test_a_trial_that_lost_a_fresh_seed_comes_last():
+    state = state_of([0.90], [0.92])
+    assert winner(state, config(at=[1.0])).number == 1
+    state.apply(event("unconfirmed", trial=1, seed=1, failure="diverged"))
+    assert winner(state, config(at=[1.0])).number == 0
+
+
+@pytest.mark.parametrize("at", [[0.3, 1.0], [0.05, 0.1, 0.2, 0.3, 0.6, 0.8, 1.0]])
+def test_a_study_that_was_extended_to_other_evaluations_still_has_a_winner(at):
+    state = state_of([0.8, 0.85, 0.88, 0.9, 0.91], [0.8, 0.86, 0.9, 0.92, 0.93])
+    assert winner(state, config(at=at)).number == 1
+
+
+def test_by_value_where_a_setting_that_tells_trials_apart_is_searched_no_longer():
+    space = {"train.batch_size": {"choices": [32, 64], "ordered": True}}
+    params = [{"train.lr": lr, "train.batch_size": 32} for lr in RATES]
+    state = state_of([0.90], [0.93], [0.80], [0.75], params=params)
+    order = [trial.number for trial in by_worth(state, config(space, at=[1.0]))]
+    assert order == [1, 0, 2, 3]
+
+
+def test_a_metric_below_zero_and_one_at_its_ends_are_taken():
+    state = state_of([-0.1, 0.5], [0.0, 0.7], [-0.2, 1.0])
+    assert winner(state, config(at=[0.3, 1.0])).number == 2
