@@ -121,6 +121,10 @@ def by_worth(state: StudyState, config: Config, fresh: bool = False) -> list[Tri
     worth = _estimates(trials[:ESTIMATED], ended, state, config, fresh)
     lost = {t.number: fresh and bool(state.lost[t.number]) for t in ended}
     ended.sort(key=lambda trial: (lost[trial.number], -worth[trial.number], trial.number))
+    top = ended[0].best
+    ended.sort(
+        key=lambda trial: not (trial.given and trial.best == top)
+    )  # a given point wins a tie
     return [*ended, *(trial for trial in trials if trial.number not in worth)]
 
 

@@ -39,6 +39,8 @@ class Home:
             "train.texts=3000", "train.warmup_steps=2", "evaluate.at=[0.11,0.33,1.0]", "evaluate.draws=50",
             "promote.draws=200", "promote.min_auc=0.5", "promote.licence=mit", "promote.max_slowdown=9",
             "stop.trials=6", "confirm.top_k=0",
+            # few trials are drawn at random, whatever was measured before: stories can be compared
+            "sampler=tpe", "confirm.winner=value",
         ]  # fmt: skip
 
     def at(self, folder):

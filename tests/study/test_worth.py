@@ -96,3 +96,8 @@ def test_by_value_where_a_setting_that_tells_trials_apart_is_searched_no_longer(
 def test_a_metric_below_zero_and_one_at_its_ends_are_taken():
     state = state_of([-0.1, 0.5], [0.0, 0.7], [-0.2, 1.0])
     assert winner(state, config(at=[0.3, 1.0])).number == 2
+
+
+def test_a_given_point_wins_a_tie():
+    state = state_of([0.8, 1.0], [0.9, 1.0], [0.95, 1.0])
+    assert winner(state, config(at=[0.3, 1.0])).number == 0
