@@ -39,6 +39,8 @@ ROWS = [
 ]  # texts recur, as queries and titles do
 ALSO = {(0, 4), (2, 5)}  # clicked elsewhere
 CPU = choose("cpu", "fp32")
+TEACHER = [[0.9, 0.2], [0.8, 0.1], [0.7, 0.3], [0.9, 0.4], [0.6, 0.5], [0.9, 0.0]]
+CHOOSE = ("infonce", "listwise", "kl")  # among distinct titles
 
 
 def batch_of(rows) -> Batch:
@@ -52,6 +54,8 @@ def batch_of(rows) -> Batch:
         weight_B=torch.linspace(0.5, 2, len(rows)), title_C=torch.from_numpy(np.searchsorted(text_D, titles)),
         known_BC=torch.tensor([[(a, t) in known for t in titles] for a, _, _ in rows]),
         score_B=torch.tensor([0.1, 0.9, 0.4, 0.4, 0.7, 0.0])[: len(rows)],
+        grade_B2=torch.tensor([[2.0, 0.0]] * len(rows)),
+        teacher_B2=torch.tensor(TEACHER)[: len(rows)],
     )  # fmt: skip
 
 
@@ -62,9 +66,7 @@ def plain(batch, rows, objective) -> Batch:
     titles = text_D[len(rows) :].tolist()
     first = np.array([*map(text_D[: len(rows)].tolist().index, text_D[: len(rows)]),
                       *(len(rows) + titles.index(t) for t in titles)])  # fmt: skip
-    columns = torch.from_numpy(first if objective == "infonce" else np.arange(len(text_D))).view(
-        3, -1
-    )
+    columns = torch.from_numpy(first if objective in CHOOSE else np.arange(len(text_D))).view(3, -1)
     title_C = torch.tensor([len(rows) + titles.index(t) for t in sorted(set(titles))])
     return replace(
         batch,
