@@ -47,6 +47,7 @@ OLDER_DEFAULTS: dict[str, tuple[int, tuple[Scalar, ...], Scalar]] = {
     "train.lr": (1, (0.0001,), 0.0002),
     "sampler.name": (2, ("tpe",), "gp"),
     "sampler.startup_trials": (2, (8, 5), 0),
+    "confirm.winner": (2, ("value",), "estimate"),  # before there was a choice
 }
 
 LONGEST_NAME = 200  # bytes; file systems take 255, and names that are made of it are longer
@@ -299,8 +300,6 @@ def as_begun(config: Config) -> Config:
         config = with_values(config, {"data.format": began["config"]["data"]["format"]})
     if config.data.sets:
         config = with_values(config, _decided_of_sets(config, build(began["config"])))
-    if began["defaults"] < DEFAULTS:
-        config = with_values(config, {"confirm.winner": "value"})
     if "relevant_alone" not in began["identity"]["data"]["derive"]:
         config = with_values(config, {"data.derive.relevant_alone": False})
     if "prompts" not in began["identity"]["model"]:
@@ -309,7 +308,7 @@ def as_begun(config: Config) -> Config:
     if config.study.on_drift == "refuse":
         for path, (last, theirs, new) in OLDER_DEFAULTS.items():
             room, leaf = path.split(".")
-            old = began["identity"][room][leaf]
+            old = began["config"].get(room, {}).get(leaf, theirs[0])
             older = began["defaults"] <= last and old in theirs
             if older and to_dict(config)[room][leaf] == new:
                 config = with_values(config, {path: old})

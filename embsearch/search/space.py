@@ -128,8 +128,7 @@ class Dimension:
 
     def nearest(self, value: Scalar) -> Scalar:
         """Return what lies next to a number outside: an end of the range, an ordered choice."""
-        unordered = isinstance(self.distribution, CategoricalDistribution)
-        if self.contains(value) or unordered or not isinstance(value, (int, float)):
+        if self.contains(value) or not self.is_number or not isinstance(value, (int, float)):
             return value
         if self.ordered:
             return min(self.ordered, key=lambda v: abs(v - value))

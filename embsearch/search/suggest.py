@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import count
 
 from optuna.distributions import check_distribution_compatibility
@@ -21,6 +22,7 @@ from embsearch.search.memory_study import memory_study
 from embsearch.search.sampler import GRID_POINTS, make, seed_of
 from embsearch.search.scheduler import Scheduler, Trials
 from embsearch.search.space import Space, parse
+from embsearch.search.surrogate import Told
 from embsearch.values import Scalar, Suggestion
 
 STATEFUL = "cmaes"  # it keeps its state in Optuna's trials, and learns from those alone
@@ -33,7 +35,6 @@ class Suggester:
 
     def __init__(self, config: Config, space: Space, scheduler: Scheduler) -> None:
         self._config, self._space, self._scheduler = config, space, scheduler
-        self._told = told_by(recorded(), space, config)
         self._default, *self._given = first_points(config, space)
         self._drawn = drawn_from(config, space)
         self._kept: sampler_history.Kept = {}
@@ -84,6 +85,10 @@ class Suggester:
         params = self._drawn.suggest(study.ask())
         attributes = study.get_trials(deepcopy=False)[-1].system_attrs
         return Suggestion(number, params, dict(attributes) if name == STATEFUL else {})
+
+    @cached_property
+    def _told(self) -> Told:
+        return told_by(recorded(), self._space, self._config)
 
     def _by_gp(self, trials: Trials) -> Callable[[int], BaseSampler]:
         """Return what makes the sampler with a seed, by what the trials measured."""

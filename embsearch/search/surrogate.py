@@ -132,24 +132,12 @@ class Surrogate:
         v_N = np.array(measured.values)
         self._mean = float(v_N.mean()) if len(v_N) else 0.0
         rest_N = v_N - self._mean - self._known.told_NK.mean(1)
-        self._scale = max(SCALES, key=lambda scale: self._likelihood(scale, rest_N))
-        self._inverse_NN = np.linalg.inv(self._noisy())
+        fixed_NN, own_NN = self._terms(self._known, self._known)
+        fixed_NN += NOISE**2 * np.eye(len(v_N))
+        scaled = {scale: fixed_NN + scale**2 * own_NN for scale in SCALES}
+        self._scale = max(SCALES, key=lambda scale: _likelihood(scaled[scale], rest_N, scale))
+        self._inverse_NN = np.linalg.inv(scaled[self._scale])
         self._weights_N = self._inverse_NN @ rest_N
-
-    def _likelihood(self, scale: float, rest_N: Floats) -> float:
-        """Return the logarithm, but for a constant, of how likely it is that ``f`` and ``g`` are
-        ``scale`` times as large: twice or half is one standard deviation.
-        """
-        self._scale = scale
-        factor_NN = np.linalg.cholesky(self._noisy())
-        fit = np.linalg.solve(factor_NN, rest_N)
-        before = 0.5 * math.log2(scale) ** 2
-        return float(-0.5 * fit @ fit - np.log(factor_NN.diagonal()).sum() - before)
-
-    def _noisy(self) -> Floats:
-        """Return the covariance of what was measured."""
-        noise = NOISE**2 * np.eye(len(self._known.rung_N))
-        return self._covariance(self._known, self._known) + noise
 
     def ends(self, points: Sequence[Point]) -> Floats:
         """Return (C,) the expected values of configurations at their end, in logits."""
@@ -194,13 +182,17 @@ class Surrogate:
 
     def _covariance(self, mine: Inputs, theirs: Inputs) -> Floats:
         """Return what the sum of all terms but the noise has before any measurement."""
+        fixed, own = self._terms(mine, theirs)
+        return fixed + self._scale**2 * own
+
+    def _terms(self, mine: Inputs, theirs: Inputs) -> tuple[Floats, Floats]:
+        """Return the covariance of ``c_r`` and the earlier studies, and that of ``f`` and ``g``."""
         early = np.outer(self._left[mine.rung_N], self._left[theirs.rung_N])
-        own = matern(mine.column_ND, theirs.column_ND) * (OWN**2 + EARLY**2 * early)
-        own *= self._scale**2
+        own: Floats = matern(mine.column_ND, theirs.column_ND) * (OWN**2 + EARLY**2 * early)
         trust = TRUST / mine.told_NK.shape[1]
         same = FREE**2 * (mine.rung_N[:, None] == theirs.rung_N)
-        found: Floats = same + trust**2 * mine.told_NK @ theirs.told_NK.T + own
-        return found
+        fixed: Floats = same + trust**2 * mine.told_NK @ theirs.told_NK.T
+        return fixed, own
 
     def _posterior(self, mine: Inputs, theirs: Inputs) -> Floats:
         to_mine = self._covariance(mine, self._known)
@@ -214,3 +206,13 @@ class Surrogate:
         before = FREE**2 + trust**2 * (asked.told_NK**2).sum(1) + (self._scale * OWN) ** 2
         found: Floats = before - ((to_asked @ self._inverse_NN) * to_asked).sum(1)
         return found
+
+
+def _likelihood(covariance_NN: Floats, rest_N: Floats, scale: float) -> float:
+    """Return the logarithm, but for a constant, of how likely ``rest_N`` is where ``f`` and ``g`` are
+    ``scale`` times as large: twice or half is one standard deviation.
+    """
+    factor_NN = np.linalg.cholesky(covariance_NN)
+    fit = np.linalg.solve(factor_NN, rest_N)
+    before = 0.5 * math.log2(scale) ** 2
+    return float(-0.5 * fit @ fit - np.log(factor_NN.diagonal()).sum() - before)

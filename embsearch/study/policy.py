@@ -173,6 +173,8 @@ class Policy:
     def _unconfirmed(self, state: StudyState) -> list[tuple[Trial, int]]:
         """Return the runs with fresh seeds, of the best configurations, that have not come to their end."""
         top, seeds = self.affordable(state)
+        if not top:
+            return []
         return [
             (trial, seed)
             for trial in by_worth(state, self.config)[:top]
