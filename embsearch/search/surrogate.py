@@ -209,8 +209,9 @@ class Surrogate:
 
 
 def _likelihood(covariance_NN: Floats, rest_N: Floats, scale: float) -> float:
-    """Return the logarithm, but for a constant, of how likely ``rest_N`` is where ``f`` and ``g`` are
-    ``scale`` times as large: twice or half is one standard deviation.
+    """Return how likely ``rest_N`` is where ``f`` and ``g`` are ``scale`` times as large.
+
+    It is a logarithm, but for a constant; twice or half as large is one standard deviation.
     """
     factor_NN = np.linalg.cholesky(covariance_NN)
     fit = np.linalg.solve(factor_NN, rest_N)

@@ -26,7 +26,8 @@ def copy(calm, home):
 
 def resumed(home):
     """A complete trial that had been paused, and went on from its checkpoint."""
-    complete = [n for n in range(6) if home.events("ended", n)[0]["state"] == "complete"]
+    trials = range(len(home.trials))
+    complete = [n for n in trials if home.events("ended", n)[0]["state"] == "complete"]
     return next(
         n for n in complete if any(e["decision"] == "pause" for e in home.events("decided", n))
     )
@@ -49,23 +50,24 @@ def test_measurements_say_what_computed_them(calm):
 
 
 def test_a_trial_that_was_paused_and_resumed_is_the_same_bit_by_bit_and_the_command_trains_nothing(
-    copy, tmp_path
+    home, tmp_path
 ):
-    number, output = resumed(copy), tmp_path / "again"
+    assert home.run("search", "sampler.seed=3", "stop.trials=7") == 0
+    number, output = resumed(home), tmp_path / "again"
     code = (
         "import sys; from embsearch.cli.main import main; wrong = main(sys.argv[1:]); "
         "sys.exit(wrong or 'torch' in sys.modules)"
     )
-    words = ["reproduce", *copy.words, f"trial={number}", f"output={output}"]
+    words = ["reproduce", *home.words, f"trial={number}", f"output={output}"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    old = manifest(copy.study / f"trials/t{number:04d}/model")
+    old = manifest(home.study / f"trials/t{number:04d}/model")
     assert (
         f"identical: 3 of 3 evaluations, weights sha256 {old['model.safetensors']}" in done.stdout
     )
     assert done.stdout.count("none, in 13 metrics") == 3
     assert digest(manifest(output)) == digest(old)
-    assert [p.name for p in (copy.folder / "reproduce").iterdir() if p.is_dir()] == []
+    assert [p.name for p in (home.folder / "reproduce").iterdir() if p.is_dir()] == []
 
 
 def test_a_pruned_trial_is_trained_to_where_it_stopped_and_of_several_seeds_the_first(copy, capsys):
