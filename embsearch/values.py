@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -41,6 +41,7 @@ class Suggestion:
     params: Mapping[str, Scalar]
     attributes: Mapping[str, object] = field(default_factory=dict)
     origin: Origin = ""
+    gain: float = math.inf  # expected improvement over the best so far, in the metric
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,19 @@ def primary_interval(scored: object) -> Interval:
     """Return the primary metric's interval in ``scored``: an event or message, or its JSON object."""
     found = scored[PRIMARY] if isinstance(scored, Mapping) else getattr(scored, PRIMARY)
     return found if isinstance(found, Interval) else Interval(**found)
+
+
+@dataclass(frozen=True)
+class EarlierStudy:
+    """The trials of another study that came to their end: ``points`` of its ``space``, as its
+    config has it, and their ``values``. ``own``: the point of that config.
+    """
+
+    name: str
+    space: Mapping[str, object]
+    own: Mapping[str, Scalar]
+    points: Sequence[Mapping[str, Scalar]]
+    values: Sequence[float]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from embsearch.errors import ConfigError, did_you_mean
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # a verb's class
 
-RANGE, CHOICE, WHEN = ("low", "high", "log", "step"), ("choices", "ordered"), ("when",)
+RANGE, CHOICE, WHEN = ("low", "high", "log", "step"), ("choices", "ordered"), ("when", "prior")
 DIMENSION = RANGE + CHOICE + WHEN
 
 
@@ -119,6 +119,8 @@ def identity(config: Config) -> JsonObject:
         tree["data"]["derive"].pop("relevant_alone")
     if not config.data.sets:
         tree["data"].pop("sets")
+    if not config.study.like:
+        tree["study"].pop("like")
     if config.model.prompts == PromptsConfig("", ""):
         tree["model"].pop("prompts")
     if config.model.adapter == "none" and "model.adapter" not in config.space:  # the same

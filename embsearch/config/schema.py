@@ -501,6 +501,9 @@ class StopConfig(Room):
         None, "of wall clock, all sessions together", verbs=("search", "plan")
     )
     target: float | None = setting(None, "value of evaluate.objective", verbs=("search",))
+    gain: float | None = setting(
+        None, "that another trial has to promise, by sampler=gp", above=0, verbs=("search",)
+    )
 
 
 @dataclass(frozen=True)
@@ -519,6 +522,9 @@ class StudyConfig(Room):
         identity=False,
     )
     defaults: tuple[Json, ...] = setting((), "points tried first, after the plain default")
+    like: tuple[str, ...] = setting(
+        (), "studies, by name or folder, whose trials say where to begin", verbs=("search",)
+    )
     on_drift: Literal["refuse", "extend", "new"] = setting(
         "refuse", "when config or data are not those it began with", identity=False
     )
@@ -698,6 +704,11 @@ class Config(Room):
 
     def faults(self) -> Iterator[str]:
         """Yield what no range can say."""
+        if self.stop.gain is not None and self.sampler.name != "gp":
+            yield (
+                f"stop.gain={self.stop.gain:g}: sampler={self.sampler.name} says nothing of what "
+                "to expect; use sampler=gp, or stop.gain=null"
+            )
         if self.data.sets and self.evaluate.early_error:
             error = self.evaluate.early_error
             yield f"evaluate.early_error={error}: is of the AUC of one set; with data.sets use 0"

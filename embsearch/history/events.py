@@ -11,7 +11,15 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from embsearch.codec import Json, JsonObject, from_json, to_json
-from embsearch.values import FailureClass, Measurement, Origin, Reading, Scalar, Segment
+from embsearch.values import (
+    EarlierStudy,
+    FailureClass,
+    Measurement,
+    Origin,
+    Reading,
+    Scalar,
+    Segment,
+)
 
 OPTIONAL = {"optional": True}
 Point = Sequence[Any]  # [step, Unix milliseconds, {metric: value}]
@@ -158,7 +166,10 @@ class Ended(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Opened(Event):
-    """The beginning of a session."""
+    """The beginning of a session.
+
+    ``like``: the studies of ``study.like``, as they were; None: those of the session before.
+    """
 
     kind = "opened"
     name: str
@@ -169,6 +180,15 @@ class Opened(Event):
     config: str = ""
     rows: Json = field(default_factory=dict)
     environment: Json = field(default_factory=dict)
+    like: Sequence[EarlierStudy] | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enough(Event):
+    """The gain that another trial promises, where it is less than ``stop.gain``."""
+
+    kind = "enough"
+    gain: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +311,7 @@ def of_kind(log: Iterable[Event], kind: type[E]) -> list[E]:
 
 
 OF_TRIAL = (Created, Started, Trained, Measured, Repeated, Compared, Decided, Failed, Ended)
-OF_STUDY = (Opened, Baseline, Told, Tested, Confirmed, Unconfirmed, Closed, Promoted)
+OF_STUDY = (Opened, Enough, Baseline, Told, Tested, Confirmed, Unconfirmed, Closed, Promoted)
 KINDS: dict[str, type[Event]] = {one.kind: one for one in (*OF_TRIAL, *OF_STUDY, TestSetUsed)}
 PLACE = ("seq", "time", "spent")
 

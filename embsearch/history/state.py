@@ -6,14 +6,15 @@ state. Events of a trial must come in their order; those of different logs may c
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from embsearch.history import events
 from embsearch.history.board import Board
 from embsearch.history.events import Event
 from embsearch.history.trial import RETRIES, Run, Trial, failed_for_good
-from embsearch.values import Outcome, Reading
+from embsearch.values import EarlierStudy, Outcome, Reading
 
 SPEED_POINTS = 20  # training metrics over which texts a second are averaged
 SPEED = "cost/texts_per_second"
@@ -29,6 +30,7 @@ class StudyState:
         self.trials = Board()
         self.unsettled: dict[int, Trial] = {}  # their last event asks for another
         self.sessions: list[events.Opened] = []
+        self.like: Sequence[EarlierStudy] = ()
         self.baseline: events.Baseline | None = None
         self.told: dict[int, events.Told] = {}
         self.tested: dict[str, events.Tested] = {}  # the last one of each label
@@ -36,6 +38,7 @@ class StudyState:
             set
         )  # fresh seeds that failed for good, by trial
         self.confirmed: list[events.Confirmed] = []
+        self.enough: events.Enough | None = None  # until something is measured
         self.closed: events.Closed | None = None
         self.promoted: events.Promoted | None = None
         self.spent = 0.0  # seconds of all sessions
@@ -49,7 +52,10 @@ class StudyState:
         match event:
             case events.Opened():
                 self.sessions.append(event)
-                self.closed = None
+                self.like = self.like if event.like is None else event.like
+                self.closed = self.enough = None
+            case events.Enough():
+                self.enough = event
             case events.Baseline():
                 self.baseline = event
             case events.Told():
@@ -94,6 +100,11 @@ class StudyState:
     # ---- what is asked -----------------------------------------------------------------------
 
     @property
+    def gain(self) -> float:
+        """The gain that another trial promises, where it is too little; else infinity."""
+        return math.inf if self.enough is None else self.enough.gain
+
+    @property
     def readings(self) -> list[Reading]:
         """The rows that each evaluation of a trial reads; empty where all read all rows."""
         return [] if self.baseline is None else list(self.baseline.readings)
@@ -136,6 +147,8 @@ class StudyState:
         if trial.outcome is not None:
             _apply_to_fresh_seed(trial, event, self.objective)
             return
+        if isinstance(event, events.Measured):
+            self.enough = None
         with self.trials.changing(trial):
             _apply(trial, event, self.objective)
         if trial.due or (trial.outcome is not None and number not in self.told):

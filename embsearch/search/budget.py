@@ -4,20 +4,26 @@ budget.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from embsearch.config.schema import StopConfig
 
 
-def spent(stop: StopConfig, trials: int, seconds: float, best: float | None) -> str:
+def spent(
+    stop: StopConfig, trials: int, seconds: float, best: float | None, gain: float = math.inf
+) -> str:
     """Why no further trial starts, or the empty string while one may.
 
-    ``trials`` counts every trial that exists, ``seconds`` every session of the study.
+    ``trials`` counts every trial that exists, ``seconds`` every session of the study; ``gain`` is
+    what another trial promises.
     """
     if over := cut_short(stop, seconds, best):
         return over
     if trials >= stop.trials:
         return f"stop.trials: all {stop.trials} trials exist"
+    if stop.gain is not None and gain < stop.gain:
+        return f"stop.gain: another trial promises {gain:.4f}, less than {stop.gain:g}"
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
@@ -20,6 +21,7 @@ from embsearch.values import Scalar
 DRAWS = 768  # random configurations that are compared
 KEPT = 24  # of these, from which as many again are bred
 FAILED = 0.5  # logits below the lowest first evaluation
+PRIOR = 10  # trials, after which a prior counts once
 MANY = 300  # trials, from which on TPE is asked: the equations grow with the measurements
 
 
@@ -34,6 +36,7 @@ class ExpectedImprovement(optuna.samplers.BaseSampler):
     ) -> None:
         self._dice, self._space = np.random.default_rng(seed), space
         self._surrogate, self._tried = surrogate, tried
+        self.gain = math.inf  # what the last suggestion promises, in logits
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -46,24 +49,31 @@ class ExpectedImprovement(optuna.samplers.BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Scalar]:
-        return self._space.to_optuna(self.best())
+        best, self.gain = self.best()
+        return self._space.to_optuna(best)
 
     def sample_independent(self, *asked: object) -> NoReturn:
         raise AssertionError("every parameter is sampled with the others")
 
-    def best(self) -> dict[str, Scalar]:
-        """Return the configuration to try."""
+    def best(self) -> tuple[dict[str, Scalar], float]:
+        """Return the configuration to try, and its expected improvement in logits."""
         shares_CD = self._dice.random((DRAWS, len(self._space.dimensions)))
         worth_C = self._worth(shares_CD)
         best_KD = shares_CD[np.argsort(-worth_C)[:KEPT]]
         bred_CD = self._bred(best_KD)
         shares_CD = np.concatenate([shares_CD, bred_CD])
         worth_C = np.concatenate([worth_C, self._worth(bred_CD)])
-        return self._space.at(shares_CD[int(np.argmax(worth_C))])
+        point = self._space.at(shares_CD[int(np.argmax(worth_C))])
+        return point, float(self._surrogate.improvement([point], self._tried)[0])
 
     def _worth(self, shares_CD: Floats) -> Floats:
+        """Return (C,) expected improvements, times the prior, which counts less with every trial
+        (Hvarfner et al. 2022).
+        """
         points = [self._space.at(shares_D) for shares_D in shares_CD]
-        return self._surrogate.improvement(points, self._tried)
+        logs = np.array([self._space.log_prior(point) for point in points])
+        gains: Floats = self._surrogate.improvement(points, self._tried)
+        return gains * np.exp(logs * PRIOR / len(self._tried))
 
     def _bred(self, best_KD: Floats) -> Floats:
         """Return configurations that take each share from one of two of the best, a little moved."""

@@ -1,6 +1,6 @@
 """The search space: config paths with ranges, checked whole before anything starts.
 
-train.lr:         {low: 1e-5, high: 1e-3, log: true}
+train.lr:         {low: 1e-5, high: 1e-3, log: true, prior: {around: 2e-4, within: 3}}
 train.batch_size: {choices: [16, 32, 64, 128], ordered: true}
 objective.margin: {low: 0.05, high: 0.5, when: {objective.name: triplet}}
 """
@@ -30,7 +30,23 @@ from embsearch.config.settings import settings_of
 from embsearch.errors import ConfigError, did_you_mean
 from embsearch.values import Scalar
 
-KEYS = ("low", "high", "log", "step", "choices", "ordered", "when")
+KEYS = ("low", "high", "log", "step", "choices", "ordered", "when", "prior")
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A belief where good values of a number lie: a normal distribution. Of a log range, ``within``
+    is a factor: one standard deviation of the logarithm.
+    """
+
+    around: float
+    within: float
+
+    def log_density(self, value: float, is_log: bool) -> float:
+        """Return the logarithm of the density, 0 at its top."""
+        if is_log:
+            return -0.5 * (math.log(value / self.around) / math.log(self.within)) ** 2
+        return -0.5 * ((value - self.around) / self.within) ** 2
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,7 @@ class Dimension:
     distribution: BaseDistribution
     ordered: tuple[float, ...] = ()
     when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+    prior: Prior | None = None
 
     def active(self, params: Mapping[str, Scalar]) -> bool:
         return all(params.get(path) in values for path, values in self.when.items())
@@ -171,6 +188,15 @@ class Space:
                 params[dimension.path] = dimension.at(float(share))
         return params
 
+    def log_prior(self, params: Mapping[str, Scalar]) -> float:
+        """Return the logarithm of how likely priors hold a point to be good; 0: the likeliest."""
+        logs = 0.0
+        for dimension in self.dimensions:
+            value = params.get(dimension.path)
+            if dimension.prior is not None and isinstance(value, (int, float)):
+                logs += dimension.prior.log_density(value, dimension.is_log)
+        return logs
+
     def default(self, config: Config) -> dict[str, Scalar]:
         """Return the point of the config itself: what one would train without a search."""
         return self.fill({}, config)
@@ -265,7 +291,7 @@ def parse(raw: Json, config: Config, fitted: bool = True) -> Space:
                 f"space.{path}: must be equal for all trials, else they cannot be compared; set it instead"
             )
         elif (dimension := _dimension(path, spec, known[path].kind, faults)) is not None:
-            found[path] = dimension
+            found[path] = _with_prior(dimension, spec.get("prior"), config, faults)
     for path, dimension in found.items():
         faults += _condition_faults(path, dimension, found, raw)
     ordered = _order(found, faults)
@@ -316,6 +342,31 @@ def _dimension(path: str, spec: object, kind: object, faults: list[str]) -> Dime
         return Dimension(path, CategoricalDistribution(values), (), when)
     distribution = _range(at, spec, kind, faults)
     return None if distribution is None else Dimension(path, distribution, (), when)
+
+
+def _with_prior(dimension: Dimension, said: object, config: Config, faults: list[str]) -> Dimension:
+    """Return the dimension with the prior that its entry says."""
+    if said is None:
+        return dimension
+    at = f"space.{dimension.path}.prior"
+    try:
+        if not isinstance(said, Mapping):
+            raise TypeError
+        prior = Prior(**{key: float(value) for key, value in said.items()})
+    except (TypeError, ValueError):
+        faults.append(f"{at}={said!r}: expected {{around: a number, within: a number}}")
+        return dimension
+    least = 1 if dimension.is_number and dimension.is_log else 0
+    if not dimension.is_number:
+        faults.append(f"{at}: is of numbers, and these choices have no order")
+    elif not dimension.values[0] <= prior.around <= dimension.values[-1]:
+        faults.append(f"{at}.around={prior.around:g}: is outside {_range_words(dimension)}")
+    elif prior.within <= least:
+        kind = "a factor, of a log range" if least else "a distance"
+        faults.append(f"{at}.within={prior.within:g}: expected {kind}, above {least}")
+    elif config.sampler.name != "gp":
+        faults.append(f"{at}: sampler={config.sampler.name} knows no priors; use sampler=gp")
+    return replace(dimension, prior=prior)
 
 
 def _power_of_two(values: Sequence[float]) -> int:

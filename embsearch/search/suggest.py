@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
@@ -16,14 +16,14 @@ from embsearch.config.schema import Config, SamplerName
 from embsearch.errors import StudyError
 from embsearch.history.folder import StudyFolder
 from embsearch.search import sampler_history
-from embsearch.search.earlier import recorded, told_by
+from embsearch.search.earlier import told_by
 from embsearch.search.gaussian import MANY, ExpectedImprovement, surrogate_of
 from embsearch.search.memory_study import memory_study
 from embsearch.search.sampler import GRID_POINTS, make, seed_of
 from embsearch.search.scheduler import Scheduler, Trials
 from embsearch.search.space import Space, parse
-from embsearch.search.surrogate import Told
-from embsearch.values import Scalar, Suggestion
+from embsearch.search.surrogate import Told, in_values
+from embsearch.values import EarlierStudy, Scalar, Suggestion
 
 STATEFUL = "cmaes"  # it keeps its state in Optuna's trials, and learns from those alone
 Key = frozenset[tuple[str, Scalar]]  # of a point
@@ -33,8 +33,15 @@ ASKS = 5  # of a sampler that comes to what was tried; then chance is asked
 class Suggester:
     """The sampler of one study. No configuration is suggested twice."""
 
-    def __init__(self, config: Config, space: Space, scheduler: Scheduler) -> None:
+    def __init__(
+        self,
+        config: Config,
+        space: Space,
+        scheduler: Scheduler,
+        like: Iterable[EarlierStudy] = (),
+    ) -> None:
         self._config, self._space, self._scheduler = config, space, scheduler
+        self._like = like  # studies that it begins with
         self._default, *self._given = first_points(config, space)
         self._drawn = drawn_from(config, space)
         self._kept: sampler_history.Kept = {}
@@ -57,7 +64,9 @@ class Suggester:
         known = self._known(name, trials)
         by_gp = self._by_gp(trials) if name == "gp" else None
         asked = (self._ask(number, again, name, known, by_gp) for again in count())
-        return next(suggestion for suggestion in asked if _key(suggestion.params) not in tried)
+        found = next(suggestion for suggestion in asked if _key(suggestion.params) not in tried)
+        values = [trial.best for trial in trials.values() if trial.best is not None]
+        return replace(found, gain=in_values(found.gain, values)) if values else found
 
     def _method(self, number: int) -> SamplerName:
         """Return the name of the sampler that is asked for trial ``number``."""
@@ -83,12 +92,13 @@ class Suggester:
             sampler = make(config, self._drawn, number, again)
         study = memory_study(known, number, self._config.study.name, sampler)
         params = self._drawn.suggest(study.ask())
-        attributes = study.get_trials(deepcopy=False)[-1].system_attrs
-        return Suggestion(number, params, dict(attributes) if name == STATEFUL else {})
+        attributes = dict(study.get_trials(deepcopy=False)[-1].system_attrs)
+        gain = sampler.gain if isinstance(sampler, ExpectedImprovement) else math.inf
+        return Suggestion(number, params, attributes if name == STATEFUL else {}, gain=gain)
 
     @cached_property
     def _told(self) -> Told:
-        return told_by(recorded(), self._space, self._config)
+        return told_by(self._space, self._config, self._like)
 
     def _by_gp(self, trials: Trials) -> Callable[[int], BaseSampler]:
         """Return what makes the sampler with a seed, by what the trials measured."""

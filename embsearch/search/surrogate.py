@@ -5,12 +5,13 @@ r of a trial, where a share s_r of its texts was seen, is modelled as
 
     v(x, r) = c_r + sum_k w_k e_k(x) + f(x) + (1 - s_r) g(x) + noise
 
-``e_k`` is what earlier study k says of x (search/earlier.py), by how much it is better than the
-config's own point; its weight ``w_k`` is 1/K before anything was measured, so that the first trials
-follow what held elsewhere, and measurements overrule it. ``f`` and ``g`` are Gaussian processes with
-a Matern 5/2 kernel (Rasmussen and Williams 2006, chapters 2.2, 2.7 and 4.2): what is particular to
-these data, and by how much configurations are ahead or behind early on. ``c_r`` is free. All of it
-is linear and Gaussian, so the posterior is one solve of as many equations as there are measurements.
+``e_k`` is what earlier study k says of x (search/earlier.py): by how much it is better than the
+config's own point, times the study's share. Its weight ``w_k`` is 1 before anything was measured,
+so that the first trials follow what held elsewhere; measurements overrule it. ``f`` and ``g`` are
+Gaussian processes with a Matern 5/2 kernel (Rasmussen and Williams 2006, chapters 2.2, 2.7 and
+4.2): what is particular to these data, and by how much configurations are ahead or behind early
+on. ``c_r`` is free. All of it is linear and Gaussian, so the posterior is one solve of as many
+equations as there are measurements.
 
 How fast values change along a setting (``LOG``, ``LENGTHS``) was measured on six data sets, 66 configurations
 each (benchmarks/record_curves.py); fitted to the first few trials is nothing but how large ``f`` is.
@@ -50,7 +51,13 @@ OWN, EARLY = 0.25, 0.15  # standard deviations of f and g, in logits
 NOISE = 0.05  # between seeds, in logits
 SCALES = (0.5, 1.0, 2.0, 4.0)  # of f and g; the likeliest is taken
 FREE = 2.0  # standard deviation of c_r
-TRUST = 1.5  # standard deviation of w_k, times 1/K
+TRUST = 1.5  # standard deviation of w_k
+
+
+def in_values(gain: float, values: Sequence[float]) -> float:
+    """Return a small gain in logits over the best of ``values`` as one of the metric."""
+    best = max(values)
+    return gain * ((1 - best**2) / 2 if min(values) < 0 else best * (1 - best))
 
 
 def in_logits(values: Sequence[float]) -> Floats:
@@ -131,7 +138,7 @@ class Surrogate:
         self._known = self._inputs(measured.points, np.array(measured.rungs, dtype=np.int64) - 1)
         v_N = np.array(measured.values)
         self._mean = float(v_N.mean()) if len(v_N) else 0.0
-        rest_N = v_N - self._mean - self._known.told_NK.mean(1)
+        rest_N = v_N - self._mean - self._known.told_NK.sum(1)
         fixed_NN, own_NN = self._terms(self._known, self._known)
         fixed_NN += NOISE**2 * np.eye(len(v_N))
         scaled = {scale: fixed_NN + scale**2 * own_NN for scale in SCALES}
@@ -178,7 +185,7 @@ class Surrogate:
 
     def _expected(self, asked: Inputs) -> Floats:
         found: Floats = self._covariance(asked, self._known) @ self._weights_N
-        return found + self._mean + asked.told_NK.mean(1)
+        return found + self._mean + asked.told_NK.sum(1)
 
     def _covariance(self, mine: Inputs, theirs: Inputs) -> Floats:
         """Return what the sum of all terms but the noise has before any measurement."""
@@ -189,9 +196,8 @@ class Surrogate:
         """Return the covariance of ``c_r`` and the earlier studies, and that of ``f`` and ``g``."""
         early = np.outer(self._left[mine.rung_N], self._left[theirs.rung_N])
         own: Floats = matern(mine.column_ND, theirs.column_ND) * (OWN**2 + EARLY**2 * early)
-        trust = TRUST / mine.told_NK.shape[1]
         same = FREE**2 * (mine.rung_N[:, None] == theirs.rung_N)
-        fixed: Floats = same + trust**2 * mine.told_NK @ theirs.told_NK.T
+        fixed: Floats = same + TRUST**2 * mine.told_NK @ theirs.told_NK.T
         return fixed, own
 
     def _posterior(self, mine: Inputs, theirs: Inputs) -> Floats:
@@ -202,8 +208,7 @@ class Surrogate:
     def _variance(self, asked: Inputs) -> Floats:
         """Return the diagonal of ``_posterior``; all configurations are at their end."""
         to_asked = self._covariance(asked, self._known)
-        trust = TRUST / asked.told_NK.shape[1]
-        before = FREE**2 + trust**2 * (asked.told_NK**2).sum(1) + (self._scale * OWN) ** 2
+        before = FREE**2 + TRUST**2 * (asked.told_NK**2).sum(1) + (self._scale * OWN) ** 2
         found: Floats = before - ((to_asked @ self._inverse_NN) * to_asked).sum(1)
         return found
 

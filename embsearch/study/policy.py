@@ -71,7 +71,8 @@ class Policy:
 
     def over(self, state: StudyState, elapsed: float) -> str:
         """Return why no further trial starts, or the empty string while one may."""
-        return budget.spent(self.config.stop, len(state.trials), elapsed, state.best_value)
+        stop, count = self.config.stop, len(state.trials)
+        return budget.spent(stop, count, elapsed, state.best_value, state.gain)
 
     def seeds(self, rung: int) -> int:
         """Return how many runs of a trial are compared at an evaluation: one where trials only begin."""

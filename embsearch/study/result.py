@@ -16,7 +16,7 @@ from embsearch.history.state import StudyState
 from embsearch.history.trial import Run, Trial
 from embsearch.search import budget
 from embsearch.search.confirm import Confirmed, choose, estimated
-from embsearch.search.earlier import recorded, told_by
+from embsearch.search.earlier import told_by
 from embsearch.search.gaussian import surrogate_of
 from embsearch.search.promotion import SEED_NOISE, apart
 from embsearch.search.space import parse
@@ -140,7 +140,8 @@ def _estimates(
         if fresh and run.last
     ]
     trials = {trial.number: trial for trial in known}
-    found = surrogate_of(trials, space, config, told_by(recorded(), space, config), again)
+    told = told_by(space, config, state.like)
+    found = surrogate_of(trials, space, config, told, again)
     ends = found.ends([space.fill(trial.params, config) for trial in asked])
     return {trial.number: float(end) for trial, end in zip(asked, ends, strict=True)}
 
@@ -189,4 +190,4 @@ def nothing_left(config: Config, folder: StudyFolder, state: StudyState) -> bool
         return False
     result = Result(**state.closed.result)
     count = sum(result.counts.values())
-    return bool(budget.spent(config.stop, count, result.seconds, state.best_value))
+    return bool(budget.spent(config.stop, count, result.seconds, state.best_value, state.gain))

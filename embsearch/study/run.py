@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from embsearch.config.build import to_dict
 from embsearch.config.schema import Config
 from embsearch.data.summary import pairs_and_unread
 from embsearch.history import events
@@ -106,11 +105,11 @@ class Study:
         data = self._workplace.data
         self.policy = Policy(self.config, self.scheduler, (self.folder.digest, data.fingerprint))
         self._answers = Answers(self._workplace, self.policy)
-        self._suggester = Suggester(self.config, self.space, self.scheduler)
         warmups = self._workplace.warmups.line()
         for line in (*self._decided_by_data, pairs_and_unread(data.report), warmups):
             self.say(line)
         self.note(self._workplace.opened())
+        self._suggester = Suggester(self.config, self.space, self.scheduler, self.state.like)
         self.state.release_all()
         for created in self._workplace.trials_without_logs():
             self.note(created, created.trial)
@@ -171,19 +170,12 @@ class Study:
             self._answers.raise_too_many_bugs(event.trial)
 
     def _create(self, number: int) -> None:
-        """Ask the sampler for a trial."""
+        """Ask the sampler for a trial, and begin it where it promises enough."""
         suggestion = self._suggester.suggest(number, self.state.trials)
-        config = self._workplace.config_of(suggestion.params)
-        self.folder.write_trial_config(number, to_dict(config))
-        axes = self.space.axes(suggestion.params, self.config)
-        created = events.Created(
-            trial=number,
-            params=suggestion.params,
-            axes=axes,
-            attributes=suggestion.attributes,
-            origin=suggestion.origin,
-        )
-        self.note(created, number)
+        if suggestion.gain < (self.config.stop.gain or 0):
+            self.note(events.Enough(gain=suggestion.gain))
+            return
+        self.note(self._workplace.created(suggestion), number)
 
     def _train(self, desk: Dispatch[Name], train: actions.Train) -> None:
         segment = train.segment

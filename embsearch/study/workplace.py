@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,13 @@ from embsearch.launch.base import (
     points_every,
 )
 from embsearch.search import encoders
+from embsearch.search.earlier import studies_of
 from embsearch.search.space import Space
 from embsearch.search.suggest import check_kinds, first_points
 from embsearch.search.warmup import Warmups
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.environment import environment
-from embsearch.values import Origin, Scalar, Segment
+from embsearch.values import EarlierStudy, Origin, Scalar, Segment, Suggestion
 
 Noted = tuple[Event, int | None]
 
@@ -44,21 +45,24 @@ class Workplace:
         state: StudyState,
         cache: Path,
         data: TaskData,
+        like: Sequence[EarlierStudy] | None = None,
     ) -> None:
         self.config, self.space, self.folder, self.state = config, space, folder, state
-        self.cache, self.data = cache, data
+        self.cache, self.data, self._like = cache, data, like
         self.split = "test" if len(task_of(config).rows(data, "test")) else "valid"
 
     @staticmethod
     def prepare(config: Config, space: Space, folder: StudyFolder, state: StudyState) -> Workplace:
         """Prepare the data and lock the config. Raises UserError where settings cannot learn on the data, or config
         or data are not those that the study began with."""
+        known = [study.name for study in state.like]
+        like = None if known == list(config.study.like) else studies_of(config)
         task = task_of(config)
         cache = task.prepare(config.data, folder.home / "cache")
         data = task.load(cache)
         task.preflight(config, {one.path: one.values for one in space.dimensions}, data)
         folder.check_data(data.fingerprint)
-        made = Workplace(config, space, folder, state, cache, data)
+        made = Workplace(config, space, folder, state, cache, data, like)
         if folder.locked.exists():
             check_kinds(space, build(folder.read_locked()["config"]))
         else:  # what an older version began goes on
@@ -95,6 +99,19 @@ class Workplace:
             config=self.folder.digest,
             rows=self.data.report,
             environment=environment(),
+            like=self._like,
+        )
+
+    def created(self, suggestion: Suggestion) -> events.Created:
+        """Return the beginning of a trial, whose config is written first."""
+        config = self.config_of(suggestion.params)
+        self.folder.write_trial_config(suggestion.trial, to_dict(config))
+        return events.Created(
+            trial=suggestion.trial,
+            params=suggestion.params,
+            axes=self.space.axes(suggestion.params, self.config),
+            attributes=suggestion.attributes,
+            origin=suggestion.origin,
         )
 
     def trials_without_logs(self) -> Iterator[events.Created]:

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from embsearch.config.load import compose
+from embsearch.errors import ConfigError
 from embsearch.history.trial import Trial
 from embsearch.search import surrogate as model
-from embsearch.search.earlier import Earlier, recorded, told_by
+from embsearch.search.earlier import Earlier, told_by
 from embsearch.search.gaussian import ExpectedImprovement, surrogate_of
 from embsearch.search.space import parse
 from embsearch.search.suggest import Suggester
 from embsearch.search.surrogate import Coordinates, Measured, Surrogate, in_logits
-from embsearch.values import Outcome
+from embsearch.values import EarlierStudy, Outcome
 
 ROOT = Path(__file__).parents[2]
 AT = (0.1, 0.3, 1.0)
@@ -36,7 +37,7 @@ def nothing_told(points):
 
 def lr_told(points):
     """Two earlier studies: one holds high rates to be good, the other low ones."""
-    high = np.array([math.log(point["train.lr"]) for point in points])
+    high = np.array([math.log(point["train.lr"]) for point in points]) / 2
     return np.stack([high, -0.5 * high], axis=1)
 
 
@@ -49,10 +50,10 @@ def by_the_book(points, rungs, values, asked, scale):
     d = np.sqrt(5 * ((x[:, None] - x[None]) ** 2).sum(-1))
     near = (1 + d + d**2 / 3) * np.exp(-d)
     prior = model.FREE**2 * (at[:, None] == at[None])
-    prior = prior + (model.TRUST / 2) ** 2 * told @ told.T
+    prior = prior + model.TRUST**2 * told @ told.T
     own = near * (model.OWN**2 + model.EARLY**2 * np.outer(left, left))
     prior = prior + scale**2 * own
-    mean = np.mean(values) + told.mean(1)
+    mean = np.mean(values) + told.sum(1)
     n = len(points)
     known = prior[:n, :n] + model.NOISE**2 * np.eye(n)
     ahead = prior[n:, :n] @ np.linalg.inv(known)
@@ -103,10 +104,10 @@ def test_an_awaited_configuration_is_not_suggested_again():
     points = drawn(6)
     values = in_logits(np.linspace(0.8, 0.9, 6)).tolist()
     alone = Surrogate(SPACE, AT, nothing_told, Measured(points, [3] * 6, values))
-    first = ExpectedImprovement(0, SPACE, alone, points).best()
+    first, promised = ExpectedImprovement(0, SPACE, alone, points).best()
     both = alone.awaiting([first])
     tried = [*points, first]
-    assert both.improvement([first], tried)[0] < 0.05 * alone.improvement([first], points)[0]
+    assert both.improvement([first], tried)[0] < 0.05 * promised
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -114,8 +115,10 @@ def test_suggestions_lie_in_the_space_and_are_repeated_by_their_seed(seed):
     points = drawn(8, seed)
     known = Measured(points, [1] * 8, np.linspace(0.5, 1.5, 8).tolist())
     surrogate = Surrogate(SPACE, AT, nothing_told, known)
-    first, again = (ExpectedImprovement(seed, SPACE, surrogate, points).best() for _ in range(2))
-    assert first == again
+    (first, gain), again = (
+        ExpectedImprovement(seed, SPACE, surrogate, points).best() for _ in range(2)
+    )
+    assert (first, gain) == again
     assert SPACE.has(first)
     assert ("objective.margin" in first) == (first["objective.name"] == "triplet")
 
@@ -135,7 +138,7 @@ def test_what_the_parameters_broke_is_avoided_and_a_killed_trial_says_nothing():
 
 
 def test_shipped_studies_know_a_good_rate_from_a_bad_one():
-    told = told_by(recorded(), SPACE, CONFIG)
+    told = told_by(SPACE, CONFIG)
     rates = [dict(SPACE.default(CONFIG), **{"train.lr": lr}) for lr in (1e-5, 3e-4)]
     low, high = told(rates)
     assert (high > low).all()
@@ -151,8 +154,73 @@ def test_shipped_studies_say_nothing_where_the_own_point_is_outside_their_ranges
         space = parse(config.space, config)
     else:
         space = parse({"train.lr": {"low": 1e-5, "high": 1e-3, "log": True}}, config)
-    told = told_by(recorded(), space, config)
+    told = told_by(space, config)
     assert not told([space.default(config)] * 3).any()
+
+
+LIKE = EarlierStudy(
+    "other",
+    {"train.lr": {"low": 1e-6, "high": 1e-3, "log": True}},
+    {"train.lr": 1e-5},
+    [{"train.lr": lr} for lr in (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)],
+    [0.80, 0.90, 0.85, 0.75, 0.60],
+)
+
+
+def test_a_study_that_is_named_counts_as_much_as_all_that_are_shipped():
+    rates = [dict(SPACE.default(CONFIG), **{"train.lr": lr}) for lr in (1e-5, 3e-4)]
+    shipped, both = told_by(SPACE, CONFIG)(rates), told_by(SPACE, CONFIG, [LIKE])(rates)
+    assert both[:, :-1] == pytest.approx(shipped / 2)
+    low, high = both[:, -1]
+    assert low - high == pytest.approx(math.log(0.9 / 0.1 / (0.6 / 0.4)) / 2, rel=0.25)
+    assert both.sum(1)[0] > both.sum(1)[1]
+    assert shipped.sum(1)[0] < shipped.sum(1)[1]
+
+
+def test_a_prior_is_followed_first_and_overruled_by_trials():
+    config = compose(
+        [*WORDS, "+space.train.lr.prior={around: 2e-5, within: 2}", "sampler.startup_trials=0"]
+    )
+    space = parse(config.space, config)
+
+    def suggested(count, lr):
+        """The median rate that is suggested where so many trials say that ``lr`` is best."""
+        dice = np.random.default_rng(0)
+        points = [space.at(shares) for shares in dice.random((count, len(space.dimensions)))]
+        values = [0.9 - 0.1 * math.log10(point["train.lr"] / lr) ** 2 for point in points]
+        known = Measured(points, [3] * count, in_logits(values).tolist())
+        surrogate = Surrogate(space, AT, nothing_told, known)
+        found = [ExpectedImprovement(s, space, surrogate, points).best()[0] for s in range(5)]
+        return np.median([point["train.lr"] for point in found])
+
+    assert suggested(2, 5e-4) < 6e-5
+    assert suggested(60, 5e-4) > 2e-4
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("train.lr.prior={around: 2, within: 3}", "prior.around=2: is outside"),
+        (
+            "train.lr.prior={around: 1e-4, within: 0.5}",
+            "expected a factor, of a log range, above 1",
+        ),
+        ("train.lr.prior={around: 1e-4}", "expected {around: a number, within: a number}"),
+        ("train.lr.prior={about: 1e-4, within: 2}", "expected {around: a number"),
+        ("objective.name.prior={around: 1, within: 2}", "these choices have no order"),
+    ],
+)
+def test_a_prior_that_cannot_be_is_refused(word, said):
+    config = compose([*WORDS, f"+space.{word}"])
+    with pytest.raises(ConfigError) as refused:
+        parse(config.space, config)
+    assert said in str(refused.value)
+
+
+def test_a_prior_is_refused_where_the_sampler_does_not_know_it():
+    config = compose([*WORDS, "sampler=tpe", "+space.train.lr.prior={around: 1e-4, within: 2}"])
+    with pytest.raises(ConfigError, match="sampler=tpe knows no priors; use sampler=gp"):
+        parse(config.space, config)
 
 
 def test_the_shipped_table_is_that_of_the_recorded_curves(tmp_path, monkeypatch):
@@ -171,7 +239,7 @@ def test_the_shipped_table_is_that_of_the_recorded_curves(tmp_path, monkeypatch)
 def test_a_search_on_data_like_none_before_is_better_than_chance(monkeypatch):
     """Nothing is told of other data, and the best rate is 3e-5."""
     monkeypatch.setattr(
-        "embsearch.search.suggest.told_by", lambda studies, space, config: nothing_told
+        "embsearch.search.suggest.told_by", lambda space, config, like: nothing_told
     )
     lost = {"gp": [], "random": []}
     for sampler, found in lost.items():
