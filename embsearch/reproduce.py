@@ -125,13 +125,15 @@ def train_again(
     being trained at all."""
     found: list[Evaluated] = []
     machine: Json = {}
-    at, stopped = 0, ""
     desk: Dispatch[str] = Dispatch(launcher, say=say)
+    members, stopped = _members(then, config, cache, folder, desk)
+    at = 0
     for event in then.measured:
         again = None
         if not stopped:
             segment = Segment(then.number, 0, at, event.rung)
             job = TrainJob(segment, to_dict(config), str(folder), str(cache), then.queries)
+            job = replace(job, members=members)
             end = desk.ask({0: (f"trial {then.number}", job)})[0]
             if not isinstance(end, Measured):
                 stopped = _why_ended(end)
@@ -144,6 +146,26 @@ def train_again(
         found.append(Evaluated(event.rung, event.texts_seen, event.metrics, again))
         watch(found[-1])
     return found, machine, stopped
+
+
+def _members(
+    then: Past, config: Config, cache: Path, folder: Path, desk: Dispatch[str]
+) -> tuple[tuple[str, ...], str]:
+    """Train the runs that a soup is the mean of. Return their models, and why one ended before its
+    end, if it did.
+    """
+    found = []
+    for run in then.runs:
+        train = replace(config.train, seed=config.train.seed + run)
+        mine = folder.with_name(f"run{run}")
+        segment = Segment(then.number, 0, 0, len(config.evaluate.at), run)
+        content = to_dict(replace(config, train=train))
+        job = TrainJob(segment, content, str(mine), str(cache), then.queries)
+        end = desk.ask({0: (f"run {run} of trial {then.number}", job)})[0]
+        if not isinstance(end, Measured):
+            return (), _why_ended(end)
+        found.append(str(mine / "model"))
+    return tuple(found), ""
 
 
 def _why_ended(end: Message) -> str:

@@ -28,8 +28,9 @@ class Clock(Protocol):
         """Seconds that never go back."""
 
 
-# Who thought of a trial's point: ``study.defaults``, or (empty) the sampler. Trial 0 is the default configuration.
-Origin = Literal["", "given"]
+# Who thought of a trial's point: ``study.defaults``, or (empty) the sampler. Trial 0 is the default
+# configuration. A soup is the mean of a configuration's models (soup.py).
+Origin = Literal["", "given", "soup"]
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ from embsearch.launch.base import (
 )
 from embsearch.launch.environment import cores
 from embsearch.launch.handler import Send, answers
+from embsearch.model import pretrained
 from embsearch.model.device import Compute, choose, failure_of
 from embsearch.model.embed import embed
 from embsearch.model.tower import Inputs, Tower
@@ -57,7 +58,8 @@ from embsearch.tasks.catalogue import task_of, tower_class
 from embsearch.team import Crew, Member
 from embsearch.track.environment import here
 from embsearch.train import process_memory
-from embsearch.trial import trial, vectors_of
+from embsearch.soup import average
+from embsearch.trial import tidy, trial, vectors_of
 from embsearch.values import PRIMARY, FailureClass, Measurement, Scalar
 
 TIMED = 256  # texts, by which encoders are compared
@@ -115,6 +117,8 @@ class Worker:
         """Yield the messages of one job; the last one ends it. An error becomes ``Failed``."""
         try:
             match job:
+                case TrainJob() if job.members:
+                    yield self._average(job)
                 case TrainJob():
                     yield from self._train(job)
                 case EvaluateJob():
@@ -159,6 +163,29 @@ class Worker:
                 break
         self._warm = ((*which, measured.rung), run)
         yield Measured(replace(measured, machine=self._machine))
+
+    def _average(self, job: TrainJob) -> Measured:
+        """Make a soup and measure it as trials are at their end."""
+        began, config = time.monotonic(), build(job.config)
+        folder = Path(job.folder)
+        tidy(folder, 0)
+        draft = folder / ".model.soup"
+        average([Path(member) for member in job.members], draft)
+        found = self.evaluate(config, job.cache, "valid", str(draft), full=False)
+        task, data = task_of(config), self.dataset(config, job.cache)
+        measurement = Measurement(
+            rung=len(config.evaluate.at),
+            step=task.steps(data, config.train.texts, config.train.batch_size),
+            texts_seen=config.train.texts,
+            metrics={f"val/{name}": value for name, value in found.metrics.items()},
+            seconds=time.monotonic() - began,
+            last=True,
+            why=f"the mean of {len(job.members)} models",
+            rows=len(task.rows(data, "valid", config.evaluate.max_rows)),
+            machine=here() | choose(config.device, config.train.precision).words(),
+        )
+        pretrained.put(draft, folder / "model")
+        return Measured(measurement)
 
     def _begin(self, job: TrainJob) -> Iterator[Measurement]:
         config = build(job.config)

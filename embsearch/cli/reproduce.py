@@ -123,6 +123,8 @@ def _say(then: Past) -> None:
     print(f"trial {then.number} of {then.study}: {count} evaluation{'s' * (count > 1)}, trained in {took} with "
           f"{then.threads} thread{'s' * (then.threads > 1)}")  # fmt: skip
     print(f"data {then.opened.data[:12]}, as recorded")
+    if then.runs:
+        print(f"it is the mean of {len(then.runs)} runs, which are trained first")
     for note in then.notes:
         print(f"note: {note}")
     print(

@@ -553,6 +553,9 @@ class ConfirmConfig(Room):
         "estimate",
         "chosen by what all measurements together say of a trial, or by its own values alone",
     )
+    soup: bool = setting(
+        True, "the mean of the models of the best configuration's runs is a candidate too"
+    )
 
 
 @dataclass(frozen=True)

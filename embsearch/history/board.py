@@ -19,10 +19,15 @@ Key = tuple[float, int]  # value and minus the number: of two equal trials the e
 
 
 class Board(Mapping[int, Trial]):
-    """Trials by number. Whoever has a plain mapping of them reads it through ``Board.of``."""
+    """Trials by number. Whoever has a plain mapping of them reads it through ``Board.of``.
+
+    Soups are found by their number and their state, and among ``soups``: they are none of the
+    trials that the search compares, counts and learns from.
+    """
 
     def __init__(self, trials: Iterable[Trial] = ()) -> None:
         self._trials: dict[int, Trial] = {}
+        self._soups: dict[int, Trial] = {}
         self._by_state: dict[State, dict[int, Trial]] = {}
         self._reached: dict[int, list[Key]] = {}  # by rung, the worst first
         self._sampled: dict[int, list[Key]] = {}  # the same without given points and failed trials
@@ -40,7 +45,7 @@ class Board(Mapping[int, Trial]):
         return cls(trials[number] for number in sorted(trials))
 
     def __getitem__(self, number: int) -> Trial:
-        return self._trials[number]
+        return self._soups[number] if number in self._soups else self._trials[number]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._trials)
@@ -52,6 +57,10 @@ class Board(Mapping[int, Trial]):
 
     def add(self, trial: Trial) -> None:
         """Take in a trial."""
+        if trial.is_soup:
+            self._soups[trial.number] = trial
+            self._enter_state(trial)
+            return
         self._trials[trial.number] = trial
         for rung in trial.values:
             self._enter_rung(trial, rung)
@@ -66,7 +75,8 @@ class Board(Mapping[int, Trial]):
             yield
         finally:
             for rung in islice(trial.values, rungs, None):
-                self._enter_rung(trial, rung)
+                if not trial.is_soup:
+                    self._enter_rung(trial, rung)
             self._enter_state(trial)
 
     # ---- what is asked -----------------------------------------------------------------------
@@ -129,9 +139,14 @@ class Board(Mapping[int, Trial]):
         return list(found.values())
 
     @property
+    def soups(self) -> list[Trial]:
+        """The soups, the newest last."""
+        return list(self._soups.values())
+
+    @property
     def free(self) -> int:
         """The number of the next trial: the least that is not there."""
-        while self._free in self._trials:
+        while self._free in self:
             self._free += 1
         return self._free
 

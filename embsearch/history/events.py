@@ -45,7 +45,7 @@ class Event:
 @dataclass(frozen=True, kw_only=True)
 class Created(Event):
     """A trial was suggested. ``attributes``: what the sampler keeps in Optuna's trial. ``origin``: who thought
-    of it."""
+    of it. ``members``: trial and run of each model that a soup is the mean of."""
 
     kind = "created"
     trial: int
@@ -54,6 +54,7 @@ class Created(Event):
     axes: Mapping[str, Scalar] = field(default_factory=dict)
     attributes: Json = field(default_factory=dict, metadata=OPTIONAL)
     origin: Origin = field(default="", metadata=OPTIONAL)
+    members: Sequence[tuple[int, int]] = field(default=(), metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)

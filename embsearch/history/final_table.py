@@ -29,9 +29,9 @@ def label_of(trial: Trial) -> str:
 
 def shown(row: Json) -> str:
     """Return how tables name a row of ``study.Result.table``: by its label and its trial, and by
-    what it is besides where a given point won."""
+    what it is besides where a given point or a soup won."""
     label, trial = row["label"], row["trial"]
     if trial is None or label.startswith(GIVEN):
         return str(label)
-    given = row.get("given")
-    return f"{label} ({trial}),\n{given}" if given else f"{label} ({trial})"
+    besides = row.get("given") or row.get("soup")
+    return f"{label} ({trial}),\n{besides}" if besides else f"{label} ({trial})"

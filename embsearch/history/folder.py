@@ -48,6 +48,7 @@ OLDER_DEFAULTS: dict[str, tuple[int, tuple[Scalar, ...], Scalar]] = {
     "sampler.name": (2, ("tpe",), "gp"),
     "sampler.startup_trials": (2, (8, 5), 0),
     "confirm.winner": (2, ("value",), "estimate"),  # before there was a choice
+    "confirm.soup": (2, (False,), True),
 }
 
 LONGEST_NAME = 200  # bytes; file systems take 255, and names that are made of it are longer

@@ -136,10 +136,14 @@ class StudyState:
     def _apply_to_trial(self, event: Event, number: int) -> None:
         if isinstance(event, events.Created):
             if number not in self.trials:
-                attributes = dict(event.attributes)
-                self.trials.add(
-                    Trial(number, params=event.params, attributes=attributes, origin=event.origin)
+                created = Trial(
+                    number,
+                    params=event.params,
+                    attributes=dict(event.attributes),
+                    origin=event.origin,
+                    members=tuple((trial, run) for trial, run in event.members),
                 )
+                self.trials.add(created)
             return
         trial = self.trials.get(number)
         if trial is None:

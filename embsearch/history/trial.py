@@ -48,6 +48,7 @@ class Trial:
         default_factory=dict
     )  # what samplers and pruners keep in Optuna's trial
     origin: Origin = ""  # who thought of it
+    members: tuple[tuple[int, int], ...] = ()  # of a soup: trial and run of each
     outcome: Outcome | None = None
     runs: list[Run] = field(default_factory=lambda: [Run()])
     seed: int = 0  # of the run that trains, or did last
@@ -75,6 +76,11 @@ class Trial:
     def given(self) -> bool:
         """True of the default configuration and of what ``study.defaults`` names."""
         return self.number == 0 or self.origin == "given"
+
+    @property
+    def is_soup(self) -> bool:
+        """True of a model that is the mean of others; nothing was tried for it."""
+        return self.origin == "soup"
 
     @property
     def best_score(self) -> tuple[int, float] | None:

@@ -23,9 +23,8 @@ REPORTING = 100
 
 @dataclass(frozen=True)
 class TrainJob:
-    """A trial's way to the next evaluation, from the checkpoint in ``folder``.
-
-    Answered by Points and Measured.
+    """A trial's way to the next evaluation, from the checkpoint in ``folder``; or, with
+    ``members``, the mean of these saved models. Answered by Points and Measured.
     """
 
     kind = "segment"
@@ -35,6 +34,7 @@ class TrainJob:
     cache: str  # of the prepared data
     queries: tuple[int, ...] = ()  # how many validation queries each evaluation reads; empty: all
     points_every: float = 1.0  # seconds between two messages about the loss
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Past:
     model: Path
     notes: tuple[str, ...]
     queries: tuple[int, ...] = ()  # that each evaluation read the rows of; empty: all
+    runs: tuple[int, ...] = ()  # of its configuration, whose mean it is; empty: it is no soup
 
     @property
     def objective(self) -> str:
@@ -82,8 +83,10 @@ def past(study: Record, number: int) -> Past:
     baseline = _in_force(study.of_kind(events.Baseline), last)
     readings = baseline.readings if baseline else ()
     queries = tuple(reading.queries for reading in readings)
+    runs = tuple(run for _, run in study.trials[number].members)
+    model = folder / "model"
     return Past(
-        study.name, number, config, evaluations, opened, machine, folder / "model", notes, queries
+        study.name, number, config, evaluations, opened, machine, model, notes, queries, runs
     )
 
 

@@ -125,11 +125,12 @@ class Record:
             self.state.release_all()
         closed = self.state.closed
         self.result = None if closed is None else dict(closed.result)
+        everything = {**self.state.trials} | {soup.number: soup for soup in self.state.trials.soups}
         self.courses = {
             number: _course(
                 trial, logs[number], self.space.axes(trial.params, self.config), self.objective
             )
-            for number, trial in sorted(self.state.trials.items())
+            for number, trial in sorted(everything.items())
         }
 
     @property

@@ -40,6 +40,15 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Average:
+    """Begin the soup of a trial's ``runs``, as a trial with a number of its own."""
+
+    number: int
+    trial: int
+    runs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Give the untuned encoder (``trial`` is None) or a trial's model to a slot, for a row of the final table.
     ``label`` is "baseline" for the validation rows."""
@@ -76,7 +85,7 @@ class Close:
     confirmed: tuple[Confirmed, ...]
 
 
-Action = Suggest | Train | Evaluate | Log | Wait | Stop | Close
+Action = Suggest | Average | Train | Evaluate | Log | Wait | Stop | Close
 
 
 @dataclass(frozen=True)

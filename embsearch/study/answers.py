@@ -29,6 +29,7 @@ class Answers:
 
     def __init__(self, workplace: Workplace, policy: Policy) -> None:
         self._work, self._policy = workplace, policy
+        self._soups = workplace.config.confirm.soup  # the models of fresh seeds are needed still
 
     def events_of(self, name: Name, message: Heard) -> Iterator[Noted]:
         """Yield the events that a message about a job means. Raises UserError, EmbsearchError."""
@@ -52,7 +53,7 @@ class Answers:
                 self._work.state.release(number)
                 if seed >= len(trial.runs) or measurement.rung not in trial.runs[seed].values:
                     yield events.evaluated(measurement, seed, seeds), number
-                if trial.outcome is not None and measurement.last:
+                if trial.outcome is not None and measurement.last and not self._soups:
                     shutil.rmtree(self._work.folder.run(number, seed), ignore_errors=True)
             case Returned():
                 self._restart(trial, seed, message.failure)

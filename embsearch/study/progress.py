@@ -54,6 +54,9 @@ def _measured(event: events.Evaluated, state: StudyState, name: str, number: int
     if state.trials[number].outcome is not None:
         return f"trial {number}, seed {event.run} at rung {event.rung}: {name} {value:.4f}"
     assert isinstance(event, (events.Measured, events.Repeated))
+    if state.trials[number].is_soup:
+        count, of = len(state.trials[number].members), state.trials[number].members[0][0]
+        return f"trial {number}, the mean of {count} runs of trial {of}: {name} {value:.4f}"
     seed = f", seed {event.run}" if event.seeds > 1 else ""
     return f"trial {number} at rung {event.rung}{seed}: {name} {value:.4f} after {event.texts_seen:,} texts"
 

@@ -54,7 +54,8 @@ def result_of(
 ) -> Result:
     """Return the result of a study whose test rows were read."""
     table = [_row(label, number, state) for label, number in final_table.rows(state.trials, best)]
-    counts: dict[str, int] = {one: state.trials.count(one) for one in ENDED}
+    states = [trial.state for trial in state.trials.values()]
+    counts: dict[str, int] = {one: states.count(one) for one in ENDED}
     number = None if best is None else best.number
     again = [record(one) for one in found]
     return Result(name, why, number, table, counts, seconds, finished=True, confirmed=again)
@@ -74,9 +75,12 @@ def _row(label: str, number: int | None, state: StudyState) -> JsonObject:
         "test": tested.metrics,
         "auc": tested.auc,
     }
-    if number is None or label != final_table.BEST or not state.trials[number].given:
+    if number is None or label != final_table.BEST:
         return row
-    return row | {"given": final_table.label_of(state.trials[number])}
+    trial = state.trials[number]
+    if trial.is_soup:
+        return row | {"soup": f"mean of {len(trial.members)} runs of {trial.members[0][0]}"}
+    return row | {"given": final_table.label_of(trial)} if trial.given else row
 
 
 def confirmed(state: StudyState, config: Config) -> list[Confirmed]:
@@ -96,7 +100,21 @@ def confirmed(state: StudyState, config: Config) -> list[Confirmed]:
 
 
 def winner(state: StudyState, config: Config) -> Trial | None:
-    """Return the trial that is chosen: by the estimate, or by values alone (``confirm.winner``)."""
+    """Return the model that is chosen: the best configuration's, or the soup of its runs where that
+    measures no less than they do on the average.
+    """
+    best = best_configuration(state, config)
+    for soup in reversed(state.trials.soups):
+        own = [run for number, run in soup.members if best is not None and number == best.number]
+        if best is None or not own or soup.best is None:
+            continue
+        if soup.best >= fmean(_best_of(best.runs[run], state) for run in own):
+            return soup
+    return best
+
+
+def best_configuration(state: StudyState, config: Config) -> Trial | None:
+    """Return the trial that is best by the estimate, or by values alone (``confirm.winner``)."""
     if not estimated(config):
         return _by_values(state, config)
     return next(iter(by_worth(state, config, fresh=True)), None)
@@ -126,6 +144,16 @@ def by_worth(state: StudyState, config: Config, fresh: bool = False) -> list[Tri
         key=lambda trial: not (trial.given and trial.best == top)
     )  # a given point wins a tie
     return [*ended, *(trial for trial in trials if trial.number not in worth)]
+
+
+def to_confirm(state: StudyState, config: Config, top: int) -> list[Trial]:
+    """Return the best ``top`` trials; where there are two, the best given point is one of them."""
+    trials = by_worth(state, config)
+    best = trials[:top]
+    given = [trial for trial in trials if trial.given]
+    if top > 1 and given and not any(trial.given for trial in best):
+        best[-1] = given[0]
+    return best
 
 
 def _estimates(
@@ -185,7 +213,7 @@ def _best_of(run: Run, state: StudyState) -> float:
 def nothing_left(config: Config, folder: StudyFolder, state: StudyState) -> bool:
     """Return whether neither the budget nor what confirms the best was extended since the study ended."""
     asked = folder.read_locked()["config"].get("confirm")
-    older = {"winner": "value"}  # before there was a choice
+    older = {"winner": "value", "soup": False}  # before there was a choice
     if state.closed is None or (asked and {**older, **asked} != to_dict(config)["confirm"]):
         return False
     result = Result(**state.closed.result)

@@ -125,6 +125,8 @@ class Study:
                     self.note(event, number)
                 case actions.Suggest(number):
                     self._create(number)
+                case actions.Average() as average:
+                    self.note(self._workplace.soup(average), average.number)
                 case actions.Train() as train:
                     self._train(desk, train)
                 case actions.Evaluate() as evaluate:
@@ -140,6 +142,8 @@ class Study:
         best = None if end.best is None else self.trials[end.best]
         name = self.config.study.name
         result = result_of(name, self.state, end.why, best, end.confirmed, self.elapsed)
+        for trial in self.trials.values():
+            self._workplace.clear_fresh(trial)
         self.note(events.Closed(why=result.why, best=result.best, result=vars(result)))
         return result
 

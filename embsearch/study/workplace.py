@@ -27,6 +27,7 @@ from embsearch.search.earlier import studies_of
 from embsearch.search.space import Space
 from embsearch.search.suggest import check_kinds, first_points
 from embsearch.search.warmup import Warmups
+from embsearch.study.actions import Average
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.environment import environment
 from embsearch.values import EarlierStudy, Origin, Scalar, Segment, Suggestion
@@ -114,6 +115,17 @@ class Workplace:
             origin=suggestion.origin,
         )
 
+    def soup(self, average: Average) -> events.Created:
+        """Return the beginning of a soup."""
+        params = self.state.trials[average.trial].params
+        return events.Created(
+            trial=average.number,
+            params=params,
+            axes=self.space.axes(params, self.config),
+            origin="soup",
+            members=[(average.trial, run) for run in average.runs],
+        )
+
     def trials_without_logs(self) -> Iterator[events.Created]:
         """Yield the beginning of each trial that has a config and no log, because a process died before its first
         event, or its log was lost."""
@@ -136,7 +148,10 @@ class Workplace:
 
     def training(self, segment: Segment, workers: int) -> TrainJob:
         """Return the job of a segment, for one of so many workers."""
-        config = self.config_of(self.state.trials[segment.trial].params, segment.seed)
+        trial = self.state.trials[segment.trial]
+        config = self.config_of(trial.params, segment.seed)
+        if trial.is_soup and not (self.folder.trial(trial.number) / "config.yaml").exists():
+            self.folder.write_trial_config(trial.number, to_dict(config))  # after its log
         return TrainJob(
             segment=segment,
             config=to_dict(config),
@@ -144,6 +159,7 @@ class Workplace:
             cache=str(self.cache),
             queries=tuple(reading.queries for reading in self.state.readings),
             points_every=points_every(workers),
+            members=tuple(str(self.folder.run(*member) / "model") for member in trial.members),
         )
 
     def evaluation(self, label: str, number: int | None) -> EvaluateJob:
@@ -166,7 +182,12 @@ class Workplace:
         return str(path) if path.exists() else None
 
     def clear(self, trial: Trial) -> None:
-        """Remove what only a trial that goes on needs: checkpoints, and the runs of its other seeds."""
+        """Remove what only a trial that goes on needs: checkpoints, and the runs of its other seeds.
+        A soup's members have done their work.
+        """
+        for number, run in trial.members:
+            if run:
+                shutil.rmtree(self.folder.run(number, run), ignore_errors=True)
         self.checkpoint(trial.number, 0).unlink(missing_ok=True)
         for seed in range(1, trial.searched):
             shutil.rmtree(self.folder.run(trial.number, seed), ignore_errors=True)
@@ -177,9 +198,14 @@ class Workplace:
             if trial.outcome is None:
                 continue
             self.clear(trial)
-            for seed in range(trial.searched, len(trial.runs)):
-                if trial.ended_by_itself(seed):
-                    shutil.rmtree(self.folder.run(trial.number, seed), ignore_errors=True)
+            if not self.config.confirm.soup:
+                self.clear_fresh(trial)
+
+    def clear_fresh(self, trial: Trial) -> None:
+        """Remove the runs with fresh seeds that came to their end."""
+        for seed in range(trial.searched, len(trial.runs)):
+            if trial.ended_by_itself(seed):
+                shutil.rmtree(self.folder.run(trial.number, seed), ignore_errors=True)
 
     def checkpoint(self, number: int, seed: int) -> Path:
         """Return the path of a run's checkpoint."""

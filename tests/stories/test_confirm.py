@@ -41,7 +41,10 @@ def test_the_best_two_have_two_fresh_seeds_and_the_better_mean_wins(confirmed):
         assert not list(folder.glob("seed*"))
         assert not list(folder.glob("checkpoint*"))
     winner = max(by_trial.values(), key=lambda e: e["mean"])["trial"]
-    assert confirmed.result["best"] == confirmed.result["table"][-1]["trial"] == winner
+    (soup,) = confirmed.events("created", 6)
+    assert soup["origin"] == "soup"
+    assert soup["members"] == [[winner, 0], [winner, 1], [winner, 2]]
+    assert confirmed.result["best"] == confirmed.result["table"][-1]["trial"] == 6
     assert confirmed.result["confirmed"][0]["trial"] == winner
 
 

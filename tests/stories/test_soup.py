@@ -1,0 +1,118 @@
+"""The mean of the models of the best configuration's runs is a candidate like a trial."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from embsearch.study import workplace
+from embsearch.track.digest import digest, manifest
+
+pytestmark = pytest.mark.story
+AGAIN = ("confirm.top_k=2", "confirm.seeds=2", "confirm.share=null")
+
+
+@pytest.fixture(scope="module")
+def members():
+    """The weights of every model that a soup was made of, by study and path."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def souped(tmp_path_factory, calm, members):
+    """A study with a soup; what its members were is copied before they go."""
+    home = calm.at(tmp_path_factory.mktemp("souped") / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        clear = workplace.Workplace.clear
+
+        def copied(self, trial):
+            for member in trial.members:
+                file = self.folder.run(*member) / "model" / "model.safetensors"
+                members[member] = load_file(file)
+            clear(self, trial)
+
+        patch.setattr(workplace.Workplace, "clear", copied)
+        assert home.run("search", *AGAIN) == 0
+    return home
+
+
+def test_its_weights_are_the_mean_of_the_runs_and_of_nothing_else(souped, members):
+    (created,) = souped.events("created", 6)
+    names = [tuple(member) for member in created["members"]]
+    assert names == list(members)
+    mine = load_file(souped.study / "trials/t0006/model/model.safetensors")
+    for name, tensor in mine.items():
+        each = [members[member][name] for member in names]
+        if tensor.is_floating_point():
+            assert torch.equal(tensor, torch.stack(each).mean(0))
+    changed = [name for name in mine if not torch.equal(mine[name], members[names[0]][name])]
+    assert changed
+
+
+def test_it_is_a_row_of_the_table_and_counts_as_no_trial_of_the_search(souped):
+    best = souped.result["table"][-1]
+    winner = souped.events("created", 6)[0]["members"][0][0]
+    assert (best["label"], best["trial"]) == ("best trial", 6)
+    assert best["soup"] == f"mean of 3 runs of {winner}"
+    (measured,) = souped.events("measured", 6)
+    assert best["validation"] == measured["metrics"]["val/auc"]
+    assert sum(souped.result["counts"].values()) == 6
+    labels = [row["label"] for row in souped.result["table"]]
+    assert labels == ["untuned encoder", "default configuration", "best trial"]
+
+
+def test_a_study_that_goes_on_tries_as_many_trials_as_were_asked_for(home, souped):
+    shutil.copytree(souped.folder, home.folder)
+    assert home.run("search", *AGAIN, "stop.trials=8") == 0
+    created = [home.events("created", number)[0] for number in range(len(home.trials))]
+    assert sum(not event.get("members") for event in created) == 8
+    assert home.result["best"] == home.result["table"][-1]["trial"]
+
+
+def test_killed_before_it_was_measured_the_same_soup_is_made_again(home, souped, monkeypatch):
+    monkeypatch.setattr(workplace.Workplace, "clear", lambda self, trial: None)
+    monkeypatch.setattr(workplace.Workplace, "clear_fresh", lambda self, trial: None)
+    assert home.run("search", *AGAIN) == 0
+    monkeypatch.undo()
+    home.forget(6, "measured", "ended", "segment")
+    shutil.rmtree(home.study / "trials/t0006/model")
+    (home.study / "trials/t0006/.model.soup").mkdir()  # half written
+    assert home.run("search", *AGAIN) == 0
+    assert home.values() == souped.values()
+    assert home.result["table"] == souped.result["table"]
+    mine, theirs = (one.study / "trials/t0006/model" for one in (home, souped))
+    assert digest(manifest(mine)) == digest(manifest(theirs))
+    assert not list(home.study.glob("trials/*/seed*"))
+
+
+def test_where_a_member_is_gone_the_best_configuration_wins(home, souped, capsys):
+    shutil.copytree(souped.folder, home.folder)
+    home.forget(6, "measured", "ended", "segment")
+    assert home.run("search", *AGAIN) == 0
+    assert home.events("ended", 6)[0]["state"] == "failed"
+    assert "a member of the soup is gone" in capsys.readouterr().err
+    winner = home.events("created", 6)[0]["members"][0][0]
+    assert home.result["best"] == home.result["table"][-1]["trial"] == winner
+
+
+def test_without_soups_everything_is_as_before(home, capsys):
+    assert home.run("search", *AGAIN, "confirm.soup=false") == 0
+    assert len(home.trials) == 6
+    assert not list(home.study.glob("trials/*/seed*"))
+    assert "mean of" not in capsys.readouterr().out
+
+
+def test_it_is_promoted_evaluated_and_reported_as_any_trial(souped, capsys):
+    assert souped.run("promote", "promote.dry_run=true", "track=mlflow") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("trial 6: test AUC")
+    assert souped.run("report") == 0
+    assert souped.run("status") == 0
+
+
+def test_it_is_reproduced_to_the_bit(souped, capsys):
+    assert souped.run("reproduce", "trial=6") == 0
+    assert "identical: 1 of 1 evaluations, weights sha256" in capsys.readouterr().out
