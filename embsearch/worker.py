@@ -53,12 +53,12 @@ from embsearch.model import pretrained
 from embsearch.model.device import Compute, choose, failure_of
 from embsearch.model.embed import embed
 from embsearch.model.tower import Inputs, Tower
+from embsearch.soup import average
 from embsearch.tasks.base import AnyTask
 from embsearch.tasks.catalogue import task_of, tower_class
 from embsearch.team import Crew, Member
 from embsearch.track.environment import here
 from embsearch.train import process_memory
-from embsearch.soup import average
 from embsearch.trial import tidy, trial, vectors_of
 from embsearch.values import PRIMARY, FailureClass, Measurement, Scalar
 
@@ -118,7 +118,7 @@ class Worker:
         try:
             match job:
                 case TrainJob() if job.members:
-                    yield self._average(job)
+                    yield averaged(self, job)
                 case TrainJob():
                     yield from self._train(job)
                 case EvaluateJob():
@@ -163,29 +163,6 @@ class Worker:
                 break
         self._warm = ((*which, measured.rung), run)
         yield Measured(replace(measured, machine=self._machine))
-
-    def _average(self, job: TrainJob) -> Measured:
-        """Make a soup and measure it as trials are at their end."""
-        began, config = time.monotonic(), build(job.config)
-        folder = Path(job.folder)
-        tidy(folder, 0)
-        draft = folder / ".model.soup"
-        average([Path(member) for member in job.members], draft)
-        found = self.evaluate(config, job.cache, "valid", str(draft), full=False)
-        task, data = task_of(config), self.dataset(config, job.cache)
-        measurement = Measurement(
-            rung=len(config.evaluate.at),
-            step=task.steps(data, config.train.texts, config.train.batch_size),
-            texts_seen=config.train.texts,
-            metrics={f"val/{name}": value for name, value in found.metrics.items()},
-            seconds=time.monotonic() - began,
-            last=True,
-            why=f"the mean of {len(job.members)} models",
-            rows=len(task.rows(data, "valid", config.evaluate.max_rows)),
-            machine=here() | choose(config.device, config.train.precision).words(),
-        )
-        pretrained.put(draft, folder / "model")
-        return Measured(measurement)
 
     def _begin(self, job: TrainJob) -> Iterator[Measurement]:
         config = build(job.config)
@@ -365,6 +342,30 @@ class Worker:
             _, encoder, _, _ = self._base
             encoder.release_unused()
         process_memory.release_freed()
+
+
+def averaged(worker: Worker, job: TrainJob) -> Measured:
+    """Make a soup and measure it as trials are at their end."""
+    began, config = time.monotonic(), build(job.config)
+    folder = Path(job.folder)
+    tidy(folder, 0)
+    draft = folder / ".model.soup"
+    average([Path(member) for member in job.members], draft)
+    found = worker.evaluate(config, job.cache, "valid", str(draft), full=False)
+    task, data = task_of(config), worker.dataset(config, job.cache)
+    measurement = Measurement(
+        rung=len(config.evaluate.at),
+        step=task.steps(data, config.train.texts, config.train.batch_size),
+        texts_seen=config.train.texts,
+        metrics={f"val/{name}": value for name, value in found.metrics.items()},
+        seconds=time.monotonic() - began,
+        last=True,
+        why=f"the mean of {len(job.members)} models",
+        rows=len(task.rows(data, "valid", config.evaluate.max_rows)),
+        machine=here() | choose(config.device, config.train.precision).words(),
+    )
+    pretrained.put(draft, folder / "model")
+    return Measured(measurement)
 
 
 def evaluate(

@@ -110,22 +110,25 @@ def _gains(record: Record, models: Models | None) -> Iterator[Finding]:
             f"Not proven: {signed(gain)} {metric} over the untuned encoder, and the 95 % interval reaches 0.",
             "more test rows, or a longer search",
         )
-    yield from _paid(record, models, record.best)
+    yield from _paid(record, models)
     for line in warnings(_rows(record), task_of(record.config)):
         yield Finding("warning", f"{line[0].upper()}{line[1:]}.")
 
 
-def _paid(record: Record, models: Models, best: Course) -> Iterator[Finding]:
+def _paid(record: Record, models: Models) -> Iterator[Finding]:
     """Yield whether the search found more than the best that was given to it."""
     given, metric = best_given(record.result), metric_label(record)
-    if best.trial.given:
+    over = None if given is None else models.gain(BEST, given["label"])
+    best = record.configuration
+    if best is not None and best.trial.given:
         highest = record.state.trials.best
         text = f"The {label_of(best.trial)} won: the search found nothing better."
         if highest is not None and not highest.given:
             text += f" Trial {highest.number} had {highest.best:.4f}, which the noise between seeds explains."
+        if over is not None:
+            text += f" The mean of its runs gains {signed(over)} {metric} over one of them."
         yield Finding("note", text)
         return
-    over = None if given is None else models.gain(BEST, given["label"])
     if given is None or over is None:
         return
     if over.low > 0:
@@ -227,13 +230,13 @@ def other_choice(record: Record) -> Iterator[Finding]:
 
 def by_estimate(record: Record) -> Iterator[Finding]:
     """Yield which trial has a higher value than the winner, where the estimate chose that one."""
-    best = record.best
+    best = record.configuration
     if record.result is None or best is None or not estimated(record.config):
         return
     values = {
-        number: course.trial.best
-        for number, course in record.courses.items()
-        if course.trial.state == "complete" and course.trial.best is not None
+        number: trial.best
+        for number, trial in record.state.trials.items()
+        if trial.state == "complete" and trial.best is not None
     }
     if best.number not in values:
         return
@@ -253,7 +256,7 @@ def by_estimate(record: Record) -> Iterator[Finding]:
 def _luck(record: Record) -> Iterator[Finding]:
     """Yield what fresh seeds say of the winner."""
     confirmed = (record.result or {}).get("confirmed") or []
-    number = None if record.best is None else record.best.number
+    number = None if record.configuration is None else record.configuration.number
     lost = [event.failure for event in record.of_kind(events.Unconfirmed) if event.trial == number]
     if lost:
         yield Finding(
@@ -279,7 +282,7 @@ def _luck(record: Record) -> Iterator[Finding]:
 
 def unconfirmed(record: Record) -> Iterator[Finding]:
     """Yield that a sampled winner was not trained again, and what that would cost."""
-    asked, best, texts = record.config.confirm, record.best, record.texts
+    asked, best, texts = record.config.confirm, record.configuration, record.texts
     if record.result is None or best is None or best.trial.given or not texts:
         return
     replayed = record.config.launcher.name == "replay"

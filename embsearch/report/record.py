@@ -88,7 +88,7 @@ class Course:
         runs: dict[int, int] = {}
         for one in self.evaluations:
             runs[one.seed] = max(runs.get(one.seed, 0), one.texts)
-        return sum(texts for at, texts in runs.items() if at >= seed)
+        return 0 if self.trial.is_soup else sum(n for at, n in runs.items() if at >= seed)
 
     def texts_at(self, step: float) -> float:
         """Return the number of texts that the run had seen at a step."""
@@ -191,6 +191,14 @@ class Record:
             return None
         leader = self.state.leader
         return None if leader is None else self.courses[leader.number]
+
+    @property
+    def configuration(self) -> Course | None:
+        """The winner; of a soup, the trial whose runs it is the mean of."""
+        best = self.best
+        if best is None or not best.trial.is_soup:
+            return best
+        return self.courses[best.trial.members[0][0]]
 
     @property
     def seconds(self) -> float:

@@ -23,7 +23,6 @@ from embsearch.search.scheduler import Scheduler, repeats_from
 from embsearch.study.actions import (
     BASELINE,
     Action,
-    Average,
     Close,
     Evaluate,
     Log,
@@ -33,13 +32,7 @@ from embsearch.study.actions import (
     Train,
     Wait,
 )
-from embsearch.study.result import (
-    best_configuration,
-    by_value,
-    confirmed,
-    to_confirm,
-    winner,
-)
+from embsearch.study.result import by_value, confirmed, soup_due, to_confirm, winner
 from embsearch.values import Segment, State, record
 
 LIVE: tuple[State, ...] = ("waiting", "running", "paused")
@@ -145,7 +138,7 @@ class Policy:
         untrained = self._unconfirmed(state)
         if untrained:
             return self._confirm(untrained, now, slot)
-        return self._soup(state) or self._test(state, now, slot)
+        return soup_due(state, self.config) or self._test(state, now, slot)
 
     def has_baseline(self, state: StudyState) -> bool:
         """Return whether the untuned encoder was measured with this config on these data."""
@@ -199,18 +192,6 @@ class Policy:
                     slot, Segment(trial.number, trial.attempt, at, at + 1, seed), fresh=True
                 )
         return None
-
-    def _soup(self, state: StudyState) -> Average | None:
-        """Average the runs of the best configuration, once."""
-        best = best_configuration(state, self.config)
-        if best is None or not self.config.confirm.soup or self.config.launcher.name == "replay":
-            return None
-        fresh = range(best.searched, len(best.runs))
-        runs = (0, *(run for run in fresh if best.ended_by_itself(run)))
-        members = tuple((best.number, run) for run in runs)
-        if len(runs) < 2 or any(soup.members == members for soup in state.trials.soups):
-            return None
-        return Average(state.trials.free, best.number, runs)
 
     def affordable(self, state: StudyState) -> tuple[int, int]:
         """Return how many configurations are confirmed, and by how many seeds each."""

@@ -20,6 +20,7 @@ from embsearch.search.earlier import told_by
 from embsearch.search.gaussian import surrogate_of
 from embsearch.search.promotion import SEED_NOISE, apart
 from embsearch.search.space import parse
+from embsearch.study.actions import Average
 from embsearch.values import State, record
 
 # A given point stays unless it is behind by more than so many standard errors of the difference. Measured
@@ -114,8 +115,10 @@ def winner(state: StudyState, config: Config) -> Trial | None:
 
 
 def best_configuration(state: StudyState, config: Config) -> Trial | None:
-    """Return the trial that is best by the estimate, or by values alone (``confirm.winner``)."""
-    if not estimated(config):
+    """Return the trial that is best by the estimate, or by values alone (``confirm.winner``). Fresh
+    seeds of several are the fairest judge of these: nothing was chosen by them.
+    """
+    if not estimated(config) or len(confirmed(state, config)) > 1:
         return _by_values(state, config)
     return next(iter(by_worth(state, config, fresh=True)), None)
 
@@ -144,6 +147,19 @@ def by_worth(state: StudyState, config: Config, fresh: bool = False) -> list[Tri
         key=lambda trial: not (trial.given and trial.best == top)
     )  # a given point wins a tie
     return [*ended, *(trial for trial in trials if trial.number not in worth)]
+
+
+def soup_due(state: StudyState, config: Config) -> Average | None:
+    """Return the soup of the best configuration's runs, where there are several and it is not made."""
+    best = best_configuration(state, config)
+    if best is None or not config.confirm.soup or config.launcher.name == "replay":
+        return None
+    fresh = range(best.searched, len(best.runs))
+    runs = (0, *(run for run in fresh if best.ended_by_itself(run)))
+    members = tuple((best.number, run) for run in runs)
+    if len(runs) < 2 or any(soup.members == members for soup in state.trials.soups):
+        return None
+    return Average(state.trials.free, best.number, runs)
 
 
 def to_confirm(state: StudyState, config: Config, top: int) -> list[Trial]:

@@ -195,17 +195,17 @@ class Workplace:
     def sweep(self) -> None:
         """Remove what processes that died did not remove: files of trials and of fresh seeds that have ended."""
         for trial in self.state.trials.values():
-            if trial.outcome is None:
-                continue
-            self.clear(trial)
-            if not self.config.confirm.soup:
-                self.clear_fresh(trial)
+            if trial.outcome is not None:
+                self.clear(trial)
+        if not self.config.confirm.soup:  # else their models may be needed still
+            self.clear_fresh()
 
-    def clear_fresh(self, trial: Trial) -> None:
+    def clear_fresh(self) -> None:
         """Remove the runs with fresh seeds that came to their end."""
-        for seed in range(trial.searched, len(trial.runs)):
-            if trial.ended_by_itself(seed):
-                shutil.rmtree(self.folder.run(trial.number, seed), ignore_errors=True)
+        for trial in self.state.trials.values():
+            for seed in range(trial.searched, len(trial.runs)):
+                if trial.ended_by_itself(seed):
+                    shutil.rmtree(self.folder.run(trial.number, seed), ignore_errors=True)
 
     def checkpoint(self, number: int, seed: int) -> Path:
         """Return the path of a run's checkpoint."""

@@ -40,7 +40,8 @@ def test_every_entry_that_is_no_dimension_is_named_at_once():
         flatten(space)
     assert list(error.value.faults) == [
         "space.train.lr=5: expected {low: ..., high: ...} or {choices: [...]}",
-        "space.train.l2.hihg: expected one of low, high, log, step, choices, ordered, when, prior. Did you mean 'high'?",
+        "space.train.l2.hihg: expected one of low, high, log, step, choices, ordered, when, prior. "
+        "Did you mean 'high'?",
         "space.train.texts.when='triplet': expected a mapping, as {objective.name: triplet}",
     ]
 

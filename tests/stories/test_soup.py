@@ -74,7 +74,7 @@ def test_a_study_that_goes_on_tries_as_many_trials_as_were_asked_for(home, soupe
 
 def test_killed_before_it_was_measured_the_same_soup_is_made_again(home, souped, monkeypatch):
     monkeypatch.setattr(workplace.Workplace, "clear", lambda self, trial: None)
-    monkeypatch.setattr(workplace.Workplace, "clear_fresh", lambda self, trial: None)
+    monkeypatch.setattr(workplace.Workplace, "clear_fresh", lambda self: None)
     assert home.run("search", *AGAIN) == 0
     monkeypatch.undo()
     home.forget(6, "measured", "ended", "segment")
