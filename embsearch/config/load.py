@@ -119,6 +119,8 @@ def identity(config: Config) -> JsonObject:
         tree["data"]["derive"].pop("relevant_alone")
     if not config.data.sets:
         tree["data"].pop("sets")
+    if not config.evaluate.costs:
+        tree["evaluate"].pop("costs")
     if config.model.prompts == PromptsConfig("", ""):
         tree["model"].pop("prompts")
     if config.model.adapter == "none" and "model.adapter" not in config.space:  # the same

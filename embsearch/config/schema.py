@@ -20,6 +20,7 @@ from embsearch.config.setting import Room, setting
 from embsearch.errors import did_you_mean
 
 SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cmaes"]
+CostName = Literal["latency", "size", "dimension"]  # config.catalogue.COSTS
 Pooling = Literal["keep", "mean", "cls", "max", "lasttoken", "pooler"]
 
 OF_A_STUDY = (
@@ -411,6 +412,11 @@ class EvaluateConfig(Room):
         "the validation metric that is maximised; auto: auc, pool_ndcg_10 for pairs alone, "
         "spearman for scored pairs, accuracy for classes",
         verbs=("search",),
+    )
+    costs: tuple[CostName, ...] = setting(
+        (),
+        "what shall be low beside it: latency (ms a text), size (MB), dimension; []: nothing",
+        verbs=("search", "plan"),
     )
     at: tuple[float, ...] = setting(
         (0.1, 0.25, 0.5, 0.75, 1.0),

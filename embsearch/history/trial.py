@@ -49,6 +49,7 @@ class Trial:
     )  # what samplers and pruners keep in Optuna's trial
     origin: Origin = ""  # who thought of it
     outcome: Outcome | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)  # of its model, by evaluate.costs
     runs: list[Run] = field(default_factory=lambda: [Run()])
     seed: int = 0  # of the run that trains, or did last
     searched: int = (

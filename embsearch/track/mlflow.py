@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.history.trial import common_rung
+from embsearch.search.costs import front
 from embsearch.track import mlflow_model, mlflow_view
 from embsearch.track.follower import Followed, Follower, Logs, one_line
 from embsearch.track.mirror import TrialMirror, objective_at, validation
@@ -33,6 +34,7 @@ from embsearch.track.run_fields import RunFields, data_digest
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+PARETO = "embsearch.pareto"
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}
 
 
@@ -117,6 +119,8 @@ class MlflowRecorder(Follower):
                     self._refusals[trial.mirror.name] = one_line(error)
                     trial.sent = trial.mirror.events
             self._send_chosen_models(runs)
+            if self._study.state == "closed" and self._config.evaluate.costs:
+                _mark_front(runs, list(self._trials.values()), self._config)
             self._show_view(runs)
             self._show_note(runs)
             if failed is not None:
@@ -290,6 +294,17 @@ class MlflowRecorder(Follower):
                 raise
             self._refusals[key] = one_line(error)
         self._shown[key] = content
+
+
+def _mark_front(runs: StudyRuns, every: Sequence[_Trial], config: Config) -> None:
+    """Tag the runs of the Pareto front, which the end of the study decides."""
+    trials = {one.mirror.number: one.mirror.trial for one in every}
+    on_front = front(trials, config)
+    for one in every:
+        view = one.view
+        wanted = "true" if one.mirror.trial in on_front else ""
+        if view.run_id and not view.deleted and view.tags.get(PARETO, "") != wanted:
+            runs.tag(view, PARETO, wanted)
 
 
 def _model_folder(trial: _Trial) -> Path | None:

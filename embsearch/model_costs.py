@@ -1,0 +1,101 @@
+"""What models cost that trials saved (``evaluate.costs``), measured on their folders: what is served.
+
+The trial that trains meanwhile is not touched: no random number is drawn, and its weights and threads
+are as they were.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from embsearch.config.build import value_at
+from embsearch.config.catalogue import COSTS
+from embsearch.config.schema import Config
+from embsearch.data.dataset import TaskData
+from embsearch.kernels.select import select
+from embsearch.model.device import choose
+from embsearch.model.embed import embed
+from embsearch.tasks.catalogue import task_of, tower_class
+from embsearch.values import Measurement
+
+TIMED = 64  # validation texts, encoded together
+ROUNDS, SECONDS = 5, 2.0  # how often at most, and for how long
+ADAPTER = "adapter"  # a folder in a saved model that nothing loads
+
+
+class CostMeter:
+    """Measures costs. An encoder that is alike in all that changes them is measured once."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, dict[str, float]] = {}
+
+    def added_to(
+        self, run: Iterator[Measurement], config: Config, folder: Path, data: TaskData, cache: str
+    ) -> Iterator[Measurement]:
+        """Yield what a trial measures, at first with the costs of the model that it has saved."""
+        for measured in run:
+            yield replace(measured, costs=self._of(config, folder / "model", data, cache))
+            yield from run
+
+    def _of(self, config: Config, model: Path, data: TaskData, cache: str) -> dict[str, float]:
+        names = config.evaluate.costs
+        paths = sorted({path for name in names for path in COSTS[name].changed_by})
+        key = names, config.device, *(value_at(config, path) for path in paths)
+        if key not in self._known:
+            with torch.random.fork_rng([]), one_thread():
+                self._known[key] = measure(config, model, data, Path(cache))
+        return self._known[key]
+
+
+def measure(config: Config, folder: Path, data: TaskData, cache: Path) -> dict[str, float]:
+    """Return the costs of the model in ``folder``, on the device of the study."""
+    task, compute = task_of(config), choose(config.device, config.train.precision)
+    remote = config.model.trust_remote_code
+    tower = tower_class(task.kind).load(folder, str(compute.device), remote)
+    select(tower, compute)
+    ids = task.items(task.rows(data, "valid", config.evaluate.max_rows))
+    few = ids[np.linspace(0, len(ids) - 1, min(TIMED, len(ids))).astype(int)]
+    inputs = tower.prepare(data, cache / "tokens")
+    width = embed(tower, inputs, few, compute).shape[1]
+    found: dict[str, Callable[[], float]] = {
+        "latency": lambda: 1000 * _seconds(lambda: embed(tower, inputs, few, compute)) / len(few),
+        "size": lambda: megabytes(folder),
+        "dimension": lambda: float(width),
+    }
+    return {name: found[name]() for name in config.evaluate.costs}
+
+
+def megabytes(folder: Path) -> float:
+    """Return the size of a saved model, without what only training it on would need."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    parts = (p.stat().st_size for p in files if ADAPTER not in p.relative_to(folder).parts)
+    return sum(parts) / 1e6
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Return the median time of some rounds of ``work``, which was done once before."""
+    rounds: list[float] = []
+    while len(rounds) < ROUNDS and sum(rounds) < SECONDS:
+        begun = time.perf_counter()
+        work()
+        rounds.append(time.perf_counter() - begun)
+    return median(rounds)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute by one thread: so workers with more and with fewer measure alike."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
