@@ -1,7 +1,7 @@
-"""What models cost that trials saved (``evaluate.costs``), measured on their folders: what is served.
+"""Costs of the models that trials saved (``evaluate.costs``), measured on their folders.
 
-The trial that trains meanwhile is not touched: no random number is drawn, and its weights and threads
-are as they were.
+The trial that trains meanwhile is not touched: no random number is drawn, and its weights and
+threads are as they were.
 """
 
 from __future__ import annotations
@@ -62,22 +62,29 @@ def measure(config: Config, folder: Path, data: TaskData, cache: Path) -> dict[s
     tower = tower_class(task.kind).load(folder, str(compute.device), remote)
     select(tower, compute)
     ids = task.items(task.rows(data, "valid", config.evaluate.max_rows))
-    few = ids[np.linspace(0, len(ids) - 1, min(TIMED, len(ids))).astype(int)]
+    count = min(TIMED, len(ids))
+    spread = np.linspace(0, len(ids) - 1, count)
+    few = ids[spread.astype(int)]
     inputs = tower.prepare(data, cache / "tokens")
-    width = embed(tower, inputs, few, compute).shape[1]
-    found: dict[str, Callable[[], float]] = {
-        "latency": lambda: 1000 * _seconds(lambda: embed(tower, inputs, few, compute)) / len(few),
-        "size": lambda: megabytes(folder),
-        "dimension": lambda: float(width),
+    vectors = embed(tower, inputs, few, compute)
+    found = {
+        "size": megabytes(folder),
+        "dimension": float(vectors.shape[1]),
     }
-    return {name: found[name]() for name in config.evaluate.costs}
+    if "latency" in config.evaluate.costs:
+        seconds = _seconds(lambda: embed(tower, inputs, few, compute))
+        found["latency"] = 1000 * seconds / len(few)
+    return {name: found[name] for name in config.evaluate.costs}
 
 
 def megabytes(folder: Path) -> float:
     """Return the size of a saved model, without what only training it on would need."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    parts = (p.stat().st_size for p in files if ADAPTER not in p.relative_to(folder).parts)
-    return sum(parts) / 1e6
+    total = 0
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder).parts
+        if path.is_file() and ADAPTER not in inside:
+            total += path.stat().st_size
+    return total / 1e6
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -18,7 +18,7 @@ from embsearch.history import events
 from embsearch.history.final_table import BEST, UNTUNED, shown
 from embsearch.report.charts import Chart, charts
 from embsearch.report.findings import findings, headline, metric_label, signed
-from embsearch.report.front import WORDS, heads, points
+from embsearch.report.front import WORDS, front_rows, heads
 from embsearch.report.importance import Importance, importances
 from embsearch.report.live import clock, reads, short, state
 from embsearch.report.ranges import choices_table
@@ -56,7 +56,7 @@ def study_page(record: Record, models: Models | None, vega: str) -> str:
         winner=_winner(record),
         results=list(_results(record, models)),
         encoders=list(_encoders(record)),
-        front=[point for point in points(record) if point.on_front],
+        front=front_rows(record),
         front_heads=heads(record),
         front_words=WORDS,
         heads=task_of(record.config).columns,

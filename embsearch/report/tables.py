@@ -45,7 +45,7 @@ def tables(
             for x, y in c.loss_curve()
         ],
         "budget": _budget(record, courses),
-        "costs": [point.row(record.config.evaluate.costs) for point in points(record)],
+        "costs": points(record),
         "importance": [one._asdict() for one in found],
         "seeds": [
             {**_who(record, c), "seed": e.seed, "rung": e.rung, "value": round(e.value, 5)}

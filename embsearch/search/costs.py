@@ -19,33 +19,46 @@ from embsearch.history.trial import Trial
 
 ALIKE = 1.05  # costs up to so many times the least of their level are on it
 
+UNKNOWN = (0, 0.0)  # rows and value of what was never measured
+
 Levels = dict[int, tuple[float, ...]]  # by trial
 
 
 def settled(trials: Mapping[int, Trial], name: str) -> dict[int, float]:
     """Return one cost of each trial that was measured: the median of all that are alike in it."""
-    alike = defaultdict(list)
+    alike: dict[object, list[Trial]] = defaultdict(list)
+    changing = COSTS[name].changed_by
     for trial in trials.values():
         if name in trial.costs:
-            key = tuple(trial.params.get(path) for path in COSTS[name].changed_by)
+            key = tuple(trial.params.get(path) for path in changing)
             alike[key].append(trial)
-    found: dict[int, float] = {}
+    found = {}
     for some in alike.values():
-        found |= dict.fromkeys((t.number for t in some), median(t.costs[name] for t in some))
+        middle = median(trial.costs[name] for trial in some)
+        for trial in some:
+            found[trial.number] = middle
     return found
 
 
 def levels(trials: Mapping[int, Trial], names: Sequence[str]) -> Levels:
     """Return the costs of each trial that has all of them, equal where they count as equal."""
+    found: Levels = {}
+    if not names:
+        return found
     every = [_levelled(settled(trials, name)) for name in names]
-    numbers = [n for n in trials if every and all(n in one for one in every)]
-    return {number: tuple(one[number] for one in every) for number in numbers}
+    for number in trials:
+        costs = tuple(one[number] for one in every if number in one)
+        if len(costs) == len(names):
+            found[number] = costs
+    return found
 
 
 def _levelled(costs: Mapping[int, float]) -> dict[int, float]:
     """Return each cost as the least of its level. So what equals the same is equal."""
-    least, found = 0.0, {}
-    for cost, number in sorted((cost, number) for number, cost in costs.items()):
+    least = 0.0
+    found = {}
+    for number in sorted(costs, key=costs.__getitem__):
+        cost = costs[number]
         if cost > ALIKE * least:
             least = cost
         found[number] = least
@@ -56,11 +69,12 @@ def rivals(board: Board, trial: Trial, names: Sequence[str]) -> Board:
     """Return the board of the trials that cost no more than this one in any of ``names``; the whole
     board where its costs are not known, or nothing is named.
     """
-    known = levels(board, names) if names else {}
-    if trial.number not in known:
+    known = levels(board, names)
+    mine = known.get(trial.number)
+    if mine is None:
         return board
-    mine = known[trial.number]
-    return Board((board[n] for n, costs in known.items() if _no_more(costs, mine)), len(board))
+    cheap = [board[number] for number in known if _no_more(known[number], mine)]
+    return Board(cheap, begun=len(board))
 
 
 def best_paused(board: Board, rung: int, names: Sequence[str]) -> Iterator[Trial]:
@@ -70,7 +84,8 @@ def best_paused(board: Board, rung: int, names: Sequence[str]) -> Iterator[Trial
     if not names:
         yield from islice(board.paused(rung), 1)
         return
-    known, seen = levels(board, names), set()
+    known = levels(board, names)
+    seen = set()
     for trial in board.paused(rung):
         level = known.get(trial.number)
         if level not in seen:
@@ -79,14 +94,17 @@ def best_paused(board: Board, rung: int, names: Sequence[str]) -> Iterator[Trial
 
 
 def front(trials: Mapping[int, Trial], config: Config) -> list[Trial]:
-    """Return the complete trials than which no other is better and costs no more, the best first."""
+    """Return the complete trials than which no other is as good and costs no more, best first."""
     known = levels(trials, config.evaluate.costs)
-    ended = [trials[n] for n in known if trials[n].state == "complete"]
-    scored = [(score, trial) for trial in ended if (score := trial.best_score) is not None]
-    scored.sort(key=lambda one: (-one[0][0], -one[0][1], known[one[1].number], one[1].number))
+    measured = [trials[number] for number in known]
+    ended = [trial for trial in measured if trial.state == "complete"]
+    ended.sort(key=lambda trial: known[trial.number])
+    ended.sort(key=lambda trial: trial.best_score or UNKNOWN, reverse=True)
     found: list[Trial] = []
-    for _, trial in scored:
-        if not any(_no_more(known[other.number], known[trial.number]) for other in found):
+    for trial in ended:
+        mine = known[trial.number]
+        beaten = any(_no_more(known[other.number], mine) for other in found)
+        if not beaten:
             found.append(trial)
     return found
 
@@ -97,9 +115,12 @@ def _no_more(mine: Sequence[float], theirs: Sequence[float]) -> bool:
 
 def alike_in_all(config: Config) -> list[str]:
     """Return a line for each cost that nothing in the space changes."""
-    return [
-        f"evaluate.costs: {name} is that of every trial; a search over one of "
-        f"{', '.join(COSTS[name].changed_by)} would change it"
-        for name in config.evaluate.costs
-        if not set(COSTS[name].changed_by) & config.space.keys()
-    ]
+    lines = []
+    for name in config.evaluate.costs:
+        changing = COSTS[name].changed_by
+        if any(path in config.space for path in changing):
+            continue
+        known = ", ".join(changing)
+        line = f"evaluate.costs: {name} is that of every trial; a search over one of {known}"
+        lines.append(f"{line} would change it")
+    return lines

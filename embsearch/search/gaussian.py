@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import numpy as np
 import optuna
@@ -23,6 +23,13 @@ FAILED = 0.5  # logits below the lowest first evaluation
 MANY = 300  # trials, from which on TPE is asked: the equations grow with the measurements
 
 
+class Improves(Protocol):
+    """The model that a sampler asks what would be better than what was ``tried``."""
+
+    def improvement(self, points: Sequence[Point], tried: Sequence[Point]) -> Floats:
+        """Return (C,) the expected improvement."""
+
+
 class ExpectedImprovement(optuna.samplers.BaseSampler):
     """Suggests the configuration of highest expected improvement over those ``tried``.
 
@@ -30,7 +37,7 @@ class ExpectedImprovement(optuna.samplers.BaseSampler):
     """
 
     def __init__(
-        self, seed: int, space: Space, surrogate: Surrogate, tried: Sequence[Point]
+        self, seed: int, space: Space, surrogate: Improves, tried: Sequence[Point]
     ) -> None:
         self._dice, self._space = np.random.default_rng(seed), space
         self._surrogate, self._tried = surrogate, tried

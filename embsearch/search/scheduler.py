@@ -49,8 +49,11 @@ class Scheduler(Protocol):
 
 
 class OptunaPruner:
-    """Stop-only: one of Optuna's pruners, asked at every evaluation. ``name`` is the study's, by which Hyperband
-    spreads trials over its brackets. ``costs``: what shall be low; it sees the trials that cost no more."""
+    """Stop-only: one of Optuna's pruners, asked at every evaluation.
+
+    ``name`` is the study's, by which Hyperband spreads trials over its brackets. ``costs``: what
+    shall be low; it sees the trials that cost no more.
+    """
 
     def __init__(
         self,
@@ -62,7 +65,8 @@ class OptunaPruner:
         costs: Sequence[str] = (),
     ) -> None:
         self._pruner, self._kind, self._at = pruner, kind, at
-        self._min_rung, self._name, self._costs = min_rung, name, costs
+        self._min_rung, self._name = min_rung, name
+        self._costs = costs
         self._kept: dict[int, tuple[tuple[object, ...], FrozenTrial]] = {}
 
     def decide(self, trial: Trial, board: Trials) -> Decision:

@@ -119,8 +119,7 @@ class MlflowRecorder(Follower):
                     self._refusals[trial.mirror.name] = one_line(error)
                     trial.sent = trial.mirror.events
             self._send_chosen_models(runs)
-            if self._study.state == "closed" and self._config.evaluate.costs:
-                _mark_front(runs, list(self._trials.values()), self._config)
+            _mark_front(runs, [*self._trials.values()], self._config)
             self._show_view(runs)
             self._show_note(runs)
             if failed is not None:
@@ -297,13 +296,18 @@ class MlflowRecorder(Follower):
 
 
 def _mark_front(runs: StudyRuns, every: Sequence[_Trial], config: Config) -> None:
-    """Tag the runs of the Pareto front, which the end of the study decides."""
+    """Tag the runs of the Pareto front as it is now; a run that left it has an empty tag."""
+    if not config.evaluate.costs:
+        return
     trials = {one.mirror.number: one.mirror.trial for one in every}
     on_front = front(trials, config)
     for one in every:
         view = one.view
+        if not view.run_id or view.deleted:
+            continue
+        marked = view.tags.get(PARETO, "")
         wanted = "true" if one.mirror.trial in on_front else ""
-        if view.run_id and not view.deleted and view.tags.get(PARETO, "") != wanted:
+        if marked != wanted:
             runs.tag(view, PARETO, wanted)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embsearch.config.build import build
 from embsearch.config.schema import Config, EvaluateConfig, SchedulerConfig, StopConfig
 from embsearch.history.board import Board
 from embsearch.history.trial import Trial
 from embsearch.search.costs import alike_in_all, front, levels, rivals, settled
+from embsearch.search.parego import log_costs
 from embsearch.search.scheduler import make
+from embsearch.search.space import parse
+from embsearch.search.suggest import Suggester
 from embsearch.values import Outcome
 
 AT = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -173,3 +178,51 @@ def test_a_cost_that_nothing_in_the_space_changes_is_named():
         "evaluate.costs: size is that of every trial; a search over one of model.path, "
         "model.revision, model.projection would change it"
     ]
+
+
+SPACE = {
+    "train.lr": {"low": 1e-5, "high": 1e-2, "log": True},
+    "model.path": {"choices": ["large", "small"]},
+}
+
+
+def searched(*costs):
+    """A study whose small encoder is worse and cheaper, and what its sampler suggests next with 12 seeds."""
+    found = []
+    for seed in range(12):
+        one = build(
+            {
+                "space": SPACE,
+                "model": {"path": "large"},
+                "evaluate": {"costs": list(costs)},
+                "sampler": {"name": "gp", "seed": seed},
+            }
+        )
+        space = parse(one.space, one)
+        made = board(
+            *(trial(n, 0.95 - n / 1000, "large", size=90.0) for n in range(4)),
+            *(trial(n, 0.85 - n / 1000, "small", size=9.0) for n in range(4, 8)),
+        )
+        suggested = Suggester(one, space, make(one)).suggest(8, made)
+        found.append(suggested.params["model.path"])
+    return found
+
+
+def test_the_sampler_draws_weights_anew_and_tries_cheap_encoders_too():
+    assert searched().count("small") == 0
+    assert 3 <= searched("size").count("small") <= 9
+
+
+def test_an_encoder_that_was_tried_is_expected_to_cost_what_was_measured():
+    one = build({"space": SPACE | {"model.projection": {"low": 32, "high": 256}},
+                 "model": {"path": "large", "projection": 256},
+                 "evaluate": {"costs": ["size", "dimension"]}})  # fmt: skip
+    space = parse(one.space, one)
+    trials = board(trial(0, 0.9, "large", size=90.0), trial(1, 0.9, "small", size=9.0),
+                   trial(2, 0.9, "large", size=30.0))  # fmt: skip
+    trials[2].params["model.projection"] = 32
+    (size,) = log_costs(trials, space, one)  # none has a dimension
+    points = [space.fill(trials[number].params, one) for number in range(3)]
+    np.testing.assert_allclose(size.regret(points), [1, 0, np.log(30 / 9) / np.log(10)], atol=0.01)
+    between = size.regret([points[2] | {"model.projection": 144}])[0]
+    assert np.log(30 / 9) / np.log(10) < between < 1
