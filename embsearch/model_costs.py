@@ -28,14 +28,15 @@ from embsearch.values import Measurement
 
 TIMED = 64  # validation texts, encoded together
 ROUNDS, SECONDS = 5, 2.0  # how often at most, and for how long
+ENOUGH = 3  # trials; the others have the median of these
 ADAPTER = "adapter"  # a folder in a saved model that nothing loads
 
 
 class CostMeter:
-    """Measures costs. An encoder that is alike in all that changes them is measured once."""
+    """Measures costs: of trials that are alike in all that changes them the first few."""
 
     def __init__(self) -> None:
-        self._known: dict[object, dict[str, float]] = {}
+        self._known: dict[object, list[dict[str, float]]] = {}
 
     def added_to(
         self, run: Iterator[Measurement], config: Config, folder: Path, data: TaskData, cache: str
@@ -49,10 +50,14 @@ class CostMeter:
         names = config.evaluate.costs
         paths = sorted({path for name in names for path in COSTS[name].changed_by})
         key = names, config.device, *(value_at(config, path) for path in paths)
-        if key not in self._known:
+        known = self._known.setdefault(key, [])
+        if len(known) < ENOUGH:
             with torch.random.fork_rng([]), one_thread():
-                self._known[key] = measure(config, model, data, Path(cache))
-        return self._known[key]
+                known.append(measure(config, model, data, Path(cache)))
+        costs = {}
+        for name in names:
+            costs[name] = median(one[name] for one in known)
+        return costs
 
 
 def measure(config: Config, folder: Path, data: TaskData, cache: Path) -> dict[str, float]:
@@ -72,8 +77,9 @@ def measure(config: Config, folder: Path, data: TaskData, cache: Path) -> dict[s
         "dimension": float(vectors.shape[1]),
     }
     if "latency" in config.evaluate.costs:
-        seconds = _seconds(lambda: embed(tower, inputs, few, compute))
-        found["latency"] = 1000 * seconds / len(few)
+        clock = time.thread_time if compute.device.type == "cpu" else time.perf_counter
+        seconds = _seconds(lambda: embed(tower, inputs, few, compute), clock)
+        found["latency"] = 1000 * seconds / count
     return {name: found[name] for name in config.evaluate.costs}
 
 
@@ -87,13 +93,16 @@ def megabytes(folder: Path) -> float:
     return total / 1e6
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    """Return the median time of some rounds of ``work``, which was done once before."""
+def _seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Return the median time of some rounds of ``work``, which was done once before.
+
+    On a CPU the clock is that of the thread: others that use the machine add nothing to it.
+    """
     rounds: list[float] = []
     while len(rounds) < ROUNDS and sum(rounds) < SECONDS:
-        begun = time.perf_counter()
+        begun = clock()
         work()
-        rounds.append(time.perf_counter() - begun)
+        rounds.append(clock() - begun)
     return median(rounds)
 
 

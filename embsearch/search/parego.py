@@ -1,14 +1,15 @@
 """Expected improvement of value and costs together, after ParEGO (Knowles 2006).
 
-Every suggestion draws weights w, by the trial's seed: a third of them for the value alone, which is what
-is reported, the others evenly for all. It improves
+Every suggestion draws weights w, by the trial's seed: a third of them for the value alone, which is
+what is reported, the others evenly for all. It improves
 
     t(x) = -max_j w_j r_j(x) - EVEN * sum_j w_j r_j(x)
 
 ``r_0`` is by how much the value stays below the best that is expected of what was tried, in shares
 of what the best of the cheapest stays below it; ``r_j`` how far the logarithm of cost j is above
-the least, in shares of the range that was seen. The value is the surrogate's. A cost is what a Gaussian
-process over the settings that change it expects: of an encoder that was tried, what was measured.
+the least, in shares of the range that was seen. The value is the surrogate's. A cost is what a
+Gaussian process over the settings that change it expects: of an encoder that was tried, what was
+measured.
 
 Shapes: N trials, C configurations, J costs, with the value in ``_worth``.
 """
@@ -84,7 +85,10 @@ def log_costs(trials: Mapping[int, Trial], space: Space, config: Config) -> list
             continue
         changing = COSTS[name].changed_by
         dimensions = [one for one in space.dimensions if one.path in changing]
-        points = [space.fill(trials[number].params, config) for number in known]
+        points = []
+        for number in known:
+            params = trials[number].params
+            points.append(space.fill(params, config))
         own = Space(tuple(dimensions))
         found.append(log_cost(own, points, costs))
     return found

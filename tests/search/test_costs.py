@@ -209,8 +209,8 @@ def searched(*costs):
 
 
 def test_the_sampler_draws_weights_anew_and_tries_cheap_encoders_too():
-    assert searched().count("small") == 0
-    assert 3 <= searched("size").count("small") <= 9
+    assert set(searched()) == {"large"}
+    assert set(searched("size")) == {"large", "small"}
 
 
 def test_an_encoder_that_was_tried_is_expected_to_cost_what_was_measured():

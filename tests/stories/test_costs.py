@@ -68,3 +68,29 @@ def test_page_status_and_mlflow_name_the_same_front(home, capsys):
     runs = client.search_runs([experiment], "tags.`embsearch.pareto` = 'true'")
     assert {int(run.data.tags["embsearch.trial"]) for run in runs} == shown
     assert all(run.data.metrics["cost/dimension"] in (32.0, 64.0) for run in runs)
+
+
+def test_a_study_without_costs_measures_the_same(home, tmp_path):
+    plain = home.at(tmp_path / "home")
+    plain.words = [word.replace(str(home.folder), str(plain.folder)) for word in home.words]
+    assert plain.run("search", "stop.trials=2", "track=none") == 0
+    assert "costs" not in plain.events("measured", 0)[0]
+    mine, theirs = home.values(), plain.values()
+    both = mine.keys() & theirs.keys()
+    assert len(both) >= 4
+    assert {key: mine[key] for key in both} == {key: theirs[key] for key in both}
+
+
+def test_the_cheap_point_is_not_held_against_a_dear_given_one(home, small, capsys):
+    cheap = [
+        n for n in range(4) if home.events("created", n)[0]["params"]["model.path"] == str(small)
+    ]
+    assert home.run("status", COSTS) == 0
+    (number,) = set(on_front(capsys.readouterr().out)) & set(cheap)
+    assert home.run("promote", COSTS, f"trial={number}", "--dry-run") in (0, 3)
+    said = capsys.readouterr().out
+    assert f"trial {number}: test AUC" in said
+    assert "gain" in said
+    assert "given" not in said
+    assert home.run("promote", COSTS, "trial=0", "--dry-run") in (0, 3)
+    assert "given" in capsys.readouterr().out
