@@ -54,7 +54,7 @@ class CostMeter:
         if len(known) < ENOUGH:
             with torch.random.fork_rng([]), one_thread():
                 known.append(measure(config, model, data, Path(cache)))
-        costs = {}
+        costs: dict[str, float] = {}
         for name in names:
             costs[name] = median(one[name] for one in known)
         return costs
@@ -88,8 +88,10 @@ def megabytes(folder: Path) -> float:
     total = 0
     for path in folder.rglob("*"):
         inside = path.relative_to(folder).parts
-        if path.is_file() and ADAPTER not in inside:
-            total += path.stat().st_size
+        if not path.is_file() or ADAPTER in inside:
+            continue
+        file = path.stat()
+        total += file.st_size
     return total / 1e6
 
 

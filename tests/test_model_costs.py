@@ -31,7 +31,8 @@ def test_threads_are_as_they_were_also_after_an_error():
 
     torch.set_num_threads(2)
     try:
-        pytest.raises(ValueError, fail)
+        with pytest.raises(ValueError, match="stop"):
+            fail()
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
