@@ -74,6 +74,7 @@ class Measurement:
     trial has ended by itself, with ``why`` (budget spent, early stopping). ``rows``: so many were read;
     metrics on fewer are not compared with metrics on more. ``machine`` is what computed it, as
     the worker knows it (``host``, ``cpu``, ``device``, ``threads``, ``precision``); empty where nobody said.
+    ``costs``: what its model costs (``evaluate.costs``), of a trial's first evaluation alone.
     """
 
     rung: int
@@ -85,6 +86,7 @@ class Measurement:
     why: str = ""
     rows: int = 0
     machine: Mapping[str, Scalar] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.rung < 1 or self.step < 0 or self.texts_seen < 0:

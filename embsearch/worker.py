@@ -53,6 +53,7 @@ from embsearch.model import pretrained
 from embsearch.model.device import Compute, choose, failure_of
 from embsearch.model.embed import embed
 from embsearch.model.tower import Inputs, Tower
+from embsearch.model_costs import CostMeter
 from embsearch.soup import average
 from embsearch.tasks.base import AnyTask
 from embsearch.tasks.catalogue import task_of, tower_class
@@ -112,6 +113,7 @@ class Worker:
         # The trial that can go on at once, and where it is.
         self._warm: tuple[tuple[int, ...], Iterator[Measurement]] | None = None
         self._machine: dict[str, Scalar] = {}  # that the warm trial is computed on
+        self._costs = CostMeter()
 
     def __call__(self, job: Job) -> Iterator[Message]:
         """Yield the messages of one job; the last one ends it. An error becomes ``Failed``."""
@@ -173,10 +175,13 @@ class Worker:
         encoder, tokens = self._encoder(config, data, Path(job.cache), compute)
         self._outbox.clear(job.points_every)
         folder, report = Path(job.folder), self._outbox.report
-        return trial(
+        run = trial(
             config, data, tokens, encoder, compute, folder, report,
             lambda: self.halting, job.queries, group,
         )  # fmt: skip
+        begins = not (job.segment.from_checkpoint or job.segment.seed)
+        weighed = config.evaluate.costs and begins and self.crew.leads
+        return self._costs.added_to(run, config, folder, data, job.cache) if weighed else run
 
     def _evaluate(self, job: EvaluateJob) -> Iterator[Message]:
         config = build(job.config)

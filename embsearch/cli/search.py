@@ -17,6 +17,7 @@ from embsearch.history.folder import StudyFolder
 from embsearch.model import lora
 from embsearch.model.prompts import say_prompts
 from embsearch.report.findings import by_estimate, other_choice, unconfirmed
+from embsearch.report.front import show_front
 from embsearch.report.live import Watch
 from embsearch.report.record import Record
 from embsearch.report.result import show
@@ -48,6 +49,7 @@ def run(config: Config, options: TellsMore) -> int:
         watch.close()
     show(vars(result), study.config.evaluate.metric, task_of(study.config))
     record = records(study.folder)
+    show_front(record)
     for found in (*other_choice(record), *by_estimate(record), *unconfirmed(record)):
         print(f"note:  {found.text}")
     if not study.trials:

@@ -13,6 +13,7 @@ from embsearch.errors import StudyError, did_you_mean
 from embsearch.history.folder import StudyFolder, holder
 from embsearch.history.log import read_events
 from embsearch.launch.slurm.mailbox import get
+from embsearch.report.front import show_front
 from embsearch.report.live import clock, summary, trials_table
 from embsearch.report.record import Record
 from embsearch.report.result import result_table
@@ -52,6 +53,7 @@ def run(config: Config, options: StatusOptions) -> int:
             print(f"trial {trial.number} {trial.state}: {trial.why}")
     if study.result is not None:
         console.print(result_table(study.result["table"], study.objective, task_of(study.config)))
+    show_front(study)
     return 0
 
 

@@ -1,4 +1,5 @@
-"""The objectives that a config may name: what each learns from, what shapes it, where its class is.
+"""The objectives that a config may name: what each learns from, what shapes it, where its class is;
+and the costs of a model.
 
 A new objective is a line here and a file in embsearch/objectives. The table lies in this room
 because ``objective.name`` takes its choices from it, and imports point down. No torch here, so
@@ -14,6 +15,26 @@ Needs = Literal["negatives", "choices", "teacher", "scores", "score orders"]
 choose among, be it a given negative or another row's positive. ``teacher``: a teacher's scores of
 a row's titles. ``scores``: a score of every row;
 ``score orders``: rows of different scores in a batch."""
+
+
+class Cost(NamedTuple):
+    """A cost of a model that ``evaluate.costs`` may name."""
+
+    words: str  # what it is, with its unit
+    head: str  # of a column
+    changed_by: tuple[str, ...]  # settings; where they are the same, so is the cost
+
+
+_SHAPE = ("model.path", "model.revision", "model.projection")
+COSTS = {
+    "latency": Cost(
+        "milliseconds to encode a text",
+        "ms a text",
+        (*_SHAPE, "model.max_length", "model.prompts.query", "model.prompts.document"),
+    ),
+    "size": Cost("megabytes of the saved model", "MB", _SHAPE),
+    "dimension": Cost("numbers in a vector", "numbers", _SHAPE),
+}
 
 LOSS = "objective.name"  # the config path of a loss; of a set, below the set's
 OWN_FORMATS = (

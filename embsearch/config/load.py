@@ -121,6 +121,8 @@ def identity(config: Config) -> JsonObject:
         tree["data"].pop("sets")
     if not config.study.like:
         tree["study"].pop("like")
+    if not config.evaluate.costs:
+        tree["evaluate"].pop("costs")
     if config.model.prompts == PromptsConfig("", ""):
         tree["model"].pop("prompts")
     if config.model.adapter == "none" and "model.adapter" not in config.space:  # the same

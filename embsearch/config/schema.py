@@ -20,6 +20,7 @@ from embsearch.config.setting import Room, setting
 from embsearch.errors import did_you_mean
 
 SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cmaes"]
+CostName = Literal["latency", "size", "dimension"]  # config.catalogue.COSTS
 Pooling = Literal["keep", "mean", "cls", "max", "lasttoken", "pooler"]
 
 OF_A_STUDY = (
@@ -412,6 +413,11 @@ class EvaluateConfig(Room):
         "spearman for scored pairs, accuracy for classes",
         verbs=("search",),
     )
+    costs: tuple[CostName, ...] = setting(
+        (),
+        "what shall be low beside it: latency (ms a text), size (MB), dimension; []: nothing",
+        verbs=("search", "plan"),
+    )
     at: tuple[float, ...] = setting(
         (0.1, 0.25, 0.5, 0.75, 1.0),
         "shares of train.texts at which a trial is measured",
@@ -711,6 +717,11 @@ class Config(Room):
             yield (
                 f"stop.gain={self.stop.gain:g}: sampler={self.sampler.name} says nothing of what "
                 "to expect; use sampler=gp, or stop.gain=null"
+            )
+        if self.stop.gain is not None and self.evaluate.costs:
+            yield (
+                f"stop.gain={self.stop.gain:g}: is of one value, and evaluate.costs="
+                f"{list(self.evaluate.costs)} are others; use stop.trials, or stop.gain=null"
             )
         if self.data.sets and self.evaluate.early_error:
             error = self.evaluate.early_error

@@ -26,10 +26,12 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from embsearch.config.catalogue import COSTS
 from embsearch.config.folders import studies_folders, studies_in
 from embsearch.config.settings import settings
 from embsearch.errors import ConfigError
 
+TOGETHER = "evaluate.objectives"  # a metric and costs, as evaluate.objective and .costs
 LAST = "effort"  # the group that, given on the command line, overrides a study's own settings
 
 
@@ -42,10 +44,28 @@ def last_word(words: Sequence[str]) -> list[str]:
     """
     found = []
     for word in words:
-        found.append(word)
+        found += _metric_and_costs(word)
         if word.startswith(f"{LAST}="):
             found.append(f"+{LAST}@_global_={word.partition('=')[2]}")
     return found
+
+
+def _metric_and_costs(word: str) -> list[str]:
+    """Return ``evaluate.objectives=[auc,latency]`` as the two settings that it means; another word
+    as it is.
+    """
+    setting, _, value = word.partition("=")
+    if setting != TOGETHER:
+        return [word]
+    names = [name.strip() for name in value.strip("[]").split(",")]
+    costs = [name for name in names if name in COSTS]
+    metrics = [name for name in names if name not in COSTS]
+    if len(metrics) > 1:
+        known = ", ".join(COSTS)
+        raise ConfigError(f"{word}: expected one metric, and costs beside it ({known})")
+    words = [f"evaluate.costs=[{','.join(costs)}]"]
+    words += [f"evaluate.objective={name}" for name in metrics]
+    return words
 
 
 class ConfSource(ConfigSource):

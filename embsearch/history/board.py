@@ -23,9 +23,12 @@ class Board(Mapping[int, Trial]):
 
     Soups are found by their number and their state, and among ``soups``: they are none of the
     trials that the search compares, counts and learns from.
+
+    ``begun``: of a board of some, how many trials the study has.
     """
 
-    def __init__(self, trials: Iterable[Trial] = ()) -> None:
+    def __init__(self, trials: Iterable[Trial] = (), begun: int = 0) -> None:
+        self._begun = begun
         self._trials: dict[int, Trial] = {}
         self._soups: dict[int, Trial] = {}
         self._by_state: dict[State, dict[int, Trial]] = {}
@@ -90,6 +93,11 @@ class Board(Mapping[int, Trial]):
         """Return how many trials are in this state."""
         return len(self._by_state.get(state, ()))
 
+    @property
+    def begun(self) -> int:
+        """The number of the study's trials."""
+        return self._begun or len(self._trials)
+
     def reached(self, rung: int) -> int:
         """Return how many trials were measured at a rung."""
         return len(self._reached.get(rung, ()))
@@ -109,8 +117,11 @@ class Board(Mapping[int, Trial]):
 
     def best_paused(self, rung: int) -> Trial | None:
         """Return the best of the trials that stand paused at a rung."""
-        keys = self._paused.get(rung)
-        return self._trials[-keys[-1][1]] if keys else None
+        return next(self.paused(rung), None)
+
+    def paused(self, rung: int) -> Iterator[Trial]:
+        """Yield the trials that stand paused at a rung, the best first."""
+        yield from (self._trials[-minus] for _, minus in reversed(self._paused.get(rung, [])))
 
     def paused_at(self) -> list[int]:
         """Return the rungs where trials stand paused."""

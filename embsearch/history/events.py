@@ -88,6 +88,7 @@ class Evaluated(Event):
     why: str = ""
     rows: int = 0
     machine: Mapping[str, Scalar] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict, metadata=OPTIONAL)
 
     @property
     def run(self) -> int:

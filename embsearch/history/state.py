@@ -176,6 +176,7 @@ def _apply(trial: Trial, event: Event, objective: str) -> None:
         case events.Measured():
             trial.texts_seen, trial.step = event.texts_seen, event.step
             trial.seconds = event.seconds
+            trial.costs = event.costs or trial.costs
             _measure(trial, event, objective)
             if event.seeds == 1:
                 _compare(trial, event.rung, event.metrics[f"val/{objective}"])

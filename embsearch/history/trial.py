@@ -50,6 +50,7 @@ class Trial:
     origin: Origin = ""  # who thought of it
     members: tuple[tuple[int, int], ...] = ()  # of a soup: trial and run of each
     outcome: Outcome | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)  # of its model, by evaluate.costs
     runs: list[Run] = field(default_factory=lambda: [Run()])
     seed: int = 0  # of the run that trains, or did last
     searched: int = (

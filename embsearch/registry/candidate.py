@@ -20,6 +20,7 @@ from embsearch.model.base_model import UNKNOWN, base_of
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry import test_set_uses
 from embsearch.registry.judge import Judge, JudgedModel
+from embsearch.search.costs import rivals
 from embsearch.tasks.base import AnyTask
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.digest import digest, manifest
@@ -119,10 +120,13 @@ class Candidate:
 
     @property
     def best_given(self) -> Trial | None:
-        """The trial with the best validation value of those that were given to its study."""
+        """The trial with the best validation value of those that were given to its study; where it
+        names costs, of those that cost no more.
+        """
+        every = self.state.trials
         values = {
             trial.number: value
-            for trial in self.state.trials.values()
+            for trial in rivals(every, every[self.trial], self.config.evaluate.costs).values()
             if trial.given and (value := self.state.validation(trial.number)) is not None
         }
         return self.state.trials[max(values, key=values.__getitem__)] if values else None

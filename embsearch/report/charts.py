@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from optuna.distributions import CategoricalDistribution
 
 from embsearch.codec import Json, JsonObject
+from embsearch.config.catalogue import COSTS
 from embsearch.history.final_table import BEST, GIVEN, UNTUNED
+from embsearch.report.front import OFF, ON
 from embsearch.report.importance import Importance
 from embsearch.report.record import Record
 from embsearch.report.tables import SHOWN
@@ -44,6 +46,7 @@ def charts(
         "history": [_history(record, objective)],
         "curves": [_curves(objective, record), _losses()],
         "budget": [_budget_chart(data["budget"])],
+        "costs": [_cost(name, objective) for name in record.config.evaluate.costs],
         "importance": [_importance(len(found))] if found else [],
         "slices": [
             _slice(i, d, name, objective)
@@ -267,6 +270,30 @@ def _budget_chart(rows: Sequence[Json]) -> Chart:
         "Where the budget went",
         "How many trials came to each evaluation; in brackets its share of the budget.",
         spec,
+    )
+
+
+def _cost(name: str, objective: str) -> Chart:
+    words = COSTS[name].words
+    x = {"field": name, "type": "quantitative", "title": words, "scale": {"zero": False}}
+    encoding = {
+        "x": x,
+        "y": _y("best", objective),
+        "color": _kinds(ON, OFF),
+        "size": _SIZE,
+        "tooltip": _tips({"n": "trial", "kind": "is of", "best": objective, name: words}),
+    }
+    spec = {
+        "mark": {"type": "point", "filled": True},
+        "encoding": encoding,
+        "height": 240,
+    }
+    return Chart(
+        f"cost-{name}",
+        f"Value against {name}",
+        "Good trials stand at the upper left; the winner's mark is large.",
+        _table("costs") | spec,
+        narrow=True,
     )
 
 

@@ -24,6 +24,7 @@ from embsearch.report.ranges import range_words
 from embsearch.report.record import Record
 from embsearch.report.result import number, with_interval
 from embsearch.report.tested_models import Models
+from embsearch.search.costs import front
 from embsearch.values import Interval, primary_interval
 
 ALIKE = 1.05  # budgets that differ by a larger factor are said to differ
@@ -57,6 +58,9 @@ class Side:
             found[label] = with_interval(primary_interval(won))
         if gain is not None:
             found["gain over the untuned encoder"] = signed(gain)
+        if record.config.evaluate.costs:
+            numbers = [str(trial.number) for trial in front(record.trials, record.config)]
+            found["Pareto front, trials"] = ", ".join(numbers)
         return found | {
             "trials": f"{len(states)}, {states.count('complete')} complete, {states.count('failed')} failed",
             "texts trained on": f"{record.texts:,}",

@@ -18,6 +18,7 @@ from embsearch.history import events
 from embsearch.history.final_table import BEST, UNTUNED, shown
 from embsearch.report.charts import Chart, charts
 from embsearch.report.findings import findings, headline, metric_label, signed
+from embsearch.report.front import WORDS, front_rows, heads
 from embsearch.report.importance import Importance, importances
 from embsearch.report.live import clock, reads, short, state
 from embsearch.report.ranges import choices_table
@@ -55,6 +56,9 @@ def study_page(record: Record, models: Models | None, vega: str) -> str:
         winner=_winner(record),
         results=list(_results(record, models)),
         encoders=list(_encoders(record)),
+        front=front_rows(record),
+        front_heads=heads(record),
+        front_words=WORDS,
         heads=task_of(record.config).columns,
         metric=metric_label(record),
         split=next((event.split for event in record.tested.values()), ""),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from embsearch.codec import JsonObject
+from embsearch.report.front import points
 from embsearch.report.importance import Importance
 from embsearch.report.record import Course, Record
 from embsearch.report.tested_models import Models
@@ -44,6 +45,7 @@ def tables(
             for x, y in c.loss_curve()
         ],
         "budget": _budget(record, courses),
+        "costs": points(record),
         "importance": [one._asdict() for one in found],
         "seeds": [
             {**_who(record, c), "seed": e.seed, "rung": e.rung, "value": round(e.value, 5)}
@@ -64,8 +66,8 @@ def tables(
         ],
     }
     if models is not None and models.of_titles:
-        points, links = models.projection()
-        made |= {"scores": models.distributions(), "points": points, "links": links}
+        places, links = models.projection()
+        made |= {"scores": models.distributions(), "points": places, "links": links}
     return made
 
 

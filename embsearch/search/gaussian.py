@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import numpy as np
 import optuna
@@ -25,6 +25,13 @@ PRIOR = 10  # trials, after which a prior counts once
 MANY = 300  # trials, from which on TPE is asked: the equations grow with the measurements
 
 
+class Improves(Protocol):
+    """The model that a sampler asks what would be better than what was ``tried``."""
+
+    def improvement(self, points: Sequence[Point], tried: Sequence[Point]) -> Floats:
+        """Return (C,) the expected improvement."""
+
+
 class ExpectedImprovement(optuna.samplers.BaseSampler):
     """Suggests the configuration of highest expected improvement over those ``tried``.
 
@@ -32,7 +39,7 @@ class ExpectedImprovement(optuna.samplers.BaseSampler):
     """
 
     def __init__(
-        self, seed: int, space: Space, surrogate: Surrogate, tried: Sequence[Point]
+        self, seed: int, space: Space, surrogate: Improves, tried: Sequence[Point]
     ) -> None:
         self._dice, self._space = np.random.default_rng(seed), space
         self._surrogate, self._tried = surrogate, tried

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from embsearch.history.board import Board
 from embsearch.history.trial import Trial
+from embsearch.search.costs import best_paused, rivals
 from embsearch.values import Decision
 
 # Where it is known how many trials come, a rung waits until so many of its trials may go on at once:
@@ -40,6 +41,7 @@ class Promotion:
     so that a rung can wait for them.
     The default configuration, with which the final table compares, runs to its end. So does what
     ``study.defaults`` names, unless another trial leaves it far behind.
+    ``costs``: what shall be low; a trial's place is that among those that cost no more.
     """
 
     def __init__(
@@ -49,8 +51,9 @@ class Promotion:
         min_rung: int = 1,
         trials: int | None = None,
         waits: bool = True,
+        costs: Sequence[str] = (),
     ) -> None:
-        self.reduction, self.trials, self.waits = reduction, trials, waits
+        self.reduction, self.trials, self.waits, self.costs = reduction, trials, waits, costs
         self.rungs: list[int] = []
         for number, share in enumerate(at[:-1], 1):
             if number >= min_rung and (
@@ -79,9 +82,9 @@ class Promotion:
         """Return the best promotable trial of the highest rung that has one."""
         board = Board.of(board)
         for rung in reversed(self.rungs):
-            best = board.best_paused(rung)
-            if best is not None and self._ask(best, rung, board)[0]:
-                return best.number
+            for trial in best_paused(board, rung, self.costs):
+                if self._ask(trial, rung, board)[0]:
+                    return trial.number
         if 0 in board and board[0].state == "paused":  # an older version paused it
             return 0
         # paused between rungs: only by a study that was stopped
@@ -97,7 +100,7 @@ class Promotion:
         """
         if not trial.given:
             return trial.values
-        board, proved = Board.of(board), {}
+        board, proved = rivals(Board.of(board), trial, self.costs), {}
         for rung, value in trial.values.items():
             proved[rung] = value
             if rung in self.rungs and not self._earned(trial, rung, board)[0]:
@@ -106,6 +109,7 @@ class Promotion:
 
     def _ask(self, trial: Trial, rung: int, board: Board) -> tuple[bool, str]:
         """Return whether the trial goes on from a rung, and why."""
+        board = rivals(board, trial, self.costs)
         if trial.given and self._runs_to_its_end(trial, board):
             what = "a given point" if trial.number else "the default configuration"
             return True, f"trial {trial.number} is {what} and runs to its end"
@@ -122,7 +126,8 @@ class Promotion:
         """Return whether the trial's place lets it go on, and the words for it."""
         place, among, quota = self._place(trial, rung, board)
         value = trial.values[rung]
-        words = f"place {place} of {among} sampled trials at rung {rung} ({value:.4f}), "
+        who = "sampled trials that cost no more" if self.costs else "sampled trials"
+        words = f"place {place} of {among} {who} at rung {rung} ({value:.4f}), "
         words += f"{quota} may go on"
         if place <= quota:
             return True, words
@@ -136,7 +141,7 @@ class Promotion:
         return False, words
 
     def _all_there(self, board: Board) -> bool:
-        return self.trials is not None and len(board) >= self.trials
+        return self.trials is not None and board.begun >= self.trials
 
     def _place(self, trial: Trial, rung: int, board: Board) -> tuple[int, int, int]:
         """(place from 1, how many reached the rung, how many of them may go on), of sampled trials.

@@ -20,6 +20,7 @@ from embsearch.errors import ConfigError
 from embsearch.history.board import Board
 from embsearch.history.trial import Trial
 from embsearch.search import budget
+from embsearch.search.costs import rivals
 from embsearch.search.memory_study import as_told, memory_study
 from embsearch.search.promotion import Promotion
 from embsearch.search.space import Space
@@ -48,8 +49,11 @@ class Scheduler(Protocol):
 
 
 class OptunaPruner:
-    """Stop-only: one of Optuna's pruners, asked at every evaluation. ``name`` is the study's, by which Hyperband
-    spreads trials over its brackets."""
+    """Stop-only: one of Optuna's pruners, asked at every evaluation.
+
+    ``name`` is the study's, by which Hyperband spreads trials over its brackets. ``costs``: what
+    shall be low; it sees the trials that cost no more.
+    """
 
     def __init__(
         self,
@@ -58,15 +62,17 @@ class OptunaPruner:
         at: Sequence[float],
         min_rung: int,
         name: str = "study",
+        costs: Sequence[str] = (),
     ) -> None:
         self._pruner, self._kind, self._at = pruner, kind, at
         self._min_rung, self._name = min_rung, name
+        self._costs = costs
         self._kept: dict[int, tuple[tuple[object, ...], FrozenTrial]] = {}
 
     def decide(self, trial: Trial, board: Trials) -> Decision:
         """Ask Optuna. The reason quotes the value and its place at this rung."""
         rung, value = trial.rung, trial.values[trial.rung]
-        there = Board.of(board)
+        there = rivals(Board.of(board), trial, self._costs)
         place = 1 + there.above(value, rung)
         words = f"{self._kind}: place {place} of {there.reached(rung)} at rung {rung} ({value:.4f})"
         prune, attributes = self._ask(trial, there)
@@ -116,7 +122,7 @@ def make(config: Config) -> Scheduler:
     """Return the scheduler of ``config.scheduler``. Raises ConfigError for a rung that no trial
     reaches.
     """
-    scheduler, at = config.scheduler, config.evaluate.at
+    scheduler, at, costs = config.scheduler, config.evaluate.at, config.evaluate.costs
     name, reduction = scheduler.name, scheduler.reduction
     faults = []
     if not 1 <= scheduler.min_rung <= len(at):
@@ -132,7 +138,7 @@ def make(config: Config) -> Scheduler:
         raise ConfigError(faults)
     if name == "promotion":
         counted = config.stop.seconds is None and config.stop.target is None
-        return Promotion(at, reduction, scheduler.min_rung, config.stop.trials, counted)
+        return Promotion(at, reduction, scheduler.min_rung, config.stop.trials, counted, costs)
     first, top = budget.step(at, scheduler.min_rung), budget.step(at, len(at))
     pruners: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
         "none": lambda: optuna.pruners.NopPruner(),
@@ -145,4 +151,4 @@ def make(config: Config) -> Scheduler:
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return OptunaPruner(pruners[name](), name, at, scheduler.min_rung, config.study.name)
+        return OptunaPruner(pruners[name](), name, at, scheduler.min_rung, config.study.name, costs)

@@ -19,6 +19,7 @@ from embsearch.search import sampler_history
 from embsearch.search.earlier import told_by
 from embsearch.search.gaussian import MANY, ExpectedImprovement, surrogate_of
 from embsearch.search.memory_study import memory_study
+from embsearch.search.parego import Scalarised, log_costs
 from embsearch.search.sampler import GRID_POINTS, make, seed_of
 from embsearch.search.scheduler import Scheduler, Trials
 from embsearch.search.space import Space, parse
@@ -104,7 +105,10 @@ class Suggester:
         """Return what makes the sampler with a seed, by what the trials measured."""
         found = surrogate_of(trials, self._space, self._config, self._told)
         tried = [self._space.fill(trial.params, self._config) for trial in trials.values()]
-        return lambda seed: ExpectedImprovement(seed, self._drawn, found, tried)
+        costs = log_costs(trials, self._space, self._config)
+        return lambda seed: ExpectedImprovement(
+            seed, self._drawn, Scalarised(found, costs, seed) if costs else found, tried
+        )
 
     def _known(self, name: str, trials: Trials) -> list[FrozenTrial]:
         """Return what one of Optuna's samplers learns from."""

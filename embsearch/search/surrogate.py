@@ -154,16 +154,22 @@ class Surrogate:
         """Return (C,) the expected improvement of configurations over the best of those ``tried``
         (Jones et al. 1998), in logits.
         """
-        best = self._ends([tried[int(np.argmax(self.ends(tried)))]])
-        asked = self._ends(points)
-        ahead = self._expected(asked) - self._expected(best)
-        variance = self._variance(asked) + self._variance(best)
-        variance -= 2 * self._posterior(asked, best)[:, 0]
-        sd = np.sqrt(np.maximum(variance, 1e-12))
+        best = int(np.argmax(self.ends(tried)))
+        ahead, sd = self.ahead(points, tried[best])
         z = ahead / sd
         below = np.array([0.5 * (1 + math.erf(one / math.sqrt(2))) for one in z])
         found: Floats = ahead * below + sd * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
         return found
+
+    def ahead(self, points: Sequence[Point], of: Point) -> tuple[Floats, Floats]:
+        """Return (C,) by how much configurations are expected to end above one; its deviation."""
+        asked = self._ends(points)
+        one = self._ends([of])
+        ahead: Floats = self._expected(asked) - self._expected(one)
+        variance = self._variance(asked) + self._variance(one)
+        variance -= 2 * self._posterior(asked, one)[:, 0]
+        deviation = np.sqrt(np.maximum(variance, 1e-12))
+        return ahead, deviation
 
     def awaiting(self, points: Sequence[Point]) -> Surrogate:
         """Return the surrogate where configurations whose values are still to come are as good as

@@ -22,6 +22,7 @@ from embsearch.data.dataset import TaskData
 from embsearch.data.load import decided_format
 from embsearch.history.folder import StudyFolder, as_begun
 from embsearch.objectives.preflight import learns
+from embsearch.search.costs import alike_in_all
 from embsearch.study.fit_sets import fit_sets, space_of_sets
 from embsearch.tasks.base import AnyTask
 from embsearch.tasks.catalogue import task_of
@@ -40,15 +41,16 @@ def fit_to_data(config: Config) -> tuple[Config, list[str]]:
             return replace(config, space=space_of_sets(config)), []
         return _as_fitted(config, folder.read_locked()["config"]["space"]), []
     config, notes = with_format(config)
+    alike = alike_in_all(config)
     if config.data.sets:
         config, more = fit_sets(config)
-        return config, notes + more
+        return config, notes + alike + more
     task = task_of(config)
     if (
         "auto" not in (config.evaluate.objective, config.objective.name)
         and LOSS not in config.space
     ):
-        return config, notes
+        return config, notes + alike
     data: TaskData = task.load(task.prepare(config.data, home_folder(config.home) / "cache"))
     notes += sampled_line(data.report)
     if config.evaluate.objective == "auto":
@@ -56,7 +58,7 @@ def fit_to_data(config: Config) -> tuple[Config, list[str]]:
         config = with_values(config, {"evaluate.objective": objective})
         if notes:
             notes.append(f"trials are chosen by {task_of(config).primary.label}")
-    return _with_losses(config, task, data, notes)
+    return _with_losses(config, task, data, notes + alike)
 
 
 def _as_fitted(config: Config, began: Json) -> Config:

@@ -141,6 +141,8 @@ class TrialMirror:
             self.points.add(key, value, event.time, event.step)
         self.points.add("cost/seconds", event.seconds, event.time, event.step)
         self.points.add("cost/texts", event.texts_seen, event.time, event.step)
+        for name, value in event.costs.items():
+            self.points.add(f"cost/{name}", value, event.time, event.step)
 
     def _compare(self, event: events.Compared) -> None:
         """Add the mean of several seeds, which is the trial's value, and how far they lie apart."""

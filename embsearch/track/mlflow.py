@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.history.trial import common_rung
+from embsearch.search.costs import front
 from embsearch.track import mlflow_model, mlflow_view
 from embsearch.track.follower import Followed, Follower, Logs, one_line
 from embsearch.track.mirror import TrialMirror, objective_at, validation
@@ -33,6 +34,7 @@ from embsearch.track.run_fields import RunFields, data_digest
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+PARETO = "embsearch.pareto"
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}
 
 
@@ -117,6 +119,7 @@ class MlflowRecorder(Follower):
                     self._refusals[trial.mirror.name] = one_line(error)
                     trial.sent = trial.mirror.events
             self._send_chosen_models(runs)
+            _mark_front(runs, [*self._trials.values()], self._config)
             self._show_view(runs)
             self._show_note(runs)
             if failed is not None:
@@ -290,6 +293,22 @@ class MlflowRecorder(Follower):
                 raise
             self._refusals[key] = one_line(error)
         self._shown[key] = content
+
+
+def _mark_front(runs: StudyRuns, every: Sequence[_Trial], config: Config) -> None:
+    """Tag the runs of the Pareto front as it is now; a run that left it has an empty tag."""
+    if not config.evaluate.costs:
+        return
+    trials = {one.mirror.number: one.mirror.trial for one in every}
+    on_front = front(trials, config)
+    for one in every:
+        view = one.view
+        if not view.run_id or view.deleted:
+            continue
+        marked = view.tags.get(PARETO, "")
+        wanted = "true" if one.mirror.trial in on_front else ""
+        if marked != wanted:
+            runs.tag(view, PARETO, wanted)
 
 
 def _model_folder(trial: _Trial) -> Path | None:

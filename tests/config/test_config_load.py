@@ -4,6 +4,7 @@ import pytest
 
 from embsearch.config.build import build, to_dict, with_values
 from embsearch.config.load import compose, diff, digest, flatten, identity
+from embsearch.config.schema import Config
 from embsearch.errors import ConfigError
 
 
@@ -118,3 +119,17 @@ def test_values_at_paths_leave_the_rest_as_it_was_and_are_checked_as_all_setting
         with pytest.raises(ConfigError) as found:
             with_values(config, {path: "fast"})
         assert words in str(found.value)
+
+
+def test_a_metric_and_costs_may_be_given_together():
+    together = compose(["evaluate.objectives=[auc, latency, size]"])
+    assert together == compose(["evaluate.objective=auc", "evaluate.costs=[latency,size]"])
+    assert compose(["evaluate.objectives=[dimension]"]).evaluate.objective == "auto"
+    with pytest.raises(ConfigError, match=r"one metric, and costs beside it \(latency, size, dim"):
+        compose(["evaluate.objectives=[auc,latencyy]"])
+
+
+def test_a_study_without_costs_has_the_identity_that_it_had():
+    assert "costs" not in identity(Config())["evaluate"]
+    one, other = compose(["evaluate.costs=[size]"]), compose(["evaluate.costs=[latency]"])
+    assert diff(identity(one), identity(other)) == ['evaluate.costs: ["size"] -> ["latency"]']

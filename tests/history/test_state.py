@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from helpers import event
 
+from embsearch.history.events import encode
 from embsearch.history.state import StudyState
 
 SEGMENT = {"trial": 0, "attempt": 0, "from_checkpoint": 0, "until": 1}
@@ -57,3 +58,11 @@ def test_the_logs_may_be_read_in_any_order():
     early.apply_all([], logs)
     assert (late.unsettled, early.unsettled) == ({}, {})
     assert late.trials[0] == early.trials[0]
+
+
+def test_what_a_model_costs_is_known_from_the_first_evaluation_on():
+    first = measured(0.5, costs={"size": 20.0})
+    state = state_of(first, measured(0.6, rung=2))
+    assert state.trials[0].costs == {"size": 20.0}
+    assert encode(first)["costs"] == {"size": 20.0}
+    assert "costs" not in encode(measured(0.6, rung=2))

@@ -44,7 +44,8 @@ def record(**changed):
     trial = Trial(3, params=params, outcome=Outcome("complete", "budget spent", 0.9), runs=[Run()])
     course = Course(trial, axes={})
     space = parse(config.space, config)
-    return SimpleNamespace(config=config, space=space, best=course, courses={3: course}, objective="auc", result={},
+    return SimpleNamespace(config=config, space=space, best=course, configuration=course,
+                           courses={3: course}, objective="auc", result={},
                            of_kind=lambda kind: [])  # fmt: skip
 
 

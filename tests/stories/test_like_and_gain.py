@@ -86,3 +86,8 @@ def test_a_search_ends_when_another_trial_promises_too_little_and_says_how_much(
 def test_a_sampler_that_expects_nothing_is_refused(played, capsys):
     assert played.run("search", "sampler=tpe", "stop.gain=0.01") == 2
     assert "stop.gain=0.01: sampler=tpe says nothing of what to expect" in capsys.readouterr().err
+
+
+def test_a_gain_of_several_values_is_refused(played, capsys):
+    assert played.run("search", *GP, "stop.gain=0.01", "evaluate.costs=[size]") == 2
+    assert "stop.gain=0.01: is of one value" in capsys.readouterr().err
