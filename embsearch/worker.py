@@ -119,10 +119,8 @@ class Worker:
         """Yield the messages of one job; the last one ends it. An error becomes ``Failed``."""
         try:
             match job:
-                case TrainJob() if job.members:
-                    yield averaged(self, job)
                 case TrainJob():
-                    yield from self._train(job)
+                    yield from [averaged(self, job)] if job.members else self._train(job)
                 case EvaluateJob():
                     yield from self._evaluate(job)
                 case ProbeJob():

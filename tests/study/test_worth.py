@@ -7,7 +7,7 @@ from helpers import event
 
 from embsearch.config.build import build
 from embsearch.history.state import StudyState
-from embsearch.study.result import by_worth, winner
+from embsearch.study.result import best_configuration, by_worth, soup_due, to_confirm, winner
 
 AT = [0.1, 0.3, 0.6, 0.8, 1.0]
 RATES = (5e-5, 1e-4, 2e-4, 3e-4)
@@ -101,3 +101,78 @@ def test_a_metric_below_zero_and_one_at_its_ends_are_taken():
 def test_a_given_point_wins_a_tie():
     state = state_of([0.8, 1.0], [0.9, 1.0], [0.95, 1.0])
     assert winner(state, config(at=[0.3, 1.0])).number == 0
+
+
+def again(state, number, *values):
+    """Give a trial fresh seeds that measured these values at their end."""
+    for seed, value in enumerate(values, 1):
+        fields = {"rung": 5, "step": 5, "texts_seen": 5, "seconds": 1.0, "last": True, "why": "end"}
+        measured = event("repeated", metrics={"val/auc": value}, seed=seed, **fields)
+        state.apply(measured, number)
+
+
+def curve(end):
+    return [end - 0.1, end - 0.05, end - 0.03, end - 0.01, end]
+
+
+def test_fresh_seeds_of_several_choose_between_these_and_not_the_estimate():
+    state = state_of(curve(0.9573), curve(0.9580))
+    again(state, 1, 0.9575, 0.9549)
+    assert (
+        best_configuration(state, config()).number
+        == by_worth(state, config(), fresh=True)[0].number
+    )
+    again(state, 0, 0.9604, 0.9591)
+    assert best_configuration(state, config()).number == 0
+
+
+def test_of_several_that_are_confirmed_one_was_given():
+    state = state_of(curve(0.90), curve(0.93), curve(0.94), curve(0.95))
+    best = by_worth(state, config())[0].number
+    assert [trial.number for trial in to_confirm(state, config(), 1)] == [best]
+    assert [trial.number for trial in to_confirm(state, config(), 2)] == [best, 0]
+    assert len(to_confirm(state, config(), 3)) == 3
+    assert 0 in [trial.number for trial in to_confirm(state, config(), 3)]
+
+
+def souped(value):
+    """Return the state of a study whose trial 1 won and whose soup of it measured ``value``."""
+    state = state_of(curve(0.90), curve(0.93))
+    again(state, 1, 0.94, 0.92)
+    due = soup_due(state, config())
+    assert (due.number, due.trial, due.runs) == (2, 1, (0, 1, 2))
+    members = [(due.trial, run) for run in due.runs]
+    state.apply(event("created", trial=2, params={}, origin="soup", members=members), 2)
+    assert soup_due(state, config()) is None
+    where = {"trial": 2, "attempt": 0, "from_checkpoint": 0, "until": 1}
+    state.apply(event("segment", segment=where, slot=0), 2)
+    fields = {"rung": 5, "step": 5, "texts_seen": 5, "seconds": 1.0, "last": True, "why": "mean"}
+    state.apply(event("measured", metrics={"val/auc": value}, **fields), 2)
+    state.apply(event("ended", state="complete", reason="mean", value=value), 2)
+    state.apply(event("told", trial=2, state="complete", value=value))
+    return state
+
+
+def test_a_soup_wins_where_it_is_no_worse_than_its_members_on_the_average():
+    assert winner(souped(0.9301), config()).number == 2
+    assert winner(souped(0.9299), config()).number == 1
+
+
+def test_a_soup_is_none_of_the_trials_that_the_search_knows():
+    state = souped(0.95)
+    assert list(state.trials) == [0, 1]
+    assert state.trials.free == 3
+    assert state.trials[2].is_soup
+    assert state.trials.best.number == 1
+    assert state.trials.reached(5) == 2
+
+
+@pytest.mark.parametrize("words", [{"soup": False}, {"winner": "value", "soup": False}])
+def test_no_soup_is_made_where_none_is_wanted(words):
+    state = state_of(curve(0.90), curve(0.93))
+    again(state, 1, 0.94, 0.92)
+    assert soup_due(state, config(**words)) is None
+
+
+def test_one_run_makes_no_soup():
+    assert soup_due(state_of(curve(0.90), curve(0.93)), config()) is None
