@@ -40,18 +40,23 @@ def compose_options(overrides: Sequence[str], cls: type[O]) -> O:
 
 
 def compose_raw(
-    overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()
+    overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = (), name: str = "config"
 ) -> DictConfig:
-    """Return what Hydra composes. Raises Hydra's own errors."""
+    """Return what Hydra composes, beginning with the file ``name``. No object is made of it.
+
+    Raises Hydra's own errors, and ConfigError for what would act through Hydra.
+    """
     import hydra
 
+    from embsearch.config import foreign
     from embsearch.config.source import last_word, searching
 
+    foreign.check_words(overrides)
     with (
         searching(config_dirs),
         hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"),
     ):
-        return hydra.compose("config", overrides=last_word(overrides))
+        return hydra.compose(name, overrides=last_word(overrides))
 
 
 def from_hydra(composed: DictConfig) -> Config:

@@ -12,6 +12,7 @@ scanning ``hydra_plugins`` would join every other Hydra program of the same envi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from embsearch.config.folders import studies_folders, studies_in
+from embsearch.config import foreign
+from embsearch.config.folders import conf_folder, studies_folders, studies_in
 from embsearch.config.settings import settings
 from embsearch.errors import ConfigError
 
@@ -76,7 +78,7 @@ class ConfSource(ConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
         file = self._file(config_path)
-        config, header = _read(file)
+        config, header = _read(file, group)
         if group == "study" and name != "default":
             _complete_study(config, header, name, file.parent)
         if group == "space" and header["package"] is None:
@@ -120,7 +122,8 @@ class StudySource(ConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         name = config_path.removesuffix(".yaml").rpartition("/")[2]
         file = self._file(name)
-        config, header = _read(file)
+        config, header = _read(file, "study")
+        _say_what_it_hides(file)
         header["package"] = header["package"] or "_global_"
         _complete_study(config, header, name, file.parent)
         _expand_space(config, "study", header)
@@ -195,9 +198,9 @@ def _merge(into: dict[Any, Any], key: object, value: object) -> None:
         into[key] = value
 
 
-def _read(file: Path) -> tuple[DictConfig, dict[str, str | None]]:
+def _read(file: Path, group: str) -> tuple[DictConfig, dict[str, str | None]]:
     """Return the file's mapping and its header. Unlike Hydra's, the header may follow other
-    comments.
+    comments. Raises ConfigError where the file is broken, or would act through Hydra.
     """
     if not file.is_file():
         raise ConfigLoadError(f"Config not found : {file}")
@@ -216,7 +219,22 @@ def _read(file: Path) -> tuple[DictConfig, dict[str, str | None]]:
             line for line in lines if not line.startswith("#") or line.lstrip("# ").startswith("@")
         )
     )
+    if file != conf_folder() / "config.yaml":
+        plain = OmegaConf.to_container(config, resolve=False)
+        foreign.check_file(file, plain, group, header["package"])
     return config, header
+
+
+def _say_what_it_hides(file: Path) -> None:
+    """Say that a study of the working directory hides a shipped one of the same name."""
+    for folder in studies_folders():
+        other = folder / file.parent.name / file.name
+        if other.is_file() and not other.samefile(file):
+            print(
+                f"study={file.parent.name} is {file} of this working directory, which hides "
+                f"{other} that came with embsearch",
+                file=sys.stderr,
+            )
 
 
 def _takes_own_names(path: str) -> bool:
