@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from embsearch.codec import Json, JsonObject
+from embsearch.config import secrets
 from embsearch.config.build import build, build_options, to_dict
-from embsearch.config.folders import conf_folder
+from embsearch.config.folders import conf_folder, home_folder
 from embsearch.config.launchers import ReplayConfig
 from embsearch.config.options import Options
 from embsearch.config.schema import Config, PromptsConfig
@@ -67,10 +68,14 @@ def from_hydra(composed: DictConfig) -> Config:
 def command(composed: DictConfig, cls: type[O]) -> tuple[Config, O]:
     """Return the typed config, and what a verb takes beside it.
 
-    Raises ConfigError with every fault, also of interpolations and missing values.
+    Raises ConfigError with every fault, also of interpolations and missing values, and where a
+    secret would be written down.
     """
     values = _plain(composed)
-    return build(values), build_options(values, cls)
+    config = build(values)
+    study = home_folder(config.home) / "studies" / config.study.name / "study.yaml"
+    secrets.check(to_dict(config), study.read_text("utf-8", "replace") if study.is_file() else "")
+    return config, build_options(values, cls)
 
 
 def _plain(composed: DictConfig) -> JsonObject:
@@ -84,6 +89,7 @@ def _plain(composed: DictConfig) -> JsonObject:
         raise ConfigError(f"{key}: {reason}" if key else reason) from error
     assert isinstance(values, dict)
     given = {str(key): value for key, value in values.items() if key != "hydra"}
+    given = secrets.referred(given, OmegaConf.to_container(composed, resolve=False))
     given["space"] = flatten(given.get("space") or {})
     return given
 
