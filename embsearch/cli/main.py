@@ -25,7 +25,7 @@ from embsearch import __version__
 from embsearch.cli.verbs import Verb, by_study, split_verb, with_text
 from embsearch.config import secrets
 from embsearch.config.options import Options
-from embsearch.errors import ConfigError, EmbsearchError, UserError, did_you_mean
+from embsearch.errors import ConfigError, EmbsearchError, UserError
 
 if TYPE_CHECKING:
     from embsearch.config.schema import Config
@@ -276,15 +276,14 @@ def _shows(words: Sequence[str]) -> bool:
     Raises ConfigError for any other: Hydra has flags that run code of a file, and takes parts of
     their names.
     """
-    flags = [word.partition("=")[0] for word in words if word.startswith("-")]
-    known = (*SHOWS, *HOW, *COMPLETES)
-    if faults := [
-        f"{flag}: no such flag.{did_you_mean(flag, known)} See 'embsearch --help'"
-        for flag in flags
-        if flag not in known
-    ]:
-        raise ConfigError(faults)
-    return bool(flags)
+    shows = False
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag in (*SHOWS, *HOW, *COMPLETES):
+            shows = True
+        elif flag.startswith("-"):
+            raise ConfigError(f"{flag}: no such flag; see 'embsearch --help'")
+    return shows
 
 
 def _refuse_multirun(words: Sequence[str]) -> None:

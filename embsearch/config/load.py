@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,7 +75,10 @@ def command(composed: DictConfig, cls: type[O]) -> tuple[Config, O]:
     values = _plain(composed)
     config = build(values)
     study = home_folder(config.home) / "studies" / config.study.name / "study.yaml"
-    secrets.check(to_dict(config), study.read_text("utf-8", "replace") if study.is_file() else "")
+    older = ""
+    if os.path.isfile(study):  # false also for names that no file can have
+        older = study.read_text("utf-8", "replace")
+    secrets.check(to_dict(config), older)
     return config, build_options(values, cls)
 
 
@@ -89,7 +93,8 @@ def _plain(composed: DictConfig) -> JsonObject:
         raise ConfigError(f"{key}: {reason}" if key else reason) from error
     assert isinstance(values, dict)
     given = {str(key): value for key, value in values.items() if key != "hydra"}
-    given = secrets.referred(given, OmegaConf.to_container(composed, resolve=False))
+    raw = OmegaConf.to_container(composed, resolve=False)
+    given = secrets.referred(given, raw)
     given["space"] = flatten(given.get("space") or {})
     return given
 

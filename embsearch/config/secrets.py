@@ -1,11 +1,12 @@
 """Secrets: the one place that knows what they look like. They are in no file, log or message.
 
-``postgresql://me:secret@host/db`` becomes ``postgresql://me@host/db`` wherever a config is made, and in the words
-of the command line before Hydra sees them, which quotes words in its errors. Whoever connects asks
-``credentials``; whoever prints what others have worded asks ``masked``.
+``postgresql://me:secret@host/db`` becomes ``postgresql://me@host/db`` wherever a config is made,
+and in the words of the command line before Hydra sees them, which quotes words in its errors. Whoever
+connects asks ``credentials``; whoever prints what others have worded asks ``masked``.
 
-A secret of any other setting would be written to study.yaml, config.yaml and MLflow: typed, it is refused
-(``check``). Read from the environment it is kept as ``${oc.env:NAME}``, and whoever needs it asks ``revealed``.
+A secret of any other setting would be written to study.yaml, config.yaml and MLflow: typed, it is
+refused (``check``). Read from the environment it is kept as ``${oc.env:NAME}``, and whoever needs
+it asks ``revealed``.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _WHOLE_PARAMETER = re.compile(r"([?&])((?:ssl)?password)=([^&]*)&?")
 _PARAMETER = re.compile(r"([?&])((?:ssl)?password)=([^&#\s'\"]*)&?")
 _USER = re.compile(r"([^/?#@:\s]+)@([^@/].*)")  # a token in place of a user, as http has it
 
-# A name of a secret: of a parameter, a variable, an option. What refers to one ($NAME, a path) is none.
+# A name of a secret: of a parameter, a variable, an option. What refers to one ($NAME) is none.
 _NAME = (
     r"(?:[\w-]*[_-])?(?:(?:ssl)?password|passwd|pwd|secret|token|api[_-]?key|apikey|awsaccesskeyid"
     r"|access[_-]?key(?:[_-]id)?|account[_-]?key|private[_-]?key|signature|sig|credentials?)"
@@ -56,6 +57,7 @@ _NAMED = re.compile(
     r"(?!\d{1,7}\b|true\b|false\b|none\b|null\b)([^\s\"'&,;#$`*<>(){}]{4,})",
     re.IGNORECASE,
 )
+_SECRET = re.compile(_NAME, re.IGNORECASE)
 _SHAPE = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{20,}"
     r"|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}|AIza[\w-]{30,}|dapi[0-9a-f]{32}"
@@ -67,10 +69,20 @@ _REFERENCE = re.compile(r"\$\{oc\.env:\s*(\w+)[^{}]*\}")
 def secrets_in(text: str) -> list[str]:
     """Return every secret that stands in a text. A reference to one is none."""
     text = _REFERENCE.sub("$", text)
-    found = [match[2] for match in _NAMED.finditer(text)] + _SHAPE.findall(text)
+    found = [match[2] for match in _NAMED.finditer(text)]
+    found += _SHAPE.findall(text)
     for scheme, rest in _ADDRESS.findall(text):
-        _, password, _ = _userinfo(rest) or _user_alone(scheme, rest) or ("", "$", "")
-        found += [] if password.startswith(("$", MASK)) else [password]
+        parts = _userinfo(rest) or _user_alone(scheme, rest)
+        if parts is not None and not parts[1].startswith(("$", MASK)):
+            found.append(parts[1])
+    return found
+
+
+def noticed(text: str) -> list[str]:
+    """Return every secret that stands in a text, and remember it for ``masked``."""
+    found = secrets_in(text)
+    for secret in found:
+        _remembered(secret)
     return found
 
 
@@ -81,17 +93,17 @@ def check(values: Json, older: str) -> None:
     """
     faults = []
     for path, text in leaves(values):
-        found = secrets_in(text)
-        remedy = next(one for start, one in REMEDIES.items() if path.startswith(start))
-        for secret in found:
-            _remembered(secret)
+        found = noticed(text)
+        if not found and (path.startswith(REFERENCES) or not refers(text)):
+            continue
+        remedy = next(words for start, words in REMEDIES.items() if path.startswith(start))
         if found and all(secret in older for secret in found):
             print(
                 f"warning: {path} holds a secret, and so do files of this study since it began; "
                 f"change it where it is valid. {remedy}",
                 file=sys.stderr,
             )
-        elif found or (refers(text) and not path.startswith(REFERENCES)):
+        else:
             faults.append(f"{path}: holds a secret ({masked(text)[:80]}); {remedy}")
     if faults:
         raise ConfigError(faults)
@@ -115,21 +127,23 @@ def referred(resolved: JsonObject, raw: object) -> JsonObject:
     ``raw``: the same before interpolation. SETTINGS stay: what connects asks ``credentials``.
     """
     names = {name for _, text in leaves(raw) for name in _REFERENCE.findall(text)}
-    known = sorted(name for name in names if os.environ.get(name))
+    known = {name: os.environ[name] for name in sorted(names & os.environ.keys())}
     return {key: _referred(value, known, key) for key, value in resolved.items()}
 
 
-def _referred(node: object, names: list[str], at: str) -> object:
+def _referred(node: object, known: Mapping[str, str], at: str) -> object:
     if isinstance(node, Mapping):
-        return {key: _referred(value, names, f"{at}.{key}") for key, value in node.items()}
+        return {key: _referred(value, known, f"{at}.{key}") for key, value in node.items()}
     if isinstance(node, list):
-        return [_referred(value, names, at) for value in node]
-    if not isinstance(node, str) or at in SETTINGS or not secrets_in(node):
+        return [_referred(value, known, at) for value in node]
+    if not isinstance(node, str) or at in SETTINGS:
         return node
-    for name in names:
-        value = os.environ[name]
-        if value in node and any(s in value or value in s for s in secrets_in(node)):
+    found = noticed(node)
+    for name, value in known.items():
+        told = _SECRET.fullmatch(name)
+        if told:
             _remembered(value)
+        if len(value) > 3 and (found or told):
             node = node.replace(value, f"${{oc.env:{name}}}")
     return node
 
@@ -223,8 +237,7 @@ def without_in_override(word: str) -> str:
     name, equals, value = word.partition("=")
     if not equals or "://" in name:
         return word
-    for secret in secrets_in(value):
-        _remembered(secret)
+    noticed(value)
     quote_mark = value[0] if len(value) > 1 and value[0] in "'\"" and value[-1] == value[0] else ""
     bare = value[1:-1] if quote_mark else value
     if name.lstrip("+") in SETTINGS and _WHOLE.match(bare):

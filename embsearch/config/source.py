@@ -219,9 +219,8 @@ def _read(file: Path, group: str) -> tuple[DictConfig, dict[str, str | None]]:
             line for line in lines if not line.startswith("#") or line.lstrip("# ").startswith("@")
         )
     )
-    if file != conf_folder() / "config.yaml":
-        plain = OmegaConf.to_container(config, resolve=False)
-        foreign.check_file(file, plain, group, header["package"])
+    if not file.resolve().is_relative_to(conf_folder()):
+        foreign.check_file(file, OmegaConf.to_yaml(config), group, header["package"])
     return config, header
 
 

@@ -75,4 +75,6 @@ def _version(files: AbstractFileSystem, name: str) -> JsonObject:
 
 def _last(path: str) -> str:
     """Return the last name of a path: without its parameters where one of them is a secret."""
-    return (path.partition("?")[0] if secrets.secrets_in(path) else path).rpartition("/")[2]
+    if secrets.secrets_in(path):
+        path = path.partition("?")[0]
+    return path.rpartition("/")[2]

@@ -13,24 +13,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
+
+from embsearch.codec import JsonObject
 
 # torch, pickle and numpy's object arrays run what the file says (CVE-2024-37052 and its kin)
 PICKLES = (".pkl", ".pickle", ".joblib", ".dill")
 WEIGHTS = (".bin", ".pt", ".pth", ".ckpt")
 OTHERS = (".h5", ".keras", ".npy", ".npz")  # that nobody reads of a base encoder
 CODE = (".py", ".pyc", ".so")
-SAFE = {"adapter_model.bin": "adapter_model.safetensors"}  # what is read in a pickle's place
 MODULES = "modules.json"
+TEXTS = ("tokenizer.json", "vocab.json")  # of words, which name no class
 # Where configs name classes, and which may be named.
-NAMES = {"type", "types", "activation_function", "tokenizer_class", "structure"}
-OWN = re.compile(r"sentence_transformers(\.[a-z]\w*)+\.[A-Z]\w*|torch\.nn(\.[a-z]\w*)*\.[A-Z]\w*")
+NAMES = ("type", "types", "structure", "activation_function", "tokenizer_class")
+OWN = re.compile(r"(?:sentence_transformers|torch\.nn)(\.[a-z]\w*)*\.[A-Z]\w*")
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 REMEDY = (
-    "expected weights as safetensors; save the model again with sentence-transformers 3 or newer"
+    "can run code when it is loaded; expected weights as safetensors; save the model again with "
+    "sentence-transformers 3 or newer"
 )
 TRUST = "model.trust_remote_code=true runs it, where you have read it"
+RUNS = f"a file that can run code when it is loaded; take it out, or {TRUST}"
+FOREIGN = f"is not one of sentence-transformers' own; take another model, or {TRUST}"
 
 
 def files_in(folder: Path) -> dict[str, Path]:
@@ -41,40 +46,42 @@ def files_in(folder: Path) -> dict[str, Path]:
 
 def faults_of_saved(folder: Path, trusted: bool = False) -> list[str]:
     """List every reason why a saved model is not read."""
-    kinds = PICKLES + WEIGHTS + OTHERS
-    found = [
-        f"{folder / name}: a file that can run code when it is loaded; {REMEDY}"
-        for name in files_in(folder)
-        if Path(name).suffix.lower() in kinds
-    ]
+    found = list(_faults(folder, trusted))
     if not (folder / MODULES).is_file():
         found.append(f"{folder / MODULES}: is missing; expected sentence-transformers' list")
-    code = [path for path in folder.rglob("*") if path.suffix.lower() in CODE and not trusted]
-    return [*found, *(_runs(path) for path in code), *_faults(folder, trusted)]
+    for path in files_in(folder).values():
+        suffix = path.suffix.lower()
+        if suffix in PICKLES + WEIGHTS + OTHERS:
+            found.append(f"{path}: a file that {REMEDY}")
+        if suffix in CODE and not trusted:
+            found.append(f"{path}: {RUNS}")
+    return found
 
 
 def faults_of_base(folder: Path, trusted: bool = False) -> list[str]:
     """List every reason why a base encoder is not read, its adapter's base included."""
-    found = [*_pickles_alone(folder), *_faults(folder, trusted)]
+    found = list(_faults(folder, trusted))
+    for path in files_in(folder).values():
+        suffix = path.suffix.lower()
+        # another program's: openvino_model.bin beside its .xml
+        other = path.with_suffix(".xml").is_file()
+        if suffix in PICKLES or (suffix in WEIGHTS and not (other or _stand_aside(path))):
+            found.append(f"{path}: a pickle, which {REMEDY}")
     if not trusted:
-        found += [_runs(path) for path in _named_code(folder)]
-    below = _json(folder / "adapter_config.json").get("base_model_name_or_path")
-    base = Path(str(below)).expanduser() if below else folder
+        for path in _named_code(folder):
+            found.append(f"{path}: {RUNS}")
+    below = _read(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = Path(str(below or folder))
     if base.is_dir() and not base.samefile(folder):
         found += faults_of_base(base, trusted)
     return found
 
 
-def _pickles_alone(folder: Path) -> Iterator[str]:
-    """Yield the pickles that would be read, for no safetensors stand in their place."""
-    for name, path in files_in(folder).items():
-        suffix, place = path.suffix.lower(), path.parent
-        safe = SAFE.get(path.name, "model.safetensors")
-        stand = any((place / one).is_file() for one in (safe, f"{safe}.index.json"))
-        # another program's: openvino_model.bin beside its .xml
-        other = path.with_suffix(".xml").is_file()
-        if suffix in PICKLES or (suffix in WEIGHTS and not stand and not other):
-            yield f"{folder / name}: a pickle, which can run code when it is loaded; {REMEDY}"
+def _stand_aside(pickle: Path) -> bool:
+    """Return true where safetensors are read in a pickle's place."""
+    kind = "adapter_model" if pickle.stem == "adapter_model" else "model"
+    index = pickle.with_name(f"{kind}.safetensors.index.json")
+    return pickle.with_name(f"{kind}.safetensors").is_file() or index.is_file()
 
 
 def _faults(folder: Path, trusted: bool) -> Iterator[str]:
@@ -86,73 +93,72 @@ def _faults(folder: Path, trusted: bool) -> Iterator[str]:
             yield f"{path}: a link to nothing; copy the file that it pointed at"
         elif not path.is_file() and not path.is_dir():
             yield f"{path}: neither a file nor a folder; take it out"
-        elif path.name.endswith(".index.json"):
+        elif path.name.endswith(".safetensors.index.json"):
             yield from _shards(path)
-        elif path.suffix == ".json" and path.name not in ("tokenizer.json", "vocab.json"):
-            yield from _classes(path, trusted)
+        elif path.name == MODULES:
+            yield from _modules(path, trusted)
+        elif path.suffix == ".json" and path.name not in TEXTS and not trusted:
+            yield from _classes(path, _read(path))
 
 
-def _runs(path: Path) -> str:
-    return f"{path}: can run code when the model is loaded; take it out, or {TRUST}"
-
-
-def _named_code(folder: Path) -> Iterator[Path]:
-    """Yield the code files that an ``auto_map`` of a config names, as modeling.Model."""
+def _named_code(folder: Path) -> list[Path]:
+    """Return the code files that an ``auto_map`` of a config names, as modeling.Model."""
+    found = set()
     for path in folder.glob("*.json"):
-        named = json.dumps(_json(path).get("auto_map", ""))
-        for module in sorted({*re.findall(r"\"([\w.]+)\.\w+\"", named)}):
-            if (file := folder / f"{module.replace('.', '/')}.py").is_file():
-                yield file
+        named = str(_read(path).get("auto_map"))
+        for module in re.findall(r"(\w+)\.\w+", named):
+            found.add(folder / f"{module}.py")
+    return sorted(path for path in found if path.is_file())
 
 
 def _shards(path: Path) -> Iterator[str]:
-    shards = _json(path).get("weight_map") or {}
-    for shard in sorted({str(one) for one in getattr(shards, "values", list)()}):
-        if path.name.endswith(".safetensors.index.json") and not _inside(shard, ".safetensors"):
+    shards = _read(path).get("weight_map")
+    names = shards.values() if isinstance(shards, dict) else ()
+    for shard in sorted(set(map(str, names))):
+        if not _inside(shard) or not shard.endswith(".safetensors"):
             yield f"{path}: names {shard}; expected safetensors files of this folder"
 
 
-def _classes(path: Path, trusted: bool) -> Iterator[str]:
-    """Yield the classes and folders of a config that are not sentence-transformers' own."""
+def _modules(path: Path, trusted: bool) -> Iterator[str]:
+    """Yield the classes and folders that a list of modules may not name."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        if path.name == MODULES:
-            yield f"{path}: cannot be read ({type(error).__name__}: {str(error)[:80]}); restore it"
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        places = [str(module.get("path", "")) for module in modules]
+    except Exception as error:  # of whatever shape it is
+        why = f"{type(error).__name__}: {str(error)[:80]}"
+        yield f"{path}: cannot be read ({why}); expected sentence-transformers' list of modules"
         return
-    for module in found if path.name == MODULES and isinstance(found, list) else []:
-        place = str(module.get("path") or "") if isinstance(module, Mapping) else "?"
-        if not _inside(place, ""):
+    for place in places:
+        if not _inside(place):
             yield f"{path}: module at {place}; expected a folder of this model"
-    if path.name == MODULES and not isinstance(found, list):
-        yield f"{path}: expected sentence-transformers' list of modules"
-    for name in [] if trusted else sorted({*_named(found, False)}):
+    if not trusted:
+        yield from _classes(path, modules)
+
+
+def _classes(path: Path, config: object) -> Iterator[str]:
+    """Yield the classes of a config that are not sentence-transformers' own."""
+    for name in sorted({*_named(config, False)}):
         if not OWN.fullmatch(name):
-            yield (
-                f"{path}: class {name} is not one of sentence-transformers' own; its code is not "
-                f"run here. Take another model, or {TRUST}"
-            )
+            yield f"{path}: class {name} {FOREIGN}"
 
 
 def _named(node: object, here: bool) -> Iterator[str]:
     """Yield what stands for a class."""
-    if isinstance(node, str):
-        if here and _CLASS.fullmatch(node):
-            yield node
-    elif isinstance(node, Mapping):
+    if isinstance(node, dict):
         for key, value in node.items():
             yield from _named(value, here or key in NAMES)
     elif isinstance(node, list):
         for value in node:
             yield from _named(value, here)
+    elif here and isinstance(node, str) and _CLASS.fullmatch(node):
+        yield node
 
 
-def _inside(place: str, suffix: str) -> bool:
-    path = PurePosixPath(place)
-    return not path.is_absolute() and ".." not in path.parts and place.endswith(suffix)
+def _inside(place: str) -> bool:
+    return not place.startswith("/") and ".." not in place.split("/")
 
 
-def _json(path: Path) -> Mapping[str, object]:
+def _read(path: Path) -> JsonObject:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

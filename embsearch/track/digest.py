@@ -10,7 +10,7 @@ from embsearch.model.files import files_in
 
 
 def manifest(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file, by its path inside ``folder``. A link is what it points at."""
+    """Return the sha256 of every file, by its path in ``folder``. A link is what it points at."""
     found = {}
     for name, path in files_in(folder).items():
         if "__pycache__" not in path.parts:

@@ -61,12 +61,12 @@ CONFIGS = {
     "a callback of a folder, chosen by a study": (
         {STUDY: f"{GLOBAL}defaults: [{{override /hydra/callbacks: x}}]\n",
          "mine/hydra/callbacks/x.yaml": f"x: {READS}\n"},
-        [*MINE, *EVIL], "override /hydra/callbacks"),
+        [*MINE, *EVIL], "defaults: hydra/callbacks"),
     "a callback of a folder, chosen by a word": (
         {"mine/hydra/callbacks/x.yaml": f"x: {READS}\n"}, [*MINE, "+hydra/callbacks=x"], "hydra/callbacks"),
     "a space that a study moves to Hydra": (
         {STUDY: f"{GLOBAL}defaults: [{{/space@hydra.callbacks: x}}]\n", "mine/space/x.yaml": "x: {low: 1}\n"},
-        [*MINE, *EVIL], "/space@hydra.callbacks"),
+        [*MINE, *EVIL], "defaults: space@hydra.callbacks"),
     "a space that a word moves to Hydra": (
         {"mine/space/x.yaml": "x: {low: 1}\n"}, [*MINE, "+space@hydra.callbacks=x"], "space@hydra.callbacks"),
     "a callback of words alone": (
@@ -86,8 +86,9 @@ CONFIGS = {
         {STUDY: f"{GLOBAL}hydra: {{job: {{env_set: {{LD_PRELOAD: x.so}}}}}}\n"}, EVIL, "hydra.job"),
     "more places of configs": ({}, ["hydra.searchpath=[pkg://evil]"], "hydra.searchpath"),
     "a launcher of Hydra": (
-        {STUDY: f"{GLOBAL}defaults: [{{override /hydra/launcher: x}}]\n"}, EVIL, "override /hydra/launcher"),
-    "a target among the columns": ({STUDY: f"{GLOBAL}data: {{columns: {READS}}}\n"}, EVIL, "data.columns._target_"),
+        {STUDY: f"{GLOBAL}defaults: [{{override /hydra/launcher: x}}]\n"}, EVIL, "defaults: hydra/launcher"),
+    "a target among the columns": ({STUDY: f"{GLOBAL}data: {{columns: {READS}}}\n"}, EVIL,
+        "study.yaml: _target_: names code"),
     "a target in a word": ({}, ["data.columns={_target_: os.getcwd}"], "names code to run"),
     "a resolver": ({STUDY: f"{GLOBAL}study: {{question: '${{eval:1+1}}'}}\n"}, EVIL, "${eval:...} is no resolver"),
     "an object of Python": (
@@ -205,7 +206,7 @@ FOLDERS = {
         lambda f: dump(f, "2_Dense/config.json", {"activation_function": "os.getcwd"}), "class os.getcwd"),
     "a tokenizer of other code": (
         lambda f: dump(f, "2_Words/wordembedding_config.json", {"tokenizer_class": "evil.Words"}), "evil.Words"),
-    "code that a config names": (own_code, "modeling_evil.py: can run code"),
+    "code that a config names": (own_code, "modeling_evil.py: a file that can run code"),
     "a link to another folder": (elsewhere, "1_Pooling: a link to a folder"),
     "a link round in a circle": (lambda f: linked(f, "again", "."), "again: a link to a folder"),
     "a link to nothing": (lambda f: linked(f, "model.safetensors", "gone"), "a link to nothing"),
@@ -256,7 +257,7 @@ def test_every_verb_that_reads_a_model_refuses_one_that_runs_code(
     assert main(MODEL_VERBS[verb].split()) == (0 if verb == "data check" else 2)  # without lengths
     err = capfd.readouterr().err
     assert "pytorch_model.bin" in err
-    assert "modeling_evil.py: can run code" in err
+    assert "modeling_evil.py: a file that can run code" in err
     assert not (place / "marker").exists()
     assert not (place / "o").exists()
 

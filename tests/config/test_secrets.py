@@ -266,6 +266,9 @@ def test_what_the_environment_holds_is_kept_as_a_reference(monkeypatch):
     ]
     assert PLAIN not in str(to_dict(config))
     assert compose(["data.path=${oc.env:ROWS}"]).data.path == "${oc.env:ROWS}"
+    assert compose(["data.path='https://h/${oc.env:ROWS_TOKEN}/x.csv'"]).data.path == (
+        "https://h/${oc.env:ROWS_TOKEN}/x.csv"
+    )
     monkeypatch.delenv("ROWS_TOKEN")
     with pytest.raises(ConfigError, match="the variable ROWS_TOKEN is not set"):
         secrets.revealed(config.data.path)
