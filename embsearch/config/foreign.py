@@ -80,7 +80,8 @@ def check_words(words: Sequence[str]) -> None:
 
 def _in_text(text: str) -> Iterator[str]:
     """Yield every key that names code, and every resolver but RESOLVERS."""
-    for key in sorted({*_CODE.findall(text)}):
+    keys = set(_CODE.findall(text))
+    for key in sorted(keys):
         yield f"{key}: {CODE}"
     yield from _resolvers(text)
 

@@ -126,8 +126,10 @@ def referred(resolved: JsonObject, raw: object) -> JsonObject:
 
     ``raw``: the same before interpolation. SETTINGS stay: what connects asks ``credentials``.
     """
-    names = {name for _, text in leaves(raw) for name in _REFERENCE.findall(text)}
-    known = {name: os.environ[name] for name in sorted(names & os.environ.keys())}
+    known = {}
+    for _, text in leaves(raw):
+        for name in _REFERENCE.findall(text):
+            known[name] = os.environ.get(name, "")
     return {key: _referred(value, known, key) for key, value in resolved.items()}
 
 

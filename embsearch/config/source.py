@@ -32,6 +32,7 @@ from embsearch.config.folders import conf_folder, studies_folders, studies_in
 from embsearch.config.settings import settings
 from embsearch.errors import ConfigError
 
+ALIASES = 20  # of a file, which each may double: a few lines would else take hours to read
 LAST = "effort"  # the group that, given on the command line, overrides a study's own settings
 
 
@@ -206,10 +207,15 @@ def _read(file: Path, group: str) -> tuple[DictConfig, dict[str, str | None]]:
         raise ConfigLoadError(f"Config not found : {file}")
     try:
         text = file.read_text(encoding="utf-8-sig")
+        aliases = [token for token in yaml.scan(text) if isinstance(token, yaml.AliasToken)]
+        if len(aliases) > ALIASES:
+            raise ConfigError(
+                f"{file}: more than {ALIASES} aliases (*name); write ${{...}} instead"
+            )
         config = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{file}: expected a mapping of settings, got a list")

@@ -40,8 +40,12 @@ FOREIGN = f"is not one of sentence-transformers' own; take another model, or {TR
 
 def files_in(folder: Path) -> dict[str, Path]:
     """Return every file by its path inside ``folder``, in order."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path for path in found}
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            found[name] = path
+    return found
 
 
 def faults_of_saved(folder: Path, trusted: bool = False) -> list[str]:
@@ -113,8 +117,10 @@ def _named_code(folder: Path) -> list[Path]:
 
 def _shards(path: Path) -> Iterator[str]:
     shards = _read(path).get("weight_map")
-    names = shards.values() if isinstance(shards, dict) else ()
-    for shard in sorted(set(map(str, names))):
+    if not isinstance(shards, dict):
+        return
+    names = set(map(str, shards.values()))
+    for shard in sorted(names):
         if not _inside(shard) or not shard.endswith(".safetensors"):
             yield f"{path}: names {shard}; expected safetensors files of this folder"
 
@@ -137,7 +143,8 @@ def _modules(path: Path, trusted: bool) -> Iterator[str]:
 
 def _classes(path: Path, config: object) -> Iterator[str]:
     """Yield the classes of a config that are not sentence-transformers' own."""
-    for name in sorted({*_named(config, False)}):
+    named = set(_named(config, False))
+    for name in sorted(named):
         if not OWN.fullmatch(name):
             yield f"{path}: class {name} {FOREIGN}"
 

@@ -7,7 +7,6 @@ is missing, damaged or contradicted refuses, and says which.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,8 +63,14 @@ def promotions(config: Config) -> list[Noted]:
     for log in sorted((home_folder(config.home) / "studies").glob("*/events.jsonl")):
         if b'"promoted"' not in log.read_bytes():
             continue
-        if _registry_of(log.parent, config.track.uri) == config.track.uri:
-            found += _noted(log.parent.name, events.of_kind(read_events(log), events.Promoted))
+        if _registry_of(log.parent, config.track.uri) != config.track.uri:
+            continue
+        study = log.parent.name
+        for event in events.of_kind(read_events(log), events.Promoted):
+            at = event.version
+            if at is not None:
+                of = at["name"], at["version"], at["digest"]
+                found.append(Noted(study, *of, event.run, event.time))
     return sorted(found, key=lambda one: one.time)
 
 
@@ -77,13 +82,6 @@ def _registry_of(study: Path, default: str | None) -> str | None:
     except Exception:  # damaged in whatever way
         return default
     return uri
-
-
-def _noted(study: str, promoted: list[events.Promoted]) -> Iterator[Noted]:
-    for event in promoted:
-        at = event.version
-        if at is not None:
-            yield Noted(study, at["name"], at["version"], at["digest"], event.run, event.time)
 
 
 def noted_of(config: Config, version: ModelVersion) -> list[Noted]:
@@ -134,29 +132,26 @@ def refuse_missing_champion(config: Config, client: MlflowClient, name: str) -> 
         )
 
 
-def training_rows(config: Config, client: MlflowClient, found: registry.Registered) -> Known:
-    """Return the rows that a version was trained on; made again from its study's data where the
-    list in MLflow is gone or damaged."""
+def training_rows(
+    config: Config, client: MlflowClient, found: registry.Registered
+) -> tuple[Keys | None, str]:
+    """Return the rows that a version was trained on, and what was amiss with their list.
+
+    They are made again from its study's data where that is gone or damaged; None where nothing
+    tells them.
+    """
     run, study = found.tags.get(trained_rows.TAG), found.tags.get("embsearch.study", "")
     if not run:
         for one in noted_of(config, found.version)[:1]:
             run, study = one.run, one.study
     keys, why = trained_rows.trained_on(client, run, found.tags.get(trained_rows.DIGEST))
     if keys is not None:
-        return Known(keys, "")
+        return keys, ""
     try:
         judge = judge_of(config, study, found.tags.get("embsearch.data", ""))
     except UserError as error:
-        return Known(None, f"{why}, and it cannot be made again: {error}")
-    return Known(judge.task.training_keys(judge.data), f"{why}; made again from study {study}")
-
-
-@dataclass(frozen=True)
-class Known:
-    """Training rows, None where nothing tells them; ``words`` say what was amiss."""
-
-    keys: Keys | None
-    words: str
+        return None, f"{why}, and it cannot be made again: {error}"
+    return judge.task.training_keys(judge.data), f"{why}; made again from study {study}"
 
 
 def judge_of(config: Config, study: str, fingerprint: str) -> Judge:

@@ -107,9 +107,8 @@ def _leak_gate(candidate: Candidate, champion: Registered | None) -> Gate:
     """Ask for the share of the test rows that each model was trained on."""
     task, data = candidate.task, candidate.data
     seen = {"candidate": leak.share_seen(task, data, task.training_keys(data))}
-    amiss, lost = "", False
-    if champion is not None:
-        known = training_rows(candidate.asked, candidate.client, champion)
-        amiss, lost = known.words, known.keys is None
-        seen["champion"] = None if known.keys is None else leak.share_seen(task, data, known.keys)
-    return gates.leak_gate(seen, candidate.asked.promote, amiss, lost)
+    if champion is None:
+        return gates.leak_gate(seen, candidate.asked.promote)
+    keys, amiss = training_rows(candidate.asked, candidate.client, champion)
+    seen["champion"] = None if keys is None else leak.share_seen(task, data, keys)
+    return gates.leak_gate(seen, candidate.asked.promote, amiss, keys is None)

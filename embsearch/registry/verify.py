@@ -13,7 +13,7 @@ from embsearch.errors import UserError
 from embsearch.model import pretrained
 from embsearch.registry import alias_history, trained_rows
 from embsearch.registry import mlflow_registry as registry
-from embsearch.registry.evidence import Noted, judge_of, promotions, verified
+from embsearch.registry.evidence import Noted, judge_of, noted_of, promotions, verified
 from embsearch.track.digest import digest
 from embsearch.track.unaltered import kept_manifest
 from embsearch.values import ModelVersion
@@ -113,8 +113,9 @@ def _aliased(client: MlflowClient, config: Config, version: ModelVersion, label:
         place = found.artifacts / "manifest.json"
         return Found(label, False, f"{words}; but {place} is missing or another's: restore it")
     run = found.tags.get(trained_rows.TAG)
+    noted = [one.run for one in noted_of(config, version)]
     _, amiss = trained_rows.trained_on(client, run, found.tags.get(trained_rows.DIGEST))
-    if amiss:
+    if amiss and (run or any(noted)):  # versions of older embsearch have none
         return Found(label, False, f"{words}; but {amiss}, which a later promotion asks for")
     if not any(tag.startswith(registry.scored_tag("")) for tag in found.tags):
         return Found(label, True, f"{words}; what it scored was not kept")

@@ -47,6 +47,9 @@ def test_the_marker_is_made_by_whoever_reads_the_pickle(place):
 
 READS = "{_target_: pandas.read_pickle, filepath_or_buffer: x.pkl}"
 LOGS = "{version: 1, handlers: {x: {class: logging.FileHandler, filename: marker}}, root: {handlers: [x]}}"
+BOMB = "a0: &a0 [1, 2]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
 STUDY = "studies/evil/study.yaml"
 GLOBAL = "# @package _global_\n"
 EVIL = ["study=evil"]
@@ -93,6 +96,9 @@ CONFIGS = {
     "a resolver": ({STUDY: f"{GLOBAL}study: {{question: '${{eval:1+1}}'}}\n"}, EVIL, "${eval:...} is no resolver"),
     "an object of Python": (
         {STUDY: f"{GLOBAL}study: {{question: !!python/object/apply:os.mkdir [marker]}}\n"}, EVIL, "not valid YAML"),
+    "aliases that grow": ({STUDY: GLOBAL + BOMB}, EVIL, "study.yaml: more than 20 aliases"),
+    "an alias of itself": ({STUDY: f"{GLOBAL}study: &a {{question: *a}}\n"}, EVIL, "study.yaml: "),
+    "lists in lists": ({STUDY: f"{GLOBAL}study: {'[' * 5000}\n"}, EVIL, "study.yaml: not valid YAML"),
     "a pickled config": ({}, ["--experimental-rerun", "x.pkl"], "--experimental-rerun: no such flag"),
     "a part of a flag": ({}, ["--experimental=x.pkl"], "--experimental: no such flag"),
     "a folder by a part of a flag": ({}, ["--config-di=mine"], "--config-di: no such flag"),
