@@ -92,7 +92,7 @@ def _kept(file: Path, encode: TextEncoder, titles: Sequence[str]) -> np.ndarray:
 
 def _key(config: Config, other: Chosen, index: Index) -> str:
     """Return a key that names the model by its files, or by its name on a hub."""
-    place = Path(pretrained.find(config.model.path)) if other.folder is None else other.folder
+    place = Path(pretrained.find(config.model)) if other.folder is None else other.folder
     files = digest(manifest(place)) if place.is_dir() else str(place)
     built = asdict(config.model) if other.folder is None else {}
     text = json.dumps([files, built, "document", list(index.titles)], sort_keys=True, default=str)

@@ -47,7 +47,7 @@ def token_lengths(config: Config) -> Callable[[Sequence[str]], np.ndarray]:
     logging.getLogger("transformers").setLevel(
         logging.ERROR
     )  # it warns of long texts; we count them
-    path = find(config.model.path)
+    path = find(config.model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code

@@ -28,8 +28,6 @@ from embsearch.config.options import Options
 from embsearch.errors import ConfigError, EmbsearchError, UserError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from embsearch.config.schema import Config
 
 FLAGS = {
@@ -37,6 +35,8 @@ FLAGS = {
     "--dry-run": "promote.dry_run=true",
 }  # fmt: skip
 SHOWS = ("--cfg", "-c", "--info", "-i", "--hydra-help")  # Hydra prints and nothing runs
+HOW = ("--resolve", "--package", "-p")  # it prints
+COMPLETES = ("-sc", "--shell-completion")
 
 
 class CompositionError(ConfigError):
@@ -95,7 +95,7 @@ def _run(words: list[str]) -> int:
     if "--version" in words:
         print(f"embsearch {__version__}")
         return 0
-    if {"-sc", "--shell-completion"} & set(words):
+    if set(COMPLETES) & set(words):
         return _complete(words)
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
@@ -131,36 +131,37 @@ def _call(verb: Verb, config: Config | list[Config], options: Options) -> int:
 def _compose(
     words: list[str], config_dirs: Sequence[str], options: type[Options] = Options
 ) -> tuple[Config, Options] | None:
-    """Return the config that ``hydra.main`` makes of the words, and what the verb takes beside it.
+    """Return the config that Hydra composes of the words, and what the verb takes beside it.
 
-    None when a flag asked it to print instead.
+    None when a flag asked Hydra to print instead.
     """
     _refuse_multirun(words)
+    words, names = _take(words, ("--config-name", "-cn"), "a config's name")
+    name = ["config", *names][-1]
+    shows = _shows(words)
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from embsearch.config import foreign
     from embsearch.config.folders import conf_folder
-    from embsearch.config.load import command
+    from embsearch.config.load import command, compose_raw
     from embsearch.config.source import last_word, searching
-
-    outcome: list[tuple[Config, Options] | ConfigError] = []
-
-    def task(composed: DictConfig) -> None:
-        try:
-            outcome.append(command(composed, options))
-        except ConfigError as error:  # raised below: Hydra would print a line of its own about it
-            outcome.append(error)
 
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
+        if not shows:
+            with _masked():
+                composed = compose_raw([_quoted(word) for word in words], config_dirs, name)
+            return command(composed, options)
+        foreign.check_words(words)
         with (
             searching(config_dirs),
             _stage([_quoted(word) for word in last_word(words)]),
             _masked(),
         ):
-            hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(
-                task
+            hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(
+                lambda composed: None
             )()
     except SystemExit as stop:  # 1: Hydra has said on stderr what is wrong with the command line
         raise SystemExit(2 if stop.code == 1 else stop.code) from None
@@ -168,11 +169,7 @@ def _compose(
         if full_error:
             raise
         raise CompositionError(_message(error)) from error
-    if not outcome:
-        return None
-    if isinstance(outcome[0], ConfigError):
-        raise outcome[0]
-    return outcome[0]
+    return None
 
 
 def _message(error: Exception) -> str:
@@ -253,19 +250,40 @@ def _take_config_dirs(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
     Our source reads them, so that dotted keys under ``space`` work there too.
     """
+    return _take(words, ("--config-dir", "-cd"), "a folder")
+
+
+def _take(words: Sequence[str], flags: Sequence[str], what: str) -> tuple[list[str], list[str]]:
+    """Return the words without these flags and their values, and the values."""
     rest: list[str] = []
-    folders: list[str] = []
+    values: list[str] = []
     remaining = iter(words)
     for word in remaining:
         flag, equals, value = word.partition("=")
-        if flag not in ("--config-dir", "-cd"):
+        if flag not in flags:
             rest.append(word)
             continue
-        folder = value if equals else next(remaining, "")
-        if not folder:
-            raise ConfigError(f"{flag}: expected a folder, as {flag} my_conf")
-        folders.append(folder)
-    return rest, folders
+        value = value if equals else next(remaining, "")
+        if not value:
+            raise ConfigError(f"{flag}: expected {what}, as {flag} my_conf")
+        values.append(value)
+    return rest, values
+
+
+def _shows(words: Sequence[str]) -> bool:
+    """Return true where a flag asks Hydra to print.
+
+    Raises ConfigError for any other: Hydra has flags that run code of a file, and takes parts of
+    their names.
+    """
+    shows = False
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag in (*SHOWS, *HOW, *COMPLETES):
+            shows = True
+        elif flag.startswith("-"):
+            raise ConfigError(f"{flag}: no such flag; see 'embsearch --help'")
+    return shows
 
 
 def _refuse_multirun(words: Sequence[str]) -> None:

@@ -97,20 +97,20 @@ def _registered(
     config: Config, words: str, name: str, alias: str | None, number: int | None
 ) -> Chosen:
     from embsearch.registry import mlflow_registry as registry
+    from embsearch.registry.evidence import verified
 
     client = registry.registry(config)
     known = {v.version: v for v in registry.versions(client, name)}
     version = known.get(number or 0) if alias is None else registry.by_alias(client, name, alias)
     if version is None:
         raise ModelError(
-            f"checkpoint={words}: {_missing(client, name, alias, list(known.values()))}"
+            f"checkpoint={words}: {_missing(config, client, name, alias, list(known.values()))}"
         )
     try:
         found = registry.files_of(client, version, home_folder(config.home) / "cache" / "models")
     except EmbsearchError as error:
         raise ModelError(str(error)) from error
-    found_digest = check(found.folder, found.version.digest or None)
-    version = replace(found.version, digest=found_digest)
+    version = verified(config, found)
     label = (
         f"{alias}, {name} version {version.version}"
         if alias
@@ -122,8 +122,16 @@ def _registered(
 
 
 def _missing(
-    client: MlflowClient, name: str, alias: str | None, versions: list[ModelVersion]
+    config: Config, client: MlflowClient, name: str, alias: str | None, versions: list[ModelVersion]
 ) -> str:
+    from embsearch.registry.evidence import promotions
+
+    if lost := [one for one in promotions(config) if one.name == name and not versions]:
+        return (
+            f"study {lost[-1].study} has promoted {lost[-1].label}, and MLflow has no version of "
+            f"it any more: was it deleted? Its files may still be read by trial=N study.name="
+            f"{lost[-1].study}, and 'embsearch promote' registers them again"
+        )
     if not versions:
         others = [model.name for model in client.search_registered_models(max_results=100)]
         promote = "run 'embsearch promote' for a finished study of this task, or name a folder: checkpoint=FOLDER"

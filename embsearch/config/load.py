@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from embsearch.codec import Json, JsonObject
+from embsearch.config import secrets
 from embsearch.config.build import build, build_options, to_dict
-from embsearch.config.folders import conf_folder
+from embsearch.config.folders import conf_folder, home_folder
 from embsearch.config.launchers import ReplayConfig
 from embsearch.config.options import Options
 from embsearch.config.schema import Config, PromptsConfig
@@ -40,18 +42,23 @@ def compose_options(overrides: Sequence[str], cls: type[O]) -> O:
 
 
 def compose_raw(
-    overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()
+    overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = (), name: str = "config"
 ) -> DictConfig:
-    """Return what Hydra composes. Raises Hydra's own errors."""
+    """Return what Hydra composes, beginning with the file ``name``. No object is made of it.
+
+    Raises Hydra's own errors, and ConfigError for what would act through Hydra.
+    """
     import hydra
 
+    from embsearch.config import foreign
     from embsearch.config.source import last_word, searching
 
+    foreign.check_words(overrides)
     with (
         searching(config_dirs),
         hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"),
     ):
-        return hydra.compose("config", overrides=last_word(overrides))
+        return hydra.compose(name, overrides=last_word(overrides))
 
 
 def from_hydra(composed: DictConfig) -> Config:
@@ -62,10 +69,17 @@ def from_hydra(composed: DictConfig) -> Config:
 def command(composed: DictConfig, cls: type[O]) -> tuple[Config, O]:
     """Return the typed config, and what a verb takes beside it.
 
-    Raises ConfigError with every fault, also of interpolations and missing values.
+    Raises ConfigError with every fault, also of interpolations and missing values, and where a
+    secret would be written down.
     """
     values = _plain(composed)
-    return build(values), build_options(values, cls)
+    config = build(values)
+    study = home_folder(config.home) / "studies" / config.study.name / "study.yaml"
+    older = ""
+    if os.path.isfile(study):  # false also for names that no file can have
+        older = study.read_text("utf-8", "replace")
+    secrets.check(to_dict(config), older)
+    return config, build_options(values, cls)
 
 
 def _plain(composed: DictConfig) -> JsonObject:
@@ -79,6 +93,8 @@ def _plain(composed: DictConfig) -> JsonObject:
         raise ConfigError(f"{key}: {reason}" if key else reason) from error
     assert isinstance(values, dict)
     given = {str(key): value for key, value in values.items() if key != "hydra"}
+    raw = OmegaConf.to_container(composed, resolve=False)
+    given = secrets.referred(given, raw)
     given["space"] = flatten(given.get("space") or {})
     return given
 

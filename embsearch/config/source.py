@@ -12,6 +12,7 @@ scanning ``hydra_plugins`` would join every other Hydra program of the same envi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,12 +27,14 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from embsearch.config import foreign
 from embsearch.config.catalogue import COSTS
-from embsearch.config.folders import studies_folders, studies_in
+from embsearch.config.folders import conf_folder, studies_folders, studies_in
 from embsearch.config.settings import settings
 from embsearch.errors import ConfigError
 
 TOGETHER = "evaluate.objectives"  # a metric and costs, as evaluate.objective and .costs
+ALIASES = 20  # of a file, which each may double: a few lines would else take hours to read
 LAST = "effort"  # the group that, given on the command line, overrides a study's own settings
 
 
@@ -96,7 +99,7 @@ class ConfSource(ConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
         file = self._file(config_path)
-        config, header = _read(file)
+        config, header = _read(file, group)
         if group == "study" and name != "default":
             _complete_study(config, header, name, file.parent)
         if group == "space" and header["package"] is None:
@@ -140,7 +143,8 @@ class StudySource(ConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         name = config_path.removesuffix(".yaml").rpartition("/")[2]
         file = self._file(name)
-        config, header = _read(file)
+        config, header = _read(file, "study")
+        _say_what_it_hides(file)
         header["package"] = header["package"] or "_global_"
         _complete_study(config, header, name, file.parent)
         _expand_space(config, "study", header)
@@ -215,18 +219,23 @@ def _merge(into: dict[Any, Any], key: object, value: object) -> None:
         into[key] = value
 
 
-def _read(file: Path) -> tuple[DictConfig, dict[str, str | None]]:
+def _read(file: Path, group: str) -> tuple[DictConfig, dict[str, str | None]]:
     """Return the file's mapping and its header. Unlike Hydra's, the header may follow other
-    comments.
+    comments. Raises ConfigError where the file is broken, or would act through Hydra.
     """
     if not file.is_file():
         raise ConfigLoadError(f"Config not found : {file}")
     try:
         text = file.read_text(encoding="utf-8-sig")
+        aliases = [token for token in yaml.scan(text) if isinstance(token, yaml.AliasToken)]
+        if len(aliases) > ALIASES:
+            raise ConfigError(
+                f"{file}: more than {ALIASES} aliases (*name); write ${{...}} instead"
+            )
         config = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{file}: expected a mapping of settings, got a list")
@@ -236,7 +245,21 @@ def _read(file: Path) -> tuple[DictConfig, dict[str, str | None]]:
             line for line in lines if not line.startswith("#") or line.lstrip("# ").startswith("@")
         )
     )
+    if not file.resolve().is_relative_to(conf_folder()):
+        foreign.check_file(file, OmegaConf.to_yaml(config), group, header["package"])
     return config, header
+
+
+def _say_what_it_hides(file: Path) -> None:
+    """Say that a study of the working directory hides a shipped one of the same name."""
+    for folder in studies_folders():
+        other = folder / file.parent.name / file.name
+        if other.is_file() and not other.samefile(file):
+            print(
+                f"study={file.parent.name} is {file} of this working directory, which hides "
+                f"{other} that came with embsearch",
+                file=sys.stderr,
+            )
 
 
 def _takes_own_names(path: str) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from embsearch import disk
 from embsearch.codec import JsonObject
+from embsearch.config import secrets
 from embsearch.errors import DataError, first_line
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _VERSION = {
 
 def is_address(path: str) -> bool:
     """Return whether ``path`` may name something that does not lie on this disk."""
-    return "://" in path
+    return "://" in path or secrets.refers(path)
 
 
 def is_there(path: str) -> bool:
@@ -40,8 +41,9 @@ def fetched(address: str, setting: str, kept_in: Path) -> Path:
     """Return the copy of the file or the folder at ``address``. Raises DataError."""
     from fsspec.core import url_to_fs
 
+    whole = secrets.revealed(address)
     try:
-        files, root = url_to_fs(address.rstrip("/"))
+        files, root = url_to_fs(whole.rstrip("/"))
         names = files.find(root) if files.isdir(root) else [root]
         about = {name: _version(files, name) for name in names}
         digest = hashlib.sha256(json.dumps([address, about], default=str).encode()).hexdigest()
@@ -55,7 +57,7 @@ def fetched(address: str, setting: str, kept_in: Path) -> Path:
                     place.parent.mkdir(parents=True, exist_ok=True)
                     files.get_file(name, str(place))
                 disk.put(draft, copy)
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:  # each store's library has its own
         raise DataError(
             f"{setting}={address}: cannot be read ({type(error).__name__}: {first_line(error)}); "
             f"check the address and the login, or fetch the data and name them: {setting}=FILE"
@@ -72,4 +74,7 @@ def _version(files: AbstractFileSystem, name: str) -> JsonObject:
 
 
 def _last(path: str) -> str:
+    """Return the last name of a path: without its parameters where one of them is a secret."""
+    if secrets.secrets_in(path):
+        path = path.partition("?")[0]
     return path.rpartition("/")[2]

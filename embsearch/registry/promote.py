@@ -15,7 +15,13 @@ from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.history import events
 from embsearch.history.folder import StudyFolder
-from embsearch.registry import alias_history, promotion_run, test_set_uses, trained_rows
+from embsearch.registry import (
+    alias_history,
+    evidence,
+    promotion_run,
+    test_set_uses,
+    trained_rows,
+)
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry.candidate import Candidate
 from embsearch.registry.examination import Examination, examine
@@ -53,6 +59,8 @@ def promote(
         candidate = Candidate.of(asked, folder, trial)
         trial, client = candidate.trial, candidate.client
         champion = registry.champion(client, candidate.name, candidate.models)
+        if champion is None:
+            evidence.refuse_missing_champion(asked, client, candidate.name)
         if champion is not None and champion.version.digest == candidate.digest:
             if asked.promote.dry_run:
                 return ChampionDecision(
@@ -93,6 +101,7 @@ def _apply(
         candidate.config.study.name,
         candidate.trial,
     )
+    keys = candidate.task.training_keys(candidate.data)
     tags = {
         registry.scored_tag(candidate.task.primary.name): str(scored),
         "embsearch.study": study,
@@ -100,6 +109,7 @@ def _apply(
         "embsearch.data": candidate.opened.data,
         "embsearch.licence": candidate.licence or "",
         trained_rows.TAG: run,
+        trained_rows.DIGEST: trained_rows.digest_of(trained_rows.content_of(keys)),
     }
     version = registry.register(client, name, model_id, candidate.digest, tags)
     expected = None if champion is None else champion.version.version

@@ -90,7 +90,8 @@ def _write(folder: Path, found: Examination, candidate: Candidate) -> None:
     (folder / "gates.json").write_text(
         json.dumps(gates, ensure_ascii=False, indent=1), encoding="utf-8"
     )
-    np.save(folder / trained_rows.FILE, candidate.task.training_keys(candidate.data))
+    keys = candidate.task.training_keys(candidate.data)
+    (folder / trained_rows.FILE).write_bytes(trained_rows.content_of(keys))
     if not found.answers:
         return
     rows, primary = candidate.rows, candidate.task.primary

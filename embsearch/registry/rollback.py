@@ -9,7 +9,7 @@ from embsearch.errors import ModelError
 from embsearch.registry import alias_history
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry.candidate import registered_name
-from embsearch.track.unaltered import check
+from embsearch.registry.evidence import verified
 from embsearch.values import ModelVersion
 
 
@@ -42,7 +42,7 @@ def rollback(
         if now is not None and number == now.version:
             raise ModelError(f"version={number}: is the champion of {name} already")
         target = registry.files_of(client, found[number], home / "cache" / "models")
-        check(target.folder, target.version.digest)
+        verified(config, target)
         if config.promote.dry_run:
             return now, target.version
         expected = None if now is None else now.version

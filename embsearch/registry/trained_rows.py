@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,27 +16,47 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 TAG = "embsearch.promotion_run"  # of a version: the run of its promotion
+DIGEST = "embsearch.trained_on"  # of a version: sha256 of that run's FILE; older versions have none
 FILE = "trained_on.npy"
 
 
-def trained_on(client: MlflowClient, run_id: str | None) -> Keys | None:
-    """Return the training rows of a promotion run's model; None where they are not known (any
-    more).
+def content_of(keys: Keys) -> bytes:
+    """Return what FILE holds."""
+    made = io.BytesIO()
+    np.save(made, keys)
+    return made.getvalue()
+
+
+def digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def trained_on(
+    client: MlflowClient, run_id: str | None, digest: str | None = None
+) -> tuple[Keys | None, str]:
+    """Return the training rows of a promotion run's model; None, and why, where nothing tells
+    them.
     """
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
 
     if not run_id:
-        return None
+        return None, f"the version names no run of its promotion ({TAG})"
+    name = f"{FILE} of run {run_id}"
     with tempfile.TemporaryDirectory(prefix="promotion.") as folder:
         try:
-            pairs: Keys = np.load(client.download_artifacts(run_id, FILE, folder))
+            content = Path(client.download_artifacts(run_id, FILE, folder)).read_bytes()
+            if digest not in (None, digest_of(content)):
+                return None, f"{name} is damaged: its sha256 is not the registered one"
+            keys: Keys = np.load(io.BytesIO(content))
         except RequestException:  # an OSError too, but of a server that does not answer
             raise
-        except (OSError, ValueError):
-            return None
+        except OSError:
+            return None, f"{name} is missing"
+        except (ValueError, EOFError):
+            return None, f"{name} is damaged: no list of rows"
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
+                return None, f"{name} is missing"
             raise
-    return pairs
+    return keys, ""

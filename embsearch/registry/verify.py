@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embsearch.config.build import build
+from embsearch.codec import JsonObject
 from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
 from embsearch.errors import UserError
-from embsearch.history.folder import StudyFolder
 from embsearch.model import pretrained
-from embsearch.registry import alias_history
+from embsearch.registry import alias_history, trained_rows
 from embsearch.registry import mlflow_registry as registry
-from embsearch.registry.judge import Judge
-from embsearch.tasks.catalogue import task_of
-from embsearch.track.unaltered import check
+from embsearch.registry.evidence import Noted, judge_of, noted_of, promotions, verified
+from embsearch.track.digest import digest
+from embsearch.track.unaltered import kept_manifest
 from embsearch.values import ModelVersion
 
 if TYPE_CHECKING:
@@ -35,12 +34,37 @@ class Found:
 
 
 def verify(config: Config) -> Iterator[Found]:
-    """Yield the findings about every model that embsearch has registered."""
+    """Yield the findings about every model that embsearch has registered, and about every version
+    that a log of this home knows and the registry does not have."""
     client = registry.registry(config)
+    noted = promotions(config)
+    ours = {one.name for one in noted}
     for model in client.search_registered_models(max_results=1000):
         every = registry.versions(client, model.name)
-        if any(version.digest for version in every) or alias_history.history(client, model.name):
+        moves = alias_history.history(client, model.name)
+        if any(version.digest for version in every) or moves or model.name in ours:
             yield from _of_model(client, config, model.name, every)
+        there = {(model.name, version.version) for version in every}
+        yield from _gone([one for one in noted if one.name == model.name], there, moves)
+        ours.discard(model.name)
+    yield from _gone([one for one in noted if one.name in ours], set(), [])
+
+
+def _gone(
+    noted: Sequence[Noted], there: Set[tuple[str, int]], moves: Sequence[JsonObject]
+) -> Iterator[Found]:
+    """Yield the versions that were promoted and are not there. One is missed unless somebody has
+    named another champion since."""
+    for one in {one.label: one for one in noted}.values():
+        if (one.name, one.version) in there:
+            continue
+        log = f"study {one.study} has promoted it (sha256 {one.digest[:12]})"
+        words, sound = f"is not in the registry: was it deleted? {log}", False
+        for move in moves:
+            if move["time"] > one.time and (one.name, move["version"]) in there:
+                words = f"deleted since; champion is version {move['version']} after it. {log}"
+                sound = True
+        yield Found(one.label, sound, words)
 
 
 def _of_model(
@@ -81,14 +105,23 @@ def _of_model(
 def _aliased(client: MlflowClient, config: Config, version: ModelVersion, label: str) -> Found:
     try:
         found = registry.files_of(client, version, home_folder(config.home) / "cache" / "models")
-        words = f"files as registered, sha256 {check(found.folder, version.digest)[:12]}"
+        words = f"files as registered, sha256 {verified(config, found).digest[:12]}"
         pretrained.load(found.folder)
     except UserError as error:
         return Found(label, False, str(error))
+    if digest(kept_manifest(found.artifacts)) != version.digest:
+        place = found.artifacts / "manifest.json"
+        return Found(label, False, f"{words}; but {place} is missing or another's: restore it")
+    run = found.tags.get(trained_rows.TAG)
+    noted = [one.run for one in noted_of(config, version)]
+    _, amiss = trained_rows.trained_on(client, run, found.tags.get(trained_rows.DIGEST))
+    if amiss and (run or any(noted)):  # versions of older embsearch have none
+        return Found(label, False, f"{words}; but {amiss}, which a later promotion asks for")
     if not any(tag.startswith(registry.scored_tag("")) for tag in found.tags):
         return Found(label, True, f"{words}; what it scored was not kept")
     try:
-        judge = _judge(config, found.tags)
+        study, data = found.tags.get("embsearch.study", ""), found.tags.get("embsearch.data", "")
+        judge = judge_of(config, study, data)
         answers = judge(found.folder).answers
     except UserError as error:
         return Found(label, True, f"{words}; not scored again: {error}")
@@ -101,17 +134,3 @@ def _aliased(client: MlflowClient, config: Config, version: ModelVersion, label:
         same,
         f"{words}; test {primary.label} {now:.4f}, {float(then):.4f} when it was promoted",
     )
-
-
-def _judge(config: Config, tags: Mapping[str, str]) -> Judge:
-    """Return a judge by the study's own rows. Raises UserError where they cannot be had."""
-    study = StudyFolder(
-        replace(config, study=replace(config.study, name=tags.get("embsearch.study", "")))
-    )
-    theirs = build(study.read_locked()["config"] | {"home": config.home, "device": config.device})
-    task = task_of(theirs)
-    cache = task.prepare(theirs.data, study.home / "cache")
-    data = task.load(cache)
-    if data.fingerprint != tags.get("embsearch.data"):
-        raise UserError(f"the data of study {study.config.study.name} are others now")
-    return Judge(theirs, data, cache)

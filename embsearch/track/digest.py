@@ -6,17 +6,16 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from embsearch.model.files import files_in
+
 
 def manifest(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file, by its path inside ``folder``."""
+    """Return the sha256 of every file, by its path in ``folder``. A link is what it points at."""
     found = {}
-    for path in sorted(
-        p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts
-    ):
-        with path.open("rb") as file:
-            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(
-                file, "sha256"
-            ).hexdigest()
+    for name, path in files_in(folder).items():
+        if "__pycache__" not in path.parts:
+            with path.open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 

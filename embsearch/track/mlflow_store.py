@@ -58,11 +58,13 @@ def connect(config: Config) -> MlflowClient:
 
 
 def give_credentials(uri: str) -> None:
-    """Put the login of ``track.uri=http://user:password@host`` where MLflow looks for it."""
+    """Put the login of ``track.uri=http://user:password@host``, or the token of
+    ``http://token@host``, where MLflow looks for it."""
     known = secrets.credentials(uri)
     for part, name in (
         ("user", "MLFLOW_TRACKING_USERNAME"),
         ("password", "MLFLOW_TRACKING_PASSWORD"),
+        ("token", "MLFLOW_TRACKING_TOKEN"),
     ):
         if part in known:
             os.environ[name] = known[part]

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from embsearch.errors import ModelError
+from embsearch.model.files import faults_of_saved
 from embsearch.track.digest import digest, manifest
-
-# torch, pickle and numpy's object arrays run what the file says (CVE-2024-37052 and its kin)
-RUNS_CODE = (
-    ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".h5", ".keras", ".npy", ".npz", ".py",
-)  # fmt: skip
-MODULES = "sentence_transformers."  # whose classes modules.json may name
 
 
 def check(folder: Path, expected: str | None = None) -> str:
@@ -22,8 +17,8 @@ def check(folder: Path, expected: str | None = None) -> str:
     Raises ModelError naming every file that was changed, is missing or was added, could run code, or
     asks for a module that does.
     """
+    faults = faults_of_saved(folder)  # before: a digest of a pipe would wait for ever
     files = manifest(folder)
-    faults = runs_code(folder, files)
     found = digest(files)
     if expected and found != expected:
         faults += _changed(folder, files, expected) or [
@@ -60,29 +55,4 @@ def _changed(folder: Path, files: Mapping[str, str], expected: str) -> list[str]
         f"{folder / name}: its sha256 is {files[name]}, registered was {registered[name]}"
         for name in sorted(files.keys() & registered.keys())
         if files[name] != registered[name]
-    ]
-
-
-def runs_code(folder: Path, files: Iterable[str]) -> list[str]:
-    """List a fault for every file that can run code, and for every foreign module."""
-    faults = [
-        f"{folder / name}: a file that can run code when it is loaded; expected weights as safetensors; save the "
-        "model again with sentence-transformers 3 or newer"
-        for name in files
-        if Path(name).suffix.lower() in RUNS_CODE
-    ]
-    return faults + _foreign_modules(folder / "modules.json")
-
-
-def _foreign_modules(path: Path) -> list[str]:
-    try:
-        kinds = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [
-            f"{path}: cannot be read ({error}); expected sentence-transformers' list of modules"
-        ]
-    return [
-        f"{path}: module {kind} is not one of sentence-transformers' own; its code is not run here"
-        for kind in kinds
-        if not kind.startswith(MODULES)
     ]

@@ -7,6 +7,14 @@ import pytest
 from embsearch.cli.main import main
 from embsearch.config import secrets
 from embsearch.config.build import build, to_dict
+from embsearch.config.load import compose
+from embsearch.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered(monkeypatch):
+    """Passwords of other tests, such as the word secret, are masked in no message of these."""
+    monkeypatch.setattr(secrets, "_words", set())
 
 
 @pytest.mark.parametrize(
@@ -43,10 +51,7 @@ def test_an_address_without_one_stays_as_it_is(address):
 
 def test_free_text_is_left_alone():
     words = ["write to http://me:please@example.org", "text=http://me:please@example.org"]
-    assert [secrets.without_in_override(word) for word in words] == [
-        words[0],
-        "text=http://example.org",
-    ]
+    assert [secrets.without_in_override(word) for word in words] == words
 
 
 def test_a_config_holds_none_and_goes_on_finding_it():
@@ -145,3 +150,140 @@ def test_whatever_stands_in_a_whole_address_belongs_to_it(address, bare, passwor
     quote = '"' if "'" in address else "'"
     for word in (f"study.storage={address}", f"+study.storage={quote}{address}{quote}"):
         assert secrets.without_in_override(word) == word.replace(address, bare)
+
+
+TOKEN = "hf_AbCdEfGhIjKlMnOpQrSt"
+PLAIN = "zq7Xw2plm9"  # no shape tells it; its place does
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"http://{PLAIN}@host/x", f"https://me:{PLAIN}@host/x", f"s3://key:{PLAIN}@bucket/x", f"http://h/?token={PLAIN}",
+        f"https://h/x.csv?v=1&api_key={PLAIN}", f"https://h/x?X-Amz-Signature={PLAIN}&y=2", f"az://h/x?sig={PLAIN}",
+        f"export WANDB_API_KEY={PLAIN}", f"MY_TOKEN='{PLAIN}' run", f"login --password {PLAIN}",
+        f"curl -H 'Authorization: Bearer {PLAIN}' h", f"AWS_SECRET_ACCESS_KEY={PLAIN}",
+    ],
+)  # fmt: skip
+def test_a_secret_is_known_by_its_place(text):
+    assert secrets.secrets_in(text) == [PLAIN]
+    assert PLAIN not in secrets.masked(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [TOKEN, "sk-proj-AbCdEfGhIjKlMnOp", "AKIAABCDEFGHIJKLMNOP", "ghp_AbCdEfGhIjKlMnOpQrStUv",
+     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.s1gnature"],
+)  # fmt: skip
+def test_a_secret_is_known_by_its_shape(text):
+    assert secrets.secrets_in(f"a note of {text} here") == [text]
+    assert text not in secrets.masked(f"a note of {text} here")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://medium.com/@user/x", "hf://datasets/org/name@main/x.csv", "postgresql://me@db/x", "ray://head:10001",
+        "export WANDB_API_KEY=$WANDB_API_KEY", "export HF_TOKEN=$(cat ~/.token)", "source ~/.secrets",
+        "export TOKENIZERS_PARALLELISM=false", "HF_TOKEN_PATH=/home/me/token", "is max_token=512 enough?",
+        "https://h/x?token=${oc.env:T}", "s3://${oc.env:K}:${oc.env:S}@b/x", "https://${oc.env:T}@h/x",
+        "token: mean or cls?",
+    ],
+)  # fmt: skip
+def test_what_only_refers_to_a_secret_or_has_none_is_let_pass(text):
+    assert secrets.secrets_in(text) == []
+
+
+TYPED = {
+    "track.uri: a parameter": ["track.uri=http://host/?token=T"],
+    "study.storage: a parameter": ["study.storage=postgresql://h/db?api_key=T"],
+    "data.path: a parameter": ["data.path=https://host/rows.csv?token=T"],
+    "data.path: a user": ["data.path=https://T@host/rows.csv"],
+    "data.path: a password": ["data.path=s3://key:T@bucket/rows.csv"],
+    "data.train: a signature": ["data.train='https://h/x.csv?X-Amz-Signature=T'"],
+    "model.path: a user": ["model.path=https://T@huggingface.co/a/b"],
+    "launcher.setup: a variable": ["launcher=slurm", "launcher.setup=['export WANDB_API_KEY=T']"],
+    "launcher.setup: a header": ["launcher=slurm", 'launcher.setup=["curl -H \'Authorization: Bearer T\' h"]'],
+    "launcher.sbatch: a variable": ["launcher=slurm", "launcher.sbatch.export='ALL,HF_TOKEN=T'"],
+    "launcher.sbatch: of the environment": ["launcher=slurm", "launcher.sbatch.comment='token=${oc.env:MINE}'"],
+    "launcher.address: a password": ["launcher=ray", "launcher.address=ray://me:T@head:10001"],
+    "study.question: a token": ["study.question='as T says'"],
+    "track.experiment: a token": ["track.experiment=T"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", [*TYPED, "a study file", "a folder's file"])
+def test_a_secret_that_would_be_written_down_is_refused_with_what_to_do(
+    place, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMBSEARCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MINE", TOKEN)
+    words = [word.replace("=T", f"={TOKEN}").replace("//T@", f"//{TOKEN}@").replace(":T@", f":{TOKEN}@")
+             .replace(" T", f" {TOKEN}") for word in TYPED.get(place, [])]  # fmt: skip
+    setting = place.partition(":")[0]
+    if place not in TYPED:
+        folder = tmp_path / ("studies/mine" if place == "a study file" else "conf/study")
+        folder.mkdir(parents=True)
+        name = "study.yaml" if place == "a study file" else "mine.yaml"
+        text = f"# @package _global_\ndata: {{path: 'https://h/x.csv?token={TOKEN}'}}\n"
+        (folder / name).write_text(text)
+        words, setting = (
+            [*([] if name == "study.yaml" else ["--config-dir", "conf"]), "study=mine"],
+            "data.path",
+        )
+    assert main(["search", *words]) == 2
+    out, err = capfd.readouterr()
+    assert f"{setting}" in err
+    assert "holds a secret" in err
+    assert "export" in err
+    assert TOKEN not in out + err
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_token_in_front_of_a_host_goes_to_mlflow_alone(monkeypatch):
+    import os
+
+    from embsearch.track.mlflow_store import give_credentials
+
+    monkeypatch.delenv("MLFLOW_TRACKING_TOKEN", raising=False)
+    config = compose([f"track.uri=http://{PLAIN}@host:5000"])
+    assert config.track.uri == "http://host:5000"
+    give_credentials(config.track.uri)
+    assert os.environ["MLFLOW_TRACKING_TOKEN"] == PLAIN
+    monkeypatch.delenv("MLFLOW_TRACKING_TOKEN")
+
+
+def test_what_the_environment_holds_is_kept_as_a_reference(monkeypatch):
+    monkeypatch.setenv("ROWS_TOKEN", PLAIN)
+    monkeypatch.setenv("ROWS", f"https://me:{PLAIN}@host/rows.csv")
+    words = ["launcher=slurm", "launcher.setup=['export WANDB_API_KEY=${oc.env:ROWS_TOKEN}']"]
+    config = compose([*words, "data.path='https://host/x.csv?token=${oc.env:ROWS_TOKEN}'"])
+    assert config.data.path == "https://host/x.csv?token=${oc.env:ROWS_TOKEN}"
+    assert secrets.revealed(config.data.path) == f"https://host/x.csv?token={PLAIN}"
+    assert [secrets.in_shell(line) for line in config.launcher.setup] == [
+        "export WANDB_API_KEY=${ROWS_TOKEN}"
+    ]
+    assert PLAIN not in str(to_dict(config))
+    assert compose(["data.path=${oc.env:ROWS}"]).data.path == "${oc.env:ROWS}"
+    assert compose(["data.path='https://h/${oc.env:ROWS_TOKEN}/x.csv'"]).data.path == (
+        "https://h/${oc.env:ROWS_TOKEN}/x.csv"
+    )
+    monkeypatch.delenv("ROWS_TOKEN")
+    with pytest.raises(ConfigError, match="the variable ROWS_TOKEN is not set"):
+        secrets.revealed(config.data.path)
+
+
+def test_a_variable_without_a_secret_is_written_as_its_value(monkeypatch):
+    monkeypatch.setenv("ROWS", "/data/rows.csv")
+    assert compose(["data.path=${oc.env:ROWS}"]).data.path == "/data/rows.csv"
+
+
+def test_a_study_that_holds_one_since_it_began_goes_on_with_a_warning(tmp_path, capfd):
+    words = [f"home={tmp_path}", "study.name=old", f"data.path='https://h/x.csv?token={PLAIN}'"]
+    with pytest.raises(ConfigError, match=r"data\.path: holds a secret"):
+        compose(words)
+    (tmp_path / "studies/old").mkdir(parents=True)
+    (tmp_path / "studies/old/study.yaml").write_text(f"path: https://h/x.csv?token={PLAIN}\n")
+    assert compose(words).data.path.endswith(PLAIN)
+    assert "warning: data.path holds a secret" in capfd.readouterr().err

@@ -82,6 +82,6 @@ def test_a_module_of_somebody_elses_code_is_refused(registered):
     modules[1]["type"] = "os.system"
     (folder / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(
-        ModelError, match=r"module os\.system is not one of sentence-transformers' own"
+        ModelError, match=r"class os\.system is not one of sentence-transformers' own"
     ):
         check(folder)

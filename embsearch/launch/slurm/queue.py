@@ -17,6 +17,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import NamedTuple
 
+from embsearch.config import secrets
 from embsearch.errors import UserError
 from embsearch.launch.environment import worker_environment
 from embsearch.launch.slurm.job import Job
@@ -80,7 +81,7 @@ class Queue:
             "job_name": name,
             "cpus_per_task": threads,
             "signal_delay_s": SIGNAL,
-            "setup": [*exports, *setup],
+            "setup": [*exports, *map(secrets.in_shell, setup)],
             # since Slurm 22.05 srun does not take this over from sbatch
             "srun_args": [f"--cpus-per-task={threads}"],
             "additional_parameters": {
