@@ -72,10 +72,12 @@ def show(
 
 
 def _cell(found: Sequence[str], right: Set[str] | None) -> Text:
-    lines = [
-        Text(f"{n} ") + (Text(MARK + t, "green") if t in (right or ()) else Text("  " + t))
-        for n, t in enumerate(found, 1)
-    ]
+    lines = []
+    for place, title in enumerate(found, 1):
+        shown = Text("  " + title)
+        if right and title in right:
+            shown = Text(MARK + title, "green")
+        lines.append(Text(f"{place} ") + shown)
     return Text("\n").join(lines)
 
 
@@ -92,8 +94,12 @@ def _kept(file: Path, encode: TextEncoder, titles: Sequence[str]) -> np.ndarray:
 
 def _key(config: Config, other: Chosen, index: Index) -> str:
     """Return a key that names the model by its files, or by its name on a hub."""
-    place = Path(pretrained.find(config.model)) if other.folder is None else other.folder
+    if other.folder is None:
+        place = Path(pretrained.find(config.model))
+        built = asdict(config.model)
+    else:
+        place = other.folder
+        built = {}
     files = digest(manifest(place)) if place.is_dir() else str(place)
-    built = asdict(config.model) if other.folder is None else {}
     text = json.dumps([files, built, "document", list(index.titles)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

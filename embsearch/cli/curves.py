@@ -100,5 +100,7 @@ def _curve(log: list[Event]) -> Curve | None:
         for event in events.of_kind(log, events.Trained)
         for point in event.points
     ]
-    failed = None if ends[0].failure is None else (ends[0].failure, ends[0].reason)
+    failed = None
+    if ends[0].failure is not None:
+        failed = (ends[0].failure, ends[0].reason)
     return Curve(tuple(measured), tuple(points), failed)

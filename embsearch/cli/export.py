@@ -118,9 +118,9 @@ def compared(
 def describe(parity: Parity, kind: str) -> str:
     """Return the result of the comparison as a sentence."""
     found = parity.scored
-    scored = (
-        "" if found is None else f"{found.metric.label} {found.graph:.4f}, fp32 {found.fp32:.4f}; "
-    )
+    scored = ""
+    if found is not None:
+        scored = f"{found.metric.label} {found.graph:.4f}, fp32 {found.fp32:.4f}; "
     ratio = parity.speed / parity.speed_torch
     return (
         f"{parity.texts} texts: {scored}least similar vector {parity.min_cosine:.6f}; {kind} {parity.speed:.0f} "

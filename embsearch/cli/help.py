@@ -85,7 +85,9 @@ def _shown(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return "{}" if value == {} else str(value)
+    if value == {}:
+        return "{}"
+    return str(value)
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

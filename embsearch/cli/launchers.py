@@ -100,11 +100,9 @@ def _ray(config: Config, asked: RayConfig, folder: Path) -> Launcher:
     named = config.device.startswith(
         "cuda"
     )  # also where the nodes that have them are still to come
-    gpus = (
-        float(config.train.devices)
-        if named or (config.device == "auto" and cluster.has_gpus())
-        else 0.0
-    )
+    gpus = 0.0
+    if named or (config.device == "auto" and cluster.has_gpus()):
+        gpus = float(config.train.devices)
     sharers = asked.per_gpu if gpus == 1 else 1
     room = cluster.Room(
         threads, gpus / sharers, sharers, asked.resources, asked.labels, asked.spread

@@ -119,9 +119,15 @@ def _run(words: list[str]) -> int:
         if len(composed) < len(several):
             return 0
         return _call(verb, [config for config, _ in composed], composed[0][1])
-    words = with_text(rest) if verb is not None and verb.free_text else rest
-    one = _compose(words, config_dirs, Options if verb is None else verb.options)
-    return 0 if one is None or verb is None else _call(verb, *one)
+    if verb is None:
+        _compose(rest, config_dirs, Options)
+        return 0
+    if verb.free_text:
+        rest = with_text(rest)
+    one = _compose(rest, config_dirs, verb.options)
+    if one is None:
+        return 0
+    return _call(verb, *one)
 
 
 def _call(verb: Verb, config: Config | list[Config], options: Options) -> int:

@@ -50,11 +50,9 @@ def chosen(config: Config, options: TakesModel) -> Chosen:
     if options.trial is not None:
         folder = StudyFolder(config).trial(options.trial)
         if not (folder / "model" / "modules.json").exists():
-            known = (
-                sorted(p.name for p in folder.parent.glob("t[0-9]*"))
-                if folder.parent.exists()
-                else []
-            )
+            known = []
+            if folder.parent.exists():
+                known = sorted(p.name for p in folder.parent.glob("t[0-9]*"))
             raise ModelError(
                 f"trial={options.trial}: study {config.study.name} has no model of it in {folder}; "
                 f"trials there: {', '.join(known) or 'none'}"
@@ -86,7 +84,8 @@ def named(config: Config, words: str) -> Chosen:
     if (folder / "modules.json").exists():
         return Chosen(str(folder), folder, folder.resolve().name)
     if (found := VERSION.fullmatch(words)) and not folder.exists():
-        return _registered(config, words, found[1], found[3], int(found[2]) if found[2] else None)
+        name, number, alias = found.groups()
+        return _registered(config, words, name, alias, int(number) if number else None)
     raise ModelError(
         f"checkpoint={words}: no sentence-transformers model here (modules.json is missing); "
         "give a trial's model folder, champion, or NAME@ALIAS or NAME/VERSION of the registry"
@@ -111,14 +110,10 @@ def _registered(
     except EmbsearchError as error:
         raise ModelError(str(error)) from error
     version = verified(config, found)
-    label = (
-        f"{alias}, {name} version {version.version}"
-        if alias
-        else f"{name} version {version.version}"
-    )
-    return Chosen(
-        label, found.folder, f"{name}@{alias}" if alias else f"{name}/{version.version}", version
-    )
+    label = f"{name} version {version.version}"
+    if alias:
+        return Chosen(f"{alias}, {label}", found.folder, f"{name}@{alias}", version)
+    return Chosen(label, found.folder, f"{name}/{version.version}", version)
 
 
 def _missing(
@@ -137,9 +132,13 @@ def _missing(
         promote = "run 'embsearch promote' for a finished study of this task, or name a folder: checkpoint=FOLDER"
         if alias == "champion" and not others:
             return f"no model named {name} has a champion yet; {promote}"
-        there = f"registered are {', '.join(others)}" if others else "none is registered"
+        there = "none is registered"
+        if others:
+            there = f"registered are {', '.join(others)}"
         return f"no model named {name}.{did_you_mean(name, others)} In this home {there}; {promote}"
     aliases = sorted(a for v in versions for a in v.aliases)
     numbers = f"versions {versions[0].version} to {versions[-1].version}"
-    what = f"no alias {alias}.{did_you_mean(alias, aliases)}" if alias else "no such version."
+    what = "no such version."
+    if alias:
+        what = f"no alias {alias}.{did_you_mean(alias, aliases)}"
     return f"model {name} has {what} It has {numbers}, aliases {', '.join(aliases) or 'none'}"

@@ -114,8 +114,10 @@ class Probes:
         loaded = time.monotonic() - started
         check_objective(self.config.evaluate.metric, first[0].metrics)
         untuned = _seconds(self._evaluations(dict.fromkeys(self.slots, job)))
-        read = first[0].readings
-        return max(0.0, loaded - untuned), untuned, first[0].compute, read[-1] if read else None
+        last = None
+        if first[0].readings:
+            last = first[0].readings[-1]
+        return max(0.0, loaded - untuned), untuned, first[0].compute, last
 
     def _readings(self, few: Reading | None) -> tuple[Reading, ...]:
         """Return what evaluations will read, by the error on ``few`` rows."""

@@ -33,9 +33,8 @@ def run(config: Config, options: TakesTrial) -> int:
     dry = config.promote.dry_run and not done.already
     if done.found.refused:
         names = ", ".join(dict.fromkeys(gate.name for gate in done.found.refused))
-        raise Refused(
-            f"trial {done.trial} {'would not be' if dry else 'is not'} promoted: refused by {names}"
-        )
+        verb = "would not be" if dry else "is not"
+        raise Refused(f"trial {done.trial} {verb} promoted: refused by {names}")
     if done.version is None:
         print("dry run: every gate passed, nothing was changed")
         return 0

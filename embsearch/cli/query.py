@@ -109,15 +109,16 @@ def _its_model(config: Config, index: Index) -> Chosen:
 
 def questions(config: Config, options: QueryOptions, index: Index) -> tuple[list[str], Right]:
     """Return the texts to look for, and the titles that are known to be right for them."""
+    judged = options.compare and (config.data.path or config.data.train)
     if options.text:
         texts = [options.text]
-    elif options.input or not options.compare or not (config.data.path or config.data.train):
+    elif options.input or not judged:
         texts = read_texts(options.input)
     else:
         return of_study(config, options, index)
-    return texts, (
-        _judged(config) if options.compare and (config.data.path or config.data.train) else {}
-    )
+    if not judged:
+        return texts, {}
+    return texts, _judged(config)
 
 
 def of_study(config: Config, options: QueryOptions, index: Index) -> tuple[list[str], Right]:
@@ -125,7 +126,11 @@ def of_study(config: Config, options: QueryOptions, index: Index) -> tuple[list[
     import numpy as np
 
     known = set(index.titles)
-    right = {query: titles & known for query, titles in _judged(config).items() if titles & known}
+    right: Right = {}
+    for query, titles in _judged(config).items():
+        there = titles & known
+        if there:
+            right[query] = there
     if not right:
         raise DataError(
             f"index={options.index}: holds no title that is right for a test query of study {config.study.name}; "
@@ -140,7 +145,8 @@ def _judged(config: Config) -> Right:
 
     task, data = data_of(config)
     rows = task.rows(data, "test")
-    rows = rows if len(rows) else task.rows(data, "valid")
+    if not len(rows):
+        rows = task.rows(data, "valid")
     right: Right = {}
     if not isinstance(rows, JudgedRows):  # no titles
         return right
@@ -151,18 +157,14 @@ def _judged(config: Config) -> Right:
 
 def lines(texts: list[str], index: Index, scores: np.ndarray, ids: np.ndarray) -> bytes:
     """Return one JSON object a text, as lines."""
-    found = [
-        {
-            "text": text,
-            "titles": [
-                {
-                    "title": index.titles[i],
-                    **({"class": index.classes[i]} if index.classes else {}),
-                    "cosine": round(float(s), 6),
-                }
-                for s, i in zip(row, numbers, strict=True)
-            ],
-        }
-        for text, row, numbers in zip(texts, scores, ids, strict=True)
-    ]
-    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in found).encode()
+    made = []
+    for text, row, numbers in zip(texts, scores, ids, strict=True):
+        titles = []
+        for score, number in zip(row, numbers, strict=True):
+            title = {"title": index.titles[number]}
+            if index.classes:
+                title["class"] = index.classes[number]
+            titles.append({**title, "cosine": round(float(score), 6)})
+        line = json.dumps({"text": text, "titles": titles}, ensure_ascii=False)
+        made.append(f"{line}\n")
+    return "".join(made).encode()

@@ -134,12 +134,13 @@ def _say(then: Past) -> None:
 
 
 def _row(one: Evaluated, metric: str) -> None:
-    before, again, words = one.recorded[metric], "", "not reached"
+    before = one.recorded[metric]
+    again = ""
+    words = "not reached"
     if one.again is not None:
-        again = f"{one.again[metric]:.10f}"
-        words = (
-            f"none, in {len(one.recorded)} metrics"
-            if one.identical
-            else f"{one.again[metric] - before:+.2g}"
-        )
+        value = one.again[metric]
+        again = f"{value:.10f}"
+        words = f"{value - before:+.2g}"
+        if one.identical:
+            words = f"none, in {len(one.recorded)} metrics"
     print(f"{one.rung:>10}  {one.texts:>9,}  {before:>12.10f}  {again:>12}  {words}", flush=True)

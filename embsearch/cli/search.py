@@ -64,10 +64,10 @@ def run(config: Config, options: TellsMore) -> int:
         tried = [trial.params for trial in record.trials.values()]
         left = sum(point not in tried for point in first_points(study.config, study.space)[1:])
         if left:
-            points, them = (
-                ("1 point", "was not tried") if left == 1 else (f"{left} points", "were not tried")
-            )
-            print(f"{points} of study.defaults {them}: stop.trials={len(tried) + left} has room")
+            untried = f"{left} points of study.defaults were not tried"
+            if left == 1:
+                untried = "1 point of study.defaults was not tried"
+            print(f"{untried}: stop.trials={len(tried) + left} has room")
     if study.folder.page.exists():
         print(f"page:  {study.folder.page}")
     name = same_study(study.config)

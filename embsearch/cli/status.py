@@ -62,8 +62,12 @@ def _show_jobs(study: Path) -> None:
     jobs = (get(study / "workers" / "slurm" / "jobs.json") or {}).get("slots", {})
     for slot, entry in jobs.items():
         state = entry["state"] or {"name": "submitted", "node": "", "reason": "None"}
-        where = f" on {state['node']}" if state["node"] else ""
-        why = f" ({state['reason']})" if state["name"] == "PENDING" else ""
+        where = ""
+        if state["node"]:
+            where = f" on {state['node']}"
+        why = ""
+        if state["name"] == "PENDING":
+            why = f" ({state['reason']})"
         print(f"worker {slot}: Slurm job {entry['job']} {state['name'].lower()}{where}{why}")
 
 

@@ -26,7 +26,9 @@ def suggestion(error: Exception) -> str:
     if isinstance(error, MissingConfigException):
         group, _, wrong = str(error.missing_cfg_file).rpartition("/")
         near = get_close_matches(wrong, error.options or [], n=1)
-        return f"Did you mean '{group}={near[0]}'?" if near else ""
+        if not near:
+            return ""
+        return f"Did you mean '{group}={near[0]}'?"
     if isinstance(error, OverrideParseException):
         return _about_syntax(error.override)
     if "--multirun" in message:
@@ -53,7 +55,9 @@ def _about_name(wrong: str) -> str:
     if wrong.startswith("space."):
         return _about_space(wrong)
     near = _near(wrong)
-    return f"Did you mean {near}?" if near else ""
+    if not near:
+        return ""
+    return f"Did you mean {near}?"
 
 
 def _near(wrong: str) -> str:
@@ -68,13 +72,17 @@ def _near(wrong: str) -> str:
     leaf = wrong.rpartition(".")[2]
     by_leaf = {path.rpartition(".")[2]: path for path in settings}
     near = get_close_matches(leaf, by_leaf, n=1, cutoff=0.7)
-    return f"'{by_leaf[near[0]]}'" if near else ""
+    if not near:
+        return ""
+    return f"'{by_leaf[near[0]]}'"
 
 
 def _about_space(wrong: str) -> str:
     settings = paths()
-    room, _, field = wrong.removeprefix("space.").rpartition(".")
-    path = room if field in DIMENSION else wrong.removeprefix("space.")
+    path = wrong.removeprefix("space.")
+    room, _, field = path.rpartition(".")
+    if field in DIMENSION:
+        path = room
     if path in settings:
         if field in (
             "log",
@@ -88,4 +96,6 @@ def _about_space(wrong: str) -> str:
         f"space.{p}.{f}" for p in settings for f in DIMENSION
     ]
     near = get_close_matches(wrong, known, n=1)
-    return f"Did you mean '{near[0]}'?" if near else ""
+    if not near:
+        return ""
+    return f"Did you mean '{near[0]}'?"

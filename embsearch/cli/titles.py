@@ -35,11 +35,18 @@ def titles(config: Config, source: str | None) -> Titles:
         found, classes = _of_table(path, config)
     else:
         found, classes = read_texts(source), []
-    place = {text: at for at, text in reversed(list(enumerate(found)))}
-    distinct = list(dict.fromkeys(found))
-    twice = f", {len(found) - len(distinct)} of them twice" if len(found) > len(distinct) else ""
-    kept = [classes[place[text]] for text in distinct] if classes else []
-    return Titles(distinct, f"{path}: {len(found)} {'texts' if kept else 'titles'}{twice}", kept)
+    first_place: dict[str, int] = {}
+    for place, text in enumerate(found):
+        first_place.setdefault(text, place)
+    distinct = list(first_place)
+    repeated = len(found) - len(distinct)
+    twice = ""
+    if repeated:
+        twice = f", {repeated} of them twice"
+    if not classes:
+        return Titles(distinct, f"{path}: {len(found)} titles{twice}")
+    kept = [classes[place] for place in first_place.values()]
+    return Titles(distinct, f"{path}: {len(found)} texts{twice}", kept)
 
 
 def _of_table(path: Path, config: Config) -> tuple[list[str], list[str]]:
@@ -56,7 +63,9 @@ def _of_table(path: Path, config: Config) -> tuple[list[str], list[str]]:
     cells = one_column(table, "title", config.data.columns)
     empty = [int(row) for row, cell in zip(table.rows, cells, strict=True) if not cell.strip()]
     if empty:
-        more = f", and {len(empty) - 1} more" if len(empty) > 1 else ""
+        more = ""
+        if len(empty) > 1:
+            more = f", and {len(empty) - 1} more"
         raise DataError(
             f"{table.name}, row {empty[0]}: the title is empty{more}; expected a text; delete the row"
         )

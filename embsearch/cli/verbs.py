@@ -294,10 +294,19 @@ def by_study(words: Sequence[str]) -> list[list[str]]:
 
     Every ``study=`` and ``study.name=`` is one.
     """
-    named = [i for i, word in enumerate(words) if word.partition("=")[0] in ("study", "study.name")]
-    return [[w for i, w in enumerate(words) if i == mine or i not in named] for mine in named] or [
-        list(words)
-    ]
+    studies: list[tuple[int, str]] = []
+    others: list[tuple[int, str]] = []
+    for place, word in enumerate(words):
+        key, _, _ = word.partition("=")
+        kind = studies if key in ("study", "study.name") else others
+        kind.append((place, word))
+    if not studies:
+        return [list(words)]
+    commands = []
+    for study in studies:
+        own = sorted([study, *others])
+        commands.append([word for _, word in own])
+    return commands
 
 
 def with_text(words: Sequence[str]) -> list[str]:
@@ -323,9 +332,11 @@ def completions(typed: Sequence[str], partial: str) -> list[str]:
     """Return the next words of verbs that begin with ``typed``, as far as ``partial`` is already there."""
     done = list(typed)
     heads = (verb.name.split() for verb in VERBS)
-    following = {
-        name[len(done)] for name in heads if name[: len(done)] == done and len(name) > len(done)
-    }
+    count = len(done)
+    following = set()
+    for name in heads:
+        if name[:count] == done and len(name) > count:
+            following.add(name[count])
     return sorted(word for word in following if word.startswith(partial))
 
 

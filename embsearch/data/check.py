@@ -53,7 +53,9 @@ def files_of(report: JsonObject) -> str:
     """Return the files and their columns."""
     lines = [f"format      {report['format']}: a row is {ROWS[report['format']]}"]
     for file in report["files"]:
-        split = f", {file['split']}" if file["split"] else ""
+        split = ""
+        if file["split"]:
+            split = f", {file['split']}"
         lines.append(
             f"file        {file['file']}: {file['rows']:,} rows, {file['encoding']}{split}"
         )
@@ -66,7 +68,9 @@ def files_of(report: JsonObject) -> str:
 
 
 def _named(ours: str, header: str) -> str:
-    return ours if ours == header else f"{ours} = {header}"
+    if ours == header:
+        return ours
+    return f"{ours} = {header}"
 
 
 def _splits(report: JsonObject, dataset: Dataset) -> str:
@@ -82,13 +86,16 @@ def _splits(report: JsonObject, dataset: Dataset) -> str:
             f"{both:.1%}",
             f"{counts['titles']:,}",
         ]
-        numbers.append(f"{counts['relevant'] / max(counts['rows'], 1):.1%}")
-        trained = [
-            f"{report[name]:,}" if split == "train" else "" for name in ("triplets", "pairs")
-        ]
+        relevant = counts["relevant"] / max(counts["rows"], 1)
+        numbers.append(f"{relevant:.1%}")
+        trained = ["", ""]
+        if split == "train":
+            trained = [f"{report['triplets']:,}", f"{report['pairs']:,}"]
         rows.append((split, *numbers, *trained))
     weights = dataset.train.weight
-    weighted = f"\nweights from {weights.min():g} to {weights.max():g}" if np.ptp(weights) else ""
+    weighted = ""
+    if np.ptp(weights):
+        weighted = f"\nweights from {weights.min():g} to {weights.max():g}"
     legend = (
         "rows: titles shown for a query, each once; with both: queries with a relevant and an irrelevant one;\n"
         "pairs: training rows without a negative"
@@ -105,11 +112,12 @@ def _scores(report: Json, dataset: Dataset) -> str:
     if not found:
         return ""
     columns = (dataset.train.score, dataset.valid.grade, dataset.test.grade)
-    quarters = (
-        f"{split} {' '.join(f'{q:.2f}' for q in np.quantile(column, (0, 0.25, 0.5, 0.75, 1)))}"
-        for split, column in zip(SPLITS, columns, strict=True)
-        if len(column)
-    )
+    quarters = []
+    for split, column in zip(SPLITS, columns, strict=True):
+        if len(column):
+            quartiles = np.quantile(column, (0, 0.25, 0.5, 0.75, 1))
+            words = " ".join(f"{q:.2f}" for q in quartiles)
+            quarters.append(f"{split} {words}")
     return (
         f"scores  from {found['from']:g} to {found['to']:g}, here 0 to 1; a pair from their mean "
         f"{found['mean']:.3f} on counts as relevant, for AUC alone\n"
@@ -134,16 +142,22 @@ def _examples(dataset: Dataset, prompts: Mapping[str, str]) -> str:
     """Return five training rows, spread evenly, as a trial sees them."""
     rows, texts = dataset.train, dataset.texts
     query = prompts.get("query", "")
-    title = query if dataset.symmetric else prompts.get("document", "")
+    title = query
+    if not dataset.symmetric:
+        title = prompts.get("document", "")
     scored = bool(len(rows.score))
-    lines = [f"training rows: {'text | text | score' if scored else 'query | positive | negative'}"]
+    lines = ["training rows: query | positive | negative"]
+    if scored:
+        lines = ["training rows: text | text | score"]
     for at in np.linspace(0, len(rows) - 1, min(5, len(rows))).astype(int):
         cells = [quoted(query + texts[rows.anchor[at]]), quoted(title + texts[rows.positive[at]])]
         last = rows.negative[at]
         if scored:
             cells.append(f"{rows.score[at]:.3f}")
+        elif last >= 0:
+            cells.append(quoted(title + texts[last]))
         else:
-            cells.append(quoted(title + texts[last]) if last >= 0 else "none")
+            cells.append("none")
         lines.append("  " + " | ".join(cells))
     return "\n".join(lines)
 
@@ -151,7 +165,11 @@ def _examples(dataset: Dataset, prompts: Mapping[str, str]) -> str:
 def _grades(counts: JsonObject) -> str:
     grades = list(counts["grades"].items())
     shown = ", ".join(f"{grade} {n / counts['rows']:.1%}" for grade, n in grades[:8])
-    return shown + (f" and {len(grades) - 8} more" if len(grades) > 8 else "") or "none"
+    if not shown:
+        return "none"
+    if len(grades) > 8:
+        return f"{shown} and {len(grades) - 8} more"
+    return shown
 
 
 def left_out(report: JsonObject) -> str:
@@ -199,11 +217,13 @@ def lengths_of(parts: Sequence[tuple[str, list[str]]], lengths: Lengths | None) 
 
 def _segments(report: JsonObject) -> str:
     names = sorted({name for split in SPLITS for name in report["splits"][split]["segments"]})
-    counts = [
-        [report["splits"][split]["segments"].get(name, 0) for split in SPLITS] for name in names
-    ]
-    rows = [(name, *(f"{n:,}" for n in row)) for name, row in zip(names, counts, strict=True)]
-    return table([("segment rows", *SPLITS), *rows]) if names else ""
+    if not names:
+        return ""
+    rows: list[tuple[str, ...]] = [("segment rows", *SPLITS)]
+    for name in names:
+        counts = [report["splits"][split]["segments"].get(name, 0) for split in SPLITS]
+        rows.append((name, *(f"{n:,}" for n in counts)))
+    return table(rows)
 
 
 def _distinct(*columns: Ids) -> Ids:
@@ -219,7 +239,9 @@ def cjk_share(texts: Iterable[str]) -> float:
     """Return share of the letters that are Chinese, Japanese or Korean."""
     text = "".join(texts)
     letters = sum(map(str.isalpha, text))
-    return len(_CJK.findall(text)) / letters if letters else 0.0
+    if not letters:
+        return 0.0
+    return len(_CJK.findall(text)) / letters
 
 
 def width(text: str) -> int:

@@ -43,9 +43,11 @@ def _add_texts(table: Table, texts: dict[str, str]) -> None:
     header, rows, lines = _records(table, _ID)
     at = _place(header, _ID) or 0
     wanted = [n for n, name in enumerate(header) if name in ("title", "text")]
-    wanted = wanted or [n for n in range(len(header)) if n != at]
+    if not wanted:
+        wanted = [n for n in range(len(header)) if n != at]
     for row, cells in zip(rows, lines, strict=True):
-        text = " ".join(cells[n].strip() for n in wanted if cells[n].strip())
+        parts = [cells[n].strip() for n in wanted]
+        text = " ".join(part for part in parts if part)
         if texts.setdefault(cells[at], text) != text:
             raise DataError(
                 f"{table.name}, row {row}: the id {quoted(cells[at])} stands there twice, with other texts; "
@@ -83,10 +85,12 @@ def _judged(table: Table, texts: dict[str, dict[str, str]]) -> Table:
 def _records(table: Table, known: Cells) -> tuple[list[str], list[int], Sequence[Cells]]:
     """Return header, row numbers and rows. Without a known name the first line is no header: then
     the names are ''. A single column is cut at its blanks."""
-    header, rows = [str(name) for name in table.frame.columns], [int(row) for row in table.rows]
+    header = [str(name) for name in table.frame.columns]
+    rows = [int(row) for row in table.rows]
     lines: Sequence[Cells] = table.frame.to_numpy().tolist()
     if len(header) == 1:
-        header, lines = header[0].split(), [cells[0].split() for cells in lines]
+        header = header[0].split()
+        lines = [cells[0].split() for cells in lines]
     if _place(header, known) is None:
         return [""] * len(header), [1, *rows], [header, *lines]
     return [name.casefold() for name in header], rows, lines
@@ -94,4 +98,7 @@ def _records(table: Table, known: Cells) -> tuple[list[str], list[int], Sequence
 
 def _place(header: Cells, known: Cells) -> int | None:
     """Return the place of the first known name."""
-    return next((n for n, name in enumerate(header) if name.casefold() in known), None)
+    for place, name in enumerate(header):
+        if name.casefold() in known:
+            return place
+    return None

@@ -28,7 +28,8 @@ def derive_triplets(
     query without a pair are positives without a negative (''), the first ``per_query`` of them.
     """
     rows = rows.reset_index(drop=True)
-    key, title = rows["key"].tolist(), rows["title"].tolist()
+    key = rows["key"].tolist()
+    title = rows["title"].tolist()
     place = np.array(
         [salted(config.seed, k, t) for k, t in zip(key, title, strict=True)], dtype=np.uint64
     )
@@ -41,7 +42,8 @@ def derive_triplets(
         worse.append(at[low])
         if config.relevant_alone and not len(high):
             relevant = at[grade[at] >= positive_grade]
-            alone.append(relevant[np.argsort(place[relevant])][: config.per_query or None])
+            in_order = relevant[np.argsort(place[relevant])]
+            alone.append(in_order[: config.per_query or None])
     better += alone
     down = rows["title"].to_numpy(object)[np.concatenate(worse)]
     low = rows["grade"].to_numpy(float)[np.concatenate(worse)]
@@ -72,10 +74,13 @@ def pairs(
         gap = grade[start : start + step, None] - grade[None, :]
         high, low = np.nonzero((gap > 0) & (gap >= config.min_gap - 1e-9))
         high = high + start
-        better, worse = np.concatenate([better, high]), np.concatenate([worse, low])
+        better = np.concatenate([better, high])
+        worse = np.concatenate([worse, low])
         order = np.concatenate([order, _mix(place[high], place[low])])
         keep = np.argsort(order, kind="stable")[: config.per_query or None]
-        better, worse, order = better[keep], worse[keep], order[keep]
+        better = better[keep]
+        worse = worse[keep]
+        order = order[keep]
     return better, worse
 
 

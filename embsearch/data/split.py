@@ -33,7 +33,9 @@ def assign_splits(
     validation split without one of them measures nothing, so they are cut on their own. Where rows
     have a label, so is each class.
     """
-    what = "text, each class on its own" if "label" in frame else "query"
+    what = "query"
+    if "label" in frame:
+        what = "text, each class on its own"
 
     def cut(rows: pd.DataFrame, config: SplitConfig) -> dict[str, str]:
         if "label" in rows:
@@ -54,16 +56,14 @@ def assign_splits(
     if "valid" in there or "train" not in there:
         return frame, leaked, "given"
     free = frame["split"] == "train"
-    rest = SplitConfig(
-        valid=config.valid, test=0 if "test" in there else config.test, seed=config.seed
-    )
+    missing = "valid and test"
+    rest = SplitConfig(valid=config.valid, test=config.test, seed=config.seed)
+    if "test" in there:
+        missing = "valid"
+        rest = SplitConfig(valid=config.valid, test=0, seed=config.seed)
     split = frame["key"].map(cut(frame[free], rest))
     frame = frame.assign(split=frame["split"].where(~free, split))
-    return (
-        frame,
-        leaked,
-        f"given; {'valid' if 'test' in there else 'valid and test'} split off train by {what}",
-    )
+    return frame, leaked, f"given; {missing} split off train by {what}"
 
 
 def by_query(
@@ -110,16 +110,19 @@ def _cut(keys: Sequence[str], config: SplitConfig, at_least: int) -> dict[str, s
     valid = sum(place[key] < config.test + config.valid for key in keys) - test
     if at_least:
         test, valid = _enough(len(keys), test, valid, config.test > 0)
-    return {
-        k: "test" if i < test else "valid" if i < test + valid else "train"
-        for i, k in enumerate(order)
-    }
+    split = dict.fromkeys(order, "train")
+    for key in order[test : test + valid]:
+        split[key] = "valid"
+    for key in order[:test]:
+        split[key] = "test"
+    return split
 
 
 def _enough(n: int, test: int, valid: int, wants_test: bool) -> tuple[int, int]:
     """Return sizes near the given ones that leave one query for train, valid and, of three, test."""
     valid = min(max(valid, 1), max(n - 1, 0))
-    test = max(test, 1) if wants_test and n >= 3 else test
+    if wants_test and n >= 3:
+        test = max(test, 1)
     test = min(test, max(n - 1 - valid, 0))
     if wants_test and n >= 3 and not test:
         test, valid = 1, min(valid, n - 2)

@@ -64,8 +64,10 @@ def validate(
     seen: list[str] = []
     if kind == "triplets":
         faults += _triplet_conflicts(unique, seen)
+    elif kind == "classes":
+        faults += _class_conflicts(unique)
     else:
-        faults += _class_conflicts(unique) if kind == "classes" else _grade_conflicts(unique, kind)
+        faults += _grade_conflicts(unique, kind)
     dropped = [*unread, *_as_faults(frame, faults)]
     if dropped and on_bad_row == "error":
         raise refusal(sorted(dropped, key=lambda fault: (fault.file, fault.row)))
@@ -92,10 +94,11 @@ def _as_faults(frame: pd.DataFrame, found: list[tuple[int, str, str]]) -> list[F
     made = []
     for at in sorted(reasons):
         cells = {str(name): str(cell) for name, cell in frame.loc[at].dropna().items()}
-        file, row = cells.pop("file"), int(cells.pop("row"))
-        made.append(
-            Fault(file, row, reasons[at][0][0], "; ".join(what for _, what in reasons[at]), cells)
-        )
+        file = cells.pop("file")
+        row = int(cells.pop("row"))
+        first_kind, _ = reasons[at][0]
+        whats = "; ".join(what for _, what in reasons[at])
+        made.append(Fault(file, row, first_kind, whats, cells))
     return list({(fault.file, fault.row, fault.what): fault for fault in made}.values())
 
 

@@ -102,13 +102,19 @@ def _of(side: Side, path: str) -> Mapping[str, str]:
     dimension = next((d for d in side.record.space.dimensions if d.path == path), None)
     if dimension is None:
         config = side.record.config
-        fixed = short(value_at(config, path)) if path in settings_of(config) else "not there"
+        fixed = "not there"
+        if path in settings_of(config):
+            fixed = short(value_at(config, path))
         return {"range": f"fixed at {fixed}", "winner": fixed, "importance": ""}
     best = side.record.best
-    won = None if best is None else best.trial.params.get(path)
+    winner = "not used"
+    if best is not None:
+        won = best.trial.params.get(path)
+        if won is not None:
+            winner = short(won)
     return {
         "range": range_words(dimension),
-        "winner": "not used" if won is None else short(won),
+        "winner": winner,
         "importance": side.importance.get(path, ""),
     }
 
@@ -126,8 +132,10 @@ def answers(sides: Sequence[Side]) -> Iterator[str]:
             found += f"{metric_label(one.record)}{_budgets(one, other)}"
             if gain.low <= 0 <= gain.high:
                 yield f"{found}; the 95 % interval reaches 0: they cannot be told apart."
+            elif gain.low > 0:
+                yield f"{found}; the whole 95 % interval is above 0."
             else:
-                yield f"{found}; the whole 95 % interval is {'above' if gain.low > 0 else 'below'} 0."
+                yield f"{found}; the whole 95 % interval is below 0."
         elif one.record.data != other.record.data:
             yield f"{one.name} and {other.name} have different data: their scores say nothing about each other."
         else:
@@ -147,7 +155,9 @@ def _budgets(one: Side, other: Side) -> str:
         shares.append(f"{side.name} {side.record.texts:,} texts, its winner {won:,}")
     alike = all(max(pair) <= ALIKE * min(pair) for pair in zip(*spent, strict=True))
     words = f"; trained on: {'; '.join(shares)}"
-    return words if alike else f"{words}: unlike budgets, which may explain a difference"
+    if alike:
+        return words
+    return f"{words}: unlike budgets, which may explain a difference"
 
 
 def _gain(one: Side, other: Side) -> Interval | None:
@@ -196,11 +206,10 @@ def comparison_page(sides: Sequence[Side], vega: str) -> str:
         for side in sides
         for seconds, texts, best in _to_the_end(side.record)
     ]
-    drawn = (
-        [_progress("seconds", "seconds"), _progress("texts", "texts trained on")]
-        if progress
-        else []
-    )
+    drawn = []
+    if progress:
+        drawn.append(_progress("seconds", "seconds"))
+        drawn.append(_progress("texts", "texts trained on"))
     names = " and ".join(side.name for side in sides)
     return render(
         "compare.html.j2",
@@ -218,7 +227,10 @@ def comparison_page(sides: Sequence[Side], vega: str) -> str:
 
 def _to_the_end(record: Record) -> list[tuple[float, int, float]]:
     found = record.progress()
-    return [*found, (record.elapsed, record.texts, found[-1][2])] if found else []
+    if not found:
+        return []
+    _, _, best = found[-1]
+    return [*found, (record.elapsed, record.texts, best)]
 
 
 def _progress(field: str, title: str) -> Chart:

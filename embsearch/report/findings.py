@@ -63,7 +63,9 @@ def headline(record: Record, models: Models | None) -> str:
             gains.append(f"it is the {label_of(best.trial)}")
         elif gain is not None:
             gains.append(f"{signed(gain)} over the {label}")
-    return f"{text}, {', '.join(gains)}." if gains else f"{text}."
+    if not gains:
+        return f"{text}."
+    return f"{text}, {', '.join(gains)}."
 
 
 def findings(record: Record, models: Models | None) -> list[Finding]:
@@ -282,15 +284,19 @@ def _luck(record: Record) -> Iterator[Finding]:
 
 def unconfirmed(record: Record) -> Iterator[Finding]:
     """Yield that a sampled winner was not trained again, and what that would cost."""
-    asked, best, texts = record.config.confirm, record.configuration, record.texts
+    asked = record.config.confirm
+    best = record.configuration
+    texts = record.texts
     if record.result is None or best is None or best.trial.given or not texts:
         return
     replayed = record.config.launcher.name == "replay"
     confirmed = [one["trial"] for one in record.result.get("confirmed") or []]
     if replayed or best.number in confirmed or not (asked.top_k and asked.seeds):
         return
-    others = ", ".join(f"trial {number}" for number in confirmed)
-    why = f"{others} was, and fell behind" if confirmed else too_small(asked)
+    why = too_small(asked)
+    if confirmed:
+        others = ", ".join(f"trial {number}" for number in confirmed)
+        why = f"{others} was, and fell behind"
     cost = 2 * record.config.train.texts / texts
     again = "confirm.share=null confirm.top_k=1 confirm.seeds=2"
     yield Finding(
@@ -360,7 +366,9 @@ def _size(record: Record, models: Models | None) -> Iterator[Finding]:
         return
     groups = models.groups
     given = best_given(record.result)
-    against = given["label"] if given and record.best and not record.best.trial.given else UNTUNED
+    against = UNTUNED
+    if given and record.best and not record.best.trial.given:
+        against = given["label"]
     gain = models.gain(BEST, against)
     if gain is not None:
         least = (gain.high - gain.low) / 2

@@ -70,11 +70,15 @@ def _among(
     if len(trials) > MOST:
         trials = [trials[i] for i in np.sort(draw.choice(len(trials), MOST, replace=False))]
     count = len(trials)
-    drawn = [
-        _evaluate([trials[i] for i in draw.integers(count, size=count)], n) for n in range(DRAWS)
-    ]
-    usable = [one for one in drawn if one]
-    for name in asked if usable else ():
+    usable = []
+    for number in range(DRAWS):
+        resampled = [trials[i] for i in draw.integers(count, size=count)]
+        shares_of = _evaluate(resampled, number)
+        if shares_of:
+            usable.append(shares_of)
+    if not usable:
+        return
+    for name in asked:
         shares = [one.get(name, 0.0) for one in usable]
         low, middle, high = (float(q) for q in np.quantile(shares, [0.1, 0.5, 0.9]))
         yield Importance(name, middle, low, high, count)
@@ -83,11 +87,13 @@ def _among(
 def _made(course: Course, rung: int, known: Mapping[str, Dimension]) -> FrozenTrial | None:
     if not all(d.contains(course.axes[name]) for name, d in known.items()):
         return None
-    params = {name: d.to_optuna(course.axes[name]) for name, d in known.items()}
+    params = {}
+    distributions = {}
+    for name, dimension in known.items():
+        params[name] = dimension.to_optuna(course.axes[name])
+        distributions[name] = dimension.distribution
     value = course.trial.values[rung]
-    return create_trial(
-        params=params, distributions={n: d.distribution for n, d in known.items()}, value=value
-    )
+    return create_trial(params=params, distributions=distributions, value=value)
 
 
 def _evaluate(trials: list[FrozenTrial], seed: int) -> dict[str, float]:

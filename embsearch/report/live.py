@@ -124,12 +124,18 @@ def trials_table(study: Watched, most: int = 18) -> Table:
         shown = [
             k for k, d in zip(axes, study.space.dimensions, strict=True) if d.path in trial.params
         ]
+        best = ""
+        if trial.best is not None:
+            best = f"{trial.best:.4f}"
+        speed = ""
+        if trial.state == "running" and trial.speed:
+            speed = f"{trial.speed:.0f}"
         table.add_row(
             str(trial.number),
             Text(state(trial), style=STYLES[trial.state]),
             f"{trial.rung}/{rungs}",
-            "" if trial.best is None else f"{trial.best:.4f}",
-            f"{trial.speed:.0f}" if trial.state == "running" and trial.speed else "",
+            best,
+            speed,
             " ".join(f"{k} {short(axes[k])}" for k in shown),
         )
     if len(order) > most:
@@ -139,8 +145,10 @@ def trials_table(study: Watched, most: int = 18) -> Table:
 
 def state(trial: Trial) -> str:
     """``pruned``; of a failed trial also why: ``failed: diverged``."""
-    failure = trial.outcome.failure if trial.outcome is not None else None
-    return f"failed: {failure.replace('_', ' ')}" if failure else str(trial.state)
+    if trial.outcome is None or not trial.outcome.failure:
+        return str(trial.state)
+    failure = trial.outcome.failure.replace("_", " ")
+    return f"failed: {failure}"
 
 
 def summary(study: Watched) -> str:
@@ -213,4 +221,7 @@ def short(value: Scalar) -> str:
 def clock(seconds: float) -> str:
     whole = int(seconds)
     hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+    minutes, left = divmod(rest, 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{left:02d}"
+    return f"{minutes}:{left:02d}"

@@ -125,13 +125,20 @@ def _frame(title: str, drawn: Sequence[Chart], data: Json, vega: str) -> JsonObj
 def _winner(record: Record) -> str:
     if record.best is None:
         return "winner"
-    return f"trial {record.best.number}" + ("" if record.result is not None else " (so far)")
+    winner = f"trial {record.best.number}"
+    if record.result is None:
+        return f"{winner} (so far)"
+    return winner
 
 
 def _results(record: Record, models: Models | None) -> Iterator[Json]:
     task = task_of(record.config)
-    for row in record.result["table"] if record.result is not None else []:
-        gain = None if models is None or row["label"] == BEST else models.gain(BEST, row["label"])
+    if record.result is None:
+        return
+    for row in record.result["table"]:
+        gain = None
+        if models is not None and row["label"] != BEST:
+            gain = models.gain(BEST, row["label"])
         yield {
             "label": shown(row),
             "validation": number(row["validation"]),
@@ -144,15 +151,18 @@ def _results(record: Record, models: Models | None) -> Iterator[Json]:
 def _encoders(record: Record) -> Iterator[Json]:
     """Yield what each of several searched encoders is, and what its trials reached."""
     baselines = [event for event in record.of_kind(events.Baseline) if event.encoders]
+    if not baselines:
+        return
     own = record.config.model.path
-    for path, facts in baselines[-1].encoders.items() if baselines else ():
+    for path, facts in baselines[-1].encoders.items():
         courses = [c for c in record.courses.values() if c.trial.params.get(PATH, own) == path]
+        values = [course.best for course in courses if course.best is not None]
         yield {
             "path": path,
             "parameters": f"{facts['parameters']:,}",
             "milliseconds": f"{facts['milliseconds']:.2g}",
             "untuned": number(facts["metrics"].get(record.objective)),
-            "best": number(max((c.best for c in courses if c.best is not None), default=None)),
+            "best": number(max(values, default=None)),
             "trials": len(courses),
             "won": record.best in courses,
         }
@@ -162,31 +172,42 @@ def _rows_in_words(models: Models | None) -> str:
     if models is None:
         return ""
     groups = models.groups
-    counted = "" if groups.name == "rows" else f"{groups.count:,} {groups.name}, "
+    counted = ""
+    if groups.name != "rows":
+        counted = f"{groups.count:,} {groups.name}, "
     return f"{counted}{len(models.rows):,} "
 
 
 def _commands(record: Record, models: Models | None) -> list[str]:
-    if record.result is None:
-        return [f"embsearch search {same_study(record.config)}"] if not record.running else []
-    gain = None if models is None else models.gain(BEST, UNTUNED)
     again = same_study(record.config)
+    if record.result is None:
+        if record.running:
+            return []
+        return [f"embsearch search {again}"]
     lines = [f"embsearch ui {again}"]
-    return [f"embsearch promote {again}", *lines] if gain is not None and gain.low > 0 else lines
+    if models is None:
+        return lines
+    gain = models.gain(BEST, UNTUNED)
+    if gain is None or gain.low <= 0:
+        return lines
+    return [f"embsearch promote {again}", *lines]
 
 
 def _spent(record: Record) -> str:
     counts = Counter(trial.state for trial in record.trials.values())
     words = ", ".join(f"{n} {name}" for name, n in counts.items())
     full = len(record.courses) * record.config.train.texts
-    searched, fresh = record.texts - record.fresh_texts, record.fresh_texts
-    share = (
-        f", {searched / full:.0%} of what training every trial to its end would take"
-        if full
-        else ""
-    )
-    again = f", and {fresh:,} more with fresh seeds" if fresh else ""
-    ended = f" It ended by {record.result['why']}." if record.result is not None else ""
+    fresh = record.fresh_texts
+    searched = record.texts - fresh
+    share = ""
+    if full:
+        share = f", {searched / full:.0%} of what training every trial to its end would take"
+    again = ""
+    if fresh:
+        again = f", and {fresh:,} more with fresh seeds"
+    ended = ""
+    if record.result is not None:
+        ended = f" It ended by {record.result['why']}."
     return (
         f"{len(record.courses)} trials ({words}) in {clock(record.seconds)}, {searched:,} texts trained "
         f"on{share}{again}; scheduler {record.config.scheduler.name}, sampler {record.config.sampler.name}.{ended}"
@@ -198,11 +219,9 @@ def _importance_words(found: Sequence[Importance]) -> str:
         return ""
     first, *rest = found
     clear = not rest or first.low > max(one.high for one in rest)
-    which = (
-        f"{first.name} mattered most."
-        if clear
-        else "The intervals overlap: with so few trials the order of these parameters is a guess."
-    )
+    which = "The intervals overlap: with so few trials the order of these parameters is a guess."
+    if clear:
+        which = f"{first.name} mattered most."
     return (
         f"{which} Bars: the share of the objective's variance that a parameter explains by itself (fANOVA); lines: "
         "the middle 80 % when the trials are drawn again. Only trials that use a parameter are asked."
@@ -215,6 +234,10 @@ def _trials(record: Record) -> Iterator[Json]:
     )
     for course in sorted(best_first, key=lambda c: c.trial.state != "complete"):
         trial = course.trial
+        params = dict.fromkeys([d.path for d in record.space.dimensions], "")
+        for path in params:
+            if path in trial.params:
+                params[path] = short(trial.params[path])
         yield {
             "number": trial.number,
             "won": course is record.best,
@@ -222,17 +245,16 @@ def _trials(record: Record) -> Iterator[Json]:
             "best": number(trial.best),
             "rung": trial.rung,
             "texts": f"{course.texts():,}",
-            "params": [
-                short(trial.params[d.path]) if d.path in trial.params else ""
-                for d in record.space.dimensions
-            ],
+            "params": list(params.values()),
             "why": trial.why,
         }
 
 
 def _more(record: Record) -> str:
     left = len(record.courses) - LISTED
-    return f"{left:,} more trials are in the study's folder and in MLflow." if left > 0 else ""
+    if left <= 0:
+        return ""
+    return f"{left:,} more trials are in the study's folder and in MLflow."
 
 
 def _moved(models: Models | None) -> JsonObject:
@@ -271,9 +293,8 @@ def _made(record: Record) -> Iterator[tuple[str, str]]:
     yield "machine", ", ".join([*machine, f"{environment.get('cpus', '?')} cores"])
     commit = str(environment.get("git_commit") or "")[:12]
     if commit:
-        yield (
-            "code",
-            commit + (", with uncommitted changes" if environment.get("git_dirty") else ""),
-        )
+        if environment.get("git_dirty"):
+            commit += ", with uncommitted changes"
+        yield "code", commit
     yield "config", f"{record.folder.locked.name} beside this page; sha256 {first.config[:12]}"
     yield "sessions", str(len(sessions))

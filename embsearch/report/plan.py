@@ -49,23 +49,30 @@ def lines(
 
 
 def _row(name: str, text: str) -> Iterator[str]:
-    for number, line in enumerate(wrap(text, WIDTH - LEFT, break_on_hyphens=False)):
-        yield f"{'' if number else name:{LEFT}}{line}"
+    label = name
+    for line in wrap(text, WIDTH - LEFT, break_on_hyphens=False):
+        yield f"{label:{LEFT}}{line}"
+        label = ""
 
 
 def _expected(plan: Plan, what: Callable[[Draw], float], words: Callable[[float], str]) -> str:
     low, high = map(words, plan.likely(what))
-    return f"{words(plan.mean(what))} expected" + (f" ({low} to {high})" if low != high else "")
+    expected = f"{words(plan.mean(what))} expected"
+    if low == high:
+        return expected
+    return f"{expected} ({low} to {high})"
 
 
 def _trials(config: Config, plan: Plan) -> str:
-    trials, known = plan.mean(lambda d: d.trials), len(config.study.defaults)
-    count = (
-        f"{config.stop.trials}"
-        if round(trials) == config.stop.trials
-        else f"{trials:.0f} of {config.stop.trials}"
-    )
-    points = f" and {known} known point{'s' * (known > 1)}" if known else ""
+    most = config.stop.trials
+    trials = plan.mean(lambda d: d.trials)
+    count = f"{most}"
+    if round(trials) != most:
+        count = f"{trials:.0f} of {most}"
+    known = len(config.study.defaults)
+    points = ""
+    if known:
+        points = f" and {known} known point{'s' * (known > 1)}"
     return f"{count}: the default{points}, then by {config.sampler.name}"
 
 
@@ -78,8 +85,12 @@ def _rungs(config: Config, plan: Plan) -> Iterator[str]:
     for number, (share, texts) in enumerate(zip(config.evaluate.at, plan.texts, strict=True), 1):
         expected = plan.mean(lambda d, i=number - 1: d.reached[i])  # type: ignore[misc]
         low, high = plan.likely(lambda d, i=number - 1: d.reached[i])  # type: ignore[misc]
-        several = f" ({low:.0f} to {high:.0f})" if round(low) < round(high) else ""
-        mark = "  rung" if number in plan.rungs else ""
+        several = ""
+        if round(low) < round(high):
+            several = f" ({low:.0f} to {high:.0f})"
+        mark = ""
+        if number in plan.rungs:
+            mark = "  rung"
         yield f"{'':{LEFT}}{number}  {share:>6.1%} {texts:>11,} texts {expected:>6.1f} trials{several}{mark}"
 
 
@@ -87,9 +98,9 @@ def _speeds(config: Config, plan: Plan) -> str:
     words = []
     for speed in plan.costs.speeds:
         size = int(speed.params.get(BATCH) or config.train.batch_size)
-        name = (
-            f"batch {size}" if speed.path == BATCH else f"{speed.path}={speed.params[speed.path]}"
-        )
+        name = f"batch {size}"
+        if speed.path != BATCH:
+            name = f"{speed.path}={speed.params[speed.path]}"
         words.append(f"{name} {speed.step:.2g} s")
     return f"{', '.join(words)}, with every worker at work"
 
@@ -98,7 +109,9 @@ def _parts(plan: Plan) -> str:
     costs = plan.costs
     whole = plan.mean(lambda d: d.training + d.measuring)
     training = plan.mean(lambda d: d.training) / whole
-    on = ", on all rows" if reads(costs.readings) else ""
+    on = ""
+    if reads(costs.readings):
+        on = ", on all rows"
     return (
         f"start-up {clock(costs.command + costs.load)}, final test {clock(plan.final)}; between them training "
         f"{training:.0%}, evaluating and saving {1 - training:.0%} ({costs.measure:.1f} s each{on})"
@@ -112,9 +125,13 @@ def _confirm(config: Config, plan: Plan) -> str:
     if not top:
         return f"the best are not trained again: {too_small(config.confirm)}"
     texts = top * seeds * config.train.texts
+    which = "the best one"
+    if top > 1:
+        which = f"the best {top}"
+    more = clock(plan.mean(lambda d: d.seconds) * texts / spent)
     return (
-        f"the best {top if top > 1 else 'one'} again with {seeds} fresh seed{'s' * (seeds > 1)}: {texts:,} texts, "
-        f"about {clock(plan.mean(lambda d: d.seconds) * texts / spent)} more (confirm.share={config.confirm.share})"
+        f"{which} again with {seeds} fresh seed{'s' * (seeds > 1)}: {texts:,} texts, "
+        f"about {more} more (confirm.share={config.confirm.share})"
     )
 
 
@@ -142,13 +159,20 @@ def _memory(machine: Machine) -> str:
     advice = "DOES NOT FIT; fewer workers, or gradients cached (train.cache_gradients=always, train.chunk_tokens)"
     if not machine.available and machine.fits:
         return f"{words}, on each node as often as it has workers"
-    return f"{words}: {'fits' if machine.fits else advice}"
+    if machine.fits:
+        return f"{words}: fits"
+    return f"{words}: {advice}"
 
 
 def _batch(machine: Machine) -> str:
-    some = f"gradients of {'all' if machine.cached == machine.chunks else f'the last {machine.cached}'} are cached"
-    cached = some if machine.cached else "all kept at once, no gradient cache"
-    halved = " (halved until they fitted)" if machine.halved else ""
+    cached = f"gradients of the last {machine.cached} are cached"
+    if not machine.cached:
+        cached = "all kept at once, no gradient cache"
+    elif machine.cached == machine.chunks:
+        cached = "gradients of all are cached"
+    halved = ""
+    if machine.halved:
+        halved = " (halved until they fitted)"
     chunks = f"{machine.chunks} chunk{'s' * (machine.chunks > 1)}"
     return (
         f"the longest batch of {machine.batch}: {machine.texts} texts, {machine.distinct} distinct, "
@@ -166,7 +190,9 @@ def _disk(config: Config, plan: Plan, machine: Machine) -> str:
         where = ", which MLflow links"
     elif config.track.mlflow:
         where = f", and those MLflow keeps (track.model_artifacts={config.track.model_artifacts}) where it lies"
-    fits = "" if need < machine.free else ": DOES NOT FIT"
+    fits = ""
+    if need >= machine.free:
+        fits = ": DOES NOT FIT"
     return (
         f"{size(need)}: {models} models of {size(machine.model)}{where}; at most {kept} checkpoints of "
         f"{size(machine.checkpoint)}, gone when trials end; {size(machine.free)} free{fits}"
@@ -178,4 +204,6 @@ def size(count: int) -> str:
         if count < 1000:
             return f"{count:.0f} {unit}"
         count /= 1000  # type: ignore[assignment]
-    return f"{count:.1f} GB" if count < 100 else f"{count:,.0f} GB"
+    if count < 100:
+        return f"{count:.1f} GB"
+    return f"{count:,.0f} GB"

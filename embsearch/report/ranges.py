@@ -29,8 +29,14 @@ def at_end(dimension: Dimension, value: Scalar) -> Literal["low", "high"] | None
     else:
         low, high = dimension.values
         scale = math.log if dimension.distribution.log else float  # type: ignore[attr-defined]
-        share = 0.5 if high == low else (scale(value) - scale(low)) / (scale(high) - scale(low))
-    return "low" if share <= EDGE else "high" if share >= 1 - EDGE else None
+        share = 0.5
+        if high != low:
+            share = (scale(value) - scale(low)) / (scale(high) - scale(low))
+    if share <= EDGE:
+        return "low"
+    if share >= 1 - EDGE:
+        return "high"
+    return None
 
 
 def wider(record: Record, dimension: Dimension, end: Literal["low", "high"]) -> str:
@@ -49,17 +55,23 @@ def wider(record: Record, dimension: Dimension, end: Literal["low", "high"]) -> 
     except ConfigError:  # no config takes such a value
         return ""
     ((key, value),) = spec.items()
-    return f"'{at}.{key}={value}'" if isinstance(value, list) else f"{at}.{key}={value:g}"
+    if isinstance(value, list):
+        return f"'{at}.{key}={value}'"
+    return f"{at}.{key}={value:g}"
 
 
 def _further_choice(dimension: Dimension, end: Literal["low", "high"]) -> JsonObject:
     """Return one choice more, in the ratio of the last two; nothing where that is no whole number."""
     choices = list(dimension.ordered)
-    first, second = (choices[0], choices[1]) if end == "low" else (choices[-1], choices[-2])
+    first, second = choices[:2]
+    if end == "high":
+        second, first = choices[-2:]
     if not second or first * first % second:
         return {}
     further = type(first)(first * first / second)
-    return {"choices": [further, *choices] if end == "low" else [*choices, further]}
+    if end == "low":
+        return {"choices": [further, *choices]}
+    return {"choices": [*choices, further]}
 
 
 def _further_end(dimension: Dimension, end: Literal["low", "high"]) -> JsonObject:
@@ -67,15 +79,20 @@ def _further_end(dimension: Dimension, end: Literal["low", "high"]) -> JsonObjec
     above 0 to 0 or below.
     """
     low, high = (float(value) for value in dimension.values)
-    if dimension.distribution.log:  # type: ignore[attr-defined]
-        new = low / 3 if end == "low" else high * 3
+    half = (high - low) / 2
+    is_log = dimension.distribution.log  # type: ignore[attr-defined]
+    if end == "low":
+        new = low / 3 if is_log else low - half
+        if low >= 0 >= new:
+            new = low / 2
     else:
-        new = low - (high - low) / 2 if end == "low" else high + (high - low) / 2
-    if end == "low" and low >= 0 >= new:
-        new = low / 2
+        new = high * 3 if is_log else high + half
     new = float(f"{new:.2g}")
-    whole = int(new) if isinstance(dimension.values[0], int) else new
-    return {} if whole == dimension.values[end == "high"] else {end: whole}
+    if isinstance(dimension.values[0], int):
+        new = int(new)
+    if new == dimension.values[end == "high"]:
+        return {}
+    return {end: new}
 
 
 def choices_table(record: Record) -> list[Mapping[str, str]]:
@@ -86,19 +103,21 @@ def choices_table(record: Record) -> list[Mapping[str, str]]:
     default = record.space.default(record.config)
     rows: list[Mapping[str, str]] = []
     for dimension in record.space.dimensions:
-        won = None if best is None else best.trial.params.get(dimension.path)
-        active = best is not None and dimension.path in best.trial.params
-        rows.append(
-            {
-                "path": dimension.path,
-                "winner": short(won) if active else "not used",
-                "default": short(default[dimension.path])
-                if dimension.path in default
-                else "not used",
-                "range": range_words(dimension),
-                "end": (at_end(dimension, won) or "") if active else "",
-            }
-        )
+        path = dimension.path
+        row = {
+            "path": path,
+            "winner": "not used",
+            "default": "not used",
+            "range": range_words(dimension),
+            "end": "",
+        }
+        if best is not None and path in best.trial.params:
+            won = best.trial.params[path]
+            row["winner"] = short(won)
+            row["end"] = at_end(dimension, won) or ""
+        if path in default:
+            row["default"] = short(default[path])
+        rows.append(row)
     return rows
 
 

@@ -61,16 +61,20 @@ def confirmed_line(one: Json, objective: str) -> str:
     """
     mean = fmean(one["values"])
     each = ", ".join(f"{value:.4f}" for value in one["values"])
+    failed = ""
+    if one.get("failed"):
+        failed = f"; {one['failed']} more failed"
     return (
         f"again: trial {one['trial']}, {objective} {one['value']:.4f} in the search, {mean:.4f} with "
-        f"{len(one['values'])} fresh seeds ({each}): {luck(one['value'] - mean)}"
-        + (f"; {one['failed']} more failed" if one.get("failed") else "")
+        f"{len(one['values'])} fresh seeds ({each}): {luck(one['value'] - mean)}{failed}"
     )
 
 
 def luck(bias: float) -> str:
     """Return the difference between a value in the search and the mean of fresh seeds, in words."""
-    return f"{bias:.4f} of it was luck" if bias > 0 else "it was not luck"
+    if bias > 0:
+        return f"{bias:.4f} of it was luck"
+    return "it was not luck"
 
 
 def warnings(rows: Sequence[Json], task: AnyTask) -> list[str]:
@@ -84,11 +88,12 @@ def warnings(rows: Sequence[Json], task: AnyTask) -> list[str]:
     metric = task.primary.label
     if primary_interval(after).value <= primary_interval(before).value:
         return [f"{metric} did not rise: the untuned encoder is as good"]
-    fell = [
-        f"{words} {before['test'][name]:.4f} -> {after['test'][name]:.4f}"
-        for name, words in task.secondary.items()
-        if before["test"].get(name, 0) - after["test"].get(name, 0) > FELL
-    ]
+    untuned = before["test"]
+    tuned = after["test"]
+    fell = []
+    for name, words in task.secondary.items():
+        if untuned.get(name, 0) - tuned.get(name, 0) > FELL:
+            fell.append(f"{words} {untuned[name]:.4f} -> {tuned[name]:.4f}")
     if not fell:
         return []
     return [
@@ -101,13 +106,13 @@ def best_given(result: Json | None) -> Json | None:
     """Return the row with the best validation value of those that somebody gave; ``result`` as
     ``study.Result``.
     """
-    rows = [] if result is None else result["table"]
-    given = [
-        row
-        for row in rows
-        if (row["label"] not in (UNTUNED, BEST) or row.get("given"))
-        and row["validation"] is not None
-    ]
+    if result is None:
+        return None
+    given = []
+    for row in result["table"]:
+        was_given = row["label"] not in (UNTUNED, BEST) or row.get("given")
+        if was_given and row["validation"] is not None:
+            given.append(row)
     return max(given, key=lambda row: float(row["validation"]), default=None)
 
 
@@ -115,9 +120,12 @@ def metrics_table(label: str, split: str, found: Json, task: AnyTask) -> None:
     """Print every metric of one model, and the primary one by segment."""
     console = Console()
     table = Table(title=f"{label}, {split} rows", title_justify="left", box=None, show_header=False)
-    primary, interval = task.primary.name, primary_interval(found)
+    primary = task.primary.name
+    interval = primary_interval(found)
     for name, value in found["metrics"].items():
-        more = f"95 % interval {interval.low:.4f} to {interval.high:.4f}" if name == primary else ""
+        more = ""
+        if name == primary:
+            more = f"95 % interval {interval.low:.4f} to {interval.high:.4f}"
         table.add_row(name, f"{value:.4f}", more)
     for name, scores in sorted(found["segments"].items()):
         table.add_row(
@@ -133,4 +141,6 @@ def with_interval(found: Interval) -> str:
 
 def number(value: float | None) -> str:
     """Return the value in four places; nothing for None."""
-    return "" if value is None else f"{value:.4f}"
+    if value is None:
+        return ""
+    return f"{value:.4f}"

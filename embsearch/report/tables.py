@@ -96,10 +96,10 @@ def _trials(
             "rung": course.trial.rung,
             "texts": course.texts(),
         }
-        row |= {
-            f"p{i}": _axis(course.axes[name]) if course.uses(dimension) else None
-            for i, (name, dimension) in enumerate(known)
-        }
+        for place, (name, dimension) in enumerate(known):
+            row[f"p{place}"] = None
+            if course.uses(dimension):
+                row[f"p{place}"] = _axis(course.axes[name])
         rows.append(row)
     return rows
 
@@ -114,16 +114,21 @@ def _budget(record: Record, courses: Sequence[Course]) -> list[JsonObject]:
         for course in courses:
             at = {(e.seed, e.rung): e.texts for e in course.evaluations}
             there += any(r == rung for _, r in at)
-            spent += sum(
-                texts - at.get((seed, rung - 1), 0) for (seed, r), texts in at.items() if r == rung
-            )
+            for (seed, reached), texts in at.items():
+                if reached == rung:
+                    spent += texts - at.get((seed, rung - 1), 0)
         rows.append({"rung": f"{rung} ({share:.0%})", "texts": spent, "trials": there})
     return [row for row in rows if row["trials"]]
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 5)
+    if value is None:
+        return None
+    return round(value, 5)
 
 
 def _axis(value: Scalar) -> Scalar:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number:
+        return value
+    return str(value)

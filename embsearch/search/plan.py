@@ -55,7 +55,9 @@ class Costs:
 
     def measured(self, rung: int) -> float:
         """Seconds of an evaluation and saving: what rows that are not read would take is the encoder's time alone."""
-        unread = 1 - self.readings[rung - 1].rows / self.readings[-1].rows if self.readings else 0.0
+        unread = 0.0
+        if self.readings:
+            unread = 1 - self.readings[rung - 1].rows / self.readings[-1].rows
         return self.measure - unread * self.baseline
 
     def step(self, params: Params, otherwise: int) -> float:

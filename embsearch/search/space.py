@@ -253,10 +253,12 @@ class Space:
 
     def short_names(self) -> list[str]:
         """Return ``lr`` for ``train.lr``, the whole path where two end alike."""
-        ends = [_short(d.path) for d in self.dimensions]
-        return [
-            e if ends.count(e) == 1 else d.path for e, d in zip(ends, self.dimensions, strict=True)
-        ]
+        paths = [d.path for d in self.dimensions]
+        ends = [_short(path) for path in paths]
+        names = []
+        for path, end in zip(paths, ends, strict=True):
+            names.append(end if ends.count(end) == 1 else path)
+        return names
 
 
 def _own(config: Config, dimension: Dimension) -> Scalar:
@@ -267,12 +269,16 @@ def _own(config: Config, dimension: Dimension) -> Scalar:
     if dimension.path != LOSS or value != "auto":
         return value
     usual = config.objective.loss
-    return usual if dimension.contains(usual) else dimension.values[0]
+    if dimension.contains(usual):
+        return usual
+    return dimension.values[0]
 
 
 def _short(path: str) -> str:
     room, _, leaf = path.rpartition(".")
-    return room.rpartition(".")[2] if leaf in ("name", "path") else leaf
+    if leaf in ("name", "path"):
+        _, _, leaf = room.rpartition(".")
+    return leaf
 
 
 def parse(raw: Json, config: Config, fitted: bool = True) -> Space:
@@ -504,7 +510,9 @@ def _point_faults(at: str, point: Json, space: Space, config: Config) -> list[st
     ]
     for path, value in space.fill(point, config).items():
         if not space[path].contains(space[path].nearest(value)):
-            whose = "" if path in point else " (the config's own, the point does not say)"
+            whose = ""
+            if path not in point:
+                whose = " (the config's own, the point does not say)"
             faults.append(f"{at}: {path}={value!r}{whose} is outside {_range_words(space[path])}")
     return faults
 
@@ -514,7 +522,10 @@ def _range_words(dimension: Dimension) -> str:
         return f"the choices {list(dimension.values)}"
     low, high = dimension.values
     step = dimension.distribution.step  # type: ignore[attr-defined]
-    return f"{low:g} ... {high:g}" + (f" in steps of {step:g}" if step and step != 1 else "")
+    words = f"{low:g} ... {high:g}"
+    if step and step != 1:
+        words += f" in steps of {step:g}"
+    return words
 
 
 def _is(kind: object, of: type) -> bool:

@@ -55,9 +55,13 @@ def _measured(event: events.Evaluated, state: StudyState, name: str, number: int
         return f"trial {number}, seed {event.run} at rung {event.rung}: {name} {value:.4f}"
     assert isinstance(event, (events.Measured, events.Repeated))
     if state.trials[number].is_soup:
-        count, of = len(state.trials[number].members), state.trials[number].members[0][0]
+        members = state.trials[number].members
+        count = len(members)
+        of, _ = members[0]
         return f"trial {number}, the mean of {count} runs of trial {of}: {name} {value:.4f}"
-    seed = f", seed {event.run}" if event.seeds > 1 else ""
+    seed = ""
+    if event.seeds > 1:
+        seed = f", seed {event.run}"
     return f"trial {number} at rung {event.rung}{seed}: {name} {value:.4f} after {event.texts_seen:,} texts"
 
 
@@ -65,4 +69,7 @@ def about_confirming(top: int, seeds: int, asked: ConfirmConfig) -> str:
     """Return how the best are trained once more, or why they are not."""
     if not top:
         return f"the best are not trained again: {too_small(asked)}"
-    return f"training the best {top if top > 1 else 'one'} again with {seeds} fresh seeds"
+    which = "the best one"
+    if top > 1:
+        which = f"the best {top}"
+    return f"training {which} again with {seeds} fresh seeds"

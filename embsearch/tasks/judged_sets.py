@@ -46,7 +46,9 @@ class JudgedBySets(Task[SeveralData, SeveralRows]):
             raise ConfigError(f"data.sets: items of one kind in one study, not of {kinds}")
         self.kind = next(iter(kinds.values()))  # type: ignore[misc]  # that of its tasks
         parts = [f"{task.primary.label} ({self._weighted(n)})" for n, task in tasks.items()]
-        words = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+        *before, words = parts
+        if before:
+            words = f"{', '.join(before)} and {words}"
         self.primary = Metric(MEAN, "mean of sets", f"the mean of {words}")
         own = {_of(name, task.primary.name): (name, task) for name, task in tasks.items()}
         self.secondary = {k: f"{name}: {task.primary.label}" for k, (name, task) in own.items()}
@@ -56,7 +58,9 @@ class JudgedBySets(Task[SeveralData, SeveralRows]):
 
     def _weighted(self, name: str) -> str:
         alike = len(set(self.weights.values())) == 1
-        return name if alike else f"{name}, weight {self.weights[name]:g}"
+        if alike:
+            return name
+        return f"{name}, weight {self.weights[name]:g}"
 
     # rows to judge by
 
@@ -123,7 +127,9 @@ class JudgedBySets(Task[SeveralData, SeveralRows]):
     def row_keys(self, data: SeveralData, rows: SeveralRows) -> Keys | None:
         every = [task.row_keys(data.sets[name], own) for name, task, own, _ in self._parts(rows)]
         known = [keys for keys in every if keys is not None]
-        return np.concatenate(known) if len(known) == len(every) else None
+        if len(known) < len(every):
+            return None
+        return np.concatenate(known)
 
     # judging
 
@@ -131,7 +137,8 @@ class JudgedBySets(Task[SeveralData, SeveralRows]):
         found = np.full((len(rows), 2), np.nan, dtype=np.float32)
         for name, task, own, at in self._parts(rows):
             answers = task.answers(own, *_own_vectors(rows, name, ids_T, vectors_TE))
-            found[at, : 1 if answers.ndim == 1 else 2] = answers.reshape(len(own), -1)
+            width = 1 if answers.ndim == 1 else 2
+            found[at, :width] = answers.reshape(len(own), -1)
         return found
 
     def cosines(self, answers: Answers) -> Answers:
@@ -267,8 +274,10 @@ def _own_vectors(
     """Return the vectors of one set's items, by the set's own ids."""
     first = rows.first[name]
     later = [other for other in rows.first.values() if other > first]
-    here = slice(*np.searchsorted(ids_T, [first, min(later, default=2**31 - 1)]).tolist())
-    return (ids_T[here] - first).astype(np.int32), vectors_TE[here]
+    end = min(later, default=2**31 - 1)
+    begins, ends = np.searchsorted(ids_T, [first, end]).tolist()
+    own_ids = ids_T[begins:ends] - first
+    return own_ids.astype(np.int32), vectors_TE[begins:ends]
 
 
 def _segments(
