@@ -33,12 +33,14 @@ LIMITS = {
     # encoders and Routers, a search over encoders, folders in parts and addresses 20,400; several
     # sets of data 9,900; grades, lists and a teacher's scores, models of classes at work 3,100; given
     # points, one row for one model, comparable values 2,100; a Gaussian process that knows what held
-    # on other data 4,500; an end by what is expected, earlier studies of one's own, priors 1,700
-    "syntax nodes": (281_050, 185_000),
-    "nodes a code line": (9.72, 9.0),
+    # on other data 4,500; an end by what is expected, earlier studies of one's own, priors
+    # 1,700; soups 2,200; costs beside the metric 4,700; nothing in data runs, secrets, evidence 5,000;
+    # steps with names of their own 600
+    "syntax nodes": (293_550, 185_000),
+    "nodes a code line": (9.69, 9.0),
     "uses of Any": (102, 102),
-    "fmt: skip": (35, 35),
-    "lines over 100 characters": (456, 0),
+    "fmt: skip": (34, 34),
+    "lines over 100 characters": (450, 0),
     "functions over 60 lines": (0, 0),
     "classes over 250 lines": (0, 0),
     "files in import circles": (0, 0),
