@@ -15,6 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from embsearch.errors import ModelError
+
 WEIGHTS = "*.safetensors"
 LORA = "adapter"  # of one member; the merged weights are averaged
 
@@ -22,10 +24,13 @@ LORA = "adapter"  # of one member; the merged weights are averaged
 def average(members: Sequence[Path], folder: Path) -> None:
     """Write the soup of saved models into ``folder``: everything but the weights as the first has it.
 
-    Raises FileNotFoundError where one is gone, ValueError where one has other weights.
+    Raises ModelError where one is gone, ValueError where one has other weights.
     """
     if gone := [member for member in members if not member.exists()]:
-        raise FileNotFoundError(f"{gone[0]}: a member of the soup is gone")
+        raise ModelError(
+            f"{gone[0]}: gone, and the soup is the mean of it and others; put it back, or go on "
+            "without soups: confirm.soup=false"
+        )
     first = members[0]
     shutil.copytree(first, folder, ignore=lambda at, _: [LORA] if Path(at) == first else [])
     for file in sorted(folder.rglob(WEIGHTS)):

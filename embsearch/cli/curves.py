@@ -45,7 +45,10 @@ def recorded(study: Path) -> Recorded:
     config = build(yaml.safe_load(locked.read_text(encoding="utf-8"))["config"])
     configs, found = [], []
     for folder in sorted((study / "trials").glob("t[0-9]*"), key=lambda p: int(p.name[1:])):
-        curve = _curve(read_events(folder / "events.jsonl"))
+        log = read_events(folder / "events.jsonl")
+        if any(created.members for created in events.of_kind(log, events.Created)):
+            continue  # a soup was not trained
+        curve = _curve(log)
         if curve is not None:
             own = build(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
             configs.append({path: value_at(own, path) for path in config.space})

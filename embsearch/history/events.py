@@ -324,9 +324,10 @@ def encode(event: Event) -> JsonObject:
     for one in fields(event):
         if one.name in PLACE:
             continue
-        value = to_json(getattr(event, one.name))
-        if value or not one.metadata.get("optional"):
-            content[one.name] = value
+        value = getattr(event, one.name)
+        is_default = value is None if one.default is None else not value
+        if not (is_default and one.metadata.get("optional")):
+            content[one.name] = to_json(value)
     if event.spent is not None:
         content["spent"] = event.spent
     return content

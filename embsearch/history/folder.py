@@ -40,7 +40,7 @@ DUMPER = getattr(
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Of settings that a study is known by. Its study.yaml says by which of them it began.
-DEFAULTS = 3
+DEFAULTS = 4
 OLDER_DEFAULTS: dict[str, tuple[int, tuple[Scalar, ...], Scalar]] = {
     # the last that had them, theirs (a shipped study's too), today's
     "objective.name": (1, ("triplet",), "infonce"),
@@ -48,7 +48,7 @@ OLDER_DEFAULTS: dict[str, tuple[int, tuple[Scalar, ...], Scalar]] = {
     "sampler.name": (2, ("tpe",), "gp"),
     "sampler.startup_trials": (2, (8, 5), 0),
     "confirm.winner": (2, ("value",), "estimate"),  # before there was a choice
-    "confirm.soup": (2, (False,), True),
+    "confirm.soup": (3, (False,), True),
 }
 
 LONGEST_NAME = 200  # bytes; file systems take 255, and names that are made of it are longer

@@ -143,6 +143,8 @@ class StudyState:
                     origin=event.origin,
                     members=tuple((trial, run) for trial, run in event.members),
                 )
+                if created.members and created.members[0][0] in self.trials:
+                    created.costs = self.trials[created.members[0][0]].costs
                 self.trials.add(created)
             return
         trial = self.trials.get(number)
@@ -151,7 +153,7 @@ class StudyState:
         if trial.outcome is not None:
             _apply_to_fresh_seed(trial, event, self.objective)
             return
-        if isinstance(event, events.Measured):
+        if isinstance(event, events.Measured) and not trial.is_soup:
             self.enough = None
         with self.trials.changing(trial):
             _apply(trial, event, self.objective)

@@ -45,7 +45,7 @@ class Side:
     def facts(self) -> dict[str, str]:
         """The facts that are compared, in words."""
         record, best = self.record, self.record.best
-        states = [trial.state for trial in record.trials.values()]
+        states = [course.trial.state for course in record.searched.values()]
         won = record.tested.get(BEST)
         gain = None if self.models is None else self.models.gain(BEST, UNTUNED)
         progress = record.progress()

@@ -344,7 +344,7 @@ def _loss_falls(record: Record) -> Iterator[Finding]:
 
 
 def _size(record: Record, models: Models | None) -> Iterator[Finding]:
-    complete = sum(c.trial.state == "complete" for c in record.courses.values())
+    complete = sum(c.trial.state == "complete" for c in record.searched.values())
     if record.courses and complete < FEW:
         yield Finding(
             "note",

@@ -43,7 +43,7 @@ def importances(record: Record, seed: int = 0) -> tuple[list[Importance], int, i
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rung = record.common_rung()
     known = dict(zip(record.space.short_names(), record.space.dimensions, strict=True))
-    there = [c for c in record.courses.values() if rung in c.trial.values]
+    there = [c for c in record.searched.values() if rung in c.trial.values]
     found: list[Importance] = []
     for when in {str(d.when): d.when for d in known.values()}.values():
         asked = [name for name, d in known.items() if d.when == when]

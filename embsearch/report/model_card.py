@@ -124,7 +124,7 @@ class Card:
         yield "---"
 
     def head(self) -> Iterator[str]:
-        width, count = dimension(self.model), len(self.record.courses)
+        width, count = dimension(self.model), len(self.record.searched)
         yield f"# {self.record.config.study.task}: trial {self.course.number} of study {self.record.name}"
         yield ""
         yield (
@@ -208,10 +208,18 @@ class Card:
         assert kept is not None, "chosen asked for a trial that was measured"
         yield "## Training"
         yield ""
-        yield (
-            f"{own[-1].texts:,} texts shown in {own[-1].step:,} steps. This is the model of evaluation {kept.rung} "
-            f"of {len(own)}, after {kept.texts:,} texts: the best on the validation rows."
-        )
+        if members := self.course.trial.members:
+            drawn = ", ".join(str(self.config.train.seed + run) for _, run in members)
+            yield (
+                f"The weights are the mean of {len(members)} runs of trial {members[0][0]}, with "
+                f"the seeds {drawn}; each was shown {own[-1].texts:,} texts in {own[-1].step:,} steps."
+            )
+        else:
+            yield (
+                f"{own[-1].texts:,} texts shown in {own[-1].step:,} steps. This is the model of "
+                f"evaluation {kept.rung} of {len(own)}, after {kept.texts:,} texts: the best on "
+                "the validation rows."
+            )
         yield ""
         yield "```yaml"
         yield yaml.safe_dump(self._settings(), sort_keys=False, allow_unicode=True).rstrip()

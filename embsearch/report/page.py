@@ -155,7 +155,7 @@ def _encoders(record: Record) -> Iterator[Json]:
         return
     own = record.config.model.path
     for path, facts in baselines[-1].encoders.items():
-        courses = [c for c in record.courses.values() if c.trial.params.get(PATH, own) == path]
+        courses = [c for c in record.searched.values() if c.trial.params.get(PATH, own) == path]
         values = [course.best for course in courses if course.best is not None]
         yield {
             "path": path,
@@ -164,7 +164,7 @@ def _encoders(record: Record) -> Iterator[Json]:
             "untuned": number(facts["metrics"].get(record.objective)),
             "best": number(max(values, default=None)),
             "trials": len(courses),
-            "won": record.best in courses,
+            "won": record.configuration in courses,
         }
 
 
@@ -194,7 +194,7 @@ def _commands(record: Record, models: Models | None) -> list[str]:
 
 
 def _spent(record: Record) -> str:
-    counts = Counter(trial.state for trial in record.trials.values())
+    counts = Counter(course.trial.state for course in record.searched.values())
     words = ", ".join(f"{n} {name}" for name, n in counts.items())
     full = len(record.courses) * record.config.train.texts
     fresh = record.fresh_texts

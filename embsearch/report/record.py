@@ -133,6 +133,11 @@ class Record:
             for number, trial in sorted(everything.items())
         }
 
+    @cached_property
+    def searched(self) -> dict[int, Course]:
+        """The trials that the search tried, by number: all but the soups."""
+        return {n: course for n, course in self.courses.items() if not course.trial.is_soup}
+
     @property
     def name(self) -> str:
         return self.config.study.name
@@ -238,7 +243,7 @@ class Record:
         found: list[tuple[float, int, float]] = []
         best = (0, -math.inf)
         for seconds, number, one in ends:
-            texts[number, one.seed] = one.texts
+            texts[number, one.seed] = 0 if self.courses[number].trial.is_soup else one.texts
             if one.seed == 0 and (one.rows, one.value) > best:
                 best = one.rows, one.value
                 found.append((seconds, sum(texts.values()), one.value))
@@ -246,7 +251,7 @@ class Record:
 
     def common_rung(self) -> int:
         """Return the evaluation whose values can be compared; 0 where nothing was measured."""
-        return common_rung(self.trials.values())
+        return common_rung(course.trial for course in self.searched.values())
 
     def at_share(self, rung: int) -> str:
         """Return where an evaluation lies, in words."""

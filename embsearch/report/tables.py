@@ -44,7 +44,7 @@ def tables(
             for c in drawn
             for x, y in c.loss_curve()
         ],
-        "budget": _budget(record, courses),
+        "budget": _budget(record, list(record.searched.values())),
         "costs": points(record),
         "importance": [one._asdict() for one in found],
         "seeds": [
@@ -86,7 +86,8 @@ def _trials(
     numbers = {course.trial.number for course in shown}
     known = list(zip(record.space.short_names(), record.space.dimensions, strict=True))
     for course in sorted(courses, key=lambda c: c.trial.number):
-        best = max(best, course.trial.best_score or best)
+        if not course.trial.is_soup:
+            best = max(best, course.trial.best_score or best)
         if course.trial.number not in numbers:
             continue
         row = _who(record, course) | {

@@ -29,7 +29,6 @@ class Answers:
 
     def __init__(self, workplace: Workplace, policy: Policy) -> None:
         self._work, self._policy = workplace, policy
-        self._soups = workplace.config.confirm.soup  # the models of fresh seeds are needed still
 
     def events_of(self, name: Name, message: Heard) -> Iterator[Noted]:
         """Yield the events that a message about a job means. Raises UserError, EmbsearchError."""
@@ -53,8 +52,8 @@ class Answers:
                 self._work.state.release(number)
                 if seed >= len(trial.runs) or measurement.rung not in trial.runs[seed].values:
                     yield events.evaluated(measurement, seed, seeds), number
-                if trial.outcome is not None and measurement.last and not self._soups:
-                    shutil.rmtree(self._work.folder.run(number, seed), ignore_errors=True)
+                if trial.outcome is not None and measurement.last:
+                    self._work.clear_fresh(number, seed)
             case Returned():
                 self._restart(trial, seed, message.failure)
             case Failed() | Died():
@@ -62,6 +61,8 @@ class Answers:
 
     def _compared(self, trial: Trial, seed: int, rung: int) -> int:
         """Return how many runs are compared at a measurement."""
+        if trial.is_soup:
+            return 1
         if trial.outcome is not None:
             return seed + 1
         return self._policy.seeds(trial.until if seed else rung)

@@ -148,6 +148,8 @@ class Policy:
     def _search(self, state: StudyState, now: Moment, slot: int, over: str) -> Action | None:
         """Go on with the slot's own trial, a waiting one, a promotable paused one, a new one."""
         waiting = state.trials.in_state("waiting")
+        if not self.config.confirm.soup:  # one that was begun before is not made
+            waiting = [trial for trial in waiting if not trial.is_soup]
         if waiting:
             trial = min(waiting, key=lambda trial: (trial.slot != slot, trial.number))
             return Train(slot, self._segment(trial))

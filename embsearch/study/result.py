@@ -154,8 +154,8 @@ def soup_due(state: StudyState, config: Config) -> Average | None:
     best = best_configuration(state, config)
     if best is None or not config.confirm.soup or config.launcher.name == "replay":
         return None
-    fresh = range(best.searched, len(best.runs))
-    runs = (0, *(run for run in fresh if best.ended_by_itself(run)))
+    runs = (0, *range(best.searched, len(best.runs)))
+    runs = tuple(run for run in runs if best.ended_by_itself(run))
     members = tuple((best.number, run) for run in runs)
     if len(runs) < 2 or any(soup.members == members for soup in state.trials.soups):
         return None
@@ -234,4 +234,5 @@ def nothing_left(config: Config, folder: StudyFolder, state: StudyState) -> bool
         return False
     result = Result(**state.closed.result)
     count = sum(result.counts.values())
-    return bool(budget.spent(config.stop, count, result.seconds, state.best_value, state.gain))
+    gain = state.gain if result.why.startswith("stop.gain") else math.inf
+    return bool(budget.spent(config.stop, count, result.seconds, state.best_value, gain))

@@ -142,7 +142,6 @@ class Study:
         best = None if end.best is None else self.trials[end.best]
         name = self.config.study.name
         result = result_of(name, self.state, end.why, best, end.confirmed, self.elapsed)
-        self._workplace.clear_fresh()
         self.note(events.Closed(why=result.why, best=result.best, result=vars(result)))
         return result
 

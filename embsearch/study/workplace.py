@@ -182,30 +182,29 @@ class Workplace:
         return str(path) if path.exists() else None
 
     def clear(self, trial: Trial) -> None:
-        """Remove what only a trial that goes on needs: checkpoints, and the runs of its other seeds.
-        A soup's members have done their work.
-        """
-        for number, run in trial.members:
-            if run:
-                shutil.rmtree(self.folder.run(number, run), ignore_errors=True)
+        """Remove what only a trial that goes on needs: checkpoints, the runs of its other seeds."""
         self.checkpoint(trial.number, 0).unlink(missing_ok=True)
         for seed in range(1, trial.searched):
             shutil.rmtree(self.folder.run(trial.number, seed), ignore_errors=True)
 
+    def clear_fresh(self, number: int, seed: int) -> None:
+        """Remove what a run with a fresh seed left when it came to its end, but for the model of
+        what a soup may be made of.
+        """
+        if self.config.confirm.soup:
+            self.checkpoint(number, seed).unlink(missing_ok=True)
+        else:
+            shutil.rmtree(self.folder.run(number, seed), ignore_errors=True)
+
     def sweep(self) -> None:
         """Remove what processes that died did not remove: files of trials and of fresh seeds that have ended."""
         for trial in self.state.trials.values():
-            if trial.outcome is not None:
-                self.clear(trial)
-        if not self.config.confirm.soup:  # else their models may be needed still
-            self.clear_fresh()
-
-    def clear_fresh(self) -> None:
-        """Remove the runs with fresh seeds that came to their end."""
-        for trial in self.state.trials.values():
+            if trial.outcome is None:
+                continue
+            self.clear(trial)
             for seed in range(trial.searched, len(trial.runs)):
                 if trial.ended_by_itself(seed):
-                    shutil.rmtree(self.folder.run(trial.number, seed), ignore_errors=True)
+                    self.clear_fresh(trial.number, seed)
 
     def checkpoint(self, number: int, seed: int) -> Path:
         """Return the path of a run's checkpoint."""

@@ -34,13 +34,13 @@ LIMITS = {
     # sets of data 9,900; grades, lists and a teacher's scores, models of classes at work 3,100; given
     # points, one row for one model, comparable values 2,100; a Gaussian process that knows what held
     # on other data 4,500; an end by what is expected, earlier studies of one's own, priors
-    # 1,700; soups 2,200; costs beside the metric 4,700; nothing in data runs, secrets, evidence 5,000;
+    # 1,700; soups 2,600; costs beside the metric 4,700; nothing in data runs, secrets, evidence 5,000;
     # steps with names of their own 600
-    "syntax nodes": (293_550, 185_000),
+    "syntax nodes": (293_980, 185_000),
     "nodes a code line": (9.69, 9.0),
     "uses of Any": (102, 102),
     "fmt: skip": (34, 34),
-    "lines over 100 characters": (450, 0),
+    "lines over 100 characters": (449, 0),
     "functions over 60 lines": (0, 0),
     "classes over 250 lines": (0, 0),
     "files in import circles": (0, 0),

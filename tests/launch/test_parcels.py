@@ -81,6 +81,22 @@ def test_a_model_that_changed_under_its_path_is_sent_again(home, job, workspace)
     assert found == ["one", "two"]
 
 
+def test_the_members_of_a_soup_go_out_with_it(home, job, workspace):
+    members = []
+    for run in (1, 2):
+        folder = home / f"trial/seed{run}/model"
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text(f"run {run}")
+        members.append(str(folder))
+    asked = replace(job, members=tuple(members))
+    local = workspace.lay_out(asked, shipper()[0].pack(asked, ""))
+    assert [(Path(member) / "weights").read_text() for member in local.members] == [
+        "run 1",
+        "run 2",
+    ]
+    assert all("there" in member for member in local.members)
+
+
 def test_a_trial_goes_out_with_its_checkpoint_and_what_changed_comes_home(home, job, workspace):
     pack, _ = shipper()
     (home / "trial" / CHECKPOINT).write_text("step 10")

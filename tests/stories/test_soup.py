@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from embsearch.study import workplace
 from embsearch.track.digest import digest, manifest
 
 pytestmark = pytest.mark.story
@@ -16,40 +15,27 @@ AGAIN = ("confirm.top_k=2", "confirm.seeds=2", "confirm.share=null")
 
 
 @pytest.fixture(scope="module")
-def members():
-    """The weights of every model that a soup was made of, by study and path."""
-    return {}
-
-
-@pytest.fixture(scope="module")
-def souped(tmp_path_factory, calm, members):
-    """A study with a soup; what its members were is copied before they go."""
+def souped(tmp_path_factory, calm):
+    """A study with a soup."""
     home = calm.at(tmp_path_factory.mktemp("souped") / "home")
-    with pytest.MonkeyPatch.context() as patch:
-        clear = workplace.Workplace.clear
-
-        def copied(self, trial):
-            for member in trial.members:
-                file = self.folder.run(*member) / "model" / "model.safetensors"
-                members[member] = load_file(file)
-            clear(self, trial)
-
-        patch.setattr(workplace.Workplace, "clear", copied)
-        assert home.run("search", *AGAIN) == 0
+    assert home.run("search", *AGAIN) == 0
     return home
 
 
-def test_its_weights_are_the_mean_of_the_runs_and_of_nothing_else(souped, members):
+def model_of(home, trial, run=0):
+    """The weights of a trial's run."""
+    folder = home.study / f"trials/t{trial:04d}"
+    return load_file((folder / f"seed{run}" if run else folder) / "model" / "model.safetensors")
+
+
+def test_its_weights_are_the_mean_of_the_runs(souped):
     (created,) = souped.events("created", 6)
-    names = [tuple(member) for member in created["members"]]
-    assert names == list(members)
-    mine = load_file(souped.study / "trials/t0006/model/model.safetensors")
+    members = [model_of(souped, *member) for member in created["members"]]
+    assert len(members) == 3
+    mine = model_of(souped, 6)
     for name, tensor in mine.items():
-        each = [members[member][name] for member in names]
-        if tensor.is_floating_point():
-            assert torch.equal(tensor, torch.stack(each).mean(0))
-    changed = [name for name in mine if not torch.equal(mine[name], members[names[0]][name])]
-    assert changed
+        assert torch.equal(tensor, torch.stack([one[name] for one in members]).mean(0))
+    assert any(not torch.equal(mine[name], members[0][name]) for name in mine)
 
 
 def test_it_is_a_row_of_the_table_and_counts_as_no_trial_of_the_search(souped):
@@ -64,19 +50,18 @@ def test_it_is_a_row_of_the_table_and_counts_as_no_trial_of_the_search(souped):
     assert labels == ["untuned encoder", "default configuration", "best trial"]
 
 
-def test_a_study_that_goes_on_tries_as_many_trials_as_were_asked_for(home, souped):
+def test_a_study_that_goes_on_makes_a_soup_of_more_runs_too(home, souped):
     shutil.copytree(souped.folder, home.folder)
-    assert home.run("search", *AGAIN, "stop.trials=8") == 0
+    assert home.run("search", *AGAIN, "stop.trials=8", "confirm.seeds=3") == 0
     created = [home.events("created", number)[0] for number in range(len(home.trials))]
     assert sum(not event.get("members") for event in created) == 8
+    assert len(created[-1]["members"]) == 4
+    assert home.events("ended", len(created) - 1)[0]["state"] == "complete"
     assert home.result["best"] == home.result["table"][-1]["trial"]
 
 
-def test_killed_before_it_was_measured_the_same_soup_is_made_again(home, souped, monkeypatch):
-    monkeypatch.setattr(workplace.Workplace, "clear", lambda self, trial: None)
-    monkeypatch.setattr(workplace.Workplace, "clear_fresh", lambda self: None)
-    assert home.run("search", *AGAIN) == 0
-    monkeypatch.undo()
+def test_killed_before_it_was_measured_the_same_soup_is_made_again(home, souped):
+    shutil.copytree(souped.folder, home.folder)
     home.forget(6, "measured", "ended", "segment")
     shutil.rmtree(home.study / "trials/t0006/model")
     (home.study / "trials/t0006/.model.soup").mkdir()  # half written
@@ -85,17 +70,17 @@ def test_killed_before_it_was_measured_the_same_soup_is_made_again(home, souped,
     assert home.result["table"] == souped.result["table"]
     mine, theirs = (one.study / "trials/t0006/model" for one in (home, souped))
     assert digest(manifest(mine)) == digest(manifest(theirs))
-    assert not list(home.study.glob("trials/*/seed*"))
 
 
-def test_where_a_member_is_gone_the_best_configuration_wins(home, souped, capsys):
+def test_where_a_member_is_gone_the_study_says_so_and_goes_on_without(home, souped, capsys):
     shutil.copytree(souped.folder, home.folder)
-    home.forget(6, "measured", "ended", "segment")
-    assert home.run("search", *AGAIN) == 0
-    assert home.events("ended", 6)[0]["state"] == "failed"
-    assert "a member of the soup is gone" in capsys.readouterr().err
-    winner = home.events("created", 6)[0]["members"][0][0]
-    assert home.result["best"] == home.result["table"][-1]["trial"] == winner
+    home.forget(6, "measured", "ended", "segment", "created")
+    winner = souped.events("created", 6)[0]["members"][0][0]
+    shutil.rmtree(home.study / f"trials/t{winner:04d}/seed2")
+    assert home.run("search", *AGAIN) == 2
+    assert "go on without soups: confirm.soup=false" in capsys.readouterr().err
+    assert home.run("search", *AGAIN, "confirm.soup=false") == 0
+    assert home.result["best"] == home.result["table"][-1]["trial"]
 
 
 def test_without_soups_everything_is_as_before(home, capsys):

@@ -176,3 +176,24 @@ def test_no_soup_is_made_where_none_is_wanted(words):
 
 def test_one_run_makes_no_soup():
     assert soup_due(state_of(curve(0.90), curve(0.93)), config()) is None
+
+
+def test_a_run_that_was_cut_short_is_in_no_soup():
+    """Its fresh seeds are trained to the end."""
+    state = state_of(curve(0.80), [0.84, 0.90], ends=(1,))
+    again(state, 1, 0.94, 0.92)
+    # its own run says that it ended by itself, unless its log has no such word
+    state.trials[1].runs[0].last = ""
+    assert soup_due(state, config()).runs == (1, 2)
+
+
+def test_a_soup_takes_back_no_end_that_a_gain_brought():
+    state = state_of(curve(0.90), curve(0.93))
+    again(state, 1, 0.94, 0.92)
+    state.apply(event("enough", gain=0.001))
+    state.apply(event("created", trial=2, params={}, origin="soup", members=[(1, 0), (1, 1)]), 2)
+    where = {"trial": 2, "attempt": 0, "from_checkpoint": 0, "until": 1}
+    state.apply(event("segment", segment=where, slot=0), 2)
+    fields = {"rung": 5, "step": 5, "texts_seen": 5, "seconds": 1.0, "last": True, "why": "mean"}
+    state.apply(event("measured", metrics={"val/auc": 0.95}, **fields), 2)
+    assert state.gain == 0.001

@@ -61,6 +61,10 @@ class FileShipper:
                 found.append(self._fixed(job.model))
         else:
             found.append(self._folder(job.folder, holds))
+        if isinstance(job, TrainJob):
+            for member in job.members:
+                self._keys.pop(member, None)
+                found.append(self._fixed(member))
         return found
 
     def _folder(self, folder: str, holds: str) -> Parcel:
@@ -106,6 +110,9 @@ class RemoteWorkspace:
         cache = here.get(job.cache, job.cache)
         job = replace(job, cache=cache, config=with_files(job.config, moved))
         self._keep, self._sent = "", time.monotonic()
+        if isinstance(job, TrainJob):
+            members = tuple(here.get(member, member) for member in job.members)
+            return replace(job, folder=here.get(job.folder, job.folder), members=members)
         if not isinstance(job, EvaluateJob):
             return replace(job, folder=here.get(job.folder, job.folder))
         if job.model is not None:
