@@ -31,7 +31,7 @@ import mlflow.store.model_registry.sqlalchemy_store
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 from mlflow.store.db import utils as schema
 
-from embsearch.config.schema import Config, StudyConfig, TrackConfig
+from embsearch.config.schema import Config, ModelConfig, StudyConfig, TrackConfig
 from embsearch.model import pretrained
 from embsearch.registry import alias_history
 from embsearch.registry import mlflow_registry as registry
@@ -76,7 +76,7 @@ schema._get_latest_schema_revision = cache(
 def run(home: Path, model: str, kills: int, every: int = 1) -> dict[str, Any]:
     """Kill and look, in turns. Raise AssertionError if a champion is missing or the history has a gap."""
     config = Config(home=str(home), study=StudyConfig(task=NAME), track=TrackConfig(timeout=30))
-    models = other(lambda: two_models(config, home, pretrained.find(model)))
+    models = other(lambda: two_models(config, home, pretrained.find(ModelConfig(path=model))))
     seen = [look(config, load=True)]
     step = 0
     while True:  # at every request, before and after it

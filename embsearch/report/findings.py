@@ -235,6 +235,8 @@ def by_estimate(record: Record) -> Iterator[Finding]:
     best = record.configuration
     if record.result is None or best is None or not estimated(record.config):
         return
+    if len(record.result.get("confirmed") or []) > 1:
+        return  # fresh seeds chose, and ``_luck`` says so
     values = {
         number: trial.best
         for number, trial in record.state.trials.items()

@@ -80,7 +80,7 @@ def _row(label: str, number: int | None, state: StudyState) -> JsonObject:
         return row
     trial = state.trials[number]
     if trial.is_soup:
-        return row | {"soup": f"mean of {len(trial.members)} runs of {trial.members[0][0]}"}
+        return row | {"soup": f"mean of {len(trial.members)} runs of trial {trial.members[0][0]}"}
     return row | {"given": final_table.label_of(trial)} if trial.given else row
 
 

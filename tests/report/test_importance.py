@@ -39,7 +39,11 @@ def record():
         courses[number] = Course(trial, axes=space.axes(params, config))
     trials = [course.trial for course in courses.values()]
     return SimpleNamespace(
-        space=space, courses=courses, common_rung=lambda: common_rung(trials), best=courses[0]
+        space=space,
+        courses=courses,
+        searched=courses,
+        common_rung=lambda: common_rung(trials),
+        best=courses[0],
     )
 
 

@@ -42,7 +42,7 @@ def test_it_is_a_row_of_the_table_and_counts_as_no_trial_of_the_search(souped):
     best = souped.result["table"][-1]
     winner = souped.events("created", 6)[0]["members"][0][0]
     assert (best["label"], best["trial"]) == ("best trial", 6)
-    assert best["soup"] == f"mean of 3 runs of {winner}"
+    assert best["soup"] == f"mean of 3 runs of trial {winner}"
     (measured,) = souped.events("measured", 6)
     assert best["validation"] == measured["metrics"]["val/auc"]
     assert sum(souped.result["counts"].values()) == 6
