@@ -21,7 +21,7 @@ pytestmark = [
 ]  # seconds until it has stopped; its workers take both cores
 WORDS = [
     "launcher=local", "launcher.workers=2", "launcher.threads=1", "scheduler=none", "sampler=qmc", "stop.trials=2",
-    "train.batch_size=16", "~space.train.batch_size", "train.texts=48000", "evaluate.at=[0.5,1.0]",
+    "train.batch_size=16", "~space.train.batch_size", "train.texts=96000", "evaluate.at=[0.5,1.0]",
 ]  # fmt: skip
 
 
