@@ -23,13 +23,13 @@ from embsearch.data.dataset import TaskData
 from embsearch.kernels.select import select
 from embsearch.model.device import choose
 from embsearch.model.embed import embed
+from embsearch.model.files import ADAPTER
 from embsearch.tasks.catalogue import task_of, tower_class
 from embsearch.values import Measurement
 
 TIMED = 64  # validation texts, encoded together
 ROUNDS, SECONDS = 5, 2.0  # how often at most, and for how long
 ENOUGH = 3  # trials; the others have the median of these
-ADAPTER = "adapter"  # a folder in a saved model that nothing loads
 
 
 class CostMeter:

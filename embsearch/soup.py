@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from embsearch.errors import ModelError
+from embsearch.model.files import ADAPTER
 
 WEIGHTS = "*.safetensors"
-LORA = "adapter"  # of one member; the merged weights are averaged
 
 
 def average(members: Sequence[Path], folder: Path) -> None:
@@ -32,7 +32,8 @@ def average(members: Sequence[Path], folder: Path) -> None:
             "without soups: confirm.soup=false"
         )
     first = members[0]
-    shutil.copytree(first, folder, ignore=lambda at, _: [LORA] if Path(at) == first else [])
+    # an adapter is of one member: its weights are in the others', which are averaged
+    shutil.copytree(first, folder, ignore=lambda at, _: [ADAPTER] if Path(at) == first else [])
     for file in sorted(folder.rglob(WEIGHTS)):
         place = file.relative_to(folder)
         tensors, metadata = _mean([member / place for member in members])

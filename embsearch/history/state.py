@@ -143,8 +143,8 @@ class StudyState:
                     origin=event.origin,
                     members=tuple((trial, run) for trial, run in event.members),
                 )
-                if created.members and created.members[0][0] in self.trials:
-                    created.costs = self.trials[created.members[0][0]].costs
+                if created.is_soup and created.averaged in self.trials:
+                    created.costs = self.trials[created.averaged].costs
                 self.trials.add(created)
             return
         trial = self.trials.get(number)

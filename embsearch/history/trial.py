@@ -84,6 +84,16 @@ class Trial:
         return self.origin == "soup"
 
     @property
+    def averaged(self) -> int:
+        """The number of the trial whose runs a soup is the mean of."""
+        return self.members[0][0]
+
+    @property
+    def recipe(self) -> str:
+        """The recipe of a soup, in words."""
+        return f"mean of {len(self.members)} runs of trial {self.averaged}"
+
+    @property
     def best_score(self) -> tuple[int, float] | None:
         """Rows and value of its best evaluation. Values on fewer rows are not compared with values
         on more.

@@ -24,6 +24,7 @@ WEIGHTS = (".bin", ".pt", ".pth", ".ckpt")
 OTHERS = (".h5", ".keras", ".npy", ".npz")  # that nobody reads of a base encoder
 CODE = (".py", ".pyc", ".so")
 MODULES = "modules.json"
+ADAPTER = "adapter"  # the folder in a saved model that holds its LoRA alone; nothing here loads it
 TEXTS = ("tokenizer.json", "vocab.json")  # of words, which name no class
 # Where configs name classes, and which may be named.
 NAMES = ("type", "types", "structure", "activation_function", "tokenizer_class")

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 NAME = "default"  # peft's own name of an adapter
-FOLDER = "adapter"  # inside a saved model
 
 
 def check(config: Config) -> None:

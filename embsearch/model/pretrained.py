@@ -25,7 +25,7 @@ from embsearch import disk
 from embsearch.config.schema import ModelConfig
 from embsearch.errors import ModelError, first_line
 from embsearch.model import lora
-from embsearch.model.files import faults_of_base, faults_of_saved
+from embsearch.model.files import ADAPTER, faults_of_base, faults_of_saved
 from embsearch.model.prompts import prompts_for, read_json
 from embsearch.model.readers import firsts, readers
 
@@ -380,7 +380,7 @@ def save(model: SentenceTransformer, folder: Path) -> None:
         with quiet(), disk_errors():
             with lora.merged(model):
                 model.save(str(draft), create_model_card=False, safe_serialization=True)
-            lora.save(model, draft / lora.FOLDER)
+            lora.save(model, draft / ADAPTER)
         put(draft, folder)
 
 

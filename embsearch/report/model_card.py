@@ -21,6 +21,7 @@ from embsearch.config.sets import of_set
 from embsearch.errors import StudyError
 from embsearch.history import events
 from embsearch.model.base_model import Base, base_of
+from embsearch.model.files import ADAPTER
 from embsearch.model.prompts import used
 from embsearch.report.card_scores import CardScores, RowScores
 from embsearch.report.findings import findings
@@ -163,7 +164,7 @@ class Card:
                 "Prompts, which `encode_query` and `encode_document` put before texts: "
                 f"{prompts['query']!r} before queries, {prompts['document']!r} before documents."
             )
-        if (self.model / "adapter").is_dir():
+        if (self.model / ADAPTER).is_dir():
             yield "The weights have the LoRA adapter in them; `adapter/` holds it alone, for peft."
         promoted = [
             event.version
@@ -211,8 +212,8 @@ class Card:
         if members := self.course.trial.members:
             drawn = ", ".join(str(self.config.train.seed + run) for _, run in members)
             yield (
-                f"The weights are the mean of {len(members)} runs of trial {members[0][0]}, with "
-                f"the seeds {drawn}; each was shown {own[-1].texts:,} texts in {own[-1].step:,} steps."
+                f"The weights are the {self.course.trial.recipe}, with the seeds {drawn}; each was "
+                f"shown {own[-1].texts:,} texts in {own[-1].step:,} steps."
             )
         else:
             yield (

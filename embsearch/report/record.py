@@ -203,7 +203,7 @@ class Record:
         best = self.best
         if best is None or not best.trial.is_soup:
             return best
-        return self.courses[best.trial.members[0][0]]
+        return self.courses[best.trial.averaged]
 
     @property
     def seconds(self) -> float:

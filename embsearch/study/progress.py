@@ -55,10 +55,7 @@ def _measured(event: events.Evaluated, state: StudyState, name: str, number: int
         return f"trial {number}, seed {event.run} at rung {event.rung}: {name} {value:.4f}"
     assert isinstance(event, (events.Measured, events.Repeated))
     if state.trials[number].is_soup:
-        members = state.trials[number].members
-        count = len(members)
-        of, _ = members[0]
-        return f"trial {number}, the mean of {count} runs of trial {of}: {name} {value:.4f}"
+        return f"trial {number}, the {state.trials[number].recipe}: {name} {value:.4f}"
     seed = ""
     if event.seeds > 1:
         seed = f", seed {event.run}"

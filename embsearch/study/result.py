@@ -80,7 +80,7 @@ def _row(label: str, number: int | None, state: StudyState) -> JsonObject:
         return row
     trial = state.trials[number]
     if trial.is_soup:
-        return row | {"soup": f"mean of {len(trial.members)} runs of trial {trial.members[0][0]}"}
+        return row | {"soup": trial.recipe}
     return row | {"given": final_table.label_of(trial)} if trial.given else row
 
 
@@ -106,10 +106,9 @@ def winner(state: StudyState, config: Config) -> Trial | None:
     """
     best = best_configuration(state, config)
     for soup in reversed(state.trials.soups):
-        own = [run for number, run in soup.members if best is not None and number == best.number]
-        if best is None or not own or soup.best is None:
+        if best is None or soup.averaged != best.number or soup.best is None:
             continue
-        if soup.best >= fmean(_best_of(best.runs[run], state) for run in own):
+        if soup.best >= fmean(_best_of(best.runs[run], state) for _, run in soup.members):
             return soup
     return best
 
@@ -151,8 +150,10 @@ def by_worth(state: StudyState, config: Config, fresh: bool = False) -> list[Tri
 
 def soup_due(state: StudyState, config: Config) -> Average | None:
     """Return the soup of the best configuration's runs, where there are several and it is not made."""
+    if not config.confirm.soup:
+        return None
     best = best_configuration(state, config)
-    if best is None or not config.confirm.soup or config.launcher.name == "replay":
+    if best is None:
         return None
     runs = (0, *range(best.searched, len(best.runs)))
     runs = tuple(run for run in runs if best.ended_by_itself(run))

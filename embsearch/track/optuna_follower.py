@@ -158,9 +158,8 @@ def _notes(trial: Trial) -> Json:
     outcome = trial.outcome
     assert outcome is not None
     notes = {"reason": outcome.reason}
-    if trial.members:
-        runs = ", ".join(str(run) for _, run in trial.members)
-        notes["soup"] = f"mean of the runs {runs} of trial {trial.members[0][0]}"
+    if trial.is_soup:
+        notes["soup"] = trial.recipe
     if outcome.failure:
         notes["failure"] = outcome.failure
     return notes

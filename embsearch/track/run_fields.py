@@ -161,7 +161,7 @@ def _note(trial: Trial, state: str, objective: str, params: Mapping[str, Scalar]
     """Return two lines: how the trial went and why it stopped; its parameters."""
     given = f"{label_of(trial)}, " if trial.given else ""
     if trial.is_soup:
-        given = f"mean of {len(trial.members)} runs of trial {trial.members[0][0]}, "
+        given = f"{trial.recipe}, "
     how = f"**{given}{state}** after {trial.runs[0].rung} evaluations, {trial.texts_seen:,} texts, "
     how += f"{trial.seconds:.0f} s"
     if trial.best is not None:

@@ -124,6 +124,7 @@ def two_nodes():
 @pytest.mark.parametrize("files", ["auto", "store"])
 def test_a_node_that_dies_twice_costs_a_study_nothing_but_time(home, undisturbed, two_nodes, files):
     cluster, nodes = two_nodes
+    cluster.wait_for_nodes()  # the cluster learns late that the node of the test before is gone
     words = [
         "launcher=ray",
         f"launcher.address={cluster.address}",
