@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +51,8 @@ def draft_of(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside ``folder``, to be filled and given its name while the context runs;
     afterwards nothing is left of it under another name.
     """
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    draft.mkdir()  # with the rights that the user gives to new folders
     try:
         yield draft
     finally:

@@ -49,7 +49,6 @@ def run(config: Config, options: ExportOptions) -> int:
         )
     digest = model.digest()
     with disk.draft_of(output) as draft:
-        draft.chmod(0o755)
         print(f"{model.label} as {options.format} ...", flush=True)
         write(model.folder, options.format, draft)
         parity = compared(config, options.format, model.folder, draft, texts)

@@ -12,7 +12,7 @@ from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, EmbsearchError, ModelError, did_you_mean
 from embsearch.history.folder import StudyFolder
 from embsearch.registry.origin import VERSION
-from embsearch.track.unaltered import check
+from embsearch.track.unaltered import check, checked_trial
 from embsearch.values import ModelVersion
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def chosen(config: Config, options: TakesModel) -> Chosen:
             f"checkpoint={options.checkpoint} and trial={options.trial}: name one model, not two"
         )
     if options.trial is not None:
-        folder = StudyFolder(config).trial(options.trial)
+        study = StudyFolder(config)
+        folder = study.trial(options.trial)
         if not (folder / "model" / "modules.json").exists():
             known = []
             if folder.parent.exists():
@@ -57,6 +58,7 @@ def chosen(config: Config, options: TakesModel) -> Chosen:
                 f"trial={options.trial}: study {config.study.name} has no model of it in {folder}; "
                 f"trials there: {', '.join(known) or 'none'}"
             )
+        checked_trial(study, options.trial)
         return Chosen(
             f"trial {options.trial} of {config.study.name}",
             folder / "model",

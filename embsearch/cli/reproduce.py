@@ -11,6 +11,7 @@ from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, StudyError
 from embsearch.history import events
 from embsearch.history.folder import StudyFolder
+from embsearch.history.log import read_events
 from embsearch.launch.local import Local, python_module
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry.origin import Origin, is_version, of_run, of_version
@@ -82,10 +83,16 @@ def chosen(config: Config, options: ReproduceOptions) -> tuple[Past, str]:
             )
         number = record.best.number
     then = past(record, number)
+    ended = events.of_kind(read_events(record.folder.trial_log(number).path), events.Ended)
+    logged = ended[0].digest if ended else ""
     named_digest = "" if origin is None else origin.digest
-    if then.model.exists() and named_digest in ("", digest(manifest(then.model))):
-        return then, ""
-    return then, named_digest or _digest_in_mlflow(config, record, number)
+    if then.model.exists():
+        there = digest(manifest(then.model))
+        if named_digest in ("", there) and logged in ("", there):
+            return then, ""
+        if logged not in ("", there):
+            print(f"note: {then.model} is not the model that the trial ended with, by its log")
+    return then, named_digest or logged or _digest_in_mlflow(config, record, number)
 
 
 def _origin(config: Config, options: ReproduceOptions) -> Origin | None:

@@ -86,7 +86,7 @@ class ClassData:
 
     @staticmethod
     def load(folder: Path) -> ClassData:
-        """Return the data that ``save`` wrote. Raises FileNotFoundError."""
+        """Return the data that ``save`` wrote. Raises DataError."""
         head, arrays = read_arrays(folder)
         classes = tuple(head["classes"])
         judged = {

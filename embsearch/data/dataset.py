@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +16,9 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from embsearch import checksums, disk
 from embsearch.codec import Json, JsonObject
+from embsearch.errors import DataError
 
 Ids = NDArray[np.int32]
 
@@ -151,7 +151,7 @@ class Dataset:
 
     @staticmethod
     def load(folder: Path) -> Dataset:
-        """Return the dataset that ``save`` wrote. Raises FileNotFoundError."""
+        """Return the dataset that ``save`` wrote. Raises DataError."""
         head, arrays = read_arrays(folder)
         judged = {
             split: JudgedRows(
@@ -210,19 +210,21 @@ def write_arrays(folder: Path, arrays: Mapping[str, NDArray[np.generic]], head: 
     if folder.exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    np.savez(draft / "arrays.npz", **arrays)  # type: ignore[arg-type]  # of any type
-    (draft / "dataset.json").write_text(json.dumps(head, ensure_ascii=False), encoding="utf-8")
-    try:
-        os.rename(draft, folder)
-    except OSError:  # another process was first: its content is the same by fingerprint
-        for file in draft.iterdir():
-            file.unlink()
-        draft.rmdir()
+    with disk.draft_of(folder) as draft:
+        np.savez(draft / "arrays.npz", **arrays)  # type: ignore[arg-type]  # of any type
+        (draft / "dataset.json").write_text(json.dumps(head, ensure_ascii=False), encoding="utf-8")
+        checksums.put(draft, folder)
 
 
 def read_arrays(folder: Path) -> tuple[JsonObject, NpzFile]:
-    """Return the head and the arrays that ``write_arrays`` wrote. Raises FileNotFoundError."""
+    """Return the head and the arrays that ``write_arrays`` wrote.
+
+    Raises DataError where they are not there as they were written.
+    """
+    if fault := checksums.damage(folder):
+        raise DataError(
+            f"{folder}: {fault}; the same command makes these data again from their files"
+        )
     head = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     return head, np.load(folder / "arrays.npz")
 

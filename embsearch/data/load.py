@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from embsearch import disk
+from embsearch import checksums, disk
 from embsearch.codec import JsonObject
 from embsearch.config.catalogue import OWN_FORMATS
 from embsearch.config.schema import DataConfig
@@ -72,7 +72,7 @@ def _prepared(config: DataConfig, cache: Path) -> tuple[DataConfig, Path]:
     if decided.exists():
         config = replace(config, format=decided.read_text())  # type: ignore[arg-type]
         key = _cache_key(sources, config)
-    if (cache / key).exists():
+    if checksums.is_whole(cache / key):
         return config, cache / key
     dataset, dropped = build_dataset(config, sources, notes)
     kind = dataset.report["format"]

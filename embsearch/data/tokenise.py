@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from embsearch import disk
+from embsearch import checksums, disk
 from embsearch.data.dataset import Ids, TaskData, roles_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as RawTokenizer
+
+IDS, OFFSETS = "ids.npy", "offsets.npy"
 
 
 @dataclass(frozen=True)
@@ -119,16 +119,15 @@ def cached(
         f"{dataset.fingerprint} {len(dataset.texts)} {max_length} {json.dumps(prompts)} {made_by}"
     )
     key = hashlib.sha256(words.encode()).hexdigest()[:20]
-    ids, offsets = cache / f"{key}.ids.npy", cache / f"{key}.offsets.npy"
-    if not (ids.exists() and offsets.exists()):
+    folder = cache / key
+    if not checksums.is_whole(folder):
         tokens = tokenise(prompted(dataset, prompts), tokenizer, max_length)
         cache.mkdir(parents=True, exist_ok=True)
-        for path, array in ((offsets, tokens.offsets), (ids, tokens.ids)):
-            handle, draft = tempfile.mkstemp(dir=cache, suffix=".npy")
-            os.close(handle)
-            np.save(draft, array)
-            disk.put(Path(draft), path)
-    return Tokens(np.load(ids, mmap_mode="r"), np.load(offsets), prompts)
+        with disk.draft_of(folder) as draft:
+            np.save(draft / IDS, tokens.ids)
+            np.save(draft / OFFSETS, tokens.offsets)
+            checksums.put(draft, folder)
+    return Tokens(np.load(folder / IDS, mmap_mode="r"), np.load(folder / OFFSETS), prompts)
 
 
 def prompted(data: TaskData, prompts: Sequence[str]) -> Sequence[str]:

@@ -27,12 +27,17 @@ Point = Sequence[Any]  # [step, Unix milliseconds, {metric: value}]
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One line of a log. ``spent`` counts the seconds of all sessions of the study by then."""
+    """One line of a log. ``spent`` counts the seconds of all sessions of the study by then.
+
+    ``link`` is a digest of the line and of all before it (history/log.py); logs of older versions
+    have none.
+    """
 
     kind: ClassVar[str] = ""
     seq: int = -1
     time: int = 0  # Unix milliseconds
     spent: float | None = None
+    link: str = ""
 
     def at(self, seq: int, time: int, spent: float | None) -> Event:
         """Return the event with its place in a log."""
@@ -152,7 +157,8 @@ class Failed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Ended(Event):
-    """The end of a trial: the fields of ``values.Outcome``, its best value and its model's folder."""
+    """The end of a trial: the fields of ``values.Outcome``, its best value, its model's folder and
+    the sha256 over the files there."""
 
     kind = "ended"
     state: Literal["complete", "pruned", "failed"]
@@ -161,6 +167,7 @@ class Ended(Event):
     failure: FailureClass | None = None
     objective: float | None = None
     model: str | None = None
+    digest: str = field(default="", metadata=OPTIONAL)
 
 
 # ---- of a study ------------------------------------------------------------------------------
@@ -265,12 +272,13 @@ class Unconfirmed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Closed(Event):
-    """The end of a study."""
+    """The end of a study. ``ends``: the link of the last event of each trial."""
 
     kind = "closed"
     why: str
     best: int | None
     result: Json
+    ends: Mapping[str, str] = field(default_factory=dict, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +323,7 @@ def of_kind(log: Iterable[Event], kind: type[E]) -> list[E]:
 OF_TRIAL = (Created, Started, Trained, Measured, Repeated, Compared, Decided, Failed, Ended)
 OF_STUDY = (Opened, Enough, Baseline, Told, Tested, Confirmed, Unconfirmed, Closed, Promoted)
 KINDS: dict[str, type[Event]] = {one.kind: one for one in (*OF_TRIAL, *OF_STUDY, TestSetUsed)}
-PLACE = ("seq", "time", "spent")
+PLACE = ("seq", "time", "spent", "link")
 
 
 def encode(event: Event) -> JsonObject:

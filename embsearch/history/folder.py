@@ -275,7 +275,30 @@ class StudyFolder:
             began = self.read_locked()["config"]["evaluate"]
             evaluate = replace(evaluate, objective=began["objective"])
         state = StudyState(evaluate.metric)
-        return state.apply_all(self.study_events(), dict(self.trial_logs()))
+        return self.whole(state.apply_all(self.study_events(), dict(self.trial_logs())))
+
+    def whole(self, state: StudyState) -> StudyState:
+        """Return the state of all logs.
+
+        Raises StudyError where a trial's log is gone or changed, but for one that the search runs
+        again by its config.
+        """
+        for number in state.damaged_logs:
+            trial = self.trial(number)
+            known = (trial / "config.yaml").exists()
+            if known and state.closed is None:
+                continue
+            remedy = "without one, begin another study with study.name=..."
+            if known:
+                remedy = (
+                    f"or delete the lines of {self.log.path} from its last 'closed' on: the same search "
+                    "then runs that trial again"
+                )
+            raise StudyError(
+                f"{trial / 'events.jsonl'}: the log of trial {number} is gone, or is not as it was when "
+                f"the study ended. Put {trial} back from a copy; {remedy}"
+            )
+        return state
 
     def last_sign(self) -> float:
         """Return when the last event was logged, in Unix seconds; 0 where there is none."""

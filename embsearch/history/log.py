@@ -1,16 +1,21 @@
 """The event log: the one truth, of which Optuna's database and MLflow are views.
 
 ``events.jsonl`` is append-only; each line is a whole JSON object with ``seq`` (counted from
-0), ``time`` (Unix milliseconds) and ``kind``. A torn end (power cut, full disk) is dropped on
-reading and cut off before the next append. Damage further up is refused, because cutting there
-would take whole events with it.
+0), ``time`` (Unix milliseconds), ``kind`` and, last, ``link``: a digest of the line before's link
+and of the line itself. A torn end (power cut, full disk) is dropped on reading and cut off before
+the next append. Damage further up is refused, because cutting there would take whole events with
+it; so are lines that were changed, doubled, moved or taken out. Older versions wrote no links:
+lines without one are read as long as none had one before.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -20,6 +25,13 @@ from embsearch.errors import StudyError
 from embsearch.history.events import Event, decode, encode
 from embsearch.values import Clock
 
+LINK = b', "link": "'  # what a line ends with, before the digest
+CHANGED = "it was changed after it was written, or the line before it was (its link differs)"
+WITHIN = "not an event, and whole ones follow, so no crash did it"
+REMEDY = (
+    "Put the file back from a copy, or delete the lines from {line} on: the study then goes on from "
+    "there"
+)
 E = TypeVar("E", bound=Event)
 
 
@@ -28,24 +40,27 @@ class EventLog:
 
     def __init__(self, path: Path, clock: Clock = time) -> None:
         self.path, self._clock = path, clock
-        self._next = -1
+        self._reader: _Reader | None = None
 
     def append(self, event: E, spent: float | None = None) -> E:
         """Write one event durably and return it with its place. Raises OSError (disk full) with the
         log whole.
         """
-        if self._next < 0:
-            self._next = self._mend()
-        placed = event.at(self._next, int(self._clock.time() * 1000), spent)
-        line = (
-            json.dumps(encode(placed), ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
-        )
+        if self._reader is None:
+            self._reader = self._mend()
+        reader = self._reader
+        placed = event.at(reader.seq, int(self._clock.time() * 1000), spent)
+        content = json.dumps(
+            encode(placed), ensure_ascii=False, allow_nan=False, default=_plain
+        ).encode()
+        link = _link(reader.link, content)
+        line = content[:-1] + LINK + link.encode() + b'"}\n'
         with self.path.open(
             "ab", buffering=0
         ) as file:  # a buffer would be written again on closing
             at = file.tell()
             try:
-                left = memoryview(line.encode())
+                left = memoryview(line)
                 while left:
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())
@@ -54,20 +69,20 @@ class EventLog:
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
         if at == 0:
             disk.settle(self.path.parent)
-        self._next += 1
-        return cast(E, placed)
+        reader.seq, reader.link = reader.seq + 1, link
+        return cast(E, replace(placed, link=link))
 
-    def _mend(self) -> int:
-        """Cut a torn end off; return the next sequence number."""
+    def _mend(self) -> _Reader:
+        """Cut a torn end off; return a reader that has read the whole log."""
         disk.make_folder(self.path.parent)
-        if not self.path.exists():
-            return 0
-        lines, end = _read(self.path)
-        if end < self.path.stat().st_size:
-            with self.path.open("r+b") as file:
-                file.truncate(end)
-                os.fsync(file.fileno())
-        return lines[-1]["seq"] + 1 if lines else 0
+        reader = _Reader(self.path)
+        if self.path.exists():
+            end = sum(len(line) for line, _ in reader.lines(self.path.read_bytes()))
+            if end < self.path.stat().st_size:
+                with self.path.open("r+b") as file:
+                    file.truncate(end)
+                    os.fsync(file.fileno())
+        return reader
 
 
 class LogTail:
@@ -76,9 +91,13 @@ class LogTail:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._offset = 0
+        self._reader = _Reader(path)
 
     def read(self) -> list[Event]:
-        """Return new whole events, oldest first. A torn last line is left for the next call."""
+        """Return new whole events, oldest first. A torn last line is left for the next call.
+
+        Raises StudyError.
+        """
         try:
             if self.path.stat().st_size <= self._offset:
                 return []
@@ -88,10 +107,7 @@ class LogTail:
             file.seek(self._offset)
             data = file.read()
         events: list[Event] = []
-        for line in data.splitlines(keepends=True):
-            content = parse_line(line)
-            if content is None:
-                break  # torn: its writer cuts it off before it appends again
+        for line, content in self._reader.lines(data):
             events.append(decode(content))
             self._offset += len(line)
         return events
@@ -106,35 +122,66 @@ def read_events(path: Path) -> list[Event]:
 
 def read_json(path: Path) -> list[JsonObject]:
     """Return the events of a log as the JSON objects of its lines. Raises StudyError."""
-    return _read(path)[0] if path.exists() else []
+    if not path.exists():
+        return []
+    return [content for _, content in _Reader(path).lines(path.read_bytes())]
 
 
-def _read(path: Path) -> tuple[list[JsonObject], int]:
-    """Return the whole lines, and the byte where they end."""
-    lines: list[JsonObject] = []
-    end, torn = 0, 0
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        content = parse_line(line)
+class _Reader:
+    """The place up to which a log was read: what its next line must say."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.seq, self.link = path, 0, ""
+
+    def lines(self, data: bytes) -> Iterator[tuple[bytes, JsonObject]]:
+        """Yield the whole lines of ``data``, which comes next, with their JSON.
+
+        A torn end is left out. Raises StudyError naming the line that is damaged.
+        """
+        torn = 0
+        for line in data.splitlines(keepends=True):
+            content = _parse(line)
+            if content is None and not (LINK in line and line.endswith(b'"}\n')):
+                torn = torn or self.seq + 1
+                continue
+            fault = WITHIN if torn else self._fault(line, content)
+            if fault or content is None:
+                number = torn or self.seq + 1
+                raise StudyError(
+                    f"{self.path}, line {number}: {fault}. {REMEDY.format(line=number)}"
+                )
+            self.seq, self.link = self.seq + 1, content.get("link", "")
+            yield line, content
+
+    def _fault(self, line: bytes, content: JsonObject | None) -> str:
+        """Return what is wrong with the next line, empty if nothing is."""
         if content is None:
-            torn = torn or number
-        elif torn:
-            raise StudyError(
-                f"{path}, line {torn}: not an event, and whole ones follow, so no crash did it. Put the file back "
-                f"from a copy, or delete the lines from {torn} on: the study then goes on from there"
+            return CHANGED
+        if content["seq"] != self.seq:
+            return (
+                f"its seq is {content['seq']}, expected {self.seq}: lines are missing, doubled or out "
+                "of order"
             )
-        else:
-            lines.append(content)
-            end += len(line)
-    return lines, end
+        link = content.get("link", "")
+        if link and link != _link(self.link, line.rpartition(LINK)[0] + b"}"):
+            return CHANGED
+        if self.link and not link:
+            return "it has no link, and the line before it has one"
+        return ""
 
 
-def parse_line(line: bytes) -> JsonObject | None:
+def _link(before: str, content: bytes) -> str:
+    """Return the digest of a line's JSON, and of the link of the line before."""
+    return hashlib.sha256(before.encode() + content).hexdigest()[:16]
+
+
+def _parse(line: bytes) -> JsonObject | None:
     """Return the event of a line with its end as JSON; None for anything else."""
     if not line.endswith(b"\n"):
         return None
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return (
         content if isinstance(content, dict) and {"seq", "time", "kind"} <= content.keys() else None

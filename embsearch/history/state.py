@@ -105,6 +105,24 @@ class StudyState:
         return math.inf if self.enough is None else self.enough.gain
 
     @property
+    def damaged_logs(self) -> list[int]:
+        """The trials whose logs are gone, or are not as they were when the study ended.
+
+        No crash does it: a trial is in its log before another is begun, and before its end is told.
+        """
+        there = {*self.trials, *(soup.number for soup in self.trials.soups)}
+        gone = {*range(max(there | self.told.keys(), default=-1))} | self.told.keys()
+        ends = {} if self.closed is None else self.closed.ends
+        changed = {n for n in there if str(n) in ends and self.trials[n].link != ends[str(n)]}
+        return sorted(gone - there | changed)
+
+    @property
+    def ends(self) -> dict[str, str]:
+        """The link of the last event of every trial."""
+        every = (*self.trials.values(), *self.trials.soups)
+        return {str(trial.number): trial.link for trial in every if trial.link}
+
+    @property
     def readings(self) -> list[Reading]:
         """The rows that each evaluation of a trial reads; empty where all read all rows."""
         return [] if self.baseline is None else list(self.baseline.readings)
@@ -145,11 +163,13 @@ class StudyState:
                 )
                 if created.is_soup and created.averaged in self.trials:
                     created.costs = self.trials[created.averaged].costs
+                created.link = event.link
                 self.trials.add(created)
             return
         trial = self.trials.get(number)
         if trial is None:
             return  # the beginning of its log was lost
+        trial.link = event.link
         if trial.outcome is not None:
             _apply_to_fresh_seed(trial, event, self.objective)
             return

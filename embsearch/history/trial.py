@@ -67,6 +67,7 @@ class Trial:
     slot: int | None = None  # where it runs, or ran last: that worker is still warm
     why: str = ""
     due: Due = ""  # what must follow the last event
+    link: str = ""  # of the last event
 
     @property
     def rung(self) -> int:

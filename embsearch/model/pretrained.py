@@ -376,7 +376,6 @@ def save(model: SentenceTransformer, folder: Path) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with disk.draft_of(folder) as draft:
-        draft.chmod(0o755)
         with quiet(), disk_errors():
             with lora.merged(model):
                 model.save(str(draft), create_model_card=False, safe_serialization=True)

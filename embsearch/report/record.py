@@ -120,7 +120,7 @@ class Record:
         self.running = holder(folder.path / "lock")
         self._events = read_events(folder.log.path)
         logs = dict(folder.trial_logs())
-        self.state = StudyState(self.objective).apply_all(self._events, logs)
+        self.state = folder.whole(StudyState(self.objective).apply_all(self._events, logs))
         if not self.running:
             self.state.release_all()
         closed = self.state.closed

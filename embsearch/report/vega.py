@@ -6,14 +6,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from embsearch import disk
+from embsearch import checksums, disk
+
+FILE = "vega.js"
 
 
 def name() -> str:
-    """Return the bundle's file, by version."""
+    """Return the bundle's folder, by version."""
     import vl_convert
 
-    return f"vega-{vl_convert.get_vega_version()}-{vl_convert.get_vegalite_versions()[-1]}.js"
+    return f"vega-{vl_convert.get_vega_version()}-{vl_convert.get_vegalite_versions()[-1]}"
 
 
 def script(cache: Path) -> str:
@@ -23,12 +25,11 @@ def script(cache: Path) -> str:
     """
     import vl_convert
 
-    path = cache / name()
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    folder = cache / name()
+    if not checksums.is_whole(folder):
         made: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    disk.make_folder(cache)
-    with disk.whole(path) as draft:
-        draft.write_text(made, encoding="utf-8")
-    return made
+        disk.make_folder(cache)
+        with disk.draft_of(folder) as draft:
+            (draft / FILE).write_text(made, encoding="utf-8")
+            checksums.put(draft, folder)
+    return (folder / FILE).read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embsearch import __version__, disk
+from embsearch import __version__, checksums, disk
 from embsearch.codec import Json
 from embsearch.errors import DataError
 from embsearch.model.pretrained import put
@@ -52,7 +52,6 @@ class Index:
     def save(self, folder: Path) -> None:
         """Write it whole or not at all; an index that was there is replaced."""
         with disk.draft_of(folder) as draft:
-            draft.chmod(0o755)
             np.save(draft / VECTORS, self.vectors)
             for name, texts in ((TITLES, self.titles), (CLASSES, self.classes)):
                 text = json.dumps(texts, ensure_ascii=False)
@@ -66,11 +65,15 @@ class Index:
             (draft / ABOUT).write_text(
                 json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
             )
+            checksums.write(draft)
             put(draft, folder)
 
     @staticmethod
     def load(folder: Path) -> Index:
         """Return what ``save`` wrote. Raises DataError."""
+        older = not (folder / checksums.FILE).exists()  # than these
+        if not older and (fault := checksums.damage(folder)):
+            raise DataError(f"index={folder}: {fault}; build it again with 'embsearch index'")
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             titles = json.loads((folder / TITLES).read_text(encoding="utf-8"))

@@ -19,7 +19,8 @@ from embsearch.study.policy import Policy
 from embsearch.study.result import winner
 from embsearch.study.workplace import Workplace
 from embsearch.tasks.catalogue import task_of
-from embsearch.track.digest import digest, manifest
+from embsearch.track.digest import digest
+from embsearch.track.unaltered import checked_trial
 
 Noted = tuple[Event, int | None]  # an event, and the trial whose log it belongs to
 
@@ -74,7 +75,7 @@ class Answers:
 
     def _failed(self, trial: Trial, seed: int, message: Failed | Died) -> Noted:
         if trial.outcome is not None and message.failure in MENDED_BY_USER:
-            raise UserError(self._remedy(trial.number, message))
+            raise UserError(self._remedy(f"trial {trial.number}", message))
         if trial.outcome is not None:
             shutil.rmtree(self._work.folder.run(trial.number, seed), ignore_errors=True)
             lost = events.Unconfirmed(
@@ -96,8 +97,8 @@ class Answers:
         """Return the untuned encoder's event: every trial must beat it, and without it nothing can be said."""
         if not isinstance(message, Evaluated):
             assert isinstance(message, (Failed, Died))
-            if message.failure == "data":
-                raise UserError(f"evaluating the untuned encoder: {message.message}")
+            if message.failure in MENDED_BY_USER:
+                raise UserError(self._remedy("evaluating the untuned encoder", message))
             raise EmbsearchError(f"evaluating the untuned encoder:\n{_trace(message)}")
         check_objective(self._work.config.evaluate.metric, message.metrics)
         return events.Baseline(
@@ -113,12 +114,13 @@ class Answers:
     def _tested(self, label: str, message: Heard) -> Event:
         if not isinstance(message, Evaluated):
             assert isinstance(message, (Failed, Died))
-            raise EmbsearchError(
-                f"evaluating the {label} on the {self._work.split} rows: {message.message}"
-            )
+            what = f"evaluating the {label} on the {self._work.split} rows"
+            if message.failure in MENDED_BY_USER:
+                raise UserError(self._remedy(what, message))
+            raise EmbsearchError(f"{what}: {message.message}")
         best = winner(self._work.state, self._work.config)
         number = dict(final_table.rows(self._work.state.trials, best))[label]
-        files = {} if number is None else manifest(self._work.folder.trial(number) / "model")
+        files = {} if number is None else checked_trial(self._work.folder, number)
         return events.Tested(
             label=label,
             trial=number,
@@ -152,7 +154,7 @@ class Answers:
             return
         number = int(name[1])
         if message.failure in MENDED_BY_USER:
-            raise UserError(self._remedy(number, message))
+            raise UserError(self._remedy(f"trial {number}", message))
 
     def raise_too_many_bugs(self, number: int) -> None:
         """Raise EmbsearchError where trial ``number`` is one more that failed by a bug than may be."""
@@ -171,13 +173,13 @@ class Answers:
             f"the last one, trial {number}:\n{last.traceback or last.message}"
         )
 
-    def _remedy(self, number: int, message: Failed | Died) -> str:
+    def _remedy(self, what: str, message: Failed | Died) -> str:
         if message.failure == "disk_full":
             return (
-                f"trial {number}: {message.message}: free some space under {self._work.folder.home} "
+                f"{what}: {message.message}: free some space under {self._work.folder.home} "
                 "and run the same command again"
             )
-        return f"trial {number}: {message.message}\nmend it and run the same command again"
+        return f"{what}: {message.message}\nmend it and run the same command again"
 
 
 def check_objective(name: str, metrics: Mapping[str, float]) -> None:

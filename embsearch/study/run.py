@@ -35,6 +35,7 @@ from embsearch.study.result import Result, nothing_left, result_of
 from embsearch.study.stopping import STOPPED, Interrupted, Stopping
 from embsearch.study.workplace import Workplace
 from embsearch.track.base import Recorder, Recorders
+from embsearch.track.digest import digest, manifest
 from embsearch.values import Clock
 
 
@@ -142,7 +143,8 @@ class Study:
         best = None if end.best is None else self.trials[end.best]
         name = self.config.study.name
         result = result_of(name, self.state, end.why, best, end.confirmed, self.elapsed)
-        self.note(events.Closed(why=result.why, best=result.best, result=vars(result)))
+        ends = self.state.ends
+        self.note(events.Closed(why=result.why, best=result.best, result=vars(result), ends=ends))
         return result
 
     def _show_again(self, closed: events.Closed) -> Result:
@@ -158,7 +160,9 @@ class Study:
     def note(self, event: Event, number: int | None = None) -> None:
         """Write an event into the study's log, or into the log of trial ``number``, and act by it."""
         if isinstance(event, events.Ended) and number is not None:
-            event = replace(event, model=self._workplace.model(number))
+            model = self._workplace.model(number)
+            files = {} if model is None else manifest(Path(model))
+            event = replace(event, model=model, digest=digest(files) if files else "")
         log = self.folder.log if number is None else self.folder.trial_log(number)
         event = log.append(event, spent=round(self.elapsed, 3))
         self.state.apply(event, number)

@@ -30,6 +30,7 @@ from embsearch.search.warmup import Warmups
 from embsearch.study.actions import Average
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.environment import environment
+from embsearch.track.unaltered import checked_trial
 from embsearch.values import EarlierStudy, Origin, Scalar, Segment, Suggestion
 
 Noted = tuple[Event, int | None]
@@ -147,8 +148,12 @@ class Workplace:
         return replace(config, train=replace(config.train, seed=config.train.seed + seed))
 
     def training(self, segment: Segment, workers: int) -> TrainJob:
-        """Return the job of a segment, for one of so many workers."""
+        """Return the job of a segment, for one of so many workers. Raises ModelError where a soup's
+        first member is not as it was.
+        """
         trial = self.state.trials[segment.trial]
+        if trial.is_soup:
+            checked_trial(self.folder, trial.averaged)
         config = self.config_of(trial.params, segment.seed)
         if trial.is_soup and not (self.folder.trial(trial.number) / "config.yaml").exists():
             self.folder.write_trial_config(trial.number, to_dict(config))  # after its log

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embsearch import disk
+from embsearch import checksums, disk
 from embsearch.config.catalogue import LOSS
 from embsearch.config.schema import Config, DataConfig
 from embsearch.config.sets import faults_of, of_set
@@ -43,7 +43,8 @@ class Several(JudgedBySets):
                 folders[name] = task.prepare(config.sets[name].files, cache)
         words = json.dumps([[name, folder.name] for name, folder in folders.items()])
         whole = cache / hashlib.sha256(words.encode()).hexdigest()[:32]
-        if not whole.exists():
+        if not all(checksums.is_whole(whole / name) for name in folders):
+            shutil.rmtree(whole, ignore_errors=True)
             with disk.draft_of(whole) as draft:
                 for name, folder in folders.items():
                     shutil.copytree(folder, draft / name, ignore=shutil.ignore_patterns("tokens"))

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from embsearch.errors import ModelError
+from embsearch.history.events import Ended, of_kind
+from embsearch.history.folder import StudyFolder
+from embsearch.history.log import read_events
 from embsearch.model.files import faults_of_saved
 from embsearch.track.digest import digest, manifest
 
@@ -30,6 +33,24 @@ def check(folder: Path, expected: str | None = None) -> str:
     if faults:
         raise ModelError(faults)
     return found
+
+
+def checked_trial(study: StudyFolder, number: int) -> dict[str, str]:
+    """Return the sha256 of every file of a trial's model.
+
+    Raises ModelError where they are not those that were there when the trial ended. Older logs do
+    not say which were.
+    """
+    model = study.trial(number) / "model"
+    files = manifest(model)
+    for ended in of_kind(read_events(study.trial_log(number).path), Ended):
+        if ended.digest and ended.digest != digest(files):
+            raise ModelError(
+                f"{model}: sha256 over its files is {digest(files)}, and was {ended.digest} when trial "
+                f"{number} ended; put them back from a copy, or train it again with 'embsearch reproduce "
+                f"study.name={study.config.study.name} trial={number} output=FOLDER'"
+            )
+    return files
 
 
 def kept_manifest(artifacts: Path) -> dict[str, str]:

@@ -52,6 +52,8 @@ def events_by_log(study: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         "result",
         "home_id",
         "axes",
+        "link",
+        "ends",
     )
     for path in sorted([study / "events.jsonl", *study.glob("trials/*/events.jsonl")]):
         events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import resource
 from pathlib import Path
 
@@ -66,19 +68,80 @@ def test_an_empty_log_begins_anew(log: Path) -> None:
     assert kinds(log) == [(0, "opened")]
 
 
+def without_links(path: Path) -> None:
+    """Make a log of it as older versions wrote them."""
+    path.write_bytes(re.sub(rb', "link": "[0-9a-f]{16}"', b"", path.read_bytes()))
+
+
+def refused(path: Path, line: int, why: str) -> None:
+    """Reading and appending refuse the log, which stays as it is."""
+    before = path.read_bytes()
+    for use in (
+        lambda: read_events(path),
+        lambda: LogTail(path).read(),
+        lambda: EventLog(path).append(FOURTH),
+    ):
+        with pytest.raises(StudyError, match=f"events.jsonl, line {line}: {why}"):
+            use()
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("line", [1, 2])
 def test_damage_before_the_end_is_refused_with_its_line_and_touches_nothing(
     log: Path, line: int
 ) -> None:
+    without_links(log)
     lines = log.read_bytes().splitlines(keepends=True)
     lines[line - 1] = lines[line - 1].replace(b'"kind"', b'"k\0nd"')
     log.write_bytes(b"".join(lines))
-    for use in (lambda: read_events(log), lambda: EventLog(log).append(FOURTH)):
-        with pytest.raises(
-            StudyError, match=f"events.jsonl, line {line}: not an event, and whole ones follow"
-        ):
-            use()
-    assert log.read_bytes() == b"".join(lines)
+    refused(log, line, "not an event, and whole ones follow")
+
+
+@pytest.mark.parametrize("line", [1, 2, 3])
+def test_any_byte_that_is_another_is_refused_with_its_line(log: Path, line: int) -> None:
+    lines = log.read_bytes().splitlines(keepends=True)
+    for at in range(0, len(lines[line - 1]) - 4, 3):
+        changed = bytearray(lines[line - 1])
+        changed[at] ^= 1
+        log.write_bytes(b"".join([*lines[: line - 1], bytes(changed), *lines[line:]]))
+        try:
+            found = read_events(log)
+        except StudyError as error:
+            number = int(str(error).partition(", line ")[2].partition(":")[0])
+            assert number in (line, line + 1)  # one without a link could be of an older version
+        else:  # the last one can look as if it was torn
+            assert line == 3
+            assert len(found) == 2
+    assert at > 60
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "older version"])
+@pytest.mark.parametrize(
+    ("how", "order", "line"),
+    [("doubled", [0, 1, 1, 2], 3), ("taken out", [0, 2], 2), ("swapped", [1, 0, 2], 1)],
+)
+def test_lines_that_were_moved_are_refused(
+    log: Path, how: str, order: list[int], line: int, links: bool
+) -> None:
+    if not links:
+        without_links(log)
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[number] for number in order))
+    refused(log, line, "its seq is ., expected .: lines are missing, doubled or out of order")
+
+
+def test_a_log_of_an_older_version_goes_on_with_links_and_never_without_again(log: Path) -> None:
+    without_links(log)
+    writer = EventLog(log)
+    writer.append(FOURTH)
+    assert [bool(one.link) for one in read_events(log)] == [False, False, False, True]
+    log.write_bytes(log.read_bytes() + b'{"seq": 4, "time": 1, "kind": "told", "trial": 1}\n')
+    refused(log, 5, "it has no link, and the line before it has one")
+
+
+def test_a_line_nested_beyond_reason_is_no_event(log: Path) -> None:
+    log.write_bytes(log.read_bytes() + b'{"seq": 3, "time": ' + b"[" * 100_000 + b"\n")
+    assert kinds(log) == KINDS
 
 
 def test_a_disk_that_fills_up_in_the_middle_of_an_event_leaves_the_log_whole(log: Path) -> None:
@@ -100,11 +163,15 @@ def test_a_disk_that_fills_up_in_the_middle_of_an_event_leaves_the_log_whole(log
 def test_an_event_comes_back_as_it_was_written_with_its_place(log: Path) -> None:
     found = read_events(log)
     assert [encode(one.at(-1, 0, None)) for one in found] == [encode(one) for one in EVENTS]
+    assert all(len(one.link) == 16 for one in found)
     assert all(one.time > 0 for one in found)
 
 
 def test_a_kind_that_a_later_version_wrote_is_passed_over(log: Path) -> None:
-    later = b'{"seq": 3, "time": 1, "kind": "invented", "words": 3}\n'
+    later = b'{"seq": 3, "time": 1, "kind": "invented", "words": 3'
+    before = read_events(log)[-1].link.encode()
+    link = hashlib.sha256(before + later + b"}").hexdigest()[:16].encode()
+    later += b', "link": "' + link + b'"}\n'
     log.write_bytes(log.read_bytes() + later)
     assert isinstance(read_events(log)[3], Unknown)
     EventLog(log).append(FOURTH)

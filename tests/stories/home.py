@@ -27,6 +27,15 @@ def signals_at_default():
             signal.signal(number, handler)
 
 
+def rewrite(log, events):
+    """Write a log of these events, as older versions did: without links and what rests on them."""
+    lines = [
+        {k: v for k, v in event.items() if k not in ("link", "ends", "digest")} | {"seq": n}
+        for n, event in enumerate(events)
+    ]
+    log.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
 class Home:
     """One EMBSEARCH_HOME and the words that every command of a test begins with."""
 
@@ -87,8 +96,7 @@ class Home:
             (self.study / f"trials/t{trial:04d}/events.jsonl", kinds),
             (self.study / "events.jsonl", ["closed"]),
         ):
-            kept = [e for e in read_events(log) if e["kind"] not in lost]
-            log.write_text("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in kept))
+            rewrite(log, [e for e in read_events(log) if e["kind"] not in lost])
 
     def params(self):
         return [json.dumps(self.events("created", n)[0]["params"]) for n in range(len(self.trials))]

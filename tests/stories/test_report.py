@@ -11,6 +11,7 @@ from html import unescape
 
 import numpy as np
 import pytest
+from home import rewrite
 
 from embsearch.cli.main import main
 from embsearch.evaluate.examine import Examined
@@ -133,12 +134,7 @@ def test_a_page_can_be_made_before_the_end_and_before_any_trial(copy, tmp_path):
     shutil.copytree(copy.folder, tmp_path / "home")
     home = copy.at(tmp_path / "home")
     log = home.study / "events.jsonl"
-    lines = [
-        line
-        for line in log.read_text().splitlines()
-        if json.loads(line)["kind"] not in ("closed", "tested")
-    ]
-    log.write_text("".join(f"{line}\n" for line in lines))
+    rewrite(log, [e for e in home.all_events() if e["kind"] not in ("closed", "tested")])
     assert home.run("report", "--no-open") == 0
     words = texts_of((home.study / "report.html").read_text())
     assert re.search(
@@ -146,12 +142,14 @@ def test_a_page_can_be_made_before_the_end_and_before_any_trial(copy, tmp_path):
     )
     assert "embsearch search study.name=s" in words  # what goes on with it
     shutil.rmtree(home.study / "trials")
+    rewrite(log, [e for e in home.all_events() if e["kind"] != "told"])
     assert home.run("report", "--no-open") == 0
     assert "Nothing was measured yet." in texts_of((home.study / "report.html").read_text())
 
 
 def test_a_page_that_cannot_be_written_costs_the_study_nothing(home, capsys):
-    (home.folder / "cache" / vega.name()).mkdir(parents=True)  # where its script should be kept
+    (home.folder / "cache").mkdir(parents=True)
+    (home.folder / "cache" / vega.name()).write_text("")  # where its script's folder should be
     assert home.run("search", "stop.trials=2") == 0
     out, err = capsys.readouterr()
     assert "the study page could not be written" in err

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 
 import pytest
 import yaml
+from home import rewrite as write_log
 from safetensors.numpy import load_file, save_file
 
 from embsearch.history.log import read_json as read_events
@@ -34,11 +34,11 @@ def resumed(home):
 
 
 def rewrite(log, change):
-    """The log with every event as ``change`` leaves it."""
+    """The log with every event as ``change`` leaves it, as older versions wrote it."""
     events = read_events(log)
     for event in events:
         change(event)
-    log.write_text("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in events))
+    write_log(log, events)
 
 
 def test_measurements_say_what_computed_them(calm):
@@ -110,6 +110,13 @@ def test_a_model_that_was_changed_is_found_out(copy, capsys):
     weights = {name: array.copy() for name, array in load_file(file).items()}
     next(iter(weights.values())).flat[0] += 1e-6
     save_file(weights, file, metadata={"format": "pt"})
+    assert copy.run("reproduce", "trial=0") == 0
+    out = capsys.readouterr().out
+    assert f"note: {file.parent} is not the model that the trial ended with, by its log" in out
+    assert "identical: 3 of 3 evaluations, saved model's sha256" in out
+    # older logs do not say which model it was
+    rewrite(copy.study / "trials/t0000/events.jsonl", lambda event: None)
+    rewrite(copy.study / "events.jsonl", lambda event: None)
     assert copy.run("reproduce", "trial=0") == 3
     assert "3 of 3 evaluations are identical, the saved model is not" in capsys.readouterr().out
 

@@ -99,16 +99,50 @@ def test_a_trial_whose_whole_log_is_gone_is_trained_again_to_the_same_values(hom
     same(home, calm)
 
 
+@pytest.mark.parametrize(
+    ("how", "ended"),
+    [("empty", True), ("gone", True), ("an event less", True), ("folder", True), ("folder", False)],
+)
+@pytest.mark.parametrize("trial", [0, 3])
+def test_a_trial_that_is_lost_is_named_by_every_command_and_its_number_never_given_again(
+    copy, calmly_played, trial, how, ended, capsys
+):
+    if not ended:
+        copy.forget(0)
+    log = copy.study / f"trials/t{trial:04d}/events.jsonl"
+    kept = copy.folder.parent / "kept"
+    shutil.copytree(log.parent, kept)
+    if how == "folder":
+        shutil.rmtree(log.parent)
+    elif how == "gone":
+        log.unlink()
+    else:
+        lines = log.read_bytes().splitlines(keepends=True)
+        log.write_bytes(b"".join(lines[:-1]) if how == "an event less" else b"")
+
+    for command in (["search"], ["search", "stop.trials=8"], ["status"], ["report"], ["sync"]):
+        assert copy.run(*command) == 2
+        told = capsys.readouterr().err
+        assert f"{log}: the log of trial {trial} is gone, or" in told
+        assert (
+            "from its last 'closed' on: the same search then runs that trial again" in told
+        ) == (how != "folder")
+    shutil.rmtree(log.parent, ignore_errors=True)
+    shutil.copytree(kept, log.parent)
+    assert copy.run("search") == 0
+    same(copy, calmly_played)
+
+
 @pytest.mark.parametrize("log", ["events.jsonl", "trials/t0002/events.jsonl"])
 def test_a_log_that_is_damaged_before_its_end_is_refused_by_every_command_and_stays_as_it_is(
     copy, capsys, log
 ):
     path = copy.study / log
-    data = path.read_bytes().replace(b"\n", b"\0\n", 1)
+    data = path.read_bytes().replace(b'"time": 1', b'"time": 2', 1)
     path.write_bytes(data)
     for command in (["search", "stop.trials=8"], ["status"], ["sync"]):
         assert copy.run(*command) == 2
-        assert f"{path}, line 1: not an event, and whole ones follow" in capsys.readouterr().err
+        assert f"{path}, line 1: it was changed after it was written" in capsys.readouterr().err
     assert path.read_bytes() == data
 
 

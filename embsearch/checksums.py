@@ -1,0 +1,74 @@
+"""SHA256SUMS: the digests of a folder's files, as ``sha256sum`` writes them and ``sha256sum -c`` reads.
+
+Data, tokens, vectors: what is made once and read for years lies in folders that have one. It is
+compared when a folder is read. A file that this process has compared is not read for it again
+while its size and time stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+from embsearch import disk
+
+FILE = "SHA256SUMS"
+_known: dict[Path, tuple[int, int, str]] = {}  # size, time and digest of files that were read
+
+
+def write(folder: Path) -> None:
+    """Write the digests of the files that lie in ``folder``."""
+    lines = [f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    (folder / FILE).write_text("".join(lines), encoding="utf-8")
+
+
+def damage(folder: Path) -> str:
+    """Return what of a folder is not as it was written, in words; empty where all is."""
+    try:
+        lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return f"{FILE} cannot be read"
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        if not name or not path.is_file():
+            return f"{name or FILE} is missing"
+        if _sha256(path) != digest:
+            return f"{name} is not as it was written"
+    return "" if lines else f"{FILE} is empty"
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether ``folder`` is there as it was written.
+
+    One that is damaged is removed, and standard error says so: whoever asks can make it again.
+    """
+    if not folder.exists():
+        return False
+    fault = damage(folder)
+    if fault:
+        print(f"embsearch: {folder}: {fault}; it is made again", file=sys.stderr)
+        shutil.rmtree(folder)
+    return not fault
+
+
+def put(draft: Path, folder: Path) -> None:
+    """Give ``draft`` its digests and the name ``folder``; one of another process stays."""
+    try:
+        write(draft)
+        disk.put(draft, folder)
+    except OSError as error:
+        if not folder.exists():
+            raise OSError(error.errno, error.strerror, str(folder)) from error
+
+
+def _sha256(path: Path) -> str:
+    stat = path.stat()
+    size, time, digest = _known.get(path, (-1, -1, ""))
+    if (size, time) != (stat.st_size, stat.st_mtime_ns):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        _known[path] = stat.st_size, stat.st_mtime_ns, digest
+    return digest
