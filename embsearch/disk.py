@@ -46,6 +46,17 @@ def whole(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def copy(source: str, target: str) -> str:
+    """Copy a file. A file system that can (btrfs, XFS) shares the blocks until one is changed."""
+    try:
+        with open(source, "rb") as old, open(target, "wb") as new:
+            while os.copy_file_range(old.fileno(), new.fileno(), 2**30):
+                pass
+    except (AttributeError, OSError):
+        shutil.copyfile(source, target)
+    return target
+
+
 @contextmanager
 def draft_of(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside ``folder``, to be filled and given its name while the context runs;

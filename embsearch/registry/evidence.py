@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING
 import yaml
 
 from embsearch.config.build import build
+from embsearch.config.command import same_study
 from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
 from embsearch.errors import ModelError, UserError
 from embsearch.history import events
 from embsearch.history.folder import LOADER, StudyFolder
 from embsearch.history.log import read_events
-from embsearch.registry import alias_history, trained_rows
+from embsearch.registry import alias_history, own_copy, trained_rows
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry.judge import Judge
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.mlflow_model import DIGEST
+from embsearch.track.mlflow_store import own_database
 from embsearch.track.unaltered import check
 from embsearch.values import ModelVersion
 
@@ -46,8 +48,17 @@ class Noted:
     name: str
     version: int
     digest: str
-    run: str | None
-    time: int  # Unix milliseconds
+    event: events.Promoted
+    data: str = ""  # the fingerprint in its study
+
+    @property
+    def run(self) -> str | None:
+        return self.event.run
+
+    @property
+    def time(self) -> int:
+        """When it was promoted, in Unix milliseconds."""
+        return self.event.time
 
     @property
     def label(self) -> str:
@@ -66,11 +77,13 @@ def promotions(config: Config) -> list[Noted]:
         if _registry_of(log.parent, config.track.uri) != config.track.uri:
             continue
         study = log.parent.name
-        for event in events.of_kind(read_events(log), events.Promoted):
-            at = event.version
-            if at is not None:
+        data = ""
+        for event in read_events(log):
+            if isinstance(event, events.Opened):
+                data = event.data
+            if isinstance(event, events.Promoted) and (at := event.version) is not None:
                 of = at["name"], at["version"], at["digest"]
-                found.append(Noted(study, *of, event.run, event.time))
+                found.append(Noted(study, *of, event, data))
     return sorted(found, key=lambda one: one.time)
 
 
@@ -88,6 +101,26 @@ def noted_of(config: Config, version: ModelVersion) -> list[Noted]:
     """Return what the logs say of a version, newest first: a number may be given more than once."""
     label = f"{version.name}/{version.version}"
     return [one for one in reversed(promotions(config)) if one.label == label]
+
+
+def missing(config: Config, client: MlflowClient, name: str) -> str:
+    """Return what to do where MLflow has no version of a model that the logs know; else the empty
+    string.
+    """
+    lost = [one for one in promotions(config) if one.name == name]
+    if not lost or registry.versions(client, name):
+        return ""
+    last = lost[-1]
+    words = (
+        f"study {last.study} has promoted {last.label}, and MLflow has no version of it any more"
+    )
+    if own_database(config) is not None and not registry.is_there(client, name):
+        again = same_study(replace(config, study=replace(config.study, name=last.study)))
+        return f"{words}: 'embsearch sync {again}' makes versions, aliases and history again"
+    return (
+        f"{words}: was it deleted? Its files may still be read by trial=N study.name={last.study}, "
+        "and 'embsearch promote' registers them again"
+    )
 
 
 def verified(config: Config, found: registry.Registered) -> ModelVersion:
@@ -111,7 +144,16 @@ def verified(config: Config, found: registry.Registered) -> ModelVersion:
             f"{version.uri}: its tag {DIGEST} says {version.digest}, {told}; one of them was "
             f"changed; {REMEDY}"
         )
-    return replace(version, digest=check(found.folder, version.digest))
+    try:
+        return replace(version, digest=check(found.folder, version.digest))
+    except ModelError as error:
+        study, trial = found.tags.get("embsearch.study", ""), found.tags.get("embsearch.trial", "")
+        whole = own_copy.whole_copy(config, version.digest, study, trial)
+        if whole is None or own_database(config) is None:
+            raise
+        again = same_study(replace(config, study=replace(config.study, name=study)))
+        told = f"{whole} is whole: 'embsearch sync {again}' makes the registered files of it again"
+        raise ModelError([*error.faults, told]) from error
 
 
 def refuse_missing_champion(config: Config, client: MlflowClient, name: str) -> None:
@@ -120,9 +162,12 @@ def refuse_missing_champion(config: Config, client: MlflowClient, name: str) -> 
     Raises ModelError.
     """
     there = [version.version for version in registry.versions(client, name)]
+    lost = [one.version for one in promotions(config) if one.name == name]
+    if lost and own_database(config) is not None and not registry.is_there(client, name):
+        half = f"{name} is only half there: a sync was cut off; run 'embsearch sync' again"
+        raise ModelError(missing(config, client, name) or half)
     if not there:  # nothing to compare with: a beginning, or somebody's new one
         return
-    lost = [one.version for one in promotions(config) if one.name == name]
     lost += [move["version"] for move in alias_history.history(client, name)]
     if lost:
         raise ModelError(

@@ -18,6 +18,8 @@ from embsearch.history.folder import StudyFolder
 from embsearch.registry import (
     alias_history,
     evidence,
+    journal,
+    own_copy,
     promotion_run,
     test_set_uses,
     trained_rows,
@@ -81,7 +83,10 @@ def promote(
                 candidate.note(refused)
                 return ChampionDecision(trial, found, None, warning)
             assert found.interval is not None, "a model that was not loaded is refused"
-            version = _apply(candidate, model.model_id, champion, found.interval.value, run)
+            artifacts = registry.artifacts_of(client, model, candidate.models)
+            source = own_copy.keep(candidate.config, artifacts, candidate.digest)
+            value = found.interval.value
+            version = _apply(candidate, model.model_id, source, champion, value, run)
             candidate.note(events.Promoted(version=record(version), gates=_plain(found), run=run))
         _describe(candidate, version, card)
     return ChampionDecision(trial, found, version, warning)
@@ -90,6 +95,7 @@ def promote(
 def _apply(
     candidate: Candidate,
     model_id: str,
+    source: str | None,
     champion: registry.Registered | None,
     scored: float,
     run: str,
@@ -111,7 +117,7 @@ def _apply(
         trained_rows.TAG: run,
         trained_rows.DIGEST: trained_rows.digest_of(trained_rows.content_of(keys)),
     }
-    version = registry.register(client, name, model_id, candidate.digest, tags)
+    version = registry.register(client, name, model_id, candidate.digest, tags, source)
     expected = None if champion is None else champion.version.version
     reason = f"promoted: study {study}, trial {trial}"
     return alias_history.move_champion(
@@ -120,12 +126,15 @@ def _apply(
 
 
 def _describe(candidate: Candidate, version: ModelVersion, card: Card) -> None:
-    """Give the version its card, which names it and so is written last, where it has none yet."""
+    """Give the version its card, which names it and so is written last, where it has none yet; note
+    in the home what the registry has now.
+    """
     if not candidate.client.get_model_version(version.name, str(version.version)).description:
         text = card(candidate.folder, candidate.trial)
         if len(text) > LONGEST:  # whole sections of it
             text = text[:LONGEST].rpartition("\n## ")[0] + "\nThe rest of it: 'embsearch card'.\n"
         candidate.client.update_model_version(version.name, str(version.version), text)
+    journal.note(candidate.config, candidate.client, version.name)
 
 
 def _already(candidate: Candidate, version: ModelVersion, card: Card) -> ChampionDecision:

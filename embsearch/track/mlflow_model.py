@@ -98,8 +98,9 @@ def _write_artifacts(
     parent = place.parent if place else folder.parent
     parent.mkdir(parents=True, exist_ok=True)
     with disk.draft_of(parent / "artifacts") as draft:
-        _link_tree(folder, draft / DATA)
-        _describe(draft, model, run_id, files)
+        # An uploaded model needs no second copy, nor does one that is a view of the trial's.
+        copy_tree(folder, draft / DATA, link=place is None or _is_file(client.tracking_uri))
+        describe(draft, files, model.name or "", model.artifact_location, run_id, model.model_id)
         if place is None:
             client.log_model_artifacts(model.model_id, str(draft))
         else:
@@ -113,25 +114,37 @@ def _write_artifacts(
             draft.replace(place)
 
 
-def _link_tree(source: Path, target: Path) -> None:
-    """Copy a folder, by hard links where the disk allows it, so that weights are stored once.
+def copy_tree(source: Path, target: Path, link: bool = False) -> None:
+    """Copy a folder; with ``link`` by hard links where the disk allows it.
 
-    Safe because saved models are replaced whole and never changed.
+    A link is safe from this program, which replaces saved models whole, and from no other: the
+    registered model is a copy.
     """
 
-    def link(a: str, b: str) -> str:
+    def one(a: str, b: str) -> str:
         try:
-            os.link(a, b)
+            if link:
+                os.link(a, b)
+                return b
         except OSError:
-            shutil.copyfile(a, b)
-        return b
+            pass
+        return disk.copy(a, b)
 
-    shutil.copytree(
-        source, target, copy_function=link, ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(source, target, copy_function=one, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def _describe(draft: Path, model: LoggedModel, run_id: str, files: Mapping[str, str]) -> None:
+def _is_file(uri: str) -> bool:
+    return uri.startswith("sqlite:")
+
+
+def describe(
+    draft: Path,
+    files: Mapping[str, str],
+    name: str,
+    location: str,
+    run_id: str | None = None,
+    model_id: str | None = None,
+) -> None:
     """Write MLmodel, manifest.json and the environment files around the encoder's folder."""
     import mlflow.pyfunc
     import numpy as np
@@ -166,10 +179,10 @@ def _describe(draft: Path, model: LoggedModel, run_id: str, files: Mapping[str, 
         (draft / name).write_text(text, encoding="utf-8")
 
     described = Model(
-        artifact_path=model.artifact_location,
-        model_uuid=model.model_id,
+        artifact_path=location,
+        model_uuid=model_id or digest(files)[:32],
         run_id=run_id,
-        model_id=model.model_id,
+        model_id=model_id,
     )
     described.signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.string)]),
@@ -186,7 +199,7 @@ def _describe(draft: Path, model: LoggedModel, run_id: str, files: Mapping[str, 
         "sentence_transformers",
         sentence_transformers_version=versions.get("sentence-transformers", ""),
         code=None,
-        source_model_name=model.name,
+        source_model_name=name,
         pipeline_model_type=_architecture(draft / DATA),
     )
     described.model_size_bytes = sum(p.stat().st_size for p in draft.rglob("*") if p.is_file())

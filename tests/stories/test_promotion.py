@@ -164,10 +164,10 @@ def test_test_rows_that_the_champion_was_trained_on_are_refused_and_there_and_ba
     assert registry.by_alias(client, "s", "champion").version == 1
     assert registry.by_alias(client, "s", "previous").version == 2
     last = max(
-        alias_history._entries(client, "s")
+        alias_history.entries(client, "s")
     )  # as a kill leaves it that came right after the move
     alias_history._write(
-        client, "s", alias_history._entries(client, "s")[last] | {"state": "moving"}, last
+        client, "s", alias_history.entries(client, "s")[last] | {"state": "moving"}, last
     )
     assert shop.run("rollback", *words) == 0
     assert registry.by_alias(client, "s", "champion").version == 1

@@ -1,0 +1,88 @@
+"""The registered model as a copy of its own: damage to the trial's files does not reach it.
+
+It lies in ``mlartifacts/registered/<digest>`` of the home, where no record of a study writes. Either
+copy can be made of the other, as both are known by the sha256 over their files.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from embsearch import disk
+from embsearch.config.folders import home_folder
+from embsearch.config.schema import Config
+from embsearch.errors import ModelError, UserError
+from embsearch.track.digest import digest, manifest
+from embsearch.track.mlflow_model import DATA, copy_tree, describe
+from embsearch.track.mlflow_store import artifact_root, tracking_uri
+from embsearch.track.unaltered import kept_manifest
+
+
+def place_of(config: Config, sha: str) -> Path:
+    """Return where the artifacts of a registered model lie."""
+    return artifact_root(home_folder(config.home)) / "registered" / sha
+
+
+def is_whole(encoder: Path, sha: str) -> bool:
+    """Return whether the files of an encoder's folder are those with this digest, read now."""
+    try:
+        return encoder.is_dir() and digest(manifest(encoder)) == sha
+    except (OSError, UserError):
+        return False
+
+
+def is_shared(encoder: Path) -> bool:
+    """Return whether a file is a hard link to another's: a model registered by an older version."""
+    return any(file.stat().st_nlink > 1 for file in encoder.rglob("*") if file.is_file())
+
+
+def whole_copy(config: Config, sha: str, study: str, trial: str) -> Path | None:
+    """Return an encoder's folder with this digest: registered, logged, or the trial's own."""
+    return next((one for one in places(config, sha, study, trial) if is_whole(one, sha)), None)
+
+
+def places(config: Config, sha: str, study: str, trial: str) -> Iterator[Path]:
+    """Yield where an encoder with this digest may lie."""
+    yield place_of(config, sha) / DATA
+    home = home_folder(config.home)
+    for kept in artifact_root(home).glob("*/models/*/artifacts"):
+        if digest(kept_manifest(kept)) == sha:
+            yield kept / DATA
+    if study and trial.isdigit():
+        yield home / "studies" / study / "trials" / f"t{int(trial):04d}" / "model"
+
+
+def keep(config: Config, artifacts: Path, sha: str) -> str | None:
+    """Return the address of a registered model's own copy, made where there is none.
+
+    None for a server's, which has its own. Raises ModelError.
+    """
+    if not tracking_uri(config).startswith("sqlite:"):
+        return None
+    place = place_of(config, sha)
+    if not is_whole(place / DATA, sha):
+        make(place, artifacts / DATA, sha, sha[:12])
+    return place.as_uri()
+
+
+def make(place: Path, encoder: Path, sha: str, name: str) -> None:
+    """Copy an encoder, with what MLflow wrote around it, to ``place``: whole or not at all.
+
+    ``name`` is the model's where nothing was written around it. Raises ModelError where the copy is
+    not what it should be.
+    """
+    disk.make_folder(place.parent)
+    with disk.draft_of(place) as parent:
+        draft, files = parent / "artifacts", manifest(encoder)
+        if digest(kept_manifest(encoder.parent)) == sha and (encoder.parent / "MLmodel").exists():
+            copy_tree(encoder.parent, draft)
+        else:
+            copy_tree(encoder, draft / DATA)
+            describe(draft, files, name, place.as_uri())
+        if not is_whole(draft / DATA, sha):
+            raise ModelError(f"{encoder}: a copy of it is not what was registered (sha256 {sha})")
+        if place.exists():
+            shutil.rmtree(place)
+        disk.put(draft, place)
