@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -48,13 +48,11 @@ def whole(path: Path) -> Iterator[Path]:
 
 def copy(source: str, target: str) -> str:
     """Copy a file. A file system that can (btrfs, XFS) shares the blocks until one is changed."""
-    try:
-        with open(source, "rb") as old, open(target, "wb") as new:
-            while os.copy_file_range(old.fileno(), new.fileno(), 2**30):
-                pass
-    except (AttributeError, OSError):
-        shutil.copyfile(source, target)
-    return target
+    with open(source, "rb") as old, open(target, "wb") as new, suppress(AttributeError, OSError):
+        while os.copy_file_range(old.fileno(), new.fileno(), 2**30):
+            pass
+        return target
+    return shutil.copyfile(source, target)
 
 
 @contextmanager

@@ -25,7 +25,8 @@ def run(config: Config, options: Options) -> int:
     if not every:
         raise ModelError(
             missing(config, client, name)
-            or f"no model is named {name}; 'embsearch promote' registers one, 'embsearch status' lists studies"
+            or f"no model is named {name}; 'embsearch promote' registers one, 'embsearch status' "
+            "lists studies"
         )
     table = Table("when", "champion", "before", "why", "by", box=box.SIMPLE_HEAD, pad_edge=False)
     for entry in alias_history.history(client, name):

@@ -12,6 +12,7 @@ import getpass
 import json
 import socket
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from embsearch.codec import JsonObject
@@ -92,6 +93,17 @@ def history(client: MlflowClient, name: str) -> list[JsonObject]:
         or (entry["state"] == "moving" and now and now.version == entry["version"])
     ]
     return [{key: value for key, value in entry.items() if key != "state"} for entry in made]
+
+
+def aliases_after(moves: Mapping[int, JsonObject]) -> dict[str, int]:
+    """Return the aliases as these entries left them, by number of the entry."""
+    found: dict[str, int] = {}
+    for _, entry in sorted(moves.items()):
+        if entry["state"] == "moved":
+            if entry["before"] is not None:
+                found[PREVIOUS] = entry["before"]
+            found[CHAMPION] = entry["version"]
+    return found
 
 
 def entries(client: MlflowClient, name: str) -> dict[int, JsonObject]:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import yaml
 
 from embsearch.config.build import build
-from embsearch.config.command import same_study
 from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
 from embsearch.errors import ModelError, UserError
@@ -23,6 +22,7 @@ from embsearch.history.folder import LOADER, StudyFolder
 from embsearch.history.log import read_events
 from embsearch.registry import alias_history, own_copy, trained_rows
 from embsearch.registry import mlflow_registry as registry
+from embsearch.registry.journal import Journal
 from embsearch.registry.judge import Judge
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.mlflow_model import DIGEST
@@ -49,16 +49,7 @@ class Noted:
     version: int
     digest: str
     event: events.Promoted
-    data: str = ""  # the fingerprint in its study
-
-    @property
-    def run(self) -> str | None:
-        return self.event.run
-
-    @property
-    def time(self) -> int:
-        """When it was promoted, in Unix milliseconds."""
-        return self.event.time
+    data: str  # the fingerprint in its study
 
     @property
     def label(self) -> str:
@@ -84,7 +75,7 @@ def promotions(config: Config) -> list[Noted]:
             if isinstance(event, events.Promoted) and (at := event.version) is not None:
                 of = at["name"], at["version"], at["digest"]
                 found.append(Noted(study, *of, event, data))
-    return sorted(found, key=lambda one: one.time)
+    return sorted(found, key=lambda one: one.event.time)
 
 
 def _registry_of(study: Path, default: str | None) -> str | None:
@@ -103,6 +94,22 @@ def noted_of(config: Config, version: ModelVersion) -> list[Noted]:
     return [one for one in reversed(promotions(config)) if one.label == label]
 
 
+def forgotten(config: Config, client: MlflowClient, name: str) -> str:
+    """Return what to do where MLflow does not know a registered model that this home has logged;
+    else the empty string. A server is asked for no such thing.
+    """
+    if own_database(config) is None or registry.is_there(client, name):
+        return ""
+    known = [one.version for one in promotions(config) if one.name == name]
+    known += Journal(config).versions[name]
+    if not known:
+        return ""
+    return (
+        f"{name}/{max(known)} was promoted in this home, and MLflow does not know the model {name} "
+        "any more: 'embsearch sync' of any study makes versions, aliases and history again"
+    )
+
+
 def missing(config: Config, client: MlflowClient, name: str) -> str:
     """Return what to do where MLflow has no version of a model that the logs know; else the empty
     string.
@@ -110,16 +117,11 @@ def missing(config: Config, client: MlflowClient, name: str) -> str:
     lost = [one for one in promotions(config) if one.name == name]
     if not lost or registry.versions(client, name):
         return ""
-    last = lost[-1]
-    words = (
-        f"study {last.study} has promoted {last.label}, and MLflow has no version of it any more"
-    )
-    if own_database(config) is not None and not registry.is_there(client, name):
-        again = same_study(replace(config, study=replace(config.study, name=last.study)))
-        return f"{words}: 'embsearch sync {again}' makes versions, aliases and history again"
-    return (
-        f"{words}: was it deleted? Its files may still be read by trial=N study.name={last.study}, "
-        "and 'embsearch promote' registers them again"
+    study, label = lost[-1].study, lost[-1].label
+    return forgotten(config, client, name) or (
+        f"study {study} has promoted {label}, and MLflow has no version of it any more: was it "
+        f"deleted? Its files may still be read by trial=N study.name={study}, and 'embsearch "
+        "promote' registers them again"
     )
 
 
@@ -147,12 +149,10 @@ def verified(config: Config, found: registry.Registered) -> ModelVersion:
     try:
         return replace(version, digest=check(found.folder, version.digest))
     except ModelError as error:
-        study, trial = found.tags.get("embsearch.study", ""), found.tags.get("embsearch.trial", "")
-        whole = own_copy.whole_copy(config, version.digest, study, trial)
+        whole = own_copy.whole_copy(config, found.tags)
         if whole is None or own_database(config) is None:
             raise
-        again = same_study(replace(config, study=replace(config.study, name=study)))
-        told = f"{whole} is whole: 'embsearch sync {again}' makes the registered files of it again"
+        told = f"{whole} is whole: 'embsearch sync' makes the registered files of it again"
         raise ModelError([*error.faults, told]) from error
 
 
@@ -161,13 +161,12 @@ def refuse_missing_champion(config: Config, client: MlflowClient, name: str) -> 
 
     Raises ModelError.
     """
+    if gone := forgotten(config, client, name):
+        raise ModelError(gone)
     there = [version.version for version in registry.versions(client, name)]
-    lost = [one.version for one in promotions(config) if one.name == name]
-    if lost and own_database(config) is not None and not registry.is_there(client, name):
-        half = f"{name} is only half there: a sync was cut off; run 'embsearch sync' again"
-        raise ModelError(missing(config, client, name) or half)
     if not there:  # nothing to compare with: a beginning, or somebody's new one
         return
+    lost = [one.version for one in promotions(config) if one.name == name]
     lost += [move["version"] for move in alias_history.history(client, name)]
     if lost:
         raise ModelError(
@@ -188,7 +187,7 @@ def training_rows(
     run, study = found.tags.get(trained_rows.TAG), found.tags.get("embsearch.study", "")
     if not run:
         for one in noted_of(config, found.version)[:1]:
-            run, study = one.run, one.study
+            run, study = one.event.run, one.study
     keys, why = trained_rows.trained_on(client, run, found.tags.get(trained_rows.DIGEST))
     if keys is not None:
         return keys, ""

@@ -27,9 +27,7 @@ FILE = "registry.jsonl"
 
 
 class Journal:
-    """What was noted, the last word on each version and each move. Raises StudyError where the file
-    is damaged.
-    """
+    """The last word on each version and each move. Raises StudyError where the file is damaged."""
 
     def __init__(self, config: Config) -> None:
         self._log = EventLog(home_folder(config.home) / FILE)
@@ -43,21 +41,23 @@ class Journal:
 
     def note(self, client: MlflowClient, name: str) -> None:
         """Add what MLflow has of a model and this does not."""
-        for one in registry.versions(client, name):
-            if not one.digest:
-                continue
-            noted = self.versions[name].get(one.version)
-            found = client.get_model_version(name, str(one.version))
-            if noted is None or noted.tags[DIGEST] != one.digest or not noted.text:
-                text = found.description or ""
-                new = events.Registered(name=name, version=one.version, tags=found.tags, text=text)
-                if noted is None or (noted.tags, noted.text) != (new.tags, new.text):
-                    self.versions[name][one.version] = self._log.append(new)
+        for version in registry.versions(client, name):
+            found = client.get_model_version(name, str(version.version))
+            noted = self.versions[name].get(version.version)
+            card = found.description or ""
+            if DIGEST in found.tags and (noted is None or (card and not noted.text)):
+                self._log.append(
+                    events.Registered(
+                        name=name,
+                        version=version.version,
+                        tags=found.tags,
+                        text=card,
+                    )
+                )
+        moves = self.moves[name]
         for number, entry in sorted(alias_history.entries(client, name).items()):
-            noted_move = self.moves[name].get(number)
-            if noted_move is None or noted_move["state"] == "moving" != entry["state"]:
+            if number not in moves or moves[number]["state"] != entry["state"]:
                 self._log.append(events.Moved(name=name, number=number, entry=entry))
-                self.moves[name][number] = entry
 
 
 def note(config: Config, client: MlflowClient, name: str) -> None:

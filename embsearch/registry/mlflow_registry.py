@@ -119,7 +119,7 @@ def by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None
 
 
 def is_there(client: MlflowClient, name: str) -> bool:
-    """Return whether MLflow knows the registered model and is not in the middle of getting it back."""
+    """Return whether MLflow has the registered model, and no restoration of it was cut off."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -144,7 +144,8 @@ def files_of(client: MlflowClient, version: ModelVersion, cache: Path) -> Regist
     if not (folder / DATA).exists():
         raise ModelError(
             f"{version.uri}: its files are gone from {folder}; 'embsearch sync' makes them again "
-            "where the trial's are whole; else restore them, or go to another version with 'embsearch rollback'"
+            "where the trial's are whole; else restore them, or go to another version with "
+            "'embsearch rollback'"
         )
     return Registered(version, folder / DATA, tags)
 

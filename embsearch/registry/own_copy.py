@@ -1,13 +1,13 @@
 """The registered model as a copy of its own: damage to the trial's files does not reach it.
 
-It lies in ``mlartifacts/registered/<digest>`` of the home, where no record of a study writes. Either
-copy can be made of the other, as both are known by the sha256 over their files.
+It lies in ``mlartifacts/registered/<digest>`` of the home, where no record of a study writes. It
+can be made again of any other copy with that sha256 over its files.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from embsearch import disk
@@ -15,9 +15,11 @@ from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
 from embsearch.errors import ModelError, UserError
 from embsearch.track.digest import digest, manifest
-from embsearch.track.mlflow_model import DATA, copy_tree, describe
+from embsearch.track.mlflow_model import DATA, DIGEST, copy_tree, describe
 from embsearch.track.mlflow_store import artifact_root, tracking_uri
 from embsearch.track.unaltered import kept_manifest
+
+Tags = Mapping[str, str]
 
 
 def place_of(config: Config, sha: str) -> Path:
@@ -35,23 +37,25 @@ def is_whole(encoder: Path, sha: str) -> bool:
 
 def is_shared(encoder: Path) -> bool:
     """Return whether a file is a hard link to another's: a model registered by an older version."""
-    return any(file.stat().st_nlink > 1 for file in encoder.rglob("*") if file.is_file())
+    return any(file.stat().st_nlink > 1 for file in encoder.rglob("*.safetensors"))
 
 
-def whole_copy(config: Config, sha: str, study: str, trial: str) -> Path | None:
-    """Return an encoder's folder with this digest: registered, logged, or the trial's own."""
-    return next((one for one in places(config, sha, study, trial) if is_whole(one, sha)), None)
+def whole_copy(config: Config, tags: Tags) -> Path | None:
+    """Return an encoder's folder that has the digest of a version with these tags."""
+    return next((one for one in places(config, tags) if is_whole(one, tags[DIGEST])), None)
 
 
-def places(config: Config, sha: str, study: str, trial: str) -> Iterator[Path]:
-    """Yield where an encoder with this digest may lie."""
+def places(config: Config, tags: Tags) -> Iterator[Path]:
+    """Yield where an encoder of a version with these tags may lie: registered, logged, trained."""
+    home, sha = home_folder(config.home), tags[DIGEST]
     yield place_of(config, sha) / DATA
-    home = home_folder(config.home)
-    for kept in artifact_root(home).glob("*/models/*/artifacts"):
-        if digest(kept_manifest(kept)) == sha:
-            yield kept / DATA
-    if study and trial.isdigit():
-        yield home / "studies" / study / "trials" / f"t{int(trial):04d}" / "model"
+    for logged in artifact_root(home).glob("*/models/*/artifacts"):
+        if digest(kept_manifest(logged)) == sha:
+            yield logged / DATA
+    trial = tags.get("embsearch.trial", "")
+    if trial.isdigit():
+        trials = home / "studies" / tags["embsearch.study"] / "trials"
+        yield trials / f"t{int(trial):04d}" / "model"
 
 
 def keep(config: Config, artifacts: Path, sha: str) -> str | None:
@@ -63,15 +67,14 @@ def keep(config: Config, artifacts: Path, sha: str) -> str | None:
         return None
     place = place_of(config, sha)
     if not is_whole(place / DATA, sha):
-        make(place, artifacts / DATA, sha, sha[:12])
+        make(place, artifacts / DATA, sha)
     return place.as_uri()
 
 
-def make(place: Path, encoder: Path, sha: str, name: str) -> None:
+def make(place: Path, encoder: Path, sha: str) -> None:
     """Copy an encoder, with what MLflow wrote around it, to ``place``: whole or not at all.
 
-    ``name`` is the model's where nothing was written around it. Raises ModelError where the copy is
-    not what it should be.
+    Raises ModelError where the copy is not what it should be.
     """
     disk.make_folder(place.parent)
     with disk.draft_of(place) as parent:
@@ -80,7 +83,7 @@ def make(place: Path, encoder: Path, sha: str, name: str) -> None:
             copy_tree(encoder.parent, draft)
         else:
             copy_tree(encoder, draft / DATA)
-            describe(draft, files, name, place.as_uri())
+            describe(draft, files, sha[:12], place.as_uri())
         if not is_whole(draft / DATA, sha):
             raise ModelError(f"{encoder}: a copy of it is not what was registered (sha256 {sha})")
         if place.exists():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from embsearch.codec import JsonObject
 from embsearch.config.schema import Config
@@ -71,7 +72,8 @@ def promote(
             return _already(candidate, champion.version, card)
 
         model = candidate.logged_model()
-        found = examine(candidate, champion, registry.artifacts_of(client, model, candidate.models))
+        artifacts = registry.artifacts_of(client, model, candidate.models)
+        found = examine(candidate, champion, artifacts)
         warning = test_set_uses.warning(candidate.note_test_use())
         if asked.promote.dry_run:
             return ChampionDecision(trial, found, None, warning)
@@ -83,10 +85,8 @@ def promote(
                 candidate.note(refused)
                 return ChampionDecision(trial, found, None, warning)
             assert found.interval is not None, "a model that was not loaded is refused"
-            artifacts = registry.artifacts_of(client, model, candidate.models)
-            source = own_copy.keep(candidate.config, artifacts, candidate.digest)
             value = found.interval.value
-            version = _apply(candidate, model.model_id, source, champion, value, run)
+            version = _apply(candidate, model.model_id, artifacts, champion, value, run)
             candidate.note(events.Promoted(version=record(version), gates=_plain(found), run=run))
         _describe(candidate, version, card)
     return ChampionDecision(trial, found, version, warning)
@@ -95,7 +95,7 @@ def promote(
 def _apply(
     candidate: Candidate,
     model_id: str,
-    source: str | None,
+    artifacts: Path,
     champion: registry.Registered | None,
     scored: float,
     run: str,
@@ -117,6 +117,7 @@ def _apply(
         trained_rows.TAG: run,
         trained_rows.DIGEST: trained_rows.digest_of(trained_rows.content_of(keys)),
     }
+    source = own_copy.keep(candidate.config, artifacts, candidate.digest)
     version = registry.register(client, name, model_id, candidate.digest, tags, source)
     expected = None if champion is None else champion.version.version
     reason = f"promoted: study {study}, trial {trial}"

@@ -60,11 +60,9 @@ def restore(
     experiment = find_experiment(client, config)
     assert experiment is not None, "the study is in it"
     root = local_path(client.get_experiment(experiment).artifact_location)
-    left = None if root is None else root / str(event.run) / "artifacts"
-    with tempfile.TemporaryDirectory(prefix="promotion.") as folder:
-        if left is None or not left.is_dir():
-            left = Path(folder)
-        return _send(client, config, of, before, found, task_of(config).primary, left)
+    assert root is not None, "only a home's own database is restored"
+    left = root / str(event.run) / "artifacts"
+    return _send(client, config, of, before, found, task_of(config).primary, left)
 
 
 def _send(
@@ -95,7 +93,7 @@ def _send(
     )
     for key, value in _metrics(found, primary).items():
         client.log_metric(run_id, key, value, timestamp=run.info.start_time, step=0)
-    if any(folder.iterdir()):
+    if folder.is_dir():
         client.log_artifacts(run_id, str(folder))
     client.set_terminated(run_id, "FINISHED")
     return run_id

@@ -9,9 +9,8 @@ there stays deleted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.errors import UserError
 from embsearch.history import events
+from embsearch.history.events import Registered
 from embsearch.history.folder import StudyFolder, holder
 from embsearch.registry import alias_history, own_copy, promotion_run, trained_rows
 from embsearch.registry import mlflow_registry as registry
@@ -35,23 +35,6 @@ from embsearch.track.mlflow_store import artifact_root, own_database
 
 if TYPE_CHECKING:
     from embsearch.values import ModelVersion
-
-
-@dataclass(frozen=True)
-class Known:
-    """A version as logs and journal have it."""
-
-    digest: str
-    tags: Mapping[str, str]
-    text: str = ""
-
-    @property
-    def study(self) -> str:
-        return self.tags.get("embsearch.study", "")
-
-    @property
-    def trial(self) -> str:
-        return self.tags.get("embsearch.trial", "")
 
 
 def restore(config: Config, all_runs: bool = False) -> tuple[list[str], list[str]]:
@@ -69,70 +52,62 @@ def restore(config: Config, all_runs: bool = False) -> tuple[list[str], list[str
 
 
 class _Known:
-    """What logs and journal say of every registered model."""
+    """The registered models as logs and journal have them."""
 
     def __init__(self, config: Config) -> None:
         self.journal = Journal(config)
         self._promotions = promotions(config)
 
-    @cached_property
-    def names(self) -> list[str]:
-        every = {*self.journal.versions, *self.journal.moves}
-        return sorted(every | {one.name for one in self._promotions})
+    @property
+    def names(self) -> set[str]:
+        return {*self.journal.versions, *(one.name for one in self._promotions)}
 
-    def versions(self, name: str) -> dict[int, Known]:
+    def versions(self, name: str) -> dict[int, Registered]:
         """Return each version; a number that was given twice is the later model's."""
-        found = {
-            number: Known(event.tags.get(DIGEST, ""), event.tags, event.text)
-            for number, event in self.journal.versions[name].items()
-        }
+        found = dict(self.journal.versions[name])
         promoted = {one.version: one for one in self._promotions if one.name == name}
         for number, one in promoted.items():
-            if number not in found or found[number].digest != one.digest:
-                found[number] = Known(one.digest, _tags_of(one))
+            if number not in found or found[number].tags[DIGEST] != one.digest:
+                found[number] = Registered(name=name, version=number, tags=_tags_of(one))
         return found
 
     def moves(self, name: str) -> dict[int, JsonObject]:
         """Return the history's entries by number. Promotions that the journal does not have follow
         after those that it has.
         """
-        found = {
-            number: entry | ({"state": "given up"} if entry["state"] == "moving" else {})
-            for number, entry in self.journal.moves[name].items()
-        }
+        found = dict(self.journal.moves[name])
+        noted = {entry["version"] for entry in found.values()}
+        champion = alias_history.aliases_after(found).get(registry.CHAMPION)
         for one in self._promotions:
-            if one.name != name or any(_is_of(entry, one) for entry in found.values()):
-                continue
-            last = [entry for _, entry in sorted(found.items()) if entry["state"] == "moved"]
-            before = last[-1]["version"] if last else None
-            trial = one.event.trial
-            found[max(found, default=-1) + 1] = {
-                "time": one.time, "version": one.version, "before": before,
-                "reason": f"promoted: study {one.study}, trial {trial}", "study": one.study,
-                "trial": trial, "run": one.run, "state": "moved",
-            }  # fmt: skip
+            if one.name == name and one.version not in noted:
+                found[max(found, default=-1) + 1] = {
+                    "time": one.event.time,
+                    "version": one.version,
+                    "before": champion,
+                    "reason": f"promoted: study {one.study}, trial {one.event.trial}",
+                    "study": one.study,
+                    "trial": one.event.trial,
+                    "run": one.event.run,
+                    "state": "moved",
+                }
+                champion = one.version
         return found
-
-
-def _is_of(entry: JsonObject, one: Noted) -> bool:
-    """Return whether a move is that of a promotion. Those of older versions name no run."""
-    same = entry.get("run") in (None, one.run) or one.run is None
-    return entry["state"] == "moved" and entry["version"] == one.version and same
 
 
 def _tags_of(one: Noted) -> dict[str, str]:
     """Return a version's tags as far as the log of its study has them."""
-    tags = {DIGEST: one.digest, "embsearch.study": one.study, "embsearch.data": one.data}
-    tags |= {} if one.event.trial is None else {"embsearch.trial": str(one.event.trial)}
-    tags |= {} if one.run is None else {trained_rows.TAG: one.run}
+    tags = {
+        DIGEST: one.digest,
+        "embsearch.study": one.study,
+        "embsearch.trial": str(one.event.trial),
+        "embsearch.data": one.data,
+        trained_rows.TAG: one.event.run or "",
+    }
     for gate in one.event.gates:
-        facts = gate.get("facts") or {}
-        if gate["name"] == "licence":
-            tags["embsearch.licence"] = facts.get("licence", "")
-        for key in facts if gate["name"] == "gain" else ():
-            if key.startswith("their_"):
-                scored = facts[key] + facts["gain"]["value"]
-                tags[registry.scored_tag(key.removeprefix("their_"))] = str(scored)
+        if gate["name"] == "gain":
+            (theirs,) = [key for key in gate["facts"] if key.startswith("their_")]
+            value = gate["facts"][theirs] + gate["facts"]["gain"]["value"]
+            tags[registry.scored_tag(theirs.removeprefix("their_"))] = str(value)
     return tags
 
 
@@ -167,7 +142,7 @@ class _Restoration:
         if missing or all_runs:
             for study in self._studies.values():
                 self._restore_runs(study)
-        for name in missing:
+        for name in sorted(missing):
             self._restore_model(name)
         for model in client.search_registered_models(max_results=1000):
             for version in registry.versions(client, model.name):
@@ -197,68 +172,58 @@ class _Restoration:
         there = {one.version for one in registry.versions(client, name)}
         last = max([*known, *(entry["version"] for entry in moves.values())])
         for number in range(1, last + 1):  # MLflow counts them itself
-            one = known.get(number, Known(f"{name}-{number}-unknown", {}))
+            one = known.get(number)
+            if one is None:
+                one = Registered(name=name, version=number, tags={})
+                self.lost.append(
+                    f"{name}/{number}: no log of this home knows it, so it has no files"
+                )
             if number not in there:
-                self._create(name, one)
+                self._create(one)
             if one.text:
                 client.update_model_version(name, str(number), one.text)
-        for alias, number in _aliases(moves).items():
+        for alias, number in alias_history.aliases_after(moves).items():
             client.set_registered_model_alias(name, alias, str(number))
         client.delete_registered_model_tag(name, registry.RESTORING)
         self.done.append(f"registered model {name}: made again, {last} versions")
 
-    def _create(self, name: str, one: Known) -> None:
+    def _create(self, one: Registered) -> None:
         tags, run, model = dict(one.tags), None, None
-        if was := tags.get(trained_rows.TAG):
-            tags[trained_rows.TAG] = self._runs.get(was, was)
-        study = self._studies.get(one.study)
-        if study is not None and one.trial.isdigit():
+        was, trial = tags.get(trained_rows.TAG, ""), tags.get("embsearch.trial", "")
+        tags[trained_rows.TAG] = self._runs.get(was, was)
+        study = self._studies.get(tags.get("embsearch.study", ""))
+        if study is not None and trial.isdigit():
             uid = study_uid(study.of_kind(events.Opened)[0])
-            logged = registry.model_of_trial(self._client, study.config, uid, int(one.trial))
-            if logged is not None and logged.tags.get(DIGEST) == one.digest:
+            logged = registry.model_of_trial(self._client, study.config, uid, int(trial))
+            if logged is not None and logged.tags.get(DIGEST) == tags[DIGEST]:
                 run, model = logged.source_run_id, logged.model_id
-        source = own_copy.place_of(self._config, one.digest).as_uri()
-        self._client.create_model_version(name, source, run, tags, model_id=model)
+        source = own_copy.place_of(self._config, tags.get(DIGEST, "unknown")).as_uri()
+        self._client.create_model_version(one.name, source, run, tags, model_id=model)
 
     def _mend_files(self, version: ModelVersion, again: bool) -> None:
         """Make a version's files again where they are damaged, gone, or not a copy of their own."""
         name, number = version.name, version.version
-        one = self._known.versions(name).get(number)
+        label = f"{name}/{number}"
         place = local_path(self._client.get_model_version_download_uri(name, str(number)))
-        if place is None or not place.is_relative_to(artifact_root(Path(self._config.home))):
+        root = artifact_root(home_folder(self._config.home))
+        known = self._known.versions(name).get(number)
+        if known is None or place is None or root not in place.parents:
             return
-        if one is None:
-            if again:
-                self.lost.append(f"{name}/{number}: no log of this home knows it: it has no files")
+        sha = known.tags[DIGEST]
+        encoder: Path | None = place / DATA
+        words = "its files are a copy of their own now"
+        if not own_copy.is_whole(place / DATA, sha):
+            encoder = own_copy.whole_copy(self._config, known.tags)
+            words = f"its files were gone or damaged; copied from {encoder}"
+        elif not own_copy.is_shared(place / DATA):
             return
-        if own_copy.is_whole(place / DATA, one.digest):
-            if own_copy.is_shared(place / DATA):
-                own_copy.make(place, place / DATA, one.digest, name)
-                self.done.append(f"{name}/{number}: its files are a copy of their own now")
-            return
-        asked = self._config, one.digest, one.study, one.trial
-        encoder = own_copy.whole_copy(*asked)
         if encoder is not None:
-            own_copy.make(place, encoder, one.digest, f"{one.study}-t{one.trial:0>4}")
-            words = f"{name}/{number}: its files were gone or damaged; copied from {encoder}"
-            self.done.append(words)
+            own_copy.make(place, encoder, sha)
+            self.done.append(f"{label}: {words}")
             return
-        where = ", ".join(
-            str(one) for one in dict.fromkeys([place / DATA, *own_copy.places(*asked)])
+        where = ", ".join(map(str, own_copy.places(self._config, known.tags)))
+        say = self.lost if again or version.aliases else self.done
+        say.append(
+            f"{label}: its files (sha256 {sha[:12]}) are gone or damaged; looked in {where}. "
+            "Put them back from a copy and run the same command again"
         )
-        words = (
-            f"{name}/{number}: its files (sha256 {one.digest[:12]}) are gone or damaged in {where}; "
-            "put one of them back from a copy and run the same command again; until then it does not load"
-        )
-        (self.lost if again or version.aliases else self.done).append(words)
-
-
-def _aliases(moves: Mapping[int, JsonObject]) -> dict[str, int]:
-    """Return the aliases as the moves left them."""
-    found: dict[str, int] = {}
-    for _, entry in sorted(moves.items()):
-        if entry["state"] == "moved":
-            if entry["before"] is not None:
-                found[alias_history.PREVIOUS] = entry["before"]
-            found[registry.CHAMPION] = entry["version"]
-    return found

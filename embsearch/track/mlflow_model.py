@@ -99,8 +99,9 @@ def _write_artifacts(
     parent.mkdir(parents=True, exist_ok=True)
     with disk.draft_of(parent / "artifacts") as draft:
         # An uploaded model needs no second copy, nor does one that is a view of the trial's.
-        copy_tree(folder, draft / DATA, link=place is None or _is_file(client.tracking_uri))
-        describe(draft, files, model.name or "", model.artifact_location, run_id, model.model_id)
+        link = place is None or client.tracking_uri.startswith("sqlite:")
+        copy_tree(folder, draft / DATA, link)
+        describe(draft, files, model.name, model.artifact_location, run_id, model.model_id)
         if place is None:
             client.log_model_artifacts(model.model_id, str(draft))
         else:
@@ -133,10 +134,6 @@ def copy_tree(source: Path, target: Path, link: bool = False) -> None:
     shutil.copytree(source, target, copy_function=one, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def _is_file(uri: str) -> bool:
-    return uri.startswith("sqlite:")
-
-
 def describe(
     draft: Path,
     files: Mapping[str, str],
@@ -152,32 +149,9 @@ def describe(
     from mlflow.types.schema import ColSpec, DataType, Schema, TensorSpec
 
     versions = environment()["packages"]
-    pins = [f"{name}=={versions[name].split('+')[0]}" for name in _PINNED if name in versions]
-    python = platform.python_version()
-    write = {
-        "requirements.txt": "\n".join(pins) + "\n",
-        "conda.yaml": yaml.safe_dump(
-            {
-                "name": "mlflow-env",
-                "channels": ["conda-forge"],
-                "dependencies": [f"python={python}", "pip", {"pip": pins}],
-            },
-            sort_keys=False,
-        ),
-        "python_env.yaml": yaml.safe_dump(
-            {
-                "python": python,
-                "build_dependencies": ["pip", "setuptools", "wheel"],
-                "dependencies": ["-r requirements.txt"],
-            },
-            sort_keys=False,
-        ),
-        "manifest.json": json.dumps({"digest": digest(files), "files": dict(files)}, indent=1)
-        + "\n",
-    }
-    for name, text in write.items():
-        (draft / name).write_text(text, encoding="utf-8")
-
+    _write_environment(draft, versions)
+    kept = {"digest": digest(files), "files": dict(files)}
+    (draft / "manifest.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     described = Model(
         artifact_path=location,
         model_uuid=model_id or digest(files)[:32],
@@ -204,6 +178,33 @@ def describe(
     )
     described.model_size_bytes = sum(p.stat().st_size for p in draft.rglob("*") if p.is_file())
     described.save(str(draft / "MLmodel"))
+
+
+def _write_environment(draft: Path, versions: Mapping[str, str]) -> None:
+    """Write what a fresh environment for the model needs."""
+    pins = [f"{name}=={versions[name].split('+')[0]}" for name in _PINNED if name in versions]
+    python = platform.python_version()
+    write = {
+        "requirements.txt": "\n".join(pins) + "\n",
+        "conda.yaml": yaml.safe_dump(
+            {
+                "name": "mlflow-env",
+                "channels": ["conda-forge"],
+                "dependencies": [f"python={python}", "pip", {"pip": pins}],
+            },
+            sort_keys=False,
+        ),
+        "python_env.yaml": yaml.safe_dump(
+            {
+                "python": python,
+                "build_dependencies": ["pip", "setuptools", "wheel"],
+                "dependencies": ["-r requirements.txt"],
+            },
+            sort_keys=False,
+        ),
+    }
+    for name, text in write.items():
+        (draft / name).write_text(text, encoding="utf-8")
 
 
 def dimension(folder: Path) -> int:

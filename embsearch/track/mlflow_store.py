@@ -17,7 +17,7 @@ from embsearch.config import secrets
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.errors import StudyError
-from embsearch.track.sqlite_file import REMEDIES, damage_of, set_aside
+from embsearch.track.sqlite_file import damage_of, set_aside
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -165,8 +165,8 @@ def refuse_damaged(path: Path, artifacts: Path) -> None:
     try:
         wrong = damage_of(path)
     except sqlite3.Error as error:
-        do = next((do for word, do in REMEDIES.items() if word in str(error)), "see its rights")
-        raise StudyError(f"{path}: {error}; {do}, and run the same command again") from error
+        do = "see its rights, the disk, and whether another process holds it"
+        raise StudyError(f"{path}: {error}; {do}; then run the same command again") from error
     if wrong:
         do = "put it back from a copy, or name another place: track.uri=..."
         if path.parent == artifacts.parent:

@@ -27,7 +27,7 @@ LOOSE = ["promote.min_gain=-1", "promote.max_segment_loss=1", "promote.min_auc=0
 
 
 def let_go():
-    """What a new process does: MLflow's connections are to the files of now."""
+    """Do what a new process does: MLflow's connections are to the files of now."""
     for name in ("tracking", "model_registry"):
         if module := sys.modules.get(f"mlflow.store.{name}.sqlalchemy_store"):
             for engine in module.SqlAlchemyStore._engine_map.values():
@@ -197,7 +197,9 @@ def zero(path):
 @pytest.mark.parametrize("how", [delete, empty])
 def test_a_database_that_is_gone_is_named_and_made_again(how, shop, says, sound, everything):
     how(shop.database)
-    told = "study other has promoted s/3, and MLflow has no version of it any more: 'embsearch sync"
+    told = (
+        "s/3 was promoted in this home, and MLflow does not know the model s any more: 'embsearch"
+    )
     for verb, *words in (
         ("history",),
         ("rollback",),
@@ -279,7 +281,7 @@ def test_a_sync_that_was_killed_is_gone_on_with(shop, says, sound, everything, m
     delete(shop.database)
     monkeypatch.setattr(MlflowClient, "create_model_version", die)
     says(130, "sync")
-    assert "half there" in says(2, "promote", "trial=1", *LOOSE)
+    assert "does not know the model s any more" in says(2, "promote", "trial=1", *LOOSE)
     says(0, "sync")
     assert everything() == sound
 
@@ -288,6 +290,7 @@ def test_a_model_of_a_study_that_is_gone_comes_back(shop, says, sound, everythin
     """Its copy and the journal do not need the study."""
     shutil.move(shop.folder / "studies" / "other", tmp_path / "other")
     delete(shop.database)
+    assert "s/3 was promoted in this home" in says(2, "promote", "trial=1", *LOOSE)
     said = says(0, "sync")
     assert "registered model s: made again, 3 versions" in said
     assert says(0, "encode", "checkpoint=champion", f"input={shop.texts}") == sound["champion"]
@@ -299,9 +302,8 @@ def test_a_model_of_a_study_that_is_gone_comes_back(shop, says, sound, everythin
 def copies(shop):
     """The registered files of version 1, the trial's and those that were logged; whole again after the test."""
     registered = shop.version(1).folder
-    sha = shop.client.get_model_version("s", "1").tags[DIGEST]
     config = compose([f"home={shop.folder}", "study.task=s"])
-    found = list(own_copy.places(config, sha, "s", "0"))
+    found = list(own_copy.places(config, shop.client.get_model_version("s", "1").tags))
     assert registered == found[0]
     kept = {
         f: f.read_bytes() for one in found if one.is_dir() for f in one.rglob("*") if f.is_file()
@@ -395,6 +397,11 @@ def test_mlflow_itself_loads_what_was_restored(shop, says, sound, monkeypatch):
 def test_the_journal_has_each_version_and_each_move_once(shop, sound):
     lines = read_json(shop.folder / FILE)
     versions = [one["version"] for one in lines if one["kind"] == "registered"]
-    moves = [(one["entry"]["before"], one["entry"]["version"]) for one in lines if one["kind"] == "moved"]  # fmt: skip
+    entries = [one["entry"] for one in lines if one["kind"] == "moved"]
     assert sorted(versions) == [1, 2, 3]
-    assert moves[:4] == [(None, 1), (1, 2), (2, 1), (1, 3)]
+    assert [(entry["before"], entry["version"]) for entry in entries] == [
+        (None, 1),
+        (1, 2),
+        (2, 1),
+        (1, 3),
+    ]
