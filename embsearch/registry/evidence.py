@@ -117,10 +117,10 @@ def missing(config: Config, client: MlflowClient, name: str) -> str:
     lost = [one for one in promotions(config) if one.name == name]
     if not lost or registry.versions(client, name):
         return ""
-    study, label = lost[-1].study, lost[-1].label
+    last = lost[-1]
     return forgotten(config, client, name) or (
-        f"study {study} has promoted {label}, and MLflow has no version of it any more: was it "
-        f"deleted? Its files may still be read by trial=N study.name={study}, and 'embsearch "
+        f"study {last.study} has promoted {last.label}, and MLflow has no version of it any more: was it "
+        f"deleted? Its files may still be read by trial=N study.name={last.study}, and 'embsearch "
         "promote' registers them again"
     )
 

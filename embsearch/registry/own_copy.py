@@ -30,7 +30,7 @@ def place_of(config: Config, sha: str) -> Path:
 def is_whole(encoder: Path, sha: str) -> bool:
     """Return whether the files of an encoder's folder are those with this digest, read now."""
     try:
-        return encoder.is_dir() and digest(manifest(encoder)) == sha
+        return digest(manifest(encoder)) == sha
     except (OSError, UserError):
         return False
 
@@ -47,10 +47,10 @@ def whole_copy(config: Config, tags: Tags) -> Path | None:
 
 def places(config: Config, tags: Tags) -> Iterator[Path]:
     """Yield where an encoder of a version with these tags may lie: registered, logged, trained."""
-    home, sha = home_folder(config.home), tags[DIGEST]
-    yield place_of(config, sha) / DATA
+    home = home_folder(config.home)
+    yield place_of(config, tags[DIGEST]) / DATA
     for logged in artifact_root(home).glob("*/models/*/artifacts"):
-        if digest(kept_manifest(logged)) == sha:
+        if digest(kept_manifest(logged)) == tags[DIGEST]:
             yield logged / DATA
     trial = tags.get("embsearch.trial", "")
     if trial.isdigit():

@@ -56,7 +56,7 @@ def verify(config: Config) -> Iterator[Found]:
         yield from _gone([one for one in noted if one.name == model.name], there, moves)
         ours.discard(model.name)
     yield from _gone([one for one in noted if one.name in ours], set(), [])
-    for name in sorted(ours | Journal(config).versions.keys()):
+    for name in ours | Journal(config).versions.keys():
         if gone := forgotten(config, client, name):
             yield Found(name, False, gone)
 

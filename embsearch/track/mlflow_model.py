@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -123,12 +124,10 @@ def copy_tree(source: Path, target: Path, link: bool = False) -> None:
     """
 
     def one(a: str, b: str) -> str:
-        try:
+        with suppress(OSError):
             if link:
                 os.link(a, b)
                 return b
-        except OSError:
-            pass
         return disk.copy(a, b)
 
     shutil.copytree(source, target, copy_function=one, ignore=shutil.ignore_patterns("__pycache__"))
