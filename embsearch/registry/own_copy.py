@@ -78,12 +78,12 @@ def make(place: Path, encoder: Path, sha: str) -> None:
     """
     disk.make_folder(place.parent)
     with disk.draft_of(place) as parent:
-        draft, files = parent / "artifacts", manifest(encoder)
+        draft = parent / "artifacts"
         if digest(kept_manifest(encoder.parent)) == sha and (encoder.parent / "MLmodel").exists():
             copy_tree(encoder.parent, draft)
         else:
             copy_tree(encoder, draft / DATA)
-            describe(draft, files, sha[:12], place.as_uri())
+            describe(draft, manifest(encoder), sha[:12], place.as_uri())
         if not is_whole(draft / DATA, sha):
             raise ModelError(f"{encoder}: a copy of it is not what was registered (sha256 {sha})")
         if place.exists():

@@ -166,7 +166,9 @@ class _Restoration:
 
     def _restore_model(self, name: str) -> None:
         """Make a registered model again. A kill in between is gone on with by the next call."""
-        client, known, moves = self._client, self._known.versions(name), self._known.moves(name)
+        client = self._client
+        known = self._known.versions(name)
+        moves = self._known.moves(name)
         tags = {f"{alias_history.HISTORY}{n}": alias_history.text_of(e) for n, e in moves.items()}
         registry.ensure_registered_model(client, name, {registry.RESTORING: "true", **tags})
         there = {one.version for one in registry.versions(client, name)}
@@ -188,15 +190,18 @@ class _Restoration:
         self.done.append(f"registered model {name}: made again, {last} versions")
 
     def _create(self, one: Registered) -> None:
-        tags, run, model = dict(one.tags), None, None
-        was, trial = tags.get(trained_rows.TAG, ""), tags.get("embsearch.trial", "")
+        tags = dict(one.tags)
+        run = model = None
+        was = tags.get(trained_rows.TAG, "")
+        trial = tags.get("embsearch.trial", "")
         tags[trained_rows.TAG] = self._runs.get(was, was)
         study = self._studies.get(tags.get("embsearch.study", ""))
         if study is not None and trial.isdigit():
             uid = study_uid(study.of_kind(events.Opened)[0])
             logged = registry.model_of_trial(self._client, study.config, uid, int(trial))
             if logged is not None and logged.tags.get(DIGEST) == tags[DIGEST]:
-                run, model = logged.source_run_id, logged.model_id
+                run = logged.source_run_id
+                model = logged.model_id
         source = own_copy.place_of(self._config, tags.get(DIGEST, "unknown")).as_uri()
         self._client.create_model_version(one.name, source, run, tags, model_id=model)
 
