@@ -233,6 +233,7 @@ def test_a_damaged_database_is_named_set_aside_and_made_again(
         said = says(2, verb, *words)
         assert f"{shop.database}: MLflow's database is damaged: " in said, verb
         assert f"'embsearch sync study.name=NAME home={shop.folder}'" in said
+    says(0, "status")
     said = says(0, "sync")
     assert f"{shop.database} is damaged" in said
     assert "kept as mlflow.db.damaged, made again from the event logs" in said
@@ -240,6 +241,15 @@ def test_a_damaged_database_is_named_set_aside_and_made_again(
     assert everything() == sound
     assert "version 3" in says(0, "rollback", "version=2")
     assert "version 2" in says(0, "rollback", "version=3")
+
+
+def test_a_search_goes_on_without_its_database_and_says_how_it_comes_back(
+    shop, says, sound, capsys
+):
+    flip(shop.database)
+    assert shop.run("search", "stop.trials=2") == 0
+    said = "".join(capsys.readouterr())
+    assert "MLflow's database is damaged: file is not a database; 'embsearch sync" in said
 
 
 def test_a_new_number_follows_on_those_that_were_given(shop, says, sound):
