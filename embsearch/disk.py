@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -44,6 +44,15 @@ def whole(path: Path) -> Iterator[Path]:
         put(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def copy(source: str, target: str) -> str:
+    """Copy a file. A file system that can (btrfs, XFS) shares the blocks until one is changed."""
+    with open(source, "rb") as old, open(target, "wb") as new, suppress(AttributeError, OSError):
+        while os.copy_file_range(old.fileno(), new.fileno(), 2**30):
+            pass
+        return target
+    return shutil.copyfile(source, target)
 
 
 @contextmanager

@@ -18,12 +18,15 @@ def run(config: Config, options: Options) -> int:
     from embsearch.registry import alias_history
     from embsearch.registry import mlflow_registry as registry
     from embsearch.registry.candidate import registered_name
+    from embsearch.registry.evidence import missing
 
     client, name = registry.registry(config), registered_name(config)
     every = registry.versions(client, name)
     if not every:
         raise ModelError(
-            f"no model is named {name}; 'embsearch promote' registers one, 'embsearch status' lists studies"
+            missing(config, client, name)
+            or f"no model is named {name}; 'embsearch promote' registers one, 'embsearch status' "
+            "lists studies"
         )
     table = Table("when", "champion", "before", "why", "by", box=box.SIMPLE_HEAD, pad_edge=False)
     for entry in alias_history.history(client, name):

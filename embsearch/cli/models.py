@@ -121,14 +121,10 @@ def _registered(
 def _missing(
     config: Config, client: MlflowClient, name: str, alias: str | None, versions: list[ModelVersion]
 ) -> str:
-    from embsearch.registry.evidence import promotions
+    from embsearch.registry.evidence import missing
 
-    if lost := [one for one in promotions(config) if one.name == name and not versions]:
-        return (
-            f"study {lost[-1].study} has promoted {lost[-1].label}, and MLflow has no version of "
-            f"it any more: was it deleted? Its files may still be read by trial=N study.name="
-            f"{lost[-1].study}, and 'embsearch promote' registers them again"
-        )
+    if not versions and (gone := missing(config, client, name)):
+        return gone
     if not versions:
         others = [model.name for model in client.search_registered_models(max_results=100)]
         promote = "run 'embsearch promote' for a finished study of this task, or name a folder: checkpoint=FOLDER"

@@ -305,6 +305,27 @@ class TestSetUsed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Registered(Event):
+    """A registered version as MLflow had it: an event of the home's own log."""
+
+    kind = "registered"
+    name: str
+    version: int
+    tags: Json
+    text: str = field(default="", metadata=OPTIONAL)  # its description
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved(Event):
+    """A move of a champion as its history in MLflow had it: an event of the home's own log."""
+
+    kind = "moved"
+    name: str
+    number: int  # of the history's entry
+    entry: Json
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unknown(Event):
     """An event of a kind that this version does not know. It is passed over."""
 
@@ -322,7 +343,8 @@ def of_kind(log: Iterable[Event], kind: type[E]) -> list[E]:
 
 OF_TRIAL = (Created, Started, Trained, Measured, Repeated, Compared, Decided, Failed, Ended)
 OF_STUDY = (Opened, Enough, Baseline, Told, Tested, Confirmed, Unconfirmed, Closed, Promoted)
-KINDS: dict[str, type[Event]] = {one.kind: one for one in (*OF_TRIAL, *OF_STUDY, TestSetUsed)}
+OF_HOME = (TestSetUsed, Registered, Moved)
+KINDS: dict[str, type[Event]] = {one.kind: one for one in (*OF_TRIAL, *OF_STUDY, *OF_HOME)}
 PLACE = ("seq", "time", "spent", "link")
 
 

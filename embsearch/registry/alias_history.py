@@ -12,6 +12,7 @@ import getpass
 import json
 import socket
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from embsearch.codec import JsonObject
@@ -62,7 +63,7 @@ def move_champion(
         raise AliasMoved(
             f"{name}@{CHAMPION} was set to version {version} and reads {now and now.version}: somebody else moved it"
         )
-    _write(client, name, _entries(client, name)[number] | {"state": "moved"}, number)
+    _write(client, name, entries(client, name)[number] | {"state": "moved"}, number)
     return now
 
 
@@ -71,30 +72,42 @@ def settle_last_move(client: MlflowClient, name: str) -> JsonObject | None:
 
     Return that move if it was.
     """
-    entries = _entries(client, name)
-    if not entries or entries[max(entries)]["state"] != "moving":
+    every = entries(client, name)
+    if not every or every[max(every)]["state"] != "moving":
         return None
-    last = max(entries)
+    last = max(every)
     now = by_alias(client, name, CHAMPION)
-    made = now is not None and now.version == entries[last]["version"]
-    _write(client, name, entries[last] | {"state": "moved" if made else "given up"}, last)
-    return entries[last] if made else None
+    made = now is not None and now.version == every[last]["version"]
+    _write(client, name, every[last] | {"state": "moved" if made else "given up"}, last)
+    return every[last] if made else None
 
 
 def history(client: MlflowClient, name: str) -> list[JsonObject]:
     """Return every move of the champion that was made, the oldest first."""
-    entries = _entries(client, name)
+    every = entries(client, name)
     now = by_alias(client, name, CHAMPION)
     made = [
         entry
-        for _, entry in sorted(entries.items())
+        for _, entry in sorted(every.items())
         if entry["state"] == "moved"
         or (entry["state"] == "moving" and now and now.version == entry["version"])
     ]
     return [{key: value for key, value in entry.items() if key != "state"} for entry in made]
 
 
-def _entries(client: MlflowClient, name: str) -> dict[int, JsonObject]:
+def aliases_after(moves: Mapping[int, JsonObject]) -> dict[str, int]:
+    """Return the aliases as these entries left them, by number of the entry."""
+    found: dict[str, int] = {}
+    for _, entry in sorted(moves.items()):
+        if entry["state"] == "moved":
+            if entry["before"] is not None:
+                found[PREVIOUS] = entry["before"]
+            found[CHAMPION] = entry["version"]
+    return found
+
+
+def entries(client: MlflowClient, name: str) -> dict[int, JsonObject]:
+    """Return every entry by its number, moves that were not made too."""
     tags = client.get_registered_model(name).tags
     return {
         int(k.removeprefix(HISTORY)): json.loads(v)
@@ -106,16 +119,19 @@ def _entries(client: MlflowClient, name: str) -> dict[int, JsonObject]:
 def _write(client: MlflowClient, name: str, entry: JsonObject, number: int | None = None) -> int:
     """Append an entry, or replace the one with this ``number``. Return its number."""
     if number is None:
-        number = max(_entries(client, name), default=-1) + 1
+        number = max(entries(client, name), default=-1) + 1
         entry = {
             "time": int(time.time() * 1000),
             "by": f"{getpass.getuser()}@{socket.gethostname()}",
             **entry,
         }
-    client.set_registered_model_tag(
-        name, f"{HISTORY}{number}", json.dumps(entry, ensure_ascii=False)
-    )
+    client.set_registered_model_tag(name, f"{HISTORY}{number}", text_of(entry))
     return number
+
+
+def text_of(entry: JsonObject) -> str:
+    """Return an entry as its tag holds it."""
+    return json.dumps(entry, ensure_ascii=False)
 
 
 def _expect(name: str, now: ModelVersion | None, expected: int | None) -> None:

@@ -20,11 +20,13 @@ from embsearch.errors import ModelError, UserError
 from embsearch.history import events
 from embsearch.history.folder import LOADER, StudyFolder
 from embsearch.history.log import read_events
-from embsearch.registry import alias_history, trained_rows
+from embsearch.registry import alias_history, own_copy, trained_rows
 from embsearch.registry import mlflow_registry as registry
+from embsearch.registry.journal import Journal
 from embsearch.registry.judge import Judge
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.mlflow_model import DIGEST
+from embsearch.track.mlflow_store import own_database
 from embsearch.track.unaltered import check
 from embsearch.values import ModelVersion
 
@@ -46,8 +48,8 @@ class Noted:
     name: str
     version: int
     digest: str
-    run: str | None
-    time: int  # Unix milliseconds
+    event: events.Promoted
+    data: str  # the fingerprint in its study
 
     @property
     def label(self) -> str:
@@ -66,12 +68,14 @@ def promotions(config: Config) -> list[Noted]:
         if _registry_of(log.parent, config.track.uri) != config.track.uri:
             continue
         study = log.parent.name
-        for event in events.of_kind(read_events(log), events.Promoted):
-            at = event.version
-            if at is not None:
+        data = ""
+        for event in read_events(log):
+            if isinstance(event, events.Opened):
+                data = event.data
+            if isinstance(event, events.Promoted) and (at := event.version) is not None:
                 of = at["name"], at["version"], at["digest"]
-                found.append(Noted(study, *of, event.run, event.time))
-    return sorted(found, key=lambda one: one.time)
+                found.append(Noted(study, *of, event, data))
+    return sorted(found, key=lambda one: one.event.time)
 
 
 def _registry_of(study: Path, default: str | None) -> str | None:
@@ -88,6 +92,37 @@ def noted_of(config: Config, version: ModelVersion) -> list[Noted]:
     """Return what the logs say of a version, newest first: a number may be given more than once."""
     label = f"{version.name}/{version.version}"
     return [one for one in reversed(promotions(config)) if one.label == label]
+
+
+def forgotten(config: Config, client: MlflowClient, name: str) -> str:
+    """Return what to do where MLflow does not know a registered model that this home has logged;
+    else the empty string. A server is asked for no such thing.
+    """
+    if own_database(config) is None or registry.is_there(client, name):
+        return ""
+    known = [one.version for one in promotions(config) if one.name == name]
+    known += Journal(config).versions[name]
+    if not known:
+        return ""
+    return (
+        f"{name}/{max(known)} was promoted in this home, and MLflow does not know the model {name} "
+        "any more: 'embsearch sync' of any study makes versions, aliases and history again"
+    )
+
+
+def missing(config: Config, client: MlflowClient, name: str) -> str:
+    """Return what to do where MLflow has no version of a model that the logs know; else the empty
+    string.
+    """
+    lost = [one for one in promotions(config) if one.name == name]
+    if not lost or registry.versions(client, name):
+        return ""
+    last = lost[-1]
+    return forgotten(config, client, name) or (
+        f"study {last.study} has promoted {last.label}, and MLflow has no version of it any more: was it "
+        f"deleted? Its files may still be read by trial=N study.name={last.study}, and 'embsearch "
+        "promote' registers them again"
+    )
 
 
 def verified(config: Config, found: registry.Registered) -> ModelVersion:
@@ -111,7 +146,14 @@ def verified(config: Config, found: registry.Registered) -> ModelVersion:
             f"{version.uri}: its tag {DIGEST} says {version.digest}, {told}; one of them was "
             f"changed; {REMEDY}"
         )
-    return replace(version, digest=check(found.folder, version.digest))
+    try:
+        return replace(version, digest=check(found.folder, version.digest))
+    except ModelError as error:
+        whole = own_copy.whole_copy(config, found.tags)
+        if whole is None or own_database(config) is None:
+            raise
+        told = f"{whole} is whole: 'embsearch sync' makes the registered files of it again"
+        raise ModelError([*error.faults, told]) from error
 
 
 def refuse_missing_champion(config: Config, client: MlflowClient, name: str) -> None:
@@ -119,6 +161,8 @@ def refuse_missing_champion(config: Config, client: MlflowClient, name: str) -> 
 
     Raises ModelError.
     """
+    if gone := forgotten(config, client, name):
+        raise ModelError(gone)
     there = [version.version for version in registry.versions(client, name)]
     if not there:  # nothing to compare with: a beginning, or somebody's new one
         return
@@ -143,7 +187,7 @@ def training_rows(
     run, study = found.tags.get(trained_rows.TAG), found.tags.get("embsearch.study", "")
     if not run:
         for one in noted_of(config, found.version)[:1]:
-            run, study = one.run, one.study
+            run, study = one.event.run, one.study
     keys, why = trained_rows.trained_on(client, run, found.tags.get(trained_rows.DIGEST))
     if keys is not None:
         return keys, ""

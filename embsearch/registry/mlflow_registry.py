@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 CHAMPION = "champion"
+RESTORING = "embsearch.restoring"  # of a registered model, and of versions that are lost
 
 
 def scored_tag(metric: str) -> str:
@@ -69,9 +70,13 @@ def register(
     model_id: str,
     digest: str,
     tags: Mapping[str, str] | None = None,
+    source: str | None = None,
 ) -> ModelVersion:
-    """Find or make the version of ``name`` with this model digest; put the given tags on it."""
-    _ensure_registered_model(client, name)
+    """Find or make the version of ``name`` with this model digest; put the given tags on it.
+
+    ``source``: where its files lie, if not with the logged model.
+    """
+    ensure_registered_model(client, name)
     versions = client.search_model_versions(f"name = {quoted(name)}", max_results=1000)
     found = [v for v in versions if v.tags.get(DIGEST) == digest]
     if found:
@@ -79,8 +84,9 @@ def register(
     else:
         model = client.get_logged_model(model_id)
         # Not "models:/m-...": MLflow would look that up at its global tracking URI.
+        source = source or model.artifact_location
         version = client.create_model_version(
-            name, model.artifact_location, model.source_run_id, {DIGEST: digest}, model_id=model_id
+            name, source, model.source_run_id, {DIGEST: digest}, model_id=model_id
         )
     for key, value in (tags or {}).items():
         client.set_model_version_tag(name, version.version, key, value)
@@ -112,6 +118,18 @@ def by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None
         raise
 
 
+def is_there(client: MlflowClient, name: str) -> bool:
+    """Return whether MLflow has the registered model, and no restoration of it was cut off."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return RESTORING not in client.get_registered_model(name).tags
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
 def champion(client: MlflowClient, name: str, cache: Path) -> Registered | None:
     """Return the present champion with its files; remote ones are fetched into ``cache``, once."""
     version = by_alias(client, name, CHAMPION)
@@ -125,7 +143,8 @@ def files_of(client: MlflowClient, version: ModelVersion, cache: Path) -> Regist
     folder = _here(client, source, version.digest or f"{version.name}-{version.version}", cache)
     if not (folder / DATA).exists():
         raise ModelError(
-            f"{version.uri}: its files are gone from {folder}; restore them, or go back to another version with "
+            f"{version.uri}: its files are gone from {folder}; 'embsearch sync' makes them again "
+            "where the trial's are whole; else restore them, or go to another version with "
             "'embsearch rollback'"
         )
     return Registered(version, folder / DATA, tags)
@@ -148,11 +167,14 @@ def _here(client: MlflowClient, source: str, key: str, cache: Path) -> Path:
     return folder
 
 
-def _ensure_registered_model(client: MlflowClient, name: str) -> None:
+def ensure_registered_model(
+    client: MlflowClient, name: str, tags: Mapping[str, str] | None = None
+) -> None:
+    """Make a registered model with these tags, where there is none of this name."""
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, dict(tags or {}))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from embsearch.codec import JsonObject
 from embsearch.config.schema import Config
@@ -18,6 +19,8 @@ from embsearch.history.folder import StudyFolder
 from embsearch.registry import (
     alias_history,
     evidence,
+    journal,
+    own_copy,
     promotion_run,
     test_set_uses,
     trained_rows,
@@ -69,7 +72,8 @@ def promote(
             return _already(candidate, champion.version, card)
 
         model = candidate.logged_model()
-        found = examine(candidate, champion, registry.artifacts_of(client, model, candidate.models))
+        artifacts = registry.artifacts_of(client, model, candidate.models)
+        found = examine(candidate, champion, artifacts)
         warning = test_set_uses.warning(candidate.note_test_use())
         if asked.promote.dry_run:
             return ChampionDecision(trial, found, None, warning)
@@ -81,7 +85,8 @@ def promote(
                 candidate.note(refused)
                 return ChampionDecision(trial, found, None, warning)
             assert found.interval is not None, "a model that was not loaded is refused"
-            version = _apply(candidate, model.model_id, champion, found.interval.value, run)
+            value = found.interval.value
+            version = _apply(candidate, model.model_id, artifacts, champion, value, run)
             candidate.note(events.Promoted(version=record(version), gates=_plain(found), run=run))
         _describe(candidate, version, card)
     return ChampionDecision(trial, found, version, warning)
@@ -90,6 +95,7 @@ def promote(
 def _apply(
     candidate: Candidate,
     model_id: str,
+    artifacts: Path,
     champion: registry.Registered | None,
     scored: float,
     run: str,
@@ -111,7 +117,8 @@ def _apply(
         trained_rows.TAG: run,
         trained_rows.DIGEST: trained_rows.digest_of(trained_rows.content_of(keys)),
     }
-    version = registry.register(client, name, model_id, candidate.digest, tags)
+    source = own_copy.keep(candidate.config, artifacts, candidate.digest)
+    version = registry.register(client, name, model_id, candidate.digest, tags, source)
     expected = None if champion is None else champion.version.version
     reason = f"promoted: study {study}, trial {trial}"
     return alias_history.move_champion(
@@ -120,12 +127,15 @@ def _apply(
 
 
 def _describe(candidate: Candidate, version: ModelVersion, card: Card) -> None:
-    """Give the version its card, which names it and so is written last, where it has none yet."""
+    """Give the version its card, which names it and so is written last, where it has none yet; note
+    in the home what the registry has now.
+    """
     if not candidate.client.get_model_version(version.name, str(version.version)).description:
         text = card(candidate.folder, candidate.trial)
         if len(text) > LONGEST:  # whole sections of it
             text = text[:LONGEST].rpartition("\n## ")[0] + "\nThe rest of it: 'embsearch card'.\n"
         candidate.client.update_model_version(version.name, str(version.version), text)
+    journal.note(candidate.config, candidate.client, version.name)
 
 
 def _already(candidate: Candidate, version: ModelVersion, card: Card) -> ChampionDecision:

@@ -14,17 +14,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from embsearch.codec import from_json
+from embsearch.config.schema import Config
 from embsearch.data.dataset import JudgedRows
 from embsearch.history import events
 from embsearch.registry import plots, trained_rows
+from embsearch.registry.examination import Examination
+from embsearch.registry.gates import Gate
+from embsearch.registry.origin import Origin
 from embsearch.tasks.base import Answers, Metric
-from embsearch.track.mlflow_model import UID
+from embsearch.tasks.catalogue import task_of
+from embsearch.track.mlflow_model import UID, local_path
 from embsearch.track.mlflow_store import find_experiment, quoted
 from embsearch.values import record
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from embsearch.registry.candidate import Candidate
-    from embsearch.registry.examination import Examination
 
 
 def keep(candidate: Candidate, found: Examination) -> str:
@@ -32,14 +39,48 @@ def keep(candidate: Candidate, found: Examination) -> str:
 
     The same call again writes the same.
     """
-    client = candidate.client
-    experiment = find_experiment(client, candidate.config)
-    assert experiment is not None, "the study is in it"
     # Each decision has its run, one that died none of its own.
     before = len(candidate.folder.of_kind(events.Promoted))
-    uid = f"{candidate.uid}/t{candidate.trial:04d}/promotion/{before}"
+    of = Origin(candidate.config.study.name, candidate.trial, candidate.uid)
+    primary = candidate.task.primary
+    with tempfile.TemporaryDirectory(prefix="promotion.") as folder:
+        _write(Path(folder), found, candidate)
+        return _send(candidate.client, candidate.config, of, before, found, primary, Path(folder))
+
+
+def restore(
+    client: MlflowClient, config: Config, of: Origin, before: int, event: events.Promoted
+) -> str:
+    """Make the run of a decision again, from the study's log and the files that the old run left;
+    return its id.
+
+    ``before``: how many decisions its study had before.
+    """
+    found = Examination(tuple(from_json(Gate, gate) for gate in event.gates))
+    experiment = find_experiment(client, config)
+    assert experiment is not None, "the study is in it"
+    root = local_path(client.get_experiment(experiment).artifact_location)
+    assert root is not None, "only a home's own database is restored"
+    left = root / str(event.run) / "artifacts"
+    return _send(client, config, of, before, found, task_of(config).primary, left)
+
+
+def _send(
+    client: MlflowClient,
+    config: Config,
+    of: Origin,
+    before: int,
+    found: Examination,
+    primary: Metric,
+    folder: Path,
+) -> str:
+    """Find or make the run of a decision and write it, with the files of ``folder``."""
+    experiment = find_experiment(client, config)
+    assert experiment is not None, "the study is in it"
+    uid = f"{of.uid}/t{of.trial:04d}/promotion/{before}"
     runs = client.search_runs([experiment], f"tags.`{UID}` = {quoted(uid)}", max_results=1)
-    run = runs[0] if runs else client.create_run(experiment, tags=_tags(candidate, experiment, uid))
+    tags = _tags(client, of, experiment, uid)
+    run = runs[0] if runs else client.create_run(experiment, tags=tags)
     run_id = str(run.info.run_id)
     client.set_tag(run_id, "embsearch.refused_by", ", ".join(gate.name for gate in found.refused))
     client.set_tag(
@@ -50,26 +91,23 @@ def keep(candidate: Candidate, found: Examination) -> str:
             for gate in found.gates
         ),
     )
-    for key, value in _metrics(found, candidate.task.primary).items():
+    for key, value in _metrics(found, primary).items():
         client.log_metric(run_id, key, value, timestamp=run.info.start_time, step=0)
-    with tempfile.TemporaryDirectory(prefix="promotion.") as folder:
-        _write(Path(folder), found, candidate)
-        client.log_artifacts(run_id, folder)
+    if folder.is_dir():
+        client.log_artifacts(run_id, str(folder))
     client.set_terminated(run_id, "FINISHED")
     return run_id
 
 
-def _tags(candidate: Candidate, experiment: str, uid: str) -> dict[str, str]:
-    title = f"promotion of {candidate.config.study.name}, trial {candidate.trial}"
+def _tags(client: MlflowClient, of: Origin, experiment: str, uid: str) -> dict[str, str]:
+    title = f"promotion of {of.study}, trial {of.trial}"
     tags = {
         UID: uid,
         "embsearch.role": "promotion",
-        "embsearch.study_uid": candidate.uid,
+        "embsearch.study_uid": of.uid,
         "mlflow.runName": title,
     }
-    study = candidate.client.search_runs(
-        [experiment], f"tags.`{UID}` = {quoted(candidate.uid)}", max_results=1
-    )
+    study = client.search_runs([experiment], f"tags.`{UID}` = {quoted(of.uid)}", max_results=1)
     return tags | ({"mlflow.parentRunId": study[0].info.run_id} if study else {})
 
 

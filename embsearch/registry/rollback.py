@@ -6,10 +6,10 @@ from embsearch.config.folders import home_folder
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.errors import ModelError
-from embsearch.registry import alias_history
+from embsearch.registry import alias_history, journal
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry.candidate import registered_name
-from embsearch.registry.evidence import verified
+from embsearch.registry.evidence import missing, verified
 from embsearch.values import ModelVersion
 
 
@@ -29,9 +29,11 @@ def rollback(
         now = registry.by_alias(client, name, registry.CHAMPION)
         found = {one.version: one for one in registry.versions(client, name)}
         if not found:
-            raise ModelError(f"no model is named {name}; 'embsearch promote' registers one")
+            gone = missing(config, client, name)
+            raise ModelError(gone or f"no model is named {name}; 'embsearch promote' registers one")
         cut = None if config.promote.dry_run else alias_history.settle_last_move(client, name)
         if cut and now and "rolled back" in cut["reason"] and version in (None, cut["version"]):
+            journal.note(config, client, name)
             return found.get(cut["before"]), now  # this command was killed after it had moved
         number = version
         if number is None:
@@ -47,7 +49,9 @@ def rollback(
             return now, target.version
         expected = None if now is None else now.version
         why = f"rolled back: {reason or 'no reason given'}"
-        return now, alias_history.move_champion(client, name, number, expected, why)
+        moved = alias_history.move_champion(client, name, number, expected, why)
+        journal.note(config, client, name)
+        return now, moved
 
 
 def before(history: list[dict[str, object]], name: str, now: ModelVersion | None) -> int:

@@ -13,7 +13,15 @@ from embsearch.errors import UserError
 from embsearch.model import pretrained
 from embsearch.registry import alias_history, trained_rows
 from embsearch.registry import mlflow_registry as registry
-from embsearch.registry.evidence import Noted, judge_of, noted_of, promotions, verified
+from embsearch.registry.evidence import (
+    Noted,
+    forgotten,
+    judge_of,
+    noted_of,
+    promotions,
+    verified,
+)
+from embsearch.registry.journal import Journal
 from embsearch.track.digest import digest
 from embsearch.track.unaltered import kept_manifest
 from embsearch.values import ModelVersion
@@ -48,6 +56,9 @@ def verify(config: Config) -> Iterator[Found]:
         yield from _gone([one for one in noted if one.name == model.name], there, moves)
         ours.discard(model.name)
     yield from _gone([one for one in noted if one.name in ours], set(), [])
+    for name in ours | Journal(config).versions.keys():
+        if gone := forgotten(config, client, name):
+            yield Found(name, False, gone)
 
 
 def _gone(
@@ -61,7 +72,7 @@ def _gone(
         log = f"study {one.study} has promoted it (sha256 {one.digest[:12]})"
         words, sound = f"is not in the registry: was it deleted? {log}", False
         for move in moves:
-            if move["time"] > one.time and (one.name, move["version"]) in there:
+            if move["time"] > one.event.time and (one.name, move["version"]) in there:
                 words = f"deleted since; champion is version {move['version']} after it. {log}"
                 sound = True
         yield Found(one.label, sound, words)
@@ -113,7 +124,7 @@ def _aliased(client: MlflowClient, config: Config, version: ModelVersion, label:
         place = found.artifacts / "manifest.json"
         return Found(label, False, f"{words}; but {place} is missing or another's: restore it")
     run = found.tags.get(trained_rows.TAG)
-    noted = [one.run for one in noted_of(config, version)]
+    noted = [one.event.run for one in noted_of(config, version)]
     _, amiss = trained_rows.trained_on(client, run, found.tags.get(trained_rows.DIGEST))
     if amiss and (run or any(noted)):  # versions of older embsearch have none
         return Found(label, False, f"{words}; but {amiss}, which a later promotion asks for")

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -98,8 +99,10 @@ def _write_artifacts(
     parent = place.parent if place else folder.parent
     parent.mkdir(parents=True, exist_ok=True)
     with disk.draft_of(parent / "artifacts") as draft:
-        _link_tree(folder, draft / DATA)
-        _describe(draft, model, run_id, files)
+        # An uploaded model needs no second copy, nor does one that is a view of the trial's.
+        link = place is None or client.tracking_uri.startswith("sqlite:")
+        copy_tree(folder, draft / DATA, link)
+        describe(draft, files, model.name, model.artifact_location, run_id, model.model_id)
         if place is None:
             client.log_model_artifacts(model.model_id, str(draft))
         else:
@@ -113,25 +116,31 @@ def _write_artifacts(
             draft.replace(place)
 
 
-def _link_tree(source: Path, target: Path) -> None:
-    """Copy a folder, by hard links where the disk allows it, so that weights are stored once.
+def copy_tree(source: Path, target: Path, link: bool = False) -> None:
+    """Copy a folder; with ``link`` by hard links where the disk allows it.
 
-    Safe because saved models are replaced whole and never changed.
+    A link is safe from this program, which replaces saved models whole, and from no other: the
+    registered model is a copy.
     """
 
-    def link(a: str, b: str) -> str:
-        try:
-            os.link(a, b)
-        except OSError:
-            shutil.copyfile(a, b)
-        return b
+    def one(a: str, b: str) -> str:
+        with suppress(OSError):
+            if link:
+                os.link(a, b)
+                return b
+        return disk.copy(a, b)
 
-    shutil.copytree(
-        source, target, copy_function=link, ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(source, target, copy_function=one, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def _describe(draft: Path, model: LoggedModel, run_id: str, files: Mapping[str, str]) -> None:
+def describe(
+    draft: Path,
+    files: Mapping[str, str],
+    name: str,
+    location: str,
+    run_id: str | None = None,
+    model_id: str | None = None,
+) -> None:
     """Write MLmodel, manifest.json and the environment files around the encoder's folder."""
     import mlflow.pyfunc
     import numpy as np
@@ -139,6 +148,39 @@ def _describe(draft: Path, model: LoggedModel, run_id: str, files: Mapping[str, 
     from mlflow.types.schema import ColSpec, DataType, Schema, TensorSpec
 
     versions = environment()["packages"]
+    _write_environment(draft, versions)
+    kept = {"digest": digest(files), "files": dict(files)}
+    (draft / "manifest.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    described = Model(
+        artifact_path=location,
+        model_uuid=model_id or digest(files)[:32],
+        run_id=run_id,
+        model_id=model_id,
+    )
+    described.signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.string)]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, dimension(folder=draft / DATA)))]),
+    )
+    mlflow.pyfunc.add_to_model(
+        described,
+        loader_module="mlflow.sentence_transformers",
+        data=DATA,
+        conda_env="conda.yaml",
+        python_env="python_env.yaml",
+    )
+    described.add_flavor(
+        "sentence_transformers",
+        sentence_transformers_version=versions.get("sentence-transformers", ""),
+        code=None,
+        source_model_name=name,
+        pipeline_model_type=_architecture(draft / DATA),
+    )
+    described.model_size_bytes = sum(p.stat().st_size for p in draft.rglob("*") if p.is_file())
+    described.save(str(draft / "MLmodel"))
+
+
+def _write_environment(draft: Path, versions: Mapping[str, str]) -> None:
+    """Write what a fresh environment for the model needs."""
     pins = [f"{name}=={versions[name].split('+')[0]}" for name in _PINNED if name in versions]
     python = platform.python_version()
     write = {
@@ -159,38 +201,9 @@ def _describe(draft: Path, model: LoggedModel, run_id: str, files: Mapping[str, 
             },
             sort_keys=False,
         ),
-        "manifest.json": json.dumps({"digest": digest(files), "files": dict(files)}, indent=1)
-        + "\n",
     }
     for name, text in write.items():
         (draft / name).write_text(text, encoding="utf-8")
-
-    described = Model(
-        artifact_path=model.artifact_location,
-        model_uuid=model.model_id,
-        run_id=run_id,
-        model_id=model.model_id,
-    )
-    described.signature = ModelSignature(
-        inputs=Schema([ColSpec(DataType.string)]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, dimension(folder=draft / DATA)))]),
-    )
-    mlflow.pyfunc.add_to_model(
-        described,
-        loader_module="mlflow.sentence_transformers",
-        data=DATA,
-        conda_env="conda.yaml",
-        python_env="python_env.yaml",
-    )
-    described.add_flavor(
-        "sentence_transformers",
-        sentence_transformers_version=versions.get("sentence-transformers", ""),
-        code=None,
-        source_model_name=model.name,
-        pipeline_model_type=_architecture(draft / DATA),
-    )
-    described.model_size_bytes = sum(p.stat().st_size for p in draft.rglob("*") if p.is_file())
-    described.save(str(draft / "MLmodel"))
 
 
 def dimension(folder: Path) -> int:

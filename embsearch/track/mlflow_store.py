@@ -9,12 +9,15 @@ import logging
 import os
 import re
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embsearch.config import secrets
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
+from embsearch.errors import StudyError
+from embsearch.track.sqlite_file import damage_of, set_aside
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,6 +34,13 @@ def database_uri(home: Path) -> str:
 
 def artifact_root(home: Path) -> Path:
     return home.resolve() / "mlartifacts"
+
+
+def own_database(config: Config) -> Path | None:
+    """Return the database that belongs to this home alone; None for a server or another file."""
+    home = Path(config.home)
+    own = tracking_uri(config) == database_uri(home)
+    return home.resolve() / "mlflow.db" if own else None
 
 
 def experiment_name(config: Config) -> str:
@@ -121,11 +131,12 @@ def prepare_database(path: Path, artifacts: Path) -> None:
     """Create MLflow's schema once and whole, hence the lock and the rename.
 
     Processes that start together, or one that dies on the way, break the file for good (measured
-    with MLflow 3.17).
+    with MLflow 3.17). Raises StudyError where a damaged file is there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(path.with_suffix(".lock")):
-        if path.exists() and path.stat().st_size > 0:
+        if not is_new(path):
+            refuse_damaged(path, artifacts)
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -139,7 +150,44 @@ def prepare_database(path: Path, artifacts: Path) -> None:
         # Readers do not wait for the writer; the mode stays in the file.
         database.execute("PRAGMA journal_mode=WAL")
         database.close()
+        if Path(f"{path}-wal").exists():  # of a database that is gone: SQLite would play it here
+            set_aside(path)
         draft.replace(path)
+
+
+def is_new(path: Path) -> bool:
+    """Return True where MLflow's database has yet to be made."""
+    return not path.is_dir() and not (path.exists() and path.stat().st_size)
+
+
+def refuse_damaged(path: Path, artifacts: Path) -> None:
+    """Raise StudyError where the database is damaged: what is wrong, and what to do."""
+    try:
+        wrong = damage_of(path)
+    except sqlite3.Error as error:
+        do = "see its rights, the disk, and whether another process holds it"
+        raise StudyError(f"{path}: {error}; {do}; then run the same command again") from error
+    if wrong:
+        do = "put it back from a copy, or name another place: track.uri=..."
+        if path.parent == artifacts.parent:
+            do = (
+                f"'embsearch sync study.name=NAME home={path.parent}' keeps it as "
+                f"{path.name}.damaged and makes runs and registered models again from the logs"
+            )
+        raise StudyError(f"{path}: MLflow's database is damaged: {wrong}; {do}")
+
+
+def mend(config: Config) -> str:
+    """Set this home's database aside where it is damaged, and say so; else the empty string."""
+    path = own_database(config)
+    if path is None or not path.exists():
+        return ""
+    with file_lock(path.with_suffix(".lock")), suppress(sqlite3.Error):  # which connect() tells
+        if not (wrong := damage_of(path)):
+            return ""
+        aside = set_aside(path).name
+        return f"{path} is damaged ({wrong}): kept as {aside}, made again from the event logs"
+    return ""
 
 
 def slug(text: str) -> str:

@@ -7,10 +7,9 @@ power cut may take its last transactions.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,16 +19,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from embsearch.disk import file_lock
 from embsearch.errors import ConfigError, StudyError, root_cause
+from embsearch.track.sqlite_file import PATIENCE, REMEDIES, damage_of, set_aside
 
 if TYPE_CHECKING:
     from embsearch.track.optuna_postgresql import Postgresql
-
-PATIENCE = 60.0  # seconds to wait for another process that writes
-REMEDIES = {
-    "full": "free some space",
-    "I/O": "free some space if the disk is full",
-    "locked": "wait until no other process writes to it",
-}
 
 
 def of(storage: str | None, home: Path, home_id: str) -> SqliteFile | Postgresql:
@@ -67,7 +60,7 @@ class SqliteFile:
             self._mend()
 
     def _mend(self) -> None:
-        if damaged(self._path):
+        if damage_of(self._path):
             aside = set_aside(self._path).name
             self.notice = (
                 f"{self._path} is damaged: kept as {aside}, made again from the event logs"
@@ -117,27 +110,3 @@ def _connect(path: Path) -> sqlite3.Connection:
         "PRAGMA synchronous=NORMAL"
     )  # what a power cut takes is told again from the logs
     return connection
-
-
-def damaged(path: Path) -> bool:
-    """Return whether this is no database any more. One that is locked, or a full disk, is another
-    matter.
-    """
-    if not path.exists():
-        return False
-    try:
-        with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
-            return database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",)
-    except sqlite3.DatabaseError as error:
-        if any(word in str(error) for word in REMEDIES):
-            raise
-        return True
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged database and what belongs to it; its new name."""
-    aside = path.with_name(f"{path.name}.damaged")
-    for end in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            os.replace(f"{path}{end}", f"{aside}{end}")
-    return aside

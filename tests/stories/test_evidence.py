@@ -212,6 +212,6 @@ def test_a_version_that_was_deleted(client, says, shop):
 def test_a_model_that_was_deleted(client, says, shop):
     client.delete_registered_model("s")
     assert "s/1: is not in the registry" in says(3, "registry verify")
-    assert "study s has promoted s/1" in says(
+    assert "s/1 was promoted in this home, and MLflow does not know the model s" in says(
         2, "encode", "checkpoint=champion", f"input={shop.texts}"
     )

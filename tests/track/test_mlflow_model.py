@@ -118,7 +118,7 @@ def test_a_model_half_written_by_a_dead_process_is_completed(
         raise OSError("killed here")
 
     with monkeypatch.context() as dying:
-        dying.setattr("embsearch.track.mlflow_model._describe", die)
+        dying.setattr("embsearch.track.mlflow_model.describe", die)
         recorder = MlflowRecorder(config, study)
         assert recorder.sync() > 0
         assert recorder.problem.endswith("killed here")

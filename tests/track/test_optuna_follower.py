@@ -19,7 +19,7 @@ from embsearch.history.folder import StudyFolder
 from embsearch.search.memory_study import told_state, values_by_step
 from embsearch.search.space import parse
 from embsearch.study.run import Study
-from embsearch.track import optuna_database, optuna_follower
+from embsearch.track import optuna_database, optuna_follower, sqlite_file
 from embsearch.track.optuna_follower import OptunaFollower
 
 ROWS = "query,title,grade\n" + "".join(f"q{n},right {n},1\nq{n},wrong {n},0\n" for n in range(12))
@@ -247,6 +247,7 @@ def test_a_database_that_another_process_keeps_locked_is_waited_for_and_not_dama
     study = run(config)
     remove(config.home)
     monkeypatch.setattr(optuna_database, "PATIENCE", 0.1)
+    monkeypatch.setattr(sqlite_file, "PATIENCE", 0.1)
     follower = OptunaFollower(config, study.folder.path)
     with closing(sqlite3.connect(Path(config.home) / "optuna.db")) as other:
         other.execute("BEGIN IMMEDIATE")
