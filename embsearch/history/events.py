@@ -247,6 +247,17 @@ class Tested(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judged(Event):
+    """A trial's model on all validation rows, where the search read some of them."""
+
+    kind = "judged"
+    trial: int
+    rows: int
+    metrics: Mapping[str, float]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Confirmed(Event):
     """The values of fresh seeds of one of the best configurations."""
 
@@ -342,7 +353,10 @@ def of_kind(log: Iterable[Event], kind: type[E]) -> list[E]:
 
 
 OF_TRIAL = (Created, Started, Trained, Measured, Repeated, Compared, Decided, Failed, Ended)
-OF_STUDY = (Opened, Enough, Baseline, Told, Tested, Confirmed, Unconfirmed, Closed, Promoted)
+OF_STUDY = (
+    *(Opened, Enough, Baseline, Told, Judged, Tested, Confirmed, Unconfirmed),
+    *(Closed, Promoted),
+)
 OF_HOME = (TestSetUsed, Registered, Moved)
 KINDS: dict[str, type[Event]] = {one.kind: one for one in (*OF_TRIAL, *OF_STUDY, *OF_HOME)}
 PLACE = ("seq", "time", "spent", "link")

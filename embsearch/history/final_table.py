@@ -8,6 +8,7 @@ from embsearch.history.trial import Trial
 
 UNTUNED, DEFAULT, BEST = "untuned encoder", "default configuration", "best trial"
 GIVEN = "given point"
+JUDGED = "model on all validation rows of trial"  # no row of the table: what chooses its best
 
 
 def rows(trials: Board, best: Trial | None) -> list[tuple[str, int | None]]:

@@ -51,6 +51,8 @@ class StudyState:
             return
         match event:
             case events.Opened():
+                if self.sessions and self.sessions[-1].data != event.data:
+                    self._judge_anew()
                 self.sessions.append(event)
                 self.like = self.like if event.like is None else event.like
                 self.closed = self.enough = None
@@ -63,6 +65,8 @@ class StudyState:
                 trial = self.trials.get(event.trial)
                 if trial is not None and trial.outcome is not None:  # else its log lost its end
                     self.unsettled.pop(event.trial, None)
+            case events.Judged() if event.trial in self.trials:
+                self.trials[event.trial].judged = event.metrics[self.objective]
             case events.Tested():
                 self.tested[event.label] = event
             case events.Unconfirmed():
@@ -150,6 +154,11 @@ class StudyState:
         return score[1] if score is not None and self.reads_all_rows(score[0]) else None
 
     # ---- one trial ---------------------------------------------------------------------------
+
+    def _judge_anew(self) -> None:
+        """Forget what models were worth on the validation rows of other data."""
+        for trial in (*self.trials.values(), *self.trials.soups):
+            trial.judged = None
 
     def _apply_to_trial(self, event: Event, number: int) -> None:
         if isinstance(event, events.Created):

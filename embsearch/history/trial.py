@@ -68,6 +68,7 @@ class Trial:
     why: str = ""
     due: Due = ""  # what must follow the last event
     link: str = ""  # of the last event
+    judged: float | None = None  # the objective of its model on all validation rows
 
     @property
     def rung(self) -> int:

@@ -35,11 +35,14 @@ class Answers:
         """Yield the events that a message about a job means. Raises UserError, EmbsearchError."""
         if name[0] == "evaluate":
             label = str(name[1])
-            if not isinstance(message, Returned):
-                event = (
-                    self._baseline(message) if label == "baseline" else self._tested(label, message)
-                )
-                yield event, None
+            if isinstance(message, Returned):
+                return
+            if label == "baseline":
+                yield self._baseline(message), None
+            elif label.startswith(final_table.JUDGED):
+                yield self._judged(label, message), None
+            else:
+                yield self._tested(label, message), None
             return
         _, number, seed = name  # type: ignore[misc]
         trial = self._work.state.trials[number]
@@ -111,13 +114,25 @@ class Answers:
             encoders=message.encoders,
         )
 
+    def _judged(self, label: str, message: Heard) -> Event:
+        """Return the event of a model on all validation rows."""
+        found = self._measured(f"evaluating the {label}", message)
+        number = int(label.split()[-1])
+        checked_trial(self._work.folder, number)
+        rows = len(task_of(self._work.config).rows(self._work.data, "valid"))
+        return events.Judged(trial=number, rows=rows, metrics=found.metrics, seconds=found.seconds)
+
+    def _measured(self, what: str, message: Heard) -> Evaluated:
+        """Return the measurement. Raises UserError, EmbsearchError where there is none."""
+        if isinstance(message, Evaluated):
+            return message
+        assert isinstance(message, (Failed, Died))
+        if message.failure in MENDED_BY_USER:
+            raise UserError(self._remedy(what, message))
+        raise EmbsearchError(f"{what}: {message.message}")
+
     def _tested(self, label: str, message: Heard) -> Event:
-        if not isinstance(message, Evaluated):
-            assert isinstance(message, (Failed, Died))
-            what = f"evaluating the {label} on the {self._work.split} rows"
-            if message.failure in MENDED_BY_USER:
-                raise UserError(self._remedy(what, message))
-            raise EmbsearchError(f"{what}: {message.message}")
+        message = self._measured(f"evaluating the {label} on the {self._work.split} rows", message)
         best = winner(self._work.state, self._work.config)
         number = dict(final_table.rows(self._work.state.trials, best))[label]
         files = {} if number is None else checked_trial(self._work.folder, number)

@@ -18,7 +18,7 @@ from embsearch.history.state import StudyState
 from embsearch.history.trial import Trial
 from embsearch.search import budget
 from embsearch.search.closing import Closing
-from embsearch.search.confirm import affordable
+from embsearch.search.confirm import affordable, estimated
 from embsearch.search.scheduler import Scheduler, repeats_from
 from embsearch.study.actions import (
     BASELINE,
@@ -32,7 +32,14 @@ from embsearch.study.actions import (
     Train,
     Wait,
 )
-from embsearch.study.result import by_value, confirmed, soup_due, to_confirm, winner
+from embsearch.study.result import (
+    by_value,
+    confirmed,
+    soup_due,
+    to_confirm,
+    to_judge,
+    winner,
+)
 from embsearch.values import Segment, State, record
 
 LIVE: tuple[State, ...] = ("waiting", "running", "paused")
@@ -40,12 +47,21 @@ ENDS = {"complete": "complete", "stop": "pruned", "fail": "failed"}  # by what i
 
 
 class Policy:
-    """The rules of one study. ``measured_with``: the digests of config and data that a measurement outside the
-    trials depends on; a study that was extended may have changed them."""
+    """The rules of one study.
+
+    ``measured_with``: the digests of config and data that a measurement outside the trials depends
+    on; a study that was extended may have changed them. ``judges``: whether there are validation
+    rows that the search does not read, which then choose between the best models.
+    """
 
     def __init__(
-        self, config: Config, scheduler: Scheduler, measured_with: tuple[str, str] = ("", "")
+        self,
+        config: Config,
+        scheduler: Scheduler,
+        measured_with: tuple[str, str] = ("", ""),
+        judges: bool = False,
     ) -> None:
+        self._judges = judges and estimated(config)
         self.config, self.scheduler, self.measured_with = config, scheduler, measured_with
         self._repeats_from = repeats_from(config)
         self._closing = Closing(config)
@@ -136,9 +152,13 @@ class Policy:
         if not over or any(state.trials.count(one) for one in LIVE):
             return self._search(state, now, slot, over)
         untrained = self._unconfirmed(state)
+        soup = None if untrained else soup_due(state, self.config)
+        unjudged = to_judge(state, self.config) if self._judges and soup is None else []
+        if unjudged:
+            return self._judge(unjudged, now, slot)
         if untrained:
             return self._confirm(untrained, now, slot)
-        return soup_due(state, self.config) or self._test(state, now, slot)
+        return soup or self._test(state, now, slot)
 
     def has_baseline(self, state: StudyState) -> bool:
         """Return whether the untuned encoder was measured with this config on these data."""
@@ -184,6 +204,14 @@ class Policy:
             for seed in range(trial.searched, trial.searched + seeds)
             if not trial.ended_by_itself(seed) and seed not in state.lost[trial.number]
         ]
+
+    def _judge(self, unjudged: Sequence[Trial], now: Moment, slot: int) -> Evaluate | None:
+        """Measure the best models on all validation rows, before anything is chosen by them."""
+        for trial in unjudged:
+            label = f"{final_table.JUDGED} {trial.number}"
+            if ("evaluate", label) not in now.given:
+                return Evaluate(slot, label, trial.number)
+        return None
 
     def _confirm(self, runs: Sequence[tuple[Trial, int]], now: Moment, slot: int) -> Train | None:
         """Train the best once more."""

@@ -42,6 +42,11 @@ def lines(
         case events.Unconfirmed():
             reason = event.message.splitlines()[0]
             return [f"trial {event.trial} with seed {event.seed}: {event.failure}: {reason}"]
+        case events.Judged():
+            value = event.metrics[name]
+            return [
+                f"trial {event.trial} on all {event.rows:,} validation rows: {name} {value:.4f}"
+            ]
         case events.Confirmed():
             one = Confirmed(event.trial, event.value, tuple(event.values), event.failed)
             return [f"trial {event.trial}: {name} {one.words}"]

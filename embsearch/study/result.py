@@ -27,6 +27,7 @@ from embsearch.values import State, record
 # (150 searches of 12 trials): 98 % of winners are no more than 0.001 test AUC below the given point instead of
 # 91 %, at the same mean.
 DOUBT = 0.5
+JUDGED = 3  # trials that are measured on all validation rows, besides given points and soups
 ESTIMATED = 100  # trials, the best by value, that the estimate compares and knows
 ENDED: tuple[State, ...] = ("complete", "pruned", "failed")
 
@@ -67,7 +68,7 @@ def _row(label: str, number: int | None, state: StudyState) -> JsonObject:
     if number is None:
         value = None if state.baseline is None else state.baseline.metrics.get(state.objective)
     else:
-        value = state.validation(number)
+        value = state.trials[number].judged or state.validation(number)
     row = {
         "label": label,
         "trial": number,
@@ -101,9 +102,12 @@ def confirmed(state: StudyState, config: Config) -> list[Confirmed]:
 
 
 def winner(state: StudyState, config: Config) -> Trial | None:
-    """Return the model that is chosen: the best configuration's, or the soup of its runs where that
-    measures no less than they do on the average.
+    """Return the model that is chosen: the best on all validation rows, where some were measured on
+    them; else the best configuration's, or the soup of its runs where that measures no less than
+    they do on the average.
     """
+    if judged := _judged([*state.trials.values(), *state.trials.soups]):
+        return judged[0]
     best = best_configuration(state, config)
     for soup in reversed(state.trials.soups):
         if best is None or soup.averaged != best.number or soup.best is None:
@@ -115,8 +119,11 @@ def winner(state: StudyState, config: Config) -> Trial | None:
 
 def best_configuration(state: StudyState, config: Config) -> Trial | None:
     """Return the trial that is best by the estimate, or by values alone (``confirm.winner``). Fresh
-    seeds of several are the fairest judge of these: nothing was chosen by them.
+    seeds of several are the fairest judge of these: nothing was chosen by them. All validation
+    rows are a better one than some of them.
     """
+    if judged := _judged(list(state.trials.values())):
+        return judged[0]
     if not estimated(config) or len(confirmed(state, config)) > 1:
         return _by_values(state, config)
     return next(iter(by_worth(state, config, fresh=True)), None)
@@ -129,6 +136,31 @@ def by_worth(state: StudyState, config: Config, fresh: bool = False) -> list[Tri
 
     ``fresh``: what fresh seeds measured counts too; a trial that lost some of them comes last.
     """
+    judged = _judged(list(state.trials.values()))
+    others = _by_estimate(state, config, fresh)
+    return [*judged, *(trial for trial in others if trial.judged is None)]
+
+
+def to_judge(state: StudyState, config: Config) -> list[Trial]:
+    """Return the models that are still to be measured on all validation rows: the best by the
+    estimate, the given points, soups.
+    """
+    ended = [t for t in _by_estimate(state, config, fresh=False) if t.state == "complete"]
+    asked = ended[:JUDGED] + [trial for trial in ended[JUDGED:] if trial.given]
+    soups = [soup for soup in state.trials.soups if soup.state == "complete"]
+    return [trial for trial in (*asked, *soups) if trial.judged is None]
+
+
+def _judged(models: Sequence[Trial]) -> list[Trial]:
+    """Return the models that were measured on all validation rows, the best first; of equals the
+    given point.
+    """
+    found = [(trial.judged, trial) for trial in models if trial.judged is not None]
+    found.sort(key=lambda one: (-one[0], not one[1].given, one[1].number))
+    return [trial for _, trial in found]
+
+
+def _by_estimate(state: StudyState, config: Config, fresh: bool) -> list[Trial]:
     trials = by_value(state)
     rows = {trial.number: (trial.best_score or (0, 0.0))[0] for trial in trials}
     most = max(rows.values(), default=0)

@@ -104,7 +104,9 @@ class Study:
         self.state = state
         self._workplace = Workplace.prepare(self.config, self.space, self.folder, state)
         data = self._workplace.data
-        self.policy = Policy(self.config, self.scheduler, (self.folder.digest, data.fingerprint))
+        measured_with = self.folder.digest, data.fingerprint
+        unread = self._workplace.has_unread_rows
+        self.policy = Policy(self.config, self.scheduler, measured_with, judges=unread)
         self._answers = Answers(self._workplace, self.policy)
         warmups = self._workplace.warmups.line()
         for line in (*self._decided_by_data, pairs_and_unread(data.report), warmups):

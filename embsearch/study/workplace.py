@@ -14,6 +14,7 @@ from embsearch.data.dataset import TaskData
 from embsearch.data.remote import is_there
 from embsearch.history import events
 from embsearch.history.events import Event
+from embsearch.history.final_table import JUDGED
 from embsearch.history.folder import StudyFolder
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Trial
@@ -82,6 +83,15 @@ class Workplace:
         task = task_of(config)
         data: TaskData = task.load(task.prepare(asked, folder.home / "cache"))
         folder.check_data(data.fingerprint)
+
+    @property
+    def has_unread_rows(self) -> bool:
+        """Whether there are validation rows that trials are not measured on, and models to read
+        them.
+        """
+        task, most = task_of(self.config), self.config.evaluate.max_rows
+        unread = len(task.rows(self.data, "valid")) > len(task.rows(self.data, "valid", most))
+        return unread and self.config.launcher.name != "replay"
 
     @property
     def warmups(self) -> Warmups:
@@ -169,6 +179,9 @@ class Workplace:
 
     def evaluation(self, label: str, number: int | None) -> EvaluateJob:
         """Return the job of a row of the final table, or of the untuned encoder on the validation rows."""
+        if label.startswith(JUDGED):
+            judged = str(self.folder.trial(int(label.split()[-1])) / "model")
+            return EvaluateJob("valid", to_dict(self.config), str(self.cache), judged, most=0)
         if label != "baseline":
             model = None if number is None else str(self.folder.trial(number) / "model")
             keep = str(self.folder.tested(label))
