@@ -632,12 +632,12 @@ class ServeConfig(Room):
     max_tokens: int = setting(
         65_536, "tokens of one request, as the model reads them", low=1, verbs=("serve",)
     )
-    max_mb: float = setting(16.0, "size of a request's body", above=0, verbs=("serve",))
+    max_mb: float = setting(4.0, "size of a request's body", above=0, verbs=("serve",))
     max_waiting: int = setting(
         512, "requests that wait at once; beyond it: 429", low=1, verbs=("serve",)
     )
     max_waiting_mb: float = setting(
-        128.0, "memory of the requests that wait; beyond it: 429", above=0, verbs=("serve",)
+        64.0, "memory of the requests that wait; beyond it: 429", above=0, verbs=("serve",)
     )
     read_timeout: float = setting(
         20.0,

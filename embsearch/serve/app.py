@@ -14,6 +14,7 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,7 @@ class Service:
         self._requests = self._waiting = self._reading = (
             0  # requests and bytes that wait, that come in
         )
+        self._other = ThreadPoolExecutor(1, "large")
         self._seconds = 1.0  # that the last answer took
 
     async def live(self, request: Request) -> Response:
@@ -196,8 +198,11 @@ class Service:
         began = time.monotonic()
         try:
             kind = _kind(request, kinds)
-            async with self._body(request) as body:
-                found = await _unless_gone(request, work(kind, body))
+            body = await self._body(request)
+            with self._waits(EXPANDS * len(body), requests=1):
+                task = work(kind, body)
+                del body  # its texts remain
+                found = await _unless_gone(request, task)
             self._seconds = time.monotonic() - began
             return Response(found, media_type=JSON)
         except OutOfMemory as error:
@@ -208,17 +213,20 @@ class Service:
             return Response(status_code=GONE)
 
     async def _predictions(self, kind: str, body: bytes) -> bytes:
-        rows = await _aside(len(body), csv_table if kind == CSV else invocation, body, self._limits)
+        read = csv_table if kind == CSV else invocation
+        rows = await self._aside(len(body), read, body, self._limits)
+        del body
         alone = rows.titles is None
         asked = (
             self._encoder.prompted(rows.texts, rows.role) if alone else pairs(self._encoder, rows)
         )
         async with self._vectors(asked) as found:
             values = found.values if alone else cosines(found.values)
-            return await _aside(values.nbytes, answers.predictions, values)
+            return await self._aside(values.nbytes, answers.predictions, values)
 
     async def _embeddings(self, kind: str, body: bytes) -> bytes:
-        asked = await _aside(len(body), embeddings, body, self._limits)
+        asked = await self._aside(len(body), embeddings, body, self._limits)
+        del body
         names = self._served.names
         if asked.model is not None and asked.model not in names:
             why = f"model: {asked.model[:60]!r} is not served here; expected {', '.join(names)}"
@@ -226,16 +234,12 @@ class Service:
         async with self._vectors(_prompted(self._encoder, asked)) as found:
             tokens = int(found.tokens.sum())
             values = found.values
-            return await _aside(
+            return await self._aside(
                 values.nbytes, answers.openai, values, tokens, names[0], asked.base64
             )
 
-    @asynccontextmanager
-    async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield the body, read no further than it may be long. Then it counts among what waits.
-
-        Raises Refusal.
-        """
+    async def _body(self, request: Request) -> bytes:
+        """Return the body, read no further than it may be long. Raises Refusal."""
         pieces, length = [], 0
         given = request.headers.get("content-length", "")
         self._check_length(int(given) if given.isdigit() else 0)
@@ -247,8 +251,7 @@ class Service:
                 pieces.append(piece)
         finally:
             self._reading -= length
-        with self._waits(EXPANDS * length, requests=1):
-            yield b"".join(pieces)
+        return b"".join(pieces)
 
     def _check_length(self, length: int) -> None:
         """Refuse a body that is too long, or long while others that come in take all the room.
@@ -290,6 +293,15 @@ class Service:
         with self._waits(len(asked) * self._width * A_NUMBER):
             yield await self._batcher(asked)
 
+    async def _aside(self, size: int, work: Callable[..., Found], *words: object) -> Found:
+        """Do work on many bytes in another thread, so that others are answered meanwhile.
+
+        It is one thread, so that no number of large requests takes the processors from the model.
+        """
+        if size <= LARGE:
+            return work(*words)
+        return await asyncio.get_running_loop().run_in_executor(self._other, work, *words)
+
     def _busy(self) -> Refusal:
         return Refusal(
             f"{self._requests} requests of {self._waiting / 1e6:.0f} MB wait (serve.max_waiting, "
@@ -311,11 +323,6 @@ async def _unless_gone(request: Request, work: Coroutine[None, None, bytes]) -> 
     finally:
         gone.cancel()
         task.cancel()
-
-
-async def _aside(size: int, work: Callable[..., Found], *words: object) -> Found:
-    """Do work on many bytes in another thread, so that others are answered meanwhile."""
-    return await asyncio.to_thread(work, *words) if size > LARGE else work(*words)
 
 
 def _prompted(encoder: TextEncoder, asked: Embeddings) -> list[Asked]:

@@ -3,7 +3,8 @@
 One thread owns the model, so nothing in it needs a lock. It never waits for more to come: what
 has arrived while the last batch was computed is the next one. An idle server answers at once, a
 busy one fills its batches (benchmarks/serve.py has what that is worth). A request of many
-characters gives a slice to each batch and stands behind what came meanwhile.
+characters is cut into slices of SLICE seconds: a batch holds what is new, and one slice of one
+request that has had one before. So no number of long requests doubles the time of short ones.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -21,20 +22,45 @@ import numpy as np
 from embsearch.serve.encoder import Asked, Vectors
 from embsearch.serve.requests import Refusal
 
-SLICE = 4096  # characters that a request gives to a batch: about 1,000 tokens
-MOST = 16 * SLICE  # characters of a batch
+WHOLE = 4096  # characters of a request that is not cut
+SLICE = 0.05  # seconds of a batch that a slice may take, at the speed of those before
+LEAST = 2048  # characters of a slice; on one core half as much costs a fifth of the speed
+MOST = 65_536  # characters of a batch
+A_TEXT = 10  # characters that a text counts for more than it has: its first and last token
 
 Encode = Callable[[Sequence[Asked]], Vectors]
 
 
 @dataclass
 class Job:
-    """A request: slices that wait, and vectors of those before."""
+    """A request: its texts, those of the batch at hand, and the vectors of those before."""
 
-    slices: deque[Sequence[Asked]]
+    texts: Sequence[Asked]
+    start: int = 0
+    stop: int = 0
     future: Future[Vectors] = field(default_factory=Future)
     found: list[Vectors] = field(default_factory=list)
     tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.length = sum(map(_length, self.texts))
+
+    @property
+    def slice(self) -> Sequence[Asked]:
+        """Texts of the batch at hand."""
+        return self.texts[self.start : self.stop]
+
+    def cut(self, most: int) -> int:
+        """Take the next texts that are at most so long together, but at least one; return how long."""
+        self.stop, taken = self.start, 0
+        most = WHOLE if self.length <= WHOLE else most
+        while self.stop < len(self.texts):
+            length = _length(self.texts[self.stop])
+            if taken and taken + length > most:
+                break
+            taken += length
+            self.stop += 1
+        return taken
 
 
 class Batcher:
@@ -54,8 +80,10 @@ class Batcher:
         """
         self._encode, self._most, self._max_tokens = encode, most, max_tokens
         self._begin = begin
-        self._jobs: deque[Job] = deque()
+        self._new: deque[Job] = deque()
+        self._begun: deque[Job] = deque()
         self._change = threading.Condition()
+        self._speed = 0.0  # characters a second
         self._end = float("inf")  # when what waits is no longer answered
         self.batches = self.texts = self.tokens = 0
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
@@ -74,11 +102,11 @@ class Batcher:
 
         A future that is cancelled gives no further slice. Raises Refusal at the end.
         """
-        job = Job(deque(slices(texts)))
+        job = Job(texts)
         with self._change:
             if time.monotonic() >= self._end:
                 raise _ending()
-            self._jobs.append(job)
+            self._new.append(job)
             self._change.notify()
         return job.future
 
@@ -98,10 +126,14 @@ class Batcher:
         while batch := self._next():
             self._compute(batch)
             with self._change:
-                self._jobs.extend(job for job in batch if job.slices and not job.future.done())
+                left = [job for job in batch if not job.future.done()]
+                if self._end == float("inf"):
+                    self._begun.extend(left)
+                else:  # then rather all of one than half of each
+                    self._begun.extendleft(reversed(left))
 
     def _next(self) -> list[Job]:
-        """Return the jobs whose first slices are the next batch; none at the end."""
+        """Return the jobs whose slices are the next batch; none at the end."""
         with self._change:
             while True:
                 batch = self._gather() if time.monotonic() < self._end else []
@@ -109,29 +141,31 @@ class Batcher:
                     break
                 self._change.wait()
             if not batch:
-                while self._jobs:
-                    _settle(self._jobs.popleft(), _ending())
+                for job in (*self._begun, *self._new):
+                    _settle(job, _ending())
             return batch
 
     def _gather(self) -> list[Job]:
         batch: list[Job] = []
         texts = chars = 0
-        while self._jobs:
-            job = self._jobs.popleft()
+        while queue := self._begun if self._begun and not batch else self._new:
+            job = queue.popleft()
             if job.future.cancelled():
                 continue
-            texts += len(job.slices[0])
-            chars += sum(len(text) for text, _ in job.slices[0])
+            chars += job.cut(max(LEAST, min(MOST, int(SLICE * self._speed))))
+            texts += job.stop - job.start
             if batch and (texts > self._most or chars > MOST):
-                self._jobs.appendleft(job)
+                queue.appendleft(job)
                 break
             batch.append(job)
         return batch
 
     def _compute(self, batch: list[Job]) -> None:
-        """Encode the first slice of each job; jobs that fail together are tried one by one."""
+        """Encode a slice of each job; jobs that fail together are tried one by one."""
+        began = time.monotonic()
+        texts = [text for job in batch for text in job.slice]
         try:
-            found = self._encode([text for job in batch for text in job.slices[0]])
+            found = self._encode(texts)
         except Exception as error:
             if len(batch) == 1:
                 _settle(batch[0], error)
@@ -139,11 +173,13 @@ class Batcher:
             for job in batch:
                 self._compute([job])
             return
+        speed = sum(map(_length, texts)) / max(1e-9, time.monotonic() - began)
+        self._speed = (self._speed + speed) / 2
         self.batches += 1
         start = 0
         for job in batch:
-            take = slice(start, start + len(job.slices.popleft()))
-            start = take.stop
+            take = slice(start, start + job.stop - job.start)
+            start, job.start = take.stop, job.stop
             self._add(job, Vectors(found.values[take].copy(), found.tokens[take].copy()))
 
     def _add(self, job: Job, found: Vectors) -> None:
@@ -162,19 +198,12 @@ class Batcher:
                     413,
                 ),
             )
-        elif not job.slices:
+        elif job.start == len(job.texts):
             _settle(job, _joined(job.found))
 
 
-def slices(texts: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
-    """Yield the texts in runs of at most SLICE characters, but at least one text."""
-    start = chars = 0
-    for i, (text, _) in enumerate(texts):
-        if i > start and chars + len(text) > SLICE:
-            yield texts[start:i]
-            start, chars = i, 0
-        chars += len(text)
-    yield texts[start:]
+def _length(asked: Asked) -> int:
+    return len(asked[0]) + A_TEXT
 
 
 def _joined(found: Sequence[Vectors]) -> Vectors:

@@ -106,7 +106,7 @@ def invocation(body: bytes, limits: Limits) -> Rows:
 def csv_table(body: bytes, limits: Limits) -> Rows:
     """Return the rows of CSV with a header. Read no further than the limits. Raises BadRequest."""
     try:
-        lines = csv.reader(_lines(body.decode("utf-8-sig"), limits), strict=True)
+        lines = csv.reader(_lines(body, limits), strict=True)
         columns = next(lines, [])
         rows: list[list[str]] = []
         for row in lines:
@@ -123,13 +123,14 @@ def csv_table(body: bytes, limits: Limits) -> Rows:
     return table(columns, list(zip(*rows, strict=True)), "rows", limits)
 
 
-def _lines(text: str, limits: Limits) -> Iterator[str]:
-    """Yield the lines. One is longer than two texts of which every character is doubled: refuse."""
+def _lines(body: bytes, limits: Limits) -> Iterator[str]:
+    """Yield the lines. Refuse one that is longer than two texts of doubled quotes."""
     most = 4 * limits.chars + 100
-    for number, line in enumerate(io.StringIO(text, newline=""), 1):
+    file = io.TextIOWrapper(io.BytesIO(body), encoding="utf-8-sig", newline="")
+    for number, line in enumerate(iter(lambda: file.readline(most + 1), ""), 1):
         if len(line) > most:
             raise BadRequest(
-                f"line {number}: {len(line)} characters; expected at most {limits.chars} a text "
+                f"line {number}: more than {most} characters; expected at most {limits.chars} a text "
                 "(serve.max_chars)"
             )
         yield line

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import wait
 
 import numpy as np
 import pytest
 
-from embsearch.serve.batcher import SLICE, Batcher
+from embsearch.serve.batcher import LEAST, WHOLE, Batcher
 from embsearch.serve.encoder import Vectors
 from embsearch.serve.requests import Refusal
 
@@ -17,11 +18,13 @@ class Recorded:
     """Encodes a text as its number, notes each batch, and waits until it is let go."""
 
     def __init__(self):
+        self.pace = 0.0  # seconds a character
         self.batches, self.go, self.begun = [], threading.Event(), threading.Event()
 
     def __call__(self, texts):
         self.begun.set()
         self.go.wait(10)
+        time.sleep(self.pace * sum(len(text) for text, _ in texts))
         self.batches.append([text for text, _ in texts])
         numbers = np.array([float(text) for text, _ in texts], dtype=np.float32)
         return Vectors(numbers[:, None], np.ones(len(texts)))
@@ -79,24 +82,44 @@ def test_who_has_gone_away_is_not_computed(encode):
 
 
 def test_a_long_request_gives_slices_and_what_came_meanwhile_gets_between(encode):
-    long = "1" + " " * SLICE
-    futures = ask(Batcher(encode, 10, 100), encode, ["0"], [long, long, long], ["2"])
+    encode.pace, long = 1e-4, "1" + " " * LEAST  # less than LEAST in SLICE seconds
+    futures = ask(Batcher(encode, 10, 100), encode, ["0"], [long] * 4, ["2"], [long] * 3)
     assert [[text.strip() for text in batch] for batch in encode.batches] == [
-        ["0"], ["1", "2"], ["1"], ["1"]
+        ["0"], ["1", "2", "1", "1", "1"], ["1"], ["1"], ["1"]
     ]  # fmt: skip
-    assert futures[1].result().values[:, 0].tolist() == [1, 1, 1]
+    assert futures[1].result().values[:, 0].tolist() == [1, 1, 1, 1]
 
 
-def test_many_long_requests_leave_their_place_to_a_newcomer(encode):
-    long = "1" + " " * (SLICE - 1)
-    ask(Batcher(encode, 100, 100), encode, ["0"], *[[long, long]] * 20, ["2"])
-    assert [len(batch) for batch in encode.batches] == [1, 16, 16, 9]
-    assert encode.batches[2][4] == "2"  # before any second slice
+def test_many_long_requests_give_one_slice_to_a_batch_of_what_is_new(encode):
+    encode.pace, batcher = 1e-5, Batcher(encode, 100, 100)
+    long = ["1" + " " * WHOLE] * 3
+    futures = [batcher.submit(texts(*long)) for _ in range(3)]
+    assert encode.begun.wait(10)
+    encode.go.set()
+    while len(encode.batches) < 2:
+        time.sleep(0.001)
+    futures.append(batcher.submit(texts("2")))
+    wait(futures, 10)
+    batcher.close()
+    with_two = next(batch for batch in encode.batches if "2" in batch)
+    assert [text.strip() for text in with_two] == ["1", "2"]
+
+
+def test_a_fast_model_takes_a_long_request_at_once(encode):
+    encode.go.set()
+    batcher = Batcher(encode, 1000, 1000)
+    text = "1" + " " * (LEAST - 1)
+    for _ in range(20):  # it learns that the model is fast
+        batcher.submit(texts(text)).result(10)
+    encode.batches.clear()
+    batcher.submit(texts(*[text] * 20)).result(10)
+    assert len(encode.batches) == 1
+    batcher.close()
 
 
 def test_a_cancelled_long_request_ends_after_its_slice(encode):
-    batcher = Batcher(encode, 10, 100)
-    long = batcher.submit(texts(*["1" * SLICE] * 50))
+    encode.pace, batcher = 1e-4, Batcher(encode, 10, 100)
+    long = batcher.submit(texts(*["1" + " " * LEAST] * 50))
     assert encode.begun.wait(10)
     assert long.cancel()
     encode.go.set()
