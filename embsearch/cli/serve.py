@@ -76,8 +76,14 @@ def hosts(serve: ServeConfig) -> tuple[str, ...]:
     """Return the names that requests may call the server by; by default this machine's own."""
     if serve.allowed_hosts:
         return serve.allowed_hosts
-    own = [one.address for ones in psutil.net_if_addrs().values() for one in ones]
-    return (serve.host, "localhost", "127.0.0.1", "[::1]", socket.gethostname(), *own)
+    own = [
+        one.address.partition("%")[0]
+        for ones in psutil.net_if_addrs().values()
+        for one in ones
+        if one.family in (socket.AF_INET, socket.AF_INET6)
+    ]
+    names = (serve.host, "localhost", "127.0.0.1", "::1", socket.gethostname(), *own)
+    return tuple(f"[{name}]" if ":" in name else name for name in names)
 
 
 def told(model: Chosen, digest: str) -> str:

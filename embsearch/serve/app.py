@@ -55,16 +55,9 @@ from embsearch.serve.requests import (
 )
 from embsearch.track.unaltered import check
 
-PATHS = (
-    "/live",
-    "/ping",
-    "/health",
-    "/ready",
-    "/metrics",
-    "/version",
-    "/invocations",
-    "/v1/embeddings",
-)
+ALIVE = ("/live", "/ping", "/health")
+ASKED = ("/invocations", "/v1/embeddings")
+PATHS = (*ALIVE, *ASKED, "/ready", "/metrics", "/version")
 JSON, CSV = "application/json", "text/csv"
 LARGE = 65_536  # bytes of a body that another thread reads, so that others are answered meanwhile
 EXPANDS = 4  # bytes of a text in memory, of one byte in a body
@@ -103,19 +96,17 @@ def make_app(
     )
     service = Service(served, config, encoder, batcher)
     named = Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-    keyed = [Middleware(AuthenticationMiddleware, backend=Key(key), on_error=_without_key)]
-    keyed = keyed if key else []
+    asks_key = Middleware(AuthenticationMiddleware, backend=Key(key), on_error=_without_key)
+    keyed = [asks_key] if key else []
+    door = [named, *keyed]
     routes = [
-        *(Route(path, service.live) for path in PATHS[:3]),
+        *(Route(path, service.live) for path in ALIVE),
         Route("/ready", service.ready),
         Route("/metrics", service.counts, middleware=keyed),
-        Route("/version", service.about, middleware=[named, *keyed]),
+        Route("/version", service.about, middleware=door),
         *(
-            Route(path, answer, methods=["POST"], middleware=[named, *keyed])
-            for path, answer in (
-                ("/invocations", service.invocations),
-                ("/v1/embeddings", service.openai),
-            )
+            Route(path, answer, methods=["POST"], middleware=door)
+            for path, answer in zip(ASKED, (service.invocations, service.openai), strict=True)
         ),
     ]
     counted = Middleware(Counted, metrics=service.metrics)

@@ -109,9 +109,10 @@ class Connection(H11Protocol):
             timer.cancel()
 
     def _refuse(self, status: int, why: str) -> None:
-        """Say why, if no answer has begun, and close."""
+        """Say why, if no answer has begun or waits to be read, and close."""
         self._forget()
-        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+        begun = self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
+        if begun or self.flow.write_paused:
             self.transport.abort()
             return
         head = [("content-type", "text/plain"), ("content-length", str(len(why)))]
