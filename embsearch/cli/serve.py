@@ -40,8 +40,8 @@ def run(config: Config, options: TakesModel) -> int:
     app, batcher = make_app(served, config.serve, config.device, hosts(config.serve), key)
     address = f"http://{listening.getsockname()[0]}:{listening.getsockname()[1]}"
     print(
-        f"listening on {address}: POST /invocations, POST /v1/embeddings, GET /version, /live, /ready, "
-        f"/metrics; {'with' if key else 'without'} a key; Ctrl-C ends it"
+        f"listening on {address}: POST /invocations, POST /v1/embeddings, GET /version, /live, "
+        f"/ready, /metrics; {'with' if key else 'without'} a key; Ctrl-C ends it"
     )
     body = '{"inputs": ["running shoes"]}'
     print(
@@ -66,8 +66,8 @@ def api_key(serve: ServeConfig) -> str | None:
     key = os.environ.get(serve.api_key_env, "").strip()
     if not key:
         raise ConfigError(
-            f"serve.api_key_env={serve.api_key_env}: the environment has no such variable, or it is "
-            "empty; export it where this command starts, as KEY=$(openssl rand -hex 32)"
+            f"serve.api_key_env={serve.api_key_env}: the environment has no such variable, or it "
+            "is empty; export it where this command starts, as KEY=$(openssl rand -hex 32)"
         )
     return key
 

@@ -60,6 +60,7 @@ ASKED = ("/invocations", "/v1/embeddings")
 PATHS = (*ALIVE, *ASKED, "/ready", "/metrics", "/version")
 JSON, CSV = "application/json", "text/csv"
 LARGE = 65_536  # bytes of a body that another thread reads, so that others are answered meanwhile
+SHORT = 16_384  # bytes of a body that may always come in
 EXPANDS = 4  # bytes of a text in memory, of one byte in a body
 A_NUMBER = 16  # bytes of a vector's number in memory, written in an answer too
 Work = Callable[[str, bytes], Coroutine[None, None, bytes]]
@@ -140,9 +141,8 @@ class Service:
         first = batcher.submit(encoder.prompted(["ready?"], None)).result()
         self._width = first.values.shape[1]
         self._room = int(config.max_waiting_mb * 1e6)
-        self._requests = self._waiting = self._reading = (
-            0  # requests and bytes that wait, that come in
-        )
+        self._requests = self._waiting = 0  # requests that wait, and their bytes
+        self._reading = 0  # bytes of bodies that come in
         self._other = ThreadPoolExecutor(1, "large")
         self._seconds = 1.0  # that the last answer took
 
@@ -251,11 +251,11 @@ class Service:
         """
         if length > self._config.max_mb * 1e6:
             raise BadRequest(
-                f"the body is longer than {self._config.max_mb:g} MB (serve.max_mb); send fewer rows "
-                "a request",
+                f"the body is longer than {self._config.max_mb:g} MB (serve.max_mb); send fewer "
+                "rows a request",
                 413,
             )
-        if length > LARGE and self._reading > max(length, self._room // EXPANDS):
+        if length > SHORT and self._reading > max(length, self._room // EXPANDS):
             raise self._busy()
 
     @contextmanager
@@ -303,7 +303,7 @@ class Service:
 
 
 async def _unless_gone(request: Request, work: Coroutine[None, None, bytes]) -> bytes:
-    """Return what ``work`` finds. Where the client goes away, cancel it: raises ClientDisconnect."""
+    """Return what ``work`` finds; cancel it where the client goes away: raises ClientDisconnect."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(request.receive())
     try:

@@ -51,7 +51,7 @@ class Job:
         return self.texts[self.start : self.stop]
 
     def cut(self, most: int) -> int:
-        """Take the next texts that are at most so long together, but at least one; return how long."""
+        """Take the next texts, at most so long together, but at least one; return how long."""
         self.stop, taken = self.start, 0
         most = WHOLE if self.length <= WHOLE else most
         while self.stop < len(self.texts):
@@ -91,7 +91,7 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs."""
+        """Return whether the thread runs."""
         return self._thread.is_alive()
 
     async def __call__(self, texts: Sequence[Asked]) -> Vectors:

@@ -31,7 +31,7 @@ EXPECTED = '{"inputs": ["a text", ...]} or {"inputs": [{"query": "...", "title":
 EXPECTED_OPENAI = '{"input": ["a text", ...]}'
 
 
-# A text, or what begins or goes on with a list or an object. A text that does not end takes the rest.
+# A text, or what begins or goes on with a list or an object. A text without an end takes the rest.
 _VALUE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{,]', re.DOTALL)
 _OF_A_ROW = 8  # such values: {"query": "", "title": ""}, has seven
 
@@ -112,7 +112,7 @@ def csv_table(body: bytes, limits: Limits) -> Rows:
         for row in lines:
             if row and len(row) != len(columns):
                 raise BadRequest(
-                    f"line {lines.line_num}: {len(row)} cells; expected {len(columns)} as in the header"
+                    f"line {lines.line_num}: {len(row)} cells; expected {len(columns)} as the header"
                 )
             rows.append(row)
             _count("rows", rows, limits)  # blank lines too: sixteen million take seconds
@@ -130,8 +130,8 @@ def _lines(body: bytes, limits: Limits) -> Iterator[str]:
     for number, line in enumerate(iter(lambda: file.readline(most + 1), ""), 1):
         if len(line) > most:
             raise BadRequest(
-                f"line {number}: more than {most} characters; expected at most {limits.chars} a text "
-                "(serve.max_chars)"
+                f"line {number}: more than {most} characters; expected at most {limits.chars} a "
+                "text (serve.max_chars)"
             )
         yield line
 
@@ -235,14 +235,14 @@ def _object(body: bytes, expected: str, limits: Limits) -> JsonObject:
 
 
 def _check_values(text: str, limits: Limits) -> None:
-    """Raise BadRequest where JSON holds more values than rows need: each takes 60 bytes of memory."""
+    """Raise BadRequest where JSON holds more values than rows need: each takes 60 bytes."""
     most = _OF_A_ROW * (limits.rows + 8)
     if sum(map(text.count, "[{,")) <= most:  # no text need be told from a list: fifty times faster
         return
     if any(number > most for number, _ in enumerate(_VALUE.finditer(text), 1)):
         raise BadRequest(
-            f"the body holds more than {most} values; expected no more than {limits.rows} rows need "
-            "(serve.max_rows)"
+            f"the body holds more than {most} values; expected no more than {limits.rows} rows "
+            "need (serve.max_rows)"
         )
 
 

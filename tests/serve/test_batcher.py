@@ -83,9 +83,11 @@ def test_who_has_gone_away_is_not_computed(encode):
 
 def test_a_long_request_gives_slices_and_what_came_meanwhile_gets_between(encode):
     encode.pace, long = 1e-4, "1" + " " * LEAST  # less than LEAST in SLICE seconds
-    futures = ask(Batcher(encode, 10, 100), encode, ["0"], [long] * 4, ["2"], [long] * 3)
+    futures = ask(
+        Batcher(encode, 10, 100), encode, ["0"], [long] * 4, ["2"], ["3" + " " * 1300] * 3
+    )
     assert [[text.strip() for text in batch] for batch in encode.batches] == [
-        ["0"], ["1", "2", "1", "1", "1"], ["1"], ["1"], ["1"]
+        ["0"], ["1", "2", "3", "3", "3"], ["1"], ["1"], ["1"]
     ]  # fmt: skip
     assert futures[1].result().values[:, 0].tolist() == [1, 1, 1, 1]
 
