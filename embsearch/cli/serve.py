@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 
 import psutil
 
@@ -17,10 +18,14 @@ from embsearch.config.options import TakesModel
 from embsearch.config.schema import Config, ServeConfig
 from embsearch.errors import ConfigError, ModelError
 
+# Seconds that the model waits for the interpreter while connections are at work: it asks at each
+# operation, and with 0.005, as usual, a wave of clients slows it down several times.
+TURN = 0.0005
+
 
 def run(config: Config, options: TakesModel) -> int:
     """Check the files, load them, listen until Ctrl-C or SIGTERM."""
-    key = api_key(config.serve)
+    key, allowed = api_key(config.serve), hosts(config.serve)
     listening = listen(config)
     model = chosen_or_champion(config, options)
     if model.folder is None:
@@ -35,9 +40,10 @@ def run(config: Config, options: TakesModel) -> int:
     from embsearch.worker import use_all_cores
 
     use_all_cores()
+    sys.setswitchinterval(TURN)
     number = model.version.version if model.version else None
     served = Served(model.folder, digest, names(model), number)
-    app, batcher = make_app(served, config.serve, config.device, hosts(config.serve), key)
+    app, batcher = make_app(served, config.serve, config.device, allowed, key)
     address = f"http://{listening.getsockname()[0]}:{listening.getsockname()[1]}"
     print(
         f"listening on {address}: POST /invocations, POST /v1/embeddings, GET /version, /live, "
@@ -73,7 +79,16 @@ def api_key(serve: ServeConfig) -> str | None:
 
 
 def hosts(serve: ServeConfig) -> tuple[str, ...]:
-    """Return the names that requests may call the server by; by default this machine's own."""
+    """Return the names that requests may call the server by; by default this machine's own.
+
+    Raises ConfigError.
+    """
+    for name in serve.allowed_hosts:
+        if "*" in name.removeprefix("*.") and name != "*":
+            raise ConfigError(
+                f"serve.allowed_hosts: {name!r} is no host; expected a name, an address, "
+                "'*.example.com' for all names below one, or '*' for every name"
+            )
     if serve.allowed_hosts:
         return serve.allowed_hosts
     own = [

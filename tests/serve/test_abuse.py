@@ -234,3 +234,7 @@ def test_the_key_is_read_from_the_environment_alone(monkeypatch):
 def test_by_default_this_machines_own_names_are_hosts():
     assert {"localhost", "127.0.0.1", "[::1]", socket.gethostname()} <= set(hosts(ServeConfig()))
     assert hosts(ServeConfig(allowed_hosts=("*.example.com",))) == ("*.example.com",)
+    with pytest.raises(
+        ConfigError, match=r"serve.allowed_hosts: 'a\*' is no host; expected a name"
+    ):
+        hosts(ServeConfig(allowed_hosts=("a.example", "a*")))
