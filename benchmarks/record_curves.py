@@ -34,7 +34,7 @@ import torch
 
 from embsearch import trial as product
 from embsearch.config.load import compose
-from embsearch.config.schema import Config
+from embsearch.config.schema import Config, ModelConfig
 from embsearch.data.load import prepare_dataset
 from embsearch.errors import Diverged
 from embsearch.model import pretrained
@@ -129,7 +129,7 @@ def ends(runs: list[dict[str, Any]]) -> dict[int, float]:
 def cut(folder: Path) -> Path:
     """Save MiniLM-L6 with two of its layers."""
     if not (folder / "modules.json").exists():
-        model = pretrained.load(pretrained.find("minilm"))
+        model = pretrained.load(pretrained.find(ModelConfig()))
         base = model[0].auto_model
         base.encoder.layer = torch.nn.ModuleList([base.encoder.layer[n] for n in LAYERS])
         base.config.num_hidden_layers = len(LAYERS)

@@ -39,6 +39,7 @@ from rich.table import Table
 from sentence_transformers import SentenceTransformer, __version__
 
 from embsearch.config.load import compose
+from embsearch.config.schema import ModelConfig
 from embsearch.data.load import load_dataset
 from embsearch.model import pretrained
 
@@ -172,7 +173,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "serve.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    folder = Path(pretrained.find("minilm"))
+    folder = Path(pretrained.find(ModelConfig()))
     model = SentenceTransformer(str(folder), device="cpu")
     each = args.requests // args.turns
     some = max(1, round(each * args.share))

@@ -598,7 +598,7 @@ class PromoteConfig(Room):
 
 @dataclass(frozen=True)
 class ServeConfig(Room):
-    """The address that the server listens on, and limits of one request."""
+    """The address that the server listens on, who may ask, and limits of what is asked."""
 
     host: str = setting(
         "127.0.0.1", "address it listens on; 0.0.0.0: every one of this machine", verbs=("serve",)
@@ -629,8 +629,35 @@ class ServeConfig(Room):
         1024, "texts, or query-title pairs, of one request", low=1, verbs=("serve",)
     )
     max_chars: int = setting(16_384, "characters of one text", low=1, verbs=("serve",))
-    max_mb: float = setting(16.0, "size of a request's body", above=0, verbs=("serve",))
-    max_waiting: int = setting(512, "connections at once; beyond it: 503", low=1, verbs=("serve",))
+    max_tokens: int = setting(
+        65_536, "tokens of one request, as the model reads them", low=1, verbs=("serve",)
+    )
+    max_mb: float = setting(4.0, "size of a request's body", above=0, verbs=("serve",))
+    max_waiting: int = setting(
+        512, "requests that wait at once; beyond it: 429", low=1, verbs=("serve",)
+    )
+    max_waiting_mb: float = setting(
+        64.0, "memory of the requests that wait; beyond it: 429", above=0, verbs=("serve",)
+    )
+    read_timeout: float = setting(
+        20.0,
+        "seconds in which a client must send a request, or read an answer; beyond it: 408",
+        above=0,
+        verbs=("serve",),
+    )
+    grace: float = setting(
+        20.0, "seconds for which SIGTERM lets requests be answered", low=0, verbs=("serve",)
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (),
+        "names that requests may call it by, as '*.example.com'; none: those of this machine",
+        verbs=("serve",),
+    )
+    api_key_env: str | None = setting(
+        None,
+        "variable of the environment with the key that requests must bring; null: none",
+        verbs=("serve",),
+    )
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,11 @@ MLflow's forms are {"inputs": ...}, {"instances": ...}, {"dataframe_records": [.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,12 +31,29 @@ EXPECTED = '{"inputs": ["a text", ...]} or {"inputs": [{"query": "...", "title":
 EXPECTED_OPENAI = '{"input": ["a text", ...]}'
 
 
-class BadRequest(Exception):
-    """The client can mend this; the text says what and where. ``status`` is HTTP's."""
+# A text, or what begins or goes on with a list or an object. A text without an end takes the rest.
+_VALUE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{,]', re.DOTALL)
+_OF_A_ROW = 8  # such values: {"query": "", "title": ""}, has seven
+
+
+class Refusal(Exception):
+    """A request gets no vectors; the text says why. ``status`` is HTTP's.
+
+    ``retry_after``: seconds after which it may be answered.
+    """
+
+    def __init__(
+        self, message: str, status: int, param: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.retry_after = status, param, retry_after
+
+
+class BadRequest(Refusal):
+    """The client can mend this; the text says what and where."""
 
     def __init__(self, message: str, status: int = 400, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.param = status, param
+        super().__init__(message, status, param)
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,7 @@ class Embeddings:
 
 def invocation(body: bytes, limits: Limits) -> Rows:
     """Return the rows of a body for /invocations. Raises BadRequest."""
-    given = _object(body, EXPECTED)
+    given = _object(body, EXPECTED, limits)
     form = _only(given, FORMS, ("params",), EXPECTED)
     params = given.get("params") or {}
     if not isinstance(params, dict) or params.keys() - {"input_type"}:
@@ -81,6 +101,39 @@ def invocation(body: bytes, limits: Limits) -> Rows:
     if params and found.titles is not None:
         raise BadRequest("params.input_type: expected none beside rows of a query and a title")
     return replace(found, role=_role(params))
+
+
+def csv_table(body: bytes, limits: Limits) -> Rows:
+    """Return the rows of CSV with a header. Read no further than the limits. Raises BadRequest."""
+    try:
+        lines = csv.reader(_lines(body, limits), strict=True)
+        columns = next(lines, [])
+        rows: list[list[str]] = []
+        for row in lines:
+            if row and len(row) != len(columns):
+                raise BadRequest(
+                    f"line {lines.line_num}: {len(row)} cells; expected {len(columns)} as the header"
+                )
+            rows.append(row)
+            _count("rows", rows, limits)  # blank lines too: sixteen million take seconds
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadRequest(f"the body is not CSV in UTF-8: {error}") from None
+    rows = [row for row in rows if row]
+    _count("rows", rows, limits)
+    return table(columns, list(zip(*rows, strict=True)), "rows", limits)
+
+
+def _lines(body: bytes, limits: Limits) -> Iterator[str]:
+    """Yield the lines. Refuse one that is longer than two texts of doubled quotes."""
+    most = 4 * limits.chars + 100
+    file = io.TextIOWrapper(io.BytesIO(body), encoding="utf-8-sig", newline="")
+    for number, line in enumerate(iter(lambda: file.readline(most + 1), ""), 1):
+        if len(line) > most:
+            raise BadRequest(
+                f"line {number}: more than {most} characters; expected at most {limits.chars} a "
+                "text (serve.max_chars)"
+            )
+        yield line
 
 
 def _invoked(form: str, value: object, limits: Limits) -> Rows:
@@ -96,7 +149,7 @@ def _invoked(form: str, value: object, limits: Limits) -> Rows:
 
 def embeddings(body: bytes, limits: Limits) -> Embeddings:
     """Return the question of a body for /v1/embeddings. Raises BadRequest."""
-    given = _object(body, EXPECTED_OPENAI)
+    given = _object(body, EXPECTED_OPENAI, limits)
     if "input" not in given:
         raise BadRequest(f"input: is missing; expected {EXPECTED_OPENAI}", param="input")
     encoding = given.get("encoding_format") or "float"
@@ -162,9 +215,11 @@ def table(
     )
 
 
-def _object(body: bytes, expected: str) -> JsonObject:
+def _object(body: bytes, expected: str, limits: Limits) -> JsonObject:
     try:
-        given = json.loads(body)
+        text = body.decode("utf-8-sig")
+        _check_values(text, limits)
+        given = json.loads(text)
     except json.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON ({error}); expected {expected}") from None
     except (
@@ -177,6 +232,18 @@ def _object(body: bytes, expected: str) -> JsonObject:
     if not isinstance(given, dict):
         raise BadRequest(f"the body is {_shown(given)}; expected an object, {expected}")
     return given
+
+
+def _check_values(text: str, limits: Limits) -> None:
+    """Raise BadRequest where JSON holds more values than rows need: each takes 60 bytes."""
+    most = _OF_A_ROW * (limits.rows + 8)
+    if sum(map(text.count, "[{,")) <= most:  # no text need be told from a list: fifty times faster
+        return
+    if any(number > most for number, _ in enumerate(_VALUE.finditer(text), 1)):
+        raise BadRequest(
+            f"the body holds more than {most} values; expected no more than {limits.rows} rows "
+            "need (serve.max_rows)"
+        )
 
 
 def _only(given: JsonObject, forms: Sequence[str], beside: Sequence[str], expected: str) -> str:
