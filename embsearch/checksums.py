@@ -1,4 +1,4 @@
-"""SHA256SUMS: the digests of a folder's files, as ``sha256sum`` writes them and ``sha256sum -c`` reads.
+"""SHA256SUMS: the digests of a folder's files, which ``sha256sum --check`` understands.
 
 Data, tokens, vectors: what is made once and read for years lies in folders that have one. It is
 compared when a folder is read. A file that this process has compared is not read for it again

@@ -6,6 +6,7 @@ Shapes: M rows, Q queries, P pool titles, T texts, S texts of the sample, E dime
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
@@ -71,7 +72,7 @@ class Examined:
                 names = [name for name in Examined.__dataclass_fields__ if name != "pool"]
                 known = {name: arrays[name] for name in names}
                 return Examined(**known, **({"pool": arrays["pool"]} if "pool" in arrays else {}))
-        except (KeyError, EOFError, BadZipFile) as error:
+        except (KeyError, EOFError, BadZipFile, zlib.error) as error:
             raise ValueError(f"{path}: damaged: {error}") from error
 
 

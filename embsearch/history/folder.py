@@ -181,6 +181,7 @@ class StudyFolder:
         """Return what ``lock_config`` wrote. Raises StudyError for a damaged or missing file."""
         try:
             content = yaml.safe_load(self.locked.read_text(encoding="utf-8"))
+            content["config"]["seed"]  # the last setting of every version: nothing was cut off
             return {
                 "identity": content["identity"],
                 "config": content["config"],
@@ -275,35 +276,41 @@ class StudyFolder:
             began = self.read_locked()["config"]["evaluate"]
             evaluate = replace(evaluate, objective=began["objective"])
         state = StudyState(evaluate.metric)
-        return self.whole(state.apply_all(self.study_events(), dict(self.trial_logs())))
-
-    def whole(self, state: StudyState) -> StudyState:
-        """Return the state of all logs.
-
-        Raises StudyError where a trial's log is gone or changed, but for one that the search runs
-        again by its config.
-        """
-        for number in state.damaged_logs:
-            trial = self.trial(number)
-            known = (trial / "config.yaml").exists()
-            if known and state.closed is None:
-                continue
-            remedy = "without one, begin another study with study.name=..."
-            if known:
-                remedy = (
-                    f"or delete the lines of {self.log.path} from its last 'closed' on: the same search "
-                    "then runs that trial again"
-                )
-            raise StudyError(
-                f"{trial / 'events.jsonl'}: the log of trial {number} is gone, or is not as it was when "
-                f"the study ended. Put {trial} back from a copy; {remedy}"
-            )
+        state.apply_all(self.study_events(), dict(self.trial_logs()))
+        refuse_lost_logs(self, state)
         return state
 
     def last_sign(self) -> float:
         """Return when the last event was logged, in Unix seconds; 0 where there is none."""
         logs = [self.study_events(), *(log for _, log in self.trial_logs())]
         return max((log[-1].time / 1000 for log in logs if log), default=0.0)
+
+
+def refuse_lost_logs(folder: StudyFolder, state: StudyState) -> None:
+    """Raise StudyError where a log is gone or changed, but for a trial's that the search runs again
+    by its config.
+    """
+    log = folder.log.path
+    if state.trials and not state.sessions:
+        raise StudyError(
+            f"{log}: gone or empty, and trials are there; put it back from a copy, or begin another "
+            "study with study.name=..."
+        )
+    for number in state.damaged_logs:
+        trial = folder.trial(number)
+        known = (trial / "config.yaml").exists()
+        if known and state.closed is None:
+            continue
+        remedy = "without one, begin another study with study.name=..."
+        if known:
+            remedy = (
+                f"or delete the lines of {log} from its last 'closed' on: the same search then runs "
+                "that trial again"
+            )
+        raise StudyError(
+            f"{trial / 'events.jsonl'}: the log of trial {number} is gone, or is not as it was when "
+            f"the study ended. Put {trial} back from a copy; {remedy}"
+        )
 
 
 def as_begun(config: Config) -> Config:

@@ -16,7 +16,7 @@ from embsearch.config.schema import Config
 from embsearch.errors import StudyError
 from embsearch.history import events
 from embsearch.history.events import E, Event
-from embsearch.history.folder import StudyFolder, holder
+from embsearch.history.folder import StudyFolder, holder, refuse_lost_logs
 from embsearch.history.log import read_events
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Trial, common_rung
@@ -120,7 +120,8 @@ class Record:
         self.running = holder(folder.path / "lock")
         self._events = read_events(folder.log.path)
         logs = dict(folder.trial_logs())
-        self.state = folder.whole(StudyState(self.objective).apply_all(self._events, logs))
+        self.state = StudyState(self.objective).apply_all(self._events, logs)
+        refuse_lost_logs(folder, self.state)
         if not self.running:
             self.state.release_all()
         closed = self.state.closed

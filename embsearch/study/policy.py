@@ -18,7 +18,6 @@ from embsearch.history.state import StudyState
 from embsearch.history.trial import Trial
 from embsearch.search import budget
 from embsearch.search.closing import Closing
-from embsearch.search.confirm import affordable, estimated
 from embsearch.search.scheduler import Scheduler, repeats_from
 from embsearch.study.actions import (
     BASELINE,
@@ -32,14 +31,7 @@ from embsearch.study.actions import (
     Train,
     Wait,
 )
-from embsearch.study.result import (
-    by_value,
-    confirmed,
-    soup_due,
-    to_confirm,
-    to_judge,
-    winner,
-)
+from embsearch.study.result import confirmed, soup_due, to_judge, unconfirmed, winner
 from embsearch.values import Segment, State, record
 
 LIVE: tuple[State, ...] = ("waiting", "running", "paused")
@@ -50,18 +42,15 @@ class Policy:
     """The rules of one study.
 
     ``measured_with``: the digests of config and data that a measurement outside the trials depends
-    on; a study that was extended may have changed them. ``judges``: whether there are validation
-    rows that the search does not read, which then choose between the best models.
+    on; a study that was extended may have changed them. ``judges`` is true where the best models
+    are measured on validation rows that the search did not read.
     """
 
+    judges = False
+
     def __init__(
-        self,
-        config: Config,
-        scheduler: Scheduler,
-        measured_with: tuple[str, str] = ("", ""),
-        judges: bool = False,
+        self, config: Config, scheduler: Scheduler, measured_with: tuple[str, str] = ("", "")
     ) -> None:
-        self._judges = judges and estimated(config)
         self.config, self.scheduler, self.measured_with = config, scheduler, measured_with
         self._repeats_from = repeats_from(config)
         self._closing = Closing(config)
@@ -151,9 +140,9 @@ class Policy:
         over = self.over(state, now.elapsed)
         if not over or any(state.trials.count(one) for one in LIVE):
             return self._search(state, now, slot, over)
-        untrained = self._unconfirmed(state)
+        untrained = unconfirmed(state, self.config)
         soup = None if untrained else soup_due(state, self.config)
-        unjudged = to_judge(state, self.config) if self._judges and soup is None else []
+        unjudged = to_judge(state, self.config) if self.judges and soup is None else []
         if unjudged:
             return self._judge(unjudged, now, slot)
         if untrained:
@@ -193,18 +182,6 @@ class Policy:
 
     # ---- the end -------------------------------------------------------------------------------
 
-    def _unconfirmed(self, state: StudyState) -> list[tuple[Trial, int]]:
-        """Return the runs with fresh seeds, of the best configurations, that have not come to their end."""
-        top, seeds = self.affordable(state)
-        if not top:
-            return []
-        return [
-            (trial, seed)
-            for trial in to_confirm(state, self.config, top)
-            for seed in range(trial.searched, trial.searched + seeds)
-            if not trial.ended_by_itself(seed) and seed not in state.lost[trial.number]
-        ]
-
     def _judge(self, unjudged: Sequence[Trial], now: Moment, slot: int) -> Evaluate | None:
         """Measure the best models on all validation rows, before anything is chosen by them."""
         for trial in unjudged:
@@ -222,13 +199,6 @@ class Policy:
                     slot, Segment(trial.number, trial.attempt, at, at + 1, seed), fresh=True
                 )
         return None
-
-    def affordable(self, state: StudyState) -> tuple[int, int]:
-        """Return how many configurations are confirmed, and by how many seeds each."""
-        if self.config.launcher.name == "replay" or not by_value(state):
-            return 0, 0
-        spent = sum(trial.texts_seen * trial.searched for trial in state.trials.values())
-        return affordable(self.config.confirm, spent, self.config.train.texts)
 
     def _test(self, state: StudyState, now: Moment, slot: int) -> Action | None:
         """Measure each row of the final table on the test rows, once."""

@@ -15,7 +15,7 @@ from embsearch.history.folder import StudyFolder
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Run, Trial
 from embsearch.search import budget
-from embsearch.search.confirm import Confirmed, choose, estimated
+from embsearch.search.confirm import Confirmed, affordable, choose, estimated
 from embsearch.search.earlier import told_by
 from embsearch.search.gaussian import surrogate_of
 from embsearch.search.promotion import SEED_NOISE, apart
@@ -145,7 +145,8 @@ def to_judge(state: StudyState, config: Config) -> list[Trial]:
     """Return the models that are still to be measured on all validation rows: the best by the
     estimate, the given points, soups.
     """
-    ended = [t for t in _by_estimate(state, config, fresh=False) if t.state == "complete"]
+    trials = _by_estimate(state, config, fresh=False)
+    ended = [t for t in trials if t.state == "complete" or t is trials[0]]
     asked = ended[:JUDGED] + [trial for trial in ended[JUDGED:] if trial.given]
     soups = [soup for soup in state.trials.soups if soup.state == "complete"]
     return [trial for trial in (*asked, *soups) if trial.judged is None]
@@ -203,6 +204,27 @@ def to_confirm(state: StudyState, config: Config, top: int) -> list[Trial]:
     if top > 1 and given and not any(trial.given for trial in best):
         best[-1] = given[0]
     return best
+
+
+def runs_to_confirm(state: StudyState, config: Config) -> tuple[int, int]:
+    """Return how many configurations are confirmed, and by how many seeds each."""
+    if config.launcher.name == "replay" or not by_value(state):
+        return 0, 0
+    spent = sum(trial.texts_seen * trial.searched for trial in state.trials.values())
+    return affordable(config.confirm, spent, config.train.texts)
+
+
+def unconfirmed(state: StudyState, config: Config) -> list[tuple[Trial, int]]:
+    """Return the runs with fresh seeds, of the best configurations, that have not come to their
+    end.
+    """
+    top, seeds = runs_to_confirm(state, config)
+    return [
+        (trial, seed)
+        for trial in (to_confirm(state, config, top) if top else ())
+        for seed in range(trial.searched, trial.searched + seeds)
+        if not trial.ended_by_itself(seed) and seed not in state.lost[trial.number]
+    ]
 
 
 def _estimates(

@@ -31,11 +31,10 @@ from embsearch.study.answers import Answers
 from embsearch.study.dispatch import Dispatch
 from embsearch.study.fit_to_data import fit_to_data
 from embsearch.study.policy import Policy
-from embsearch.study.result import Result, nothing_left, result_of
+from embsearch.study.result import Result, nothing_left, result_of, runs_to_confirm
 from embsearch.study.stopping import STOPPED, Interrupted, Stopping
 from embsearch.study.workplace import Workplace
 from embsearch.track.base import Recorder, Recorders
-from embsearch.track.digest import digest, manifest
 from embsearch.values import Clock
 
 
@@ -105,8 +104,8 @@ class Study:
         self._workplace = Workplace.prepare(self.config, self.space, self.folder, state)
         data = self._workplace.data
         measured_with = self.folder.digest, data.fingerprint
-        unread = self._workplace.has_unread_rows
-        self.policy = Policy(self.config, self.scheduler, measured_with, judges=unread)
+        self.policy = Policy(self.config, self.scheduler, measured_with)
+        self.policy.judges = self._workplace.judges
         self._answers = Answers(self._workplace, self.policy)
         warmups = self._workplace.warmups.line()
         for line in (*self._decided_by_data, pairs_and_unread(data.report), warmups):
@@ -162,9 +161,7 @@ class Study:
     def note(self, event: Event, number: int | None = None) -> None:
         """Write an event into the study's log, or into the log of trial ``number``, and act by it."""
         if isinstance(event, events.Ended) and number is not None:
-            model = self._workplace.model(number)
-            files = {} if model is None else manifest(Path(model))
-            event = replace(event, model=model, digest=digest(files) if files else "")
+            event = self._workplace.ended(event, number)
         log = self.folder.log if number is None else self.folder.trial_log(number)
         event = log.append(event, spent=round(self.elapsed, 3))
         self.state.apply(event, number)
@@ -196,7 +193,7 @@ class Study:
 
     def _evaluate(self, desk: Dispatch[Name], evaluate: actions.Evaluate) -> None:
         label = evaluate.label
-        if label != "baseline" and not self.policy.affordable(self.state)[0]:
+        if label != "baseline" and not runs_to_confirm(self.state, self.config)[0]:
             self._say_of_confirming()
         job = self._workplace.evaluation(label, evaluate.trial)
         desk.give(evaluate.slot, ("evaluate", label), job, retried=True)
@@ -208,7 +205,9 @@ class Study:
         self._said_of_confirming = True
         if self.state.trials.best is not None:
             self.say(
-                progress.about_confirming(*self.policy.affordable(self.state), self.config.confirm)
+                progress.about_confirming(
+                    *runs_to_confirm(self.state, self.config), self.config.confirm
+                )
             )
 
     def _hear(self, desk: Dispatch[Name]) -> None:

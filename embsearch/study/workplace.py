@@ -24,12 +24,14 @@ from embsearch.launch.base import (
     points_every,
 )
 from embsearch.search import encoders
+from embsearch.search.confirm import estimated
 from embsearch.search.earlier import studies_of
 from embsearch.search.space import Space
 from embsearch.search.suggest import check_kinds, first_points
 from embsearch.search.warmup import Warmups
 from embsearch.study.actions import Average
 from embsearch.tasks.catalogue import task_of
+from embsearch.track.digest import digest, manifest
 from embsearch.track.environment import environment
 from embsearch.track.unaltered import checked_trial
 from embsearch.values import EarlierStudy, Origin, Scalar, Segment, Suggestion
@@ -85,13 +87,11 @@ class Workplace:
         folder.check_data(data.fingerprint)
 
     @property
-    def has_unread_rows(self) -> bool:
-        """Whether there are validation rows that trials are not measured on, and models to read
-        them.
-        """
+    def judges(self) -> bool:
+        """True where the best models are measured on all validation rows: trials were not."""
         task, most = task_of(self.config), self.config.evaluate.max_rows
         unread = len(task.rows(self.data, "valid")) > len(task.rows(self.data, "valid", most))
-        return unread and self.config.launcher.name != "replay"
+        return unread and estimated(self.config) and self.config.launcher.name != "replay"
 
     @property
     def warmups(self) -> Warmups:
@@ -148,6 +148,14 @@ class Workplace:
                 origin: Origin = "given" if number and params in given else ""
                 yield events.Created(trial=number, params=params, axes=axes, origin=origin)
 
+    def ended(self, event: events.Ended, number: int) -> events.Ended:
+        """Return the end of a trial with its model's folder, where there is one, and its digest."""
+        path = self.folder.trial(number) / "model"
+        if not path.exists():
+            return event
+        files = manifest(path)
+        return replace(event, model=str(path), digest=digest(files) if files else "")
+
     # ---- jobs --------------------------------------------------------------------------------
 
     def config_of(self, params: Mapping[str, Scalar], seed: int = 0) -> Config:
@@ -193,11 +201,6 @@ class Workplace:
         return EvaluateJob("valid", to_dict(config), str(self.cache), others=more)
 
     # ---- files -------------------------------------------------------------------------------
-
-    def model(self, number: int) -> str | None:
-        """Return the folder of a trial's model, where there is one."""
-        path = self.folder.trial(number) / "model"
-        return str(path) if path.exists() else None
 
     def clear(self, trial: Trial) -> None:
         """Remove what only a trial that goes on needs: checkpoints, the runs of its other seeds."""

@@ -7,7 +7,14 @@ from helpers import event
 
 from embsearch.config.build import build
 from embsearch.history.state import StudyState
-from embsearch.study.result import best_configuration, by_worth, soup_due, to_confirm, winner
+from embsearch.study.result import (
+    best_configuration,
+    by_worth,
+    soup_due,
+    to_confirm,
+    to_judge,
+    winner,
+)
 
 AT = [0.1, 0.3, 0.6, 0.8, 1.0]
 RATES = (5e-5, 1e-4, 2e-4, 3e-4)
@@ -197,3 +204,62 @@ def test_a_soup_takes_back_no_end_that_a_gain_brought():
     fields = {"rung": 5, "step": 5, "texts_seen": 5, "seconds": 1.0, "last": True, "why": "mean"}
     state.apply(event("measured", metrics={"val/auc": 0.95}, **fields), 2)
     assert state.gain == 0.001
+
+
+def judged(state, **values):
+    for trial, value in values.items():
+        metrics = {"auc": value}
+        state.apply(event("judged", trial=int(trial[1:]), rows=8000, metrics=metrics))
+
+
+def test_all_validation_rows_choose_between_the_best_models():
+    curves = [[0.957], [0.959], [0.958], [0.950], [0.951]]
+    params = [{"train.lr": lr} for lr in (2e-4, 1e-4, 1.1e-4, 1e-5, 9e-4)]
+    state = state_of(*curves, params=params)
+    asked = config(at=[1.0], winner="value")
+    assert [trial.number for trial in to_judge(state, asked)] == [1, 2, 0]
+    assert winner(state, asked).number == 1
+    judged(state, t1=0.960)
+    assert [trial.number for trial in to_judge(state, asked)] == [2, 0]
+    judged(state, t2=0.961, t0=0.962)
+    assert to_judge(state, asked) == []
+    assert winner(state, asked).number == 0
+    assert [trial.number for trial in by_worth(state, asked)] == [0, 2, 1, 4, 3]
+    assert [trial.number for trial in to_confirm(state, asked, 2)] == [0, 2]
+    judged(state, t2=0.962)  # a given point wins a tie
+    assert winner(state, asked).number == 0
+
+
+def test_a_given_point_that_is_not_among_the_best_is_judged_too():
+    state = state_of([0.950], [0.959], [0.958], [0.957], [0.956][:1], params=[
+        {"train.lr": lr} for lr in (1e-5, 1e-4, 1.1e-4, 1.2e-4, 1.3e-4)])  # fmt: skip
+    asked = config(at=[1.0], winner="value")
+    assert [trial.number for trial in to_judge(state, asked)] == [1, 2, 3, 0]
+
+
+def test_a_trial_that_was_cut_short_while_ahead_is_judged_and_others_are_not():
+    state = state_of([0.8, 0.85, 0.88], [0.8, 0.95], [0.7], ends=(1, 2))
+    assert [trial.number for trial in to_judge(state, config(at=[0.1, 0.3, 1.0]))] == [1, 0]
+
+
+def test_a_soup_wins_where_it_is_the_best_on_all_validation_rows():
+    state = souped(0.9299)
+    (soup,) = state.trials.soups
+    asked = config()
+    assert soup in to_judge(state, asked)
+    judged(state, **{f"t{trial.number}": 0.93 for trial in to_judge(state, asked)})
+    judged(state, **{f"t{soup.number}": 0.931})
+    assert winner(state, asked) is soup
+    assert best_configuration(state, asked) is not soup
+    judged(state, **{f"t{soup.number}": 0.9299})
+    assert winner(state, asked) is not soup
+
+
+def test_other_data_are_judged_anew():
+    state = state_of([0.95], [0.96])
+    state.apply(event("opened", name="s", data="one"))
+    judged(state, t0=0.97, t1=0.96)
+    state.apply(event("opened", name="s", data="one"))
+    assert winner(state, config(at=[1.0])).number == 0
+    state.apply(event("opened", name="s", data="two"))
+    assert len(to_judge(state, config(at=[1.0]))) == 2

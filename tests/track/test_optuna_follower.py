@@ -156,8 +156,8 @@ def test_a_database_of_an_earlier_study_of_this_name_is_replaced(config):
 
 def test_a_database_that_knows_an_end_that_the_logs_have_lost_is_made_again(config):
     study = run(config)
-    log = study.folder.trial(3) / "events.jsonl"
-    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    for log in (study.folder.trial(3) / "events.jsonl", study.folder.log.path):
+        log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
     assert OptunaFollower(config, study.folder.path).sync() == 0
     assert there(config) == logged(config)
     assert there(config)[3][1].name == "RUNNING"
