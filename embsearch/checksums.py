@@ -8,7 +8,6 @@ while its size and time stay.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sys
 from pathlib import Path
 
@@ -32,11 +31,12 @@ def damage(folder: Path) -> str:
         return f"{FILE} cannot be read"
     for line in lines:
         digest, _, name = line.partition("  ")
-        path = folder / name
-        if not name or not path.is_file():
-            return f"{name or FILE} is missing"
-        if _sha256(path) != digest:
-            return f"{name} is not as it was written"
+        try:
+            same = bool(name) and _sha256(folder / name) == digest
+        except OSError:
+            return f"{name} is missing"
+        if not same:
+            return f"{name or FILE} is not as it was written"
     return "" if lines else f"{FILE} is empty"
 
 
@@ -47,11 +47,15 @@ def is_whole(folder: Path) -> bool:
     """
     if not folder.exists():
         return False
-    fault = damage(folder)
-    if fault:
-        print(f"embsearch: {folder}: {fault}; it is made again", file=sys.stderr)
-        shutil.rmtree(folder)
-    return not fault
+    if not damage(folder):
+        return True
+    with disk.file_lock(folder.with_name(f".{folder.name}.lock")):
+        fault = damage(folder)  # unless another process was first
+        if fault and folder.exists():
+            print(f"embsearch: {folder}: {fault}; it is made again", file=sys.stderr)
+            with disk.draft_of(folder) as aside:
+                folder.rename(aside / folder.name)
+        return not fault
 
 
 def put(draft: Path, folder: Path) -> None:

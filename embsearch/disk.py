@@ -24,11 +24,16 @@ def settle(path: Path) -> None:
         os.close(handle)
 
 
-def put(draft: Path, path: Path) -> None:
-    """Give ``draft``, a file or a folder, the name ``path``: afterwards it is there whole, before not at all."""
+def settle_all(draft: Path) -> None:
+    """Bring a file, or a folder with all that is in it, to the disk."""
     for file in draft.rglob("*") if draft.is_dir() else ():
         settle(file)
     settle(draft)
+
+
+def put(draft: Path, path: Path) -> None:
+    """Give ``draft``, a file or a folder, the name ``path``: afterwards it is there whole, before not at all."""
+    settle_all(draft)
     os.replace(draft, path)
     settle(path.parent)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_a_file_is_read_once_while_its_size_and_time_stay(folder: Path) -> None:
     assert checksums.damage(folder) == ""  # what a process knows, it does not read again
     path.touch()
     assert checksums.damage(folder) == "a.npy is not as it was written"
+
+
+def test_processes_that_find_the_same_damage_remove_the_folder_once(folder: Path) -> None:
+    (folder / "a.npy").write_bytes(b"")
+    with ThreadPoolExecutor(8) as pool:
+        assert not any(pool.map(lambda _: checksums.is_whole(folder), range(8)))
+    assert not folder.exists()
+    assert not list(folder.parent.glob(".made.*[!k]"))  # nothing but the lock
 
 
 def test_a_folder_that_another_process_made_first_stays(folder: Path) -> None:

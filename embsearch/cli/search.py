@@ -16,7 +16,7 @@ from embsearch.config.schema import Config
 from embsearch.history.folder import StudyFolder
 from embsearch.model import lora
 from embsearch.model.prompts import say_prompts
-from embsearch.report.findings import by_estimate, other_choice, unconfirmed
+from embsearch.report.findings import by_all_rows, by_estimate, other_choice, unconfirmed
 from embsearch.report.front import show_front
 from embsearch.report.live import Watch
 from embsearch.report.record import Record
@@ -50,7 +50,8 @@ def run(config: Config, options: TellsMore) -> int:
     show(vars(result), study.config.evaluate.metric, task_of(study.config))
     record = records(study.folder)
     show_front(record)
-    for found in (*other_choice(record), *by_estimate(record), *unconfirmed(record)):
+    chosen = (*by_all_rows(record), *by_estimate(record))
+    for found in (*other_choice(record), *chosen, *unconfirmed(record)):
         print(f"note:  {found.text}")
     if not study.trials:
         widen = study.config.stop.trials < config.stop.trials

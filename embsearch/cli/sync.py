@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from embsearch.config.build import build, to_dict
 from embsearch.config.options import Options
 from embsearch.config.schema import Config
@@ -42,7 +44,16 @@ def _mend(config: Config) -> bool:
     if notice := mlflow_store.mend(config):
         print(notice)
     path = mlflow_store.own_database(config)
-    return path is not None and mlflow_store.is_new(path)
+    if path is None:
+        return False
+    if mlflow_store.is_new(path):
+        _unfinished(path).touch()
+    return _unfinished(path).exists()  # or a command before this one was killed
+
+
+def _unfinished(database: Path) -> Path:
+    """Return the file that is there until a database that was made again has everything."""
+    return database.with_name(f"{database.name}.restoring")
 
 
 def _restore_registry(config: Config, all_runs: bool) -> None:
@@ -50,6 +61,9 @@ def _restore_registry(config: Config, all_runs: bool) -> None:
     from embsearch.registry.restore import restore
 
     done, lost = restore(config, all_runs)
+    path = mlflow_store.own_database(config)
+    if path is not None:
+        _unfinished(path).unlink(missing_ok=True)
     for line in done:
         print(line)
     if lost:

@@ -248,13 +248,17 @@ class Tested(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Judged(Event):
-    """A trial's model on all validation rows, where the search read some of them."""
+    """A trial's model on all validation rows, where the search read some of them.
+
+    ``failure`` says why it could not be measured; then there are no metrics.
+    """
 
     kind = "judged"
     trial: int
     rows: int
     metrics: Mapping[str, float]
     seconds: float = 0.0
+    failure: str = field(default="", metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,7 @@ class LogTail:
     def read(self) -> list[Event]:
         """Return new whole events, oldest first. A torn last line is left for the next call.
 
-        Raises StudyError.
+        Raises StudyError where the next line is damaged; what stands before it was returned.
         """
         try:
             if self.path.stat().st_size <= self._offset:
@@ -107,9 +107,13 @@ class LogTail:
             file.seek(self._offset)
             data = file.read()
         events: list[Event] = []
-        for line, content in self._reader.lines(data):
-            events.append(decode(content))
-            self._offset += len(line)
+        try:
+            for line, content in self._reader.lines(data):
+                events.append(decode(content))
+                self._offset += len(line)
+        except StudyError:
+            if not events:
+                raise
         return events
 
 

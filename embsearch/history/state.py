@@ -33,6 +33,7 @@ class StudyState:
         self.like: Sequence[EarlierStudy] = ()
         self.baseline: events.Baseline | None = None
         self.told: dict[int, events.Told] = {}
+        self.judged: dict[int, events.Judged] = {}  # models, by trial
         self.tested: dict[str, events.Tested] = {}  # the last one of each label
         self.lost: dict[int, set[int]] = defaultdict(
             set
@@ -51,7 +52,8 @@ class StudyState:
             return
         match event:
             case events.Opened():
-                if self.sessions and self.sessions[-1].data != event.data:
+                before = self.sessions[-1] if self.sessions else event
+                if (before.data, before.config) != (event.data, event.config):
                     self._judge_anew()
                 self.sessions.append(event)
                 self.like = self.like if event.like is None else event.like
@@ -66,7 +68,8 @@ class StudyState:
                 if trial is not None and trial.outcome is not None:  # else its log lost its end
                     self.unsettled.pop(event.trial, None)
             case events.Judged() if event.trial in self.trials:
-                self.trials[event.trial].judged = event.metrics[self.objective]
+                self.judged[event.trial] = event
+                self.trials[event.trial].judged = event.metrics.get(self.objective, -math.inf)
             case events.Tested():
                 self.tested[event.label] = event
             case events.Unconfirmed():
@@ -156,7 +159,8 @@ class StudyState:
     # ---- one trial ---------------------------------------------------------------------------
 
     def _judge_anew(self) -> None:
-        """Forget what models were worth on the validation rows of other data."""
+        """Forget what models were worth by other data or another config."""
+        self.judged.clear()
         for trial in (*self.trials.values(), *self.trials.soups):
             trial.judged = None
 

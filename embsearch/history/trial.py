@@ -68,7 +68,8 @@ class Trial:
     why: str = ""
     due: Due = ""  # what must follow the last event
     link: str = ""  # of the last event
-    judged: float | None = None  # the objective of its model on all validation rows
+    # the objective of its model on all validation rows; -inf where that could not be measured
+    judged: float | None = None
 
     @property
     def rung(self) -> int:

@@ -6,7 +6,6 @@ can be made again of any other copy with that sha256 over its files.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -86,6 +85,7 @@ def make(place: Path, encoder: Path, sha: str) -> None:
             describe(draft, manifest(encoder), sha[:12], place.as_uri())
         if not is_whole(draft / DATA, sha):
             raise ModelError(f"{encoder}: a copy of it is not what was registered (sha256 {sha})")
+        disk.settle_all(draft)  # so that the place is empty for a moment only
         if place.exists():
-            shutil.rmtree(place)
+            place.rename(parent / "before")
         disk.put(draft, place)

@@ -75,6 +75,7 @@ def findings(record: Record, models: Models | None) -> list[Finding]:
         *_edges(record),
         *_disagreement(record, models),
         *other_choice(record),
+        *by_all_rows(record),
         *by_estimate(record),
         *_luck(record),
         *unconfirmed(record),
@@ -230,6 +231,23 @@ def other_choice(record: Record) -> Iterator[Finding]:
     )
 
 
+def by_all_rows(record: Record) -> Iterator[Finding]:
+    """Yield the models that all validation rows chose from, where trials read some of them."""
+    values = {n: e.metrics[record.objective] for n, e in record.state.judged.items() if e.metrics}
+    if record.result is None or not values or not estimated(record.config):
+        return
+    rows = max(event.rows for event in record.state.judged.values())
+    each = [
+        f"trial {number} {value:.4f}"
+        for number, value in sorted(values.items(), key=lambda one: -one[1])
+    ]
+    yield Finding(
+        "note",
+        f"All {rows:,} validation rows chose the model, trials read fewer: {record.objective} of "
+        f"{', '.join(each)}.",
+    )
+
+
 def by_estimate(record: Record) -> Iterator[Finding]:
     """Yield which trial has a higher value than the winner, where the estimate chose that one."""
     best = record.configuration
@@ -237,6 +255,8 @@ def by_estimate(record: Record) -> Iterator[Finding]:
         return
     if len(record.result.get("confirmed") or []) > 1:
         return  # fresh seeds chose, and ``_luck`` says so
+    if record.state.judged:
+        return  # all validation rows chose, and ``by_all_rows`` says so
     values = {
         number: trial.best
         for number, trial in record.state.trials.items()

@@ -116,10 +116,13 @@ class Answers:
 
     def _judged(self, label: str, message: Heard) -> Event:
         """Return the event of a model on all validation rows."""
-        found = self._measured(f"evaluating the {label}", message)
         number = int(label.split()[-1])
-        checked_trial(self._work.folder, number)
         rows = len(task_of(self._work.config).rows(self._work.data, "valid"))
+        if isinstance(message, (Failed, Died)) and message.failure not in MENDED_BY_USER:
+            # the others are chosen from
+            return events.Judged(trial=number, rows=rows, metrics={}, failure=message.message)
+        found = self._measured(f"evaluating the {label}", message)
+        checked_trial(self._work.folder, number)
         return events.Judged(trial=number, rows=rows, metrics=found.metrics, seconds=found.seconds)
 
     def _measured(self, what: str, message: Heard) -> Evaluated:

@@ -43,10 +43,8 @@ def lines(
             reason = event.message.splitlines()[0]
             return [f"trial {event.trial} with seed {event.seed}: {event.failure}: {reason}"]
         case events.Judged():
-            value = event.metrics[name]
-            return [
-                f"trial {event.trial} on all {event.rows:,} validation rows: {name} {value:.4f}"
-            ]
+            said = event.failure.split("\n")[0] or f"{name} {event.metrics[name]:.4f}"
+            return [f"trial {event.trial} on all {event.rows:,} validation rows: {said}"]
         case events.Confirmed():
             one = Confirmed(event.trial, event.value, tuple(event.values), event.failed)
             return [f"trial {event.trial}: {name} {one.words}"]

@@ -68,7 +68,7 @@ def _row(label: str, number: int | None, state: StudyState) -> JsonObject:
     if number is None:
         value = None if state.baseline is None else state.baseline.metrics.get(state.objective)
     else:
-        value = state.trials[number].judged or state.validation(number)
+        value = state.validation(number)
     row = {
         "label": label,
         "trial": number,
@@ -80,6 +80,8 @@ def _row(label: str, number: int | None, state: StudyState) -> JsonObject:
     if number is None or label != final_table.BEST:
         return row
     trial = state.trials[number]
+    if trial.judged is not None:
+        row["judged"] = trial.judged
     if trial.is_soup:
         return row | {"soup": trial.recipe}
     return row | {"given": final_table.label_of(trial)} if trial.given else row
@@ -106,7 +108,7 @@ def winner(state: StudyState, config: Config) -> Trial | None:
     them; else the best configuration's, or the soup of its runs where that measures no less than
     they do on the average.
     """
-    if judged := _judged([*state.trials.values(), *state.trials.soups]):
+    if judged := _judged([*state.trials.values(), *state.trials.soups], config):
         return judged[0]
     best = best_configuration(state, config)
     for soup in reversed(state.trials.soups):
@@ -122,7 +124,7 @@ def best_configuration(state: StudyState, config: Config) -> Trial | None:
     seeds of several are the fairest judge of these: nothing was chosen by them. All validation
     rows are a better one than some of them.
     """
-    if judged := _judged(list(state.trials.values())):
+    if judged := _judged(list(state.trials.values()), config):
         return judged[0]
     if not estimated(config) or len(confirmed(state, config)) > 1:
         return _by_values(state, config)
@@ -136,9 +138,9 @@ def by_worth(state: StudyState, config: Config, fresh: bool = False) -> list[Tri
 
     ``fresh``: what fresh seeds measured counts too; a trial that lost some of them comes last.
     """
-    judged = _judged(list(state.trials.values()))
-    others = _by_estimate(state, config, fresh)
-    return [*judged, *(trial for trial in others if trial.judged is None)]
+    judged = _judged(list(state.trials.values()), config)
+    first = {trial.number for trial in judged}
+    return [*judged, *(t for t in _by_estimate(state, config, fresh) if t.number not in first)]
 
 
 def to_judge(state: StudyState, config: Config) -> list[Trial]:
@@ -152,11 +154,13 @@ def to_judge(state: StudyState, config: Config) -> list[Trial]:
     return [trial for trial in (*asked, *soups) if trial.judged is None]
 
 
-def _judged(models: Sequence[Trial]) -> list[Trial]:
+def _judged(models: Sequence[Trial], config: Config) -> list[Trial]:
     """Return the models that were measured on all validation rows, the best first; of equals the
-    given point.
+    given point. None where trials are chosen by their own values alone.
     """
-    found = [(trial.judged, trial) for trial in models if trial.judged is not None]
+    if not estimated(config):
+        return []
+    found = [(t.judged, t) for t in models if t.judged is not None and t.judged > -math.inf]
     found.sort(key=lambda one: (-one[0], not one[1].given, one[1].number))
     return [trial for _, trial in found]
 

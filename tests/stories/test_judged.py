@@ -30,7 +30,7 @@ def test_the_best_models_read_all_rows_before_one_is_chosen(judged):
     best = judged.result["best"]
     assert values[best] == max(values.values())
     row = judged.result["table"][-1]
-    assert (row["trial"], row["validation"]) == (best, values[best])
+    assert (row["trial"], row["judged"]) == (best, values[best])
     searched = {n: value for n, value in values.items() if n < 6}
     (again,) = judged.events("confirmed")
     assert again["trial"] == max(searched, key=lambda n: (searched[n], n == 0))
