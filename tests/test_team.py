@@ -235,20 +235,21 @@ def test_a_trial_that_diverges_on_two_devices_is_diverged(worker, config, cache,
     assert (type(failed), failed.failure, pids(worker)) == (Failed, "diverged", [])
 
 
+@pytest.mark.parametrize(("wrong", "failure"), [("/no/such/cache", "data"), (7, "bug")])
 def test_a_mistake_that_only_the_others_meet_is_told_with_its_class_and_traceback(
-    worker, config, cache, tmp_path, monkeypatch
+    worker, config, cache, tmp_path, monkeypatch, wrong, failure
 ):
     def send(job, resume):
         for member in worker.crew._members:
-            member.send(replace(job, cache="/no/such/cache"), resume)
+            member.send(replace(job, cache=wrong), resume)
 
     monkeypatch.setattr(worker.crew, "_send", send)
 
     failed = last(worker, segment(config, cache, tmp_path, 0, 1))
 
-    assert (type(failed), failed.failure) == (Failed, "bug")
+    assert (type(failed), failed.failure) == (Failed, failure)
     assert "device 1 of 2" in failed.message
-    assert "/no/such/cache" in failed.message
+    assert ("/no/such/cache" if failure == "data" else "TypeError") in failed.message
     assert "Traceback (most recent call last)" in failed.message
 
 

@@ -139,8 +139,8 @@ def test_workers_that_cannot_start_end_the_study_with_the_reason(make):
 
 
 def test_a_worker_that_waits_for_room_is_said_and_takes_no_job(make, monkeypatch):
-    monkeypatch.setattr("embsearch.launch.ray.launcher.PENDING", 1.0)
     launcher = up(make(workers=3), 2)
+    monkeypatch.setattr("embsearch.launch.ray.launcher.PENDING", 1.0)
     notes, until = [], time.monotonic() + PATIENCE
     while not notes and time.monotonic() < until:
         notes = [message.text for _, message in launcher.wait(1.0) if isinstance(message, Note)]

@@ -127,6 +127,9 @@ def test_a_coordinator_that_was_killed_goes_on_to_the_same_end(home, calm):
 SEEDS = ["study.seeds=2"]
 
 
+MOMENT = ("seq", "time", "spent", "link")  # of an event; the link is a digest of it
+
+
 def outcome(home):
     """Return what a study found and how: by trial the parameters, measurements, decisions and the end. Times are left
     out: what a death cost is trained again."""
@@ -134,7 +137,7 @@ def outcome(home):
     told = [
         (
             number,
-            {key: value for key, value in event.items() if key not in ("seq", "time", "spent")},
+            {key: value for key, value in event.items() if key not in MOMENT},
         )
         for number in range(len(home.trials))
         for event in home.all_events(number)
