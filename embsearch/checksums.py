@@ -40,10 +40,10 @@ def damage(folder: Path) -> str:
     return "" if lines else f"{FILE} is empty"
 
 
-def is_whole(folder: Path) -> bool:
-    """Return whether ``folder`` is there as it was written.
+def keep_if_whole(folder: Path) -> bool:
+    """Return whether ``folder`` is there as it was written; remove it where it is damaged.
 
-    One that is damaged is removed, and standard error says so: whoever asks can make it again.
+    Standard error says so: whoever asks can make it again.
     """
     if not folder.exists():
         return False

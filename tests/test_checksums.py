@@ -24,9 +24,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_as_it_was_written_is_whole_also_for_sha256sum(folder: Path) -> None:
     assert checksums.damage(folder) == ""
-    assert checksums.is_whole(folder)
+    assert checksums.keep_if_whole(folder)
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True)
-    assert not checksums.is_whole(folder.parent / "another")
+    assert not checksums.keep_if_whole(folder.parent / "another")
 
 
 @pytest.mark.parametrize("name", ["a.npy", "b name.json", "SHA256SUMS"])
@@ -42,7 +42,7 @@ def test_any_file_that_is_another_is_named_and_the_folder_goes(
         flipped = data[:-2] + bytes([data[-2] ^ 1]) + data[-1:]
         path.write_bytes({"a byte": flipped, "cut": data[: len(data) // 2], "empty": b""}[how])
     assert checksums.damage(folder)
-    assert not checksums.is_whole(folder)
+    assert not checksums.keep_if_whole(folder)
     assert "; it is made again" in capsys.readouterr().err
     assert not folder.exists()
 
@@ -61,7 +61,7 @@ def test_a_file_is_read_once_while_its_size_and_time_stay(folder: Path) -> None:
 def test_processes_that_find_the_same_damage_remove_the_folder_once(folder: Path) -> None:
     (folder / "a.npy").write_bytes(b"")
     with ThreadPoolExecutor(8) as pool:
-        assert not any(pool.map(lambda _: checksums.is_whole(folder), range(8)))
+        assert not any(pool.map(lambda _: checksums.keep_if_whole(folder), range(8)))
     assert not folder.exists()
     assert not list(folder.parent.glob(".made.*[!k]"))  # nothing but the lock
 

@@ -11,7 +11,6 @@ from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, StudyError
 from embsearch.history import events
 from embsearch.history.folder import StudyFolder
-from embsearch.history.log import read_events
 from embsearch.launch.local import Local, python_module
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry.origin import Origin, is_version, of_run, of_version
@@ -23,6 +22,7 @@ from embsearch.reproduce import compared, prepared, train_again, workplace
 from embsearch.track.digest import digest, manifest
 from embsearch.track.mirror import study_uid
 from embsearch.track.mlflow_model import DIGEST
+from embsearch.track.unaltered import logged_digest
 
 
 def run(config: Config, options: ReproduceOptions) -> int:
@@ -83,8 +83,7 @@ def chosen(config: Config, options: ReproduceOptions) -> tuple[Past, str]:
             )
         number = record.best.number
     then = past(record, number)
-    ended = events.of_kind(read_events(record.folder.trial_log(number).path), events.Ended)
-    logged = ended[0].digest if ended else ""
+    logged = logged_digest(record.folder, number)
     named_digest = "" if origin is None else origin.digest
     if then.model.exists():
         there = digest(manifest(then.model))

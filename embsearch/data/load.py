@@ -72,7 +72,7 @@ def _prepared(config: DataConfig, cache: Path) -> tuple[DataConfig, Path]:
     if decided.exists():
         config = replace(config, format=decided.read_text())  # type: ignore[arg-type]
         key = _cache_key(sources, config)
-    if checksums.is_whole(cache / key):
+    if checksums.keep_if_whole(cache / key):
         return config, cache / key
     dataset, dropped = build_dataset(config, sources, notes)
     kind = dataset.report["format"]

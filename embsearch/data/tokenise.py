@@ -120,7 +120,7 @@ def cached(
     )
     key = hashlib.sha256(words.encode()).hexdigest()[:20]
     folder = cache / key
-    if not checksums.is_whole(folder):
+    if not checksums.keep_if_whole(folder):
         tokens = tokenise(prompted(dataset, prompts), tokenizer, max_length)
         cache.mkdir(parents=True, exist_ok=True)
         with disk.draft_of(folder) as draft:

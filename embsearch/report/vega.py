@@ -26,7 +26,7 @@ def script(cache: Path) -> str:
     import vl_convert
 
     folder = cache / name()
-    if not checksums.is_whole(folder):
+    if not checksums.keep_if_whole(folder):
         made: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
         disk.make_folder(cache)
         with disk.draft_of(folder) as draft:

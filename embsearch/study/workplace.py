@@ -187,11 +187,10 @@ class Workplace:
 
     def evaluation(self, label: str, number: int | None) -> EvaluateJob:
         """Return the job of a row of the final table, or of the untuned encoder on the validation rows."""
+        model = None if number is None else str(self.folder.trial(number) / "model")
         if label.startswith(JUDGED):
-            judged = str(self.folder.trial(int(label.split()[-1])) / "model")
-            return EvaluateJob("valid", to_dict(self.config), str(self.cache), judged, most=0)
+            return EvaluateJob("valid", to_dict(self.config), str(self.cache), model, most=0)
         if label != "baseline":
-            model = None if number is None else str(self.folder.trial(number) / "model")
             keep = str(self.folder.tested(label))
             return EvaluateJob(
                 self.split, to_dict(self.config), str(self.cache), model, full=True, keep=keep

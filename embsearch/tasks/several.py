@@ -43,7 +43,7 @@ class Several(JudgedBySets):
                 folders[name] = task.prepare(config.sets[name].files, cache)
         words = json.dumps([[name, folder.name] for name, folder in folders.items()])
         whole = cache / hashlib.sha256(words.encode()).hexdigest()[:32]
-        if not all(checksums.is_whole(whole / name) for name in folders):
+        if not all(checksums.keep_if_whole(whole / name) for name in folders):
             shutil.rmtree(whole, ignore_errors=True)
             with disk.draft_of(whole) as draft:
                 for name, folder in folders.items():

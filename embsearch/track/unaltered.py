@@ -43,14 +43,20 @@ def checked_trial(study: StudyFolder, number: int) -> dict[str, str]:
     """
     model = study.trial(number) / "model"
     files = manifest(model)
-    for ended in of_kind(read_events(study.trial_log(number).path), Ended):
-        if ended.digest and ended.digest != digest(files):
-            raise ModelError(
-                f"{model}: sha256 over its files is {digest(files)}, and was {ended.digest} when trial "
-                f"{number} ended; put them back from a copy, or train it again with 'embsearch reproduce "
-                f"study.name={study.config.study.name} trial={number} output=FOLDER'"
-            )
+    logged = logged_digest(study, number)
+    if logged not in ("", digest(files)):
+        raise ModelError(
+            f"{model}: sha256 over its files is {digest(files)}, and was {logged} when trial {number} "
+            "ended; put them back from a copy, or train it again with 'embsearch reproduce "
+            f"study.name={study.config.study.name} trial={number} output=FOLDER'"
+        )
     return files
+
+
+def logged_digest(study: StudyFolder, number: int) -> str:
+    """Return the sha256 over a trial's model when it ended; empty where its log does not say."""
+    ended = of_kind(read_events(study.trial_log(number).path), Ended)
+    return ended[0].digest if ended else ""
 
 
 def kept_manifest(artifacts: Path) -> dict[str, str]:
