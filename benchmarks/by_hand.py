@@ -52,7 +52,7 @@ def words_of(folder: Path, home: Path, workers: int) -> list[str]:
         return [*words, f"data.path={judged}"]
     files = [folder / f"triplets_{split}.csv" for split in ("train", "valid", "test")]
     named = [
-        f"data.{name}={file}" for name, file in zip(("path", "valid", "test"), files, strict=True)
+        f"data.{name}={file}" for name, file in zip(("train", "valid", "test"), files, strict=True)
     ]
     return [*words, "data=auto", *named]
 

@@ -4,7 +4,7 @@
     python benchmarks/record_curves.py --table                        # what embsearch ships of them
 
 DATA is a folder with a folder a set: judgements.csv, or triplets_{train,valid,test}.csv. Writes
-benchmarks/data/curves/SET.json after every run. --table writes embsearch/search/recorded.json: the mean of each
+benchmarks/data/curves/SET.json after every run. --table writes embsearch/hpo/recorded.json: the mean of each
 configuration's last validation AUC, in logits, from which searches begin on other data.
 
 A run is the product's own trial at a quarter of a study's size: two layers (the first and the last) of MiniLM-L6,
@@ -44,7 +44,7 @@ from embsearch.train import checkpoint
 from embsearch.worker import Worker
 
 OUT = Path(__file__).parent / "data" / "curves"
-TABLE = Path(__file__).parents[1] / "embsearch" / "search" / "recorded.json"
+TABLE = Path(__file__).parents[1] / "embsearch" / "hpo" / "recorded.json"
 SCALE = 4  # a study has so many times the texts and the batch size
 TEXTS, AT = 14400 // SCALE, [0.1, 0.3, 0.6, 1.0]
 VALID_ROWS, TEST_ROWS = 600, 900

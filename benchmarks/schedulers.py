@@ -36,9 +36,9 @@ from embsearch.config.build import build
 from embsearch.config.schema import Config, EvaluateConfig, SchedulerConfig, StopConfig, StudyConfig
 from embsearch.history.board import Board
 from embsearch.history.trial import Trial
+from embsearch.hpo.scheduler import make
 from embsearch.launch.curves import Table
 from embsearch.launch.replay import Replay, VirtualClock
-from embsearch.search.scheduler import make
 from embsearch.study.run import Study
 from embsearch.track.base import Recorders
 from embsearch.values import Outcome, State

@@ -41,10 +41,10 @@ from embsearch.config.load import compose
 from embsearch.config.schema import Config
 from embsearch.history import events
 from embsearch.history.state import StudyState
-from embsearch.search import earlier
-from embsearch.search.scheduler import make as make_scheduler
-from embsearch.search.space import Space, parse
-from embsearch.search.suggest import Suggester
+from embsearch.hpo import earlier
+from embsearch.hpo.scheduler import make as make_scheduler
+from embsearch.hpo.space import Space, parse
+from embsearch.hpo.suggest import Suggester
 from embsearch.study.actions import Close, Evaluate, Log, Moment, Suggest, Train
 from embsearch.study.policy import Policy
 from embsearch.study.result import winner

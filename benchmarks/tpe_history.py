@@ -26,11 +26,11 @@ from embsearch.config.build import build, to_dict, with_values
 from embsearch.config.schema import SamplerConfig
 from embsearch.history.board import Board
 from embsearch.history.trial import Trial
+from embsearch.hpo import sampler, sampler_history
+from embsearch.hpo.memory_study import memory_study
+from embsearch.hpo.scheduler import make
+from embsearch.hpo.space import parse
 from embsearch.launch.curves import Synthetic
-from embsearch.search import sampler, sampler_history
-from embsearch.search.memory_study import memory_study
-from embsearch.search.scheduler import make
-from embsearch.search.space import parse
 
 HERE = Path(__file__).parent
 MARKS = (500, 1000, 2000)

@@ -43,6 +43,10 @@ class ConfigError(UserError):
     """An override, a search space or a value is not usable."""
 
 
+class CompositionError(ConfigError):
+    """Hydra's refusal to compose. Its text is Hydra's own, and is printed as it is."""
+
+
 class DataError(UserError):
     """A data file or some of its rows are not usable."""
 

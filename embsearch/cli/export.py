@@ -16,7 +16,7 @@ from embsearch.cli.models import Chosen, chosen_or_champion
 from embsearch.config.options import ExportOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, ModelError, Refused
-from embsearch.history.folder import as_begun, with_its_data
+from embsearch.history.folder import as_begun
 from embsearch.study.fit_to_data import data_of
 from embsearch.tasks.catalogue import task_of
 
@@ -32,7 +32,6 @@ def run(config: Config, options: ExportOptions) -> int:
     If the graph is another model: exit code 3, and no folder.
     """
     output = new_folder(options.output)
-    config = with_its_data(config)
     if not options.input and not config.data.named:
         raise ConfigError(
             "export compares the graph with the model: give study=NAME for its test rows, or input=FILE"

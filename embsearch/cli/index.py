@@ -13,13 +13,11 @@ from embsearch.cli.titles import titles
 from embsearch.config.options import IndexOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, ModelError
-from embsearch.history.folder import with_its_data
 
 
 def run(config: Config, options: IndexOptions) -> int:
     """Write the folder ``output``: titles, vectors, and which model made them."""
     output = folder_to_write(options.output)
-    config = with_its_data(config)
     found = titles(config, options.input)
     model = chosen_or_champion(config, options)
     if model.folder is None:

@@ -10,22 +10,19 @@ between it and the terminal, the log or the traceback.
 from __future__ import annotations
 
 import errno
-import io
-import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from embsearch import __version__
 from embsearch.cli.verbs import Verb, by_study, split_verb, with_text
-from embsearch.config import secrets
+from embsearch.config import command, secrets
 from embsearch.config.options import Options
-from embsearch.errors import ConfigError, EmbsearchError, UserError
+from embsearch.errors import CompositionError, ConfigError, EmbsearchError, UserError
 
 if TYPE_CHECKING:
     from embsearch.config.schema import Config
@@ -37,10 +34,6 @@ FLAGS = {
 SHOWS = ("--cfg", "-c", "--info", "-i", "--hydra-help")  # Hydra prints and nothing runs
 HOW = ("--resolve", "--package", "-p")  # it prints
 COMPLETES = ("-sc", "--shell-completion")
-
-
-class CompositionError(ConfigError):
-    """Hydra's refusal to compose. Its text is Hydra's own, and is printed as it is."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,88 +135,16 @@ def _compose(
     None when a flag asked Hydra to print instead.
     """
     _refuse_multirun(words)
+    command.typed.set((*(f"--config-dir={folder}" for folder in config_dirs), *words))
     words, names = _take(words, ("--config-name", "-cn"), "a config's name")
     name = ["config", *names][-1]
     shows = _shows(words)
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from embsearch.cli import composition
 
-    from embsearch.config import foreign
-    from embsearch.config.folders import conf_folder
-    from embsearch.config.load import command, compose_raw
-    from embsearch.config.source import last_word, searching
-
-    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    try:
-        if not shows:
-            with _masked():
-                composed = compose_raw([_quoted(word) for word in words], config_dirs, name)
-            return command(composed, options)
-        foreign.check_words(words)
-        with (
-            searching(config_dirs),
-            _stage([_quoted(word) for word in last_word(words)]),
-            _masked(),
-        ):
-            hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(
-                lambda composed: None
-            )()
-    except SystemExit as stop:  # 1: Hydra has said on stderr what is wrong with the command line
-        raise SystemExit(2 if stop.code == 1 else stop.code) from None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if full_error:
-            raise
-        raise CompositionError(_message(error)) from error
+    if not shows:
+        return composition.composed(words, options, config_dirs, name)
+    composition.show(words, config_dirs, name)
     return None
-
-
-def _message(error: Exception) -> str:
-    """Return Hydra's message as Hydra prints it, then the name that was probably meant."""
-    from omegaconf.errors import OmegaConfBaseException
-
-    from embsearch.cli.suggest import suggestion
-
-    lines = [str(error).rstrip()]
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        lines.append(str(error.__cause__).rstrip())
-    return "\n".join(line for line in (*lines, suggestion(error)) if line)
-
-
-@contextmanager
-def _masked() -> Iterator[None]:
-    """Mask passwords in what Hydra prints: of a config file or a variable, as errors quote them."""
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            yield
-    finally:
-        sys.stdout.write(secrets.masked(out.getvalue()))
-        sys.stderr.write(secrets.masked(err.getvalue()))
-
-
-@contextmanager
-def _stage(words: Sequence[str]) -> Iterator[None]:
-    """Make the process as ``hydra.main`` wants it, and put it back afterwards.
-
-    That is the command line in sys.argv, errors raised instead of printed, and logging, to which
-    ``--info`` adds a handler.
-    """
-    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    sys.argv = ["embsearch", *words]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        sys.argv = argv
-        if full_error is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full_error
-        root.setLevel(level)
-        root.handlers[:] = handlers
 
 
 def _complete(words: list[str]) -> int:
@@ -301,20 +222,6 @@ def _refuse_multirun(words: Sequence[str]) -> None:
                 f"{word}: embsearch searches by itself; name what to vary in the space, "
                 "as '+space.train.clip_norm={low: 0.5, high: 2.0}', or pick a space: space=small"
             )
-
-
-def _quoted(word: str) -> str:
-    """Return the word with quotes where Hydra's grammar wants them.
-
-    It does for letters beyond ASCII and for an address with parameters: data.path=点击.csv,
-    study.storage=postgresql://host/db?sslmode=require.
-    """
-    match = re.fullmatch(r"(\+{0,2}[\w./@]+)=([^'\"\[{$].*)", word, re.DOTALL)
-    if match is None or (match[2].isascii() and "://" not in match[2]):
-        return word
-    text = match[2].replace("\\", "\\\\") if match[2].endswith("\\") else match[2]
-    escaped = text.replace("'", "\\'")
-    return f"{match[1]}='{escaped}'"
 
 
 def _told(error: EmbsearchError) -> int:

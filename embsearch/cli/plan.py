@@ -15,7 +15,7 @@ import psutil
 
 from embsearch.cli import launchers
 from embsearch.cli.probes import Probes, memory_available
-from embsearch.config.command import same_study
+from embsearch.config.command import same_words
 from embsearch.config.folders import home_folder
 from embsearch.config.options import TellsMore
 from embsearch.config.schema import Config
@@ -23,12 +23,12 @@ from embsearch.data.load import build_dataset
 from embsearch.data.source_files import find_files
 from embsearch.errors import UserError
 from embsearch.history.folder import StudyFolder, as_begun
+from embsearch.hpo import plan, scheduler
+from embsearch.hpo.space import Space, parse
+from embsearch.hpo.suggest import limited
+from embsearch.hpo.warmup import Warmups
 from embsearch.model.prompts import say_prompts
 from embsearch.report.plan import lines
-from embsearch.search import plan, scheduler
-from embsearch.search.space import Space, parse
-from embsearch.search.suggest import limited
-from embsearch.search.warmup import Warmups
 from embsearch.study import play
 from embsearch.study.fit_to_data import fit_to_data
 from embsearch.tasks.catalogue import task_of
@@ -72,7 +72,7 @@ def run(config: Config, options: TellsMore) -> int:
         print(
             "this study has begun; the plan is of the whole, 'embsearch status' says what is done"
         )
-    print(f"next:  embsearch search {same_study(config)}")
+    print(f"next:  embsearch search {same_words(config)}")
     return 0
 
 

@@ -21,6 +21,7 @@ from embsearch.data.dataset import TaskData
 from embsearch.errors import EmbsearchError, UserError
 from embsearch.evaluate.early import reckoned
 from embsearch.history.trial import MENDED_BY_USER
+from embsearch.hpo.plan import BATCH, Costs, Machine, Params, Speed
 from embsearch.launch.base import (
     Died,
     Evaluated,
@@ -33,7 +34,6 @@ from embsearch.launch.base import (
     Probed,
     ProbeJob,
 )
-from embsearch.search.plan import BATCH, Costs, Machine, Params, Speed
 from embsearch.study.answers import check_objective
 from embsearch.study.dispatch import Dispatch
 from embsearch.tasks.catalogue import task_of

@@ -17,7 +17,6 @@ from embsearch.cli.models import Chosen, chosen_or_champion, named
 from embsearch.config.options import QueryOptions
 from embsearch.config.schema import Config
 from embsearch.errors import ConfigError, DataError, ModelError
-from embsearch.history.folder import with_its_data
 from embsearch.study.fit_to_data import data_of
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ def run(config: Config, options: QueryOptions) -> int:
     if options.compare and config.data.sets and not (options.text or options.input):
         raise ConfigError("compare: data.sets have no test queries in common; give text or input")
     output = check_output(options.output, ".jsonl")
-    config = with_its_data(config)
 
     from embsearch.serve.encoder import TextEncoder
     from embsearch.serve.index import Index

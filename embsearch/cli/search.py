@@ -14,6 +14,7 @@ from embsearch.config.launchers import ReplayConfig
 from embsearch.config.options import TellsMore
 from embsearch.config.schema import Config
 from embsearch.history.folder import StudyFolder
+from embsearch.hpo.suggest import first_points
 from embsearch.model import lora
 from embsearch.model.prompts import say_prompts
 from embsearch.report.findings import by_all_rows, by_estimate, other_choice, unconfirmed
@@ -21,7 +22,6 @@ from embsearch.report.front import show_front
 from embsearch.report.live import Watch
 from embsearch.report.record import Record
 from embsearch.report.result import show
-from embsearch.search.suggest import first_points
 from embsearch.study.fit_to_data import fit_to_data
 from embsearch.study.run import Study
 from embsearch.tasks.catalogue import task_of
@@ -31,7 +31,23 @@ from embsearch.values import Clock
 
 
 def run(config: Config, options: TellsMore) -> int:
-    """Run the study to its end and show what it found."""
+    """Run the study to its end, show what it found, and say what to type next."""
+    study = searched(config, options.verbose)
+    name = same_study(study.config)
+    if isinstance(config.launcher, ReplayConfig):
+        from embsearch.cli.curves import curves
+
+        origin = curves(config.launcher, config.seed).origin
+        print(f"a replay of {origin}: nothing was trained, there is no model")
+        print(f"next:  embsearch status {name}")
+        return 0
+    print(f"next:  embsearch ui {name}         compare the trials in MLflow")
+    print(f"       embsearch promote {name}    make the best checkpoint champion")
+    return 0
+
+
+def searched(config: Config, verbose: bool) -> Study:
+    """Run the study to its end, show what it found, and return it. Raises UserError, Interrupted."""
     lora.check(config)
     time_of = clock(config)
     made = launcher(config, time_of), recorder(config)
@@ -41,7 +57,7 @@ def run(config: Config, options: TellsMore) -> int:
     ready = partial(optuna_follower.ready, config)
     records = lru_cache(maxsize=1)(Record)  # the logs of a study that ends are read once
     write = partial(page, records)
-    study = Study(config, *made, watch, time_of, write, ready, options.verbose)
+    study = Study(config, *made, watch, time_of, write, ready, verbose)
     say_prompts(study.config.encoder, task_of(study.config).one_role)
     try:
         result = study.run()
@@ -71,18 +87,7 @@ def run(config: Config, options: TellsMore) -> int:
             print(f"{untried}: stop.trials={len(tried) + left} has room")
     if study.folder.page.exists():
         print(f"page:  {study.folder.page}")
-    name = same_study(study.config)
-    if isinstance(config.launcher, ReplayConfig):
-        from embsearch.cli.curves import curves
-
-        print(
-            f"a replay of {curves(config.launcher, config.seed).origin}: nothing was trained, there is no model"
-        )
-        print(f"next:  embsearch status {name}")
-        return 0
-    print(f"next:  embsearch ui {name}         compare the trials in MLflow")
-    print(f"       embsearch promote {name}    make the best checkpoint champion")
-    return 0
+    return study
 
 
 def clock(config: Config) -> Clock:

@@ -1,24 +1,28 @@
-"""The overrides that name this study again, for the commands a verb proposes next."""
+"""The words of commands: those that were typed, and those that name this study again."""
 
 from __future__ import annotations
 
-import os
+import shlex
+from contextvars import ContextVar
 from pathlib import Path
 
-from embsearch.config.schema import Config, StudyConfig
+from embsearch.config.folders import default_home
+from embsearch.config.schema import Config
+
+typed: ContextVar[tuple[str, ...]] = ContextVar("typed", default=())
+"""The settings of the command that is running, as they were typed."""
 
 
 def same_study(config: Config) -> str:
-    """Return ``study=product_search``, with name, task and home where these are not its own."""
-    words, study = [], config.study
-    folder = Path(study.folder).name if study.folder else None
-    if folder is not None:
-        words.append(f"study={folder}")
-    if folder != study.name:
-        words.append(f"study.name={study.name}")
-    if folder is None and study.task != StudyConfig().task:
-        # names the registered model and MLflow's experiment
-        words.append(f"study.task={study.task}")
-    if config.home != os.environ.get("EMBSEARCH_HOME", ".embsearch"):
+    """Return the words that name a study of the home: ``study=product_search``, or its name."""
+    study, words = config.study, [f"study.name={config.study.name}"]
+    if study.folder and Path(study.folder).name == study.name:
+        words = [f"study={study.name}"]
+    if config.home != default_home():
         words.append(f"home={config.home}")
-    return " ".join(words)
+    return shlex.join(words)
+
+
+def same_words(config: Config) -> str:
+    """Return the settings as they were typed: what begins the study that they describe."""
+    return shlex.join(typed.get()) or same_study(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -14,6 +15,11 @@ GROUPS = (
 def home_folder(home: str) -> Path:
     """Return a config's home as a whole path."""
     return Path(home).expanduser().resolve()
+
+
+def default_home() -> str:
+    """Return the home where a command names none, as conf/config.yaml has it."""
+    return os.environ.get("EMBSEARCH_HOME", ".embsearch")
 
 
 def conf_folder() -> Path:

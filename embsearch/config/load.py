@@ -38,7 +38,7 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = (
 
 def compose_options(overrides: Sequence[str], cls: type[O]) -> O:
     """Return what the command line would hand to a verb beside the config."""
-    return build_options(_plain(compose_raw(overrides)), cls)
+    return build_options(plain(compose_raw(overrides)), cls)
 
 
 def compose_raw(
@@ -62,17 +62,15 @@ def compose_raw(
 
 
 def from_hydra(composed: DictConfig) -> Config:
-    """Return the typed config. Raises ConfigError as ``command`` does."""
-    return command(composed, Options)[0]
+    """Return the typed config. Raises ConfigError as ``plain`` and ``typed`` do."""
+    return typed(plain(composed), Options)[0]
 
 
-def command(composed: DictConfig, cls: type[O]) -> tuple[Config, O]:
+def typed(values: JsonObject, cls: type[O]) -> tuple[Config, O]:
     """Return the typed config, and what a verb takes beside it.
 
-    Raises ConfigError with every fault, also of interpolations and missing values, and where a
-    secret would be written down.
+    Raises ConfigError with every fault, and where a secret would be written down.
     """
-    values = _plain(composed)
     config = build(values)
     study = home_folder(config.home) / "studies" / config.study.name / "study.yaml"
     older = ""
@@ -82,7 +80,11 @@ def command(composed: DictConfig, cls: type[O]) -> tuple[Config, O]:
     return config, build_options(values, cls)
 
 
-def _plain(composed: DictConfig) -> JsonObject:
+def plain(composed: DictConfig) -> JsonObject:
+    """Return what Hydra composed as plain values, the space by config path.
+
+    Raises ConfigError for an interpolation that cannot be resolved and for a missing value.
+    """
     try:
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:

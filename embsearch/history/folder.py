@@ -357,15 +357,6 @@ def _decided_of_sets(config: Config, began: Config) -> dict[str, Scalar]:
     return found
 
 
-def with_its_data(config: Config) -> Config:
-    """Return the config with data and encoder of its study, where the command names no data."""
-    folder = StudyFolder(config)
-    if config.data.named or not folder.locked.exists():
-        return config
-    began = build(folder.read_locked()["config"])
-    return replace(config, data=began.data, model=began.model)
-
-
 def _with_steps(config: Config, steps: int | None) -> Config:
     """Return the config with steps of warm-up: before there was a share every study had them."""
     said = config.train.warmup_steps is not None or config.train.warmup != TrainConfig().warmup

@@ -16,11 +16,11 @@ from embsearch.history.folder import StudyFolder
 from embsearch.history.log import read_events
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Trial
+from embsearch.hpo.costs import rivals
 from embsearch.model.base_model import UNKNOWN, base_of
 from embsearch.registry import mlflow_registry as registry
 from embsearch.registry import test_set_uses
 from embsearch.registry.judge import Judge, JudgedModel
-from embsearch.search.costs import rivals
 from embsearch.tasks.base import AnyTask
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.digest import digest, manifest

@@ -13,11 +13,11 @@ from optuna.distributions import CategoricalDistribution
 from embsearch.codec import Json, JsonObject
 from embsearch.config.catalogue import COSTS
 from embsearch.history.final_table import BEST, GIVEN, UNTUNED
+from embsearch.hpo.space import Dimension
 from embsearch.report.front import OFF, ON
 from embsearch.report.importance import Importance
 from embsearch.report.record import Record
 from embsearch.report.tables import SHOWN
-from embsearch.search.space import Dimension
 from embsearch.tasks.base import Metric
 from embsearch.tasks.catalogue import task_of
 

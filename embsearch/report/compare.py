@@ -15,6 +15,7 @@ from rich.table import Table
 from embsearch.config.build import value_at
 from embsearch.config.settings import settings_of
 from embsearch.history.final_table import BEST, UNTUNED
+from embsearch.hpo.costs import front
 from embsearch.report.charts import Chart
 from embsearch.report.findings import metric_label, signed
 from embsearch.report.importance import importances
@@ -24,7 +25,6 @@ from embsearch.report.ranges import range_words
 from embsearch.report.record import Record
 from embsearch.report.result import number, with_interval
 from embsearch.report.tested_models import Models
-from embsearch.search.costs import front
 from embsearch.values import Interval, primary_interval
 
 ALIKE = 1.05  # budgets that differ by a larger factor are said to differ

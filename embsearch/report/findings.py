@@ -13,12 +13,12 @@ from embsearch.codec import JsonObject
 from embsearch.config.command import same_study
 from embsearch.history import events
 from embsearch.history.final_table import BEST, DEFAULT, UNTUNED, label_of
+from embsearch.hpo.confirm import estimated, too_small
 from embsearch.report.live import failures, short
 from embsearch.report.ranges import at_end, wider
 from embsearch.report.record import Course, Record
 from embsearch.report.result import best_given, luck, warnings
 from embsearch.report.tested_models import Models
-from embsearch.search.confirm import estimated, too_small
 from embsearch.tasks.catalogue import task_of
 from embsearch.tasks.retrieval import POOL
 from embsearch.values import Interval, primary_interval

@@ -8,9 +8,9 @@ from rich.table import Table
 from embsearch.codec import JsonObject
 from embsearch.config.catalogue import COSTS
 from embsearch.config.command import same_study
+from embsearch.hpo.costs import front, levels, settled
 from embsearch.report.record import Course, Record
 from embsearch.report.result import number
-from embsearch.search.costs import front, levels, settled
 
 ON, OFF = "front", "other trials"
 WORDS = (

@@ -10,8 +10,8 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, create_trial
 
+from embsearch.hpo.space import Dimension
 from embsearch.report.record import Course, Record
-from embsearch.search.space import Dimension
 
 DRAWS = 16  # resamples of the trials
 TREES = 16

@@ -1,7 +1,10 @@
-"""A view of a running study for a person: a table on a terminal, plain lines elsewhere."""
+"""A view of a running study for a person: a table on a terminal and in a notebook with ipywidgets,
+plain lines elsewhere.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections import Counter
@@ -16,7 +19,7 @@ from rich.text import Text
 
 from embsearch.config.schema import Config
 from embsearch.history.trial import Trial
-from embsearch.search.space import Space
+from embsearch.hpo.space import Space
 from embsearch.values import Reading, Scalar
 
 STYLES = {
@@ -67,6 +70,9 @@ class Watch:
         self.console = console or Console(stderr=True)
         self._live: Live | None = None
         self._drawn = self._said = 0.0
+        # rich draws over what it drew there through ipywidgets alone
+        widgets = importlib.util.find_spec("ipywidgets")
+        self._in_notebook = self.console.is_jupyter and widgets is not None
 
     def __call__(self, study: Watched, line: str) -> None:
         with suppress(
@@ -75,7 +81,7 @@ class Watch:
             self._show(study, line)
 
     def _show(self, study: Watched, line: str) -> None:
-        if not self.console.is_terminal:
+        if not (self.console.is_terminal or self._in_notebook):
             self._plain(study, line)
             return
         if self._live is None:
@@ -154,9 +160,11 @@ def state(trial: Trial) -> str:
 def summary(study: Watched) -> str:
     """One line: how far, the best so far, speed, time left."""
     trials = list(study.trials.values())
-    ended = sum(t.state in ("complete", "pruned", "failed") for t in trials)
+    searched = [t for t in trials if not t.is_soup]
+    ended = sum(t.state in ("complete", "pruned", "failed") for t in searched)
     words = [
-        f"{study.config.study.name}: {ended} of {study.config.stop.trials} trials ended, {len(trials)} begun"
+        f"{study.config.study.name}: {ended} of {study.config.stop.trials} trials ended, "
+        f"{len(searched)} begun"
     ]
     if study.best is not None and study.best.best is not None:
         words.append(
@@ -195,7 +203,7 @@ def time_left(study: Watched) -> float | None:
     left: float = mean * max(study.config.stop.trials - begun, 0)
     rate = sum(t.texts_seen for t in trials) / max(study.elapsed, 1)
     running = [study.config.train.texts - t.texts_seen for t in trials if t.state == "running"]
-    left += max(running, default=0) / max(rate, 1)
+    left += max(0, *running, 0) / max(rate, 1)
     if study.config.stop.seconds is not None:
         left = min(left, max(study.config.stop.seconds - study.elapsed, 0))
     return left

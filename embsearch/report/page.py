@@ -16,6 +16,7 @@ from embsearch.codec import Json, JsonObject
 from embsearch.config.command import same_study
 from embsearch.history import events
 from embsearch.history.final_table import BEST, UNTUNED, shown
+from embsearch.hpo.encoders import PATH
 from embsearch.report.charts import Chart, charts
 from embsearch.report.findings import findings, headline, metric_label, signed
 from embsearch.report.front import WORDS, front_rows, heads
@@ -26,7 +27,6 @@ from embsearch.report.record import Record
 from embsearch.report.result import number, with_interval
 from embsearch.report.tables import tables
 from embsearch.report.tested_models import Models
-from embsearch.search.encoders import PATH
 from embsearch.tasks.catalogue import task_of
 from embsearch.values import primary_interval
 

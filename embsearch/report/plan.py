@@ -7,9 +7,9 @@ from dataclasses import fields
 from textwrap import wrap
 
 from embsearch.config.schema import Config
+from embsearch.hpo.confirm import affordable, too_small
+from embsearch.hpo.plan import BATCH, Draw, Machine, Plan
 from embsearch.report.live import clock, reads
-from embsearch.search.confirm import affordable, too_small
-from embsearch.search.plan import BATCH, Draw, Machine, Plan
 
 LEFT, WIDTH = 12, 80
 

@@ -10,9 +10,9 @@ from optuna.distributions import CategoricalDistribution
 
 from embsearch.codec import JsonObject
 from embsearch.errors import ConfigError
+from embsearch.hpo.space import Dimension, parse
 from embsearch.report.live import short
 from embsearch.report.record import Record
-from embsearch.search.space import Dimension, parse
 from embsearch.values import Scalar
 
 EDGE = 0.05  # of a range, on its own scale: nearer to an end than this is at the end

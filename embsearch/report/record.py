@@ -20,7 +20,7 @@ from embsearch.history.folder import StudyFolder, holder, refuse_lost_logs
 from embsearch.history.log import read_events
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Trial, common_rung
-from embsearch.search.space import Dimension, Space, parse
+from embsearch.hpo.space import Dimension, Space, parse
 from embsearch.values import Reading, Scalar
 
 

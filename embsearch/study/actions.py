@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from embsearch.history.events import Event
 from embsearch.history.final_table import UNTUNED
-from embsearch.search.confirm import Confirmed
+from embsearch.hpo.confirm import Confirmed
 from embsearch.values import Segment
 
 Name = tuple[str, int, int] | tuple[str, str]  # ("train", trial, seed) or ("evaluate", label)

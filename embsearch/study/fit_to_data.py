@@ -21,8 +21,8 @@ from embsearch.data.check import sampled_line
 from embsearch.data.dataset import TaskData
 from embsearch.data.load import decided_format
 from embsearch.history.folder import StudyFolder, as_begun
+from embsearch.hpo.costs import alike_in_all
 from embsearch.objectives.preflight import learns
-from embsearch.search.costs import alike_in_all
 from embsearch.study.fit_sets import fit_sets, space_of_sets
 from embsearch.tasks.base import AnyTask
 from embsearch.tasks.catalogue import task_of

@@ -19,9 +19,9 @@ from embsearch.config.schema import Config
 from embsearch.data.dataset import stops_of
 from embsearch.history import events
 from embsearch.history.state import StudyState
-from embsearch.search import scheduler
-from embsearch.search.plan import BATCH, Costs, Draw, Plan, batch_of, final, rungs_of, texts_in
-from embsearch.search.space import Space
+from embsearch.hpo import scheduler
+from embsearch.hpo.plan import BATCH, Costs, Draw, Plan, batch_of, final, rungs_of, texts_in
+from embsearch.hpo.space import Space
 from embsearch.study.actions import (
     BASELINE,
     Action,

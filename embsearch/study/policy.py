@@ -16,9 +16,9 @@ from embsearch.config.schema import Config
 from embsearch.history import events, final_table
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Trial
-from embsearch.search import budget
-from embsearch.search.closing import Closing
-from embsearch.search.scheduler import Scheduler, repeats_from
+from embsearch.hpo import budget
+from embsearch.hpo.closing import Closing
+from embsearch.hpo.scheduler import Scheduler, repeats_from
 from embsearch.study.actions import (
     BASELINE,
     Action,

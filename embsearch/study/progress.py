@@ -6,8 +6,8 @@ from embsearch.config.schema import ConfirmConfig
 from embsearch.history import events
 from embsearch.history.events import Event
 from embsearch.history.state import StudyState
+from embsearch.hpo.confirm import Confirmed, too_small
 from embsearch.report.live import reads
-from embsearch.search.confirm import Confirmed, too_small
 
 
 def lines(

@@ -14,12 +14,12 @@ from embsearch.history import final_table
 from embsearch.history.folder import StudyFolder
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Run, Trial
-from embsearch.search import budget
-from embsearch.search.confirm import Confirmed, affordable, choose, estimated
-from embsearch.search.earlier import told_by
-from embsearch.search.gaussian import surrogate_of
-from embsearch.search.promotion import SEED_NOISE, apart
-from embsearch.search.space import parse
+from embsearch.hpo import budget
+from embsearch.hpo.confirm import Confirmed, affordable, choose, estimated
+from embsearch.hpo.earlier import told_by
+from embsearch.hpo.gaussian import surrogate_of
+from embsearch.hpo.promotion import SEED_NOISE, apart
+from embsearch.hpo.space import parse
 from embsearch.study.actions import Average
 from embsearch.values import State, record
 

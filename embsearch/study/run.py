@@ -21,10 +21,10 @@ from embsearch.history.events import Event
 from embsearch.history.folder import StudyFolder
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Trial
+from embsearch.hpo import scheduler
+from embsearch.hpo.space import parse
+from embsearch.hpo.suggest import Suggester, limited
 from embsearch.launch.base import Launcher
-from embsearch.search import scheduler
-from embsearch.search.space import parse
-from embsearch.search.suggest import Suggester, limited
 from embsearch.study import actions, progress
 from embsearch.study.actions import BASELINE, Moment, Name, describe
 from embsearch.study.answers import Answers

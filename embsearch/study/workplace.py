@@ -18,17 +18,17 @@ from embsearch.history.final_table import JUDGED
 from embsearch.history.folder import StudyFolder
 from embsearch.history.state import StudyState
 from embsearch.history.trial import Trial
+from embsearch.hpo import encoders
+from embsearch.hpo.confirm import estimated
+from embsearch.hpo.earlier import studies_of
+from embsearch.hpo.space import Space
+from embsearch.hpo.suggest import check_kinds, first_points
+from embsearch.hpo.warmup import Warmups
 from embsearch.launch.base import (
     EvaluateJob,
     TrainJob,
     points_every,
 )
-from embsearch.search import encoders
-from embsearch.search.confirm import estimated
-from embsearch.search.earlier import studies_of
-from embsearch.search.space import Space
-from embsearch.search.suggest import check_kinds, first_points
-from embsearch.search.warmup import Warmups
 from embsearch.study.actions import Average
 from embsearch.tasks.catalogue import task_of
 from embsearch.track.digest import digest, manifest

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock
 from embsearch.history.trial import common_rung
-from embsearch.search.costs import front
+from embsearch.hpo.costs import front
 from embsearch.track import mlflow_model, mlflow_view
 from embsearch.track.follower import Followed, Follower, Logs, one_line
 from embsearch.track.mirror import TrialMirror, objective_at, validation

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from embsearch.config.command import same_study
 from embsearch.config.schema import Config
 from embsearch.track.mirror import Point, StudyMirror
 from embsearch.track.mlflow_store import find_experiment, quoted
@@ -110,7 +111,7 @@ class StudyRuns:
                 "embsearch.study_uid": self._study.uid,
                 "mlflow.user": _user(),
                 "mlflow.source.type": "LOCAL",
-                "mlflow.source.name": f"embsearch search study={study}",
+                "mlflow.source.name": f"embsearch search {same_study(self._config)}",
             }
             given = {k: v for k, v in {**fixed, **tags}.items() if v}
             run = self.client.create_run(

@@ -17,8 +17,8 @@ from embsearch.config.schema import Config
 from embsearch.errors import StudyError
 from embsearch.history.folder import StudyFolder
 from embsearch.history.trial import Trial
-from embsearch.search.memory_study import as_told, told_state, values_by_step
-from embsearch.search.space import Space, parse
+from embsearch.hpo.memory_study import as_told, told_state, values_by_step
+from embsearch.hpo.space import Space, parse
 from embsearch.track import optuna_database
 from embsearch.track.follower import Followed, Follower, Logs
 

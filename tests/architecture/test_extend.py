@@ -74,7 +74,7 @@ import runpy
 from embsearch.cli.main import main
 from embsearch.config.load import compose, diff, identity
 from embsearch.errors import ConfigError
-from embsearch.search.space import parse
+from embsearch.hpo.space import parse
 
 assert main(["search", "train.betas=1.5", "train.lr=0"]) == 2
 assert main(["search", "train.beats=0.8"]) == 2
@@ -121,7 +121,7 @@ from embsearch.data.dataset import Triplets
 from embsearch.errors import ConfigError
 from embsearch.objectives.build import build
 from embsearch.objectives.preflight import preflight
-from embsearch.search.space import parse
+from embsearch.hpo.space import parse
 
 config = compose(["objective=hinge", "objective.margin=0.4"])
 loss, one = build(config.objective), torch.tensor

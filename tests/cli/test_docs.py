@@ -11,7 +11,7 @@ import pytest
 from embsearch.cli.main import main
 from embsearch.cli.verbs import VERBS
 from embsearch.config.load import compose
-from embsearch.search.space import parse
+from embsearch.hpo.space import parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

@@ -12,7 +12,7 @@ from embsearch.config.load import compose, diff, identity
 from embsearch.config.schema import Config
 from embsearch.config.sets import in_set, of_set
 from embsearch.errors import ConfigError
-from embsearch.search.space import parse
+from embsearch.hpo.space import parse
 
 TWO = [
     "data.sets.products.path=a.csv",

@@ -8,6 +8,7 @@ import pytest
 
 from embsearch.config.build import build
 from embsearch.history.trial import Run, Trial
+from embsearch.hpo.space import parse
 from embsearch.report.findings import (
     _disagreement,
     _edges,
@@ -19,7 +20,6 @@ from embsearch.report.findings import (
 )
 from embsearch.report.ranges import at_end, choices_table
 from embsearch.report.record import Course, Evaluation
-from embsearch.search.space import parse
 from embsearch.values import Interval, Outcome
 
 SPACE = {

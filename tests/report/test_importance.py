@@ -9,11 +9,11 @@ import pytest
 
 from embsearch.config.build import build
 from embsearch.history.trial import Trial, common_rung
+from embsearch.hpo.space import parse
 from embsearch.report.compare import _budgets
 from embsearch.report.importance import importances
 from embsearch.report.record import Course
 from embsearch.report.tables import _trials
-from embsearch.search.space import parse
 
 SPACE = {
     "train.lr": {"low": 1e-5, "high": 1e-3, "log": True},

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from embsearch.config.schema import Config, EvaluateConfig, StopConfig
 from embsearch.history.trial import Trial
+from embsearch.hpo.space import parse
 from embsearch.report.live import reads, summary, trials_table
-from embsearch.search.space import parse
 from embsearch.values import Reading
 
 RAW = {

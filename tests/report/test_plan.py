@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from embsearch.config.build import build
+from embsearch.hpo.plan import Costs, Draw, Machine, Plan, Speed
 from embsearch.report.plan import lines, size
-from embsearch.search.plan import Costs, Draw, Machine, Plan, Speed
 
 MACHINE = Machine(
     compute="bf16: this CPU has bf16 matrix instructions (avx512_bf16 or amx)", workers=2, batch=128, texts=384,

@@ -49,9 +49,7 @@ def test_the_card_is_of_the_best_trial_and_says_what_the_logs_say(copy, capsys):
     sha = manifest(copy.study / f"trials/t{number:04d}/model")["model.safetensors"]
     assert f"sha256 of the weights: `{sha}`" in text
     assert copy.events("opened")[0]["data"] in text
-    assert (
-        f"embsearch reproduce study.name=s study.task=s home={copy.folder} trial={number}" in text
-    )
+    assert f"embsearch reproduce study.name=s home={copy.folder} trial={number}" in text
     assert (
         row(text, "train")[2] == f"{copy.events('opened')[0]['rows']['splits']['train']['rows']:,}"
     )

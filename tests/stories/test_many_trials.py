@@ -14,9 +14,9 @@ import optuna
 import pytest
 
 from embsearch.config.build import build
+from embsearch.hpo.space import parse
 from embsearch.launch.curves import Synthetic
 from embsearch.launch.replay import SAVED, Replay, VirtualClock
-from embsearch.search.space import parse
 from embsearch.study.run import Study
 from embsearch.track.base import Recorders
 from embsearch.track.optuna_follower import OptunaFollower

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from embsearch.config.build import build, with_values
-from embsearch.search.plan import Costs, Speed, points, texts_in
-from embsearch.search.space import parse
+from embsearch.hpo.plan import Costs, Speed, points, texts_in
+from embsearch.hpo.space import parse
 from embsearch.study.play import PlayedStudy, Work, make
 
 # 64 rows of three texts; a trial of 768 texts is 256 / batch steps

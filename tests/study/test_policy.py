@@ -11,7 +11,7 @@ from embsearch.config.build import build
 from embsearch.history import events
 from embsearch.history.final_table import shown
 from embsearch.history.state import StudyState
-from embsearch.search import scheduler
+from embsearch.hpo import scheduler
 from embsearch.study.actions import (
     BASELINE,
     Close,

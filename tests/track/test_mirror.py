@@ -8,7 +8,7 @@ from synthetic import start_trial, train
 
 from embsearch.config.build import build
 from embsearch.history.log import EventLog, LogTail
-from embsearch.search.space import parse
+from embsearch.hpo.space import parse
 from embsearch.track.follower import Followed, Logs
 from embsearch.track.mirror import Point, StudyMirror, TrialMirror, short_names, study_uid
 

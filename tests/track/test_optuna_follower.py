@@ -16,8 +16,8 @@ import pytest
 from embsearch.cli import launchers, search
 from embsearch.config.build import build
 from embsearch.history.folder import StudyFolder
-from embsearch.search.memory_study import told_state, values_by_step
-from embsearch.search.space import parse
+from embsearch.hpo.memory_study import told_state, values_by_step
+from embsearch.hpo.space import parse
 from embsearch.study.run import Study
 from embsearch.track import optuna_database, optuna_follower, sqlite_file
 from embsearch.track.optuna_follower import OptunaFollower

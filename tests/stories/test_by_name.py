@@ -1,0 +1,106 @@
+"""A study's name is enough: every verb takes the rest from what the study recorded."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from embsearch.cli.main import main
+
+pytestmark = pytest.mark.story
+
+
+@pytest.fixture
+def by_name(home, capsys):
+    """A finished study, and commands that name it and nothing else."""
+    assert home.run("search", "stop.trials=2") == 0
+
+    def run(verb, *words):
+        capsys.readouterr()
+        code = main([*verb.split(), "study.name=s", f"home={home.folder}", *words])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def recorded(home):
+    return yaml.safe_load((home.study / "study.yaml").read_text())["config"]
+
+
+def test_a_search_goes_on_by_its_name(home, by_name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    before = recorded(home)
+    code, out, _ = by_name("search")
+    assert code == 0
+    assert "nothing to do: this study had ended before" in out
+    code, out, _ = by_name("search", "stop.trials=3")
+    assert code == 0
+    assert len(home.trials) == 3
+    before["stop"]["trials"] = 3
+    assert recorded(home) == before
+    # the name as a study of its own
+    assert main(["search", "study=s", f"home={home.folder}"]) == 0
+
+
+CHANGES = {
+    "train.lr=2e-3": "train.lr: 0.001 -> 0.002",
+    "space.train.lr.high=0.02": "space.train.lr.high: 0.01 -> 0.02",
+    "~space.train.lr": "space.train.lr.low: 0.0001 -> (not there)",
+    "effort=quick": "train.texts: 3000 -> 7680",
+    "sampler=random": 'sampler.name: "tpe" -> "random"',
+}
+
+
+def test_what_the_words_change_is_changed_and_nothing_else(by_name):
+    for word, line in CHANGES.items():
+        code, _, err = by_name("search", word)
+        assert code == 2
+        assert line in err
+        changed = [shown.strip() for shown in err.splitlines() if "->" in shown]
+        room = line.partition(".")[0]
+        rooms = {"train", "evaluate"} if word == "effort=quick" else {room}
+        assert {shown.partition(".")[0] for shown in changed} <= rooms, word
+
+
+def test_a_launcher_may_be_another_one(home, by_name):
+    assert by_name("search", "launcher=local", "launcher.workers=1", "stop.trials=3")[0] == 0
+    assert recorded(home)["launcher"]["name"] == "local"
+
+
+def test_models_are_used_by_the_name_of_their_study(home, by_name, tmp_path):
+    index = tmp_path / "titles.index"
+    assert by_name("promote", "promote.min_gain=-1")[0] == 0
+    assert by_name("index", f"output={index}")[0] == 0
+    code, out, _ = by_name("query", f"index={index}", "compare=untuned", "k=1")
+    assert code == 0
+    assert "untuned" in out
+    assert by_name("evaluate", "trial=0")[0] == 0
+    assert by_name("evaluate", "checkpoint=champion", "data.on_bad_row=drop")[0] == 0
+
+
+def test_other_data_are_the_commands_own(home, by_name, tmp_path):
+    table = tmp_path / "names.csv"
+    table.write_text("name\nred shoe\nblue hat\n")
+    code, out, err = by_name(
+        "index", "trial=0", f"input={table}", "data.columns.title=name", f"output={tmp_path}/i"
+    )
+    assert code == 0, err
+    assert "2 vectors" in out
+    code, _, err = by_name("evaluate", "trial=0", f"data.path={table}")
+    assert code == 2
+    assert "names.csv" in err
+
+
+def test_a_plan_proposes_the_words_it_was_given(home, capsys):
+    assert home.run("plan", "study.name=not begun") == 0
+    proposed = capsys.readouterr().out.splitlines()[-1]
+    command = shlex.split(proposed.removeprefix("next:  "))
+    assert command == ["embsearch", "search", *home.words, "study.name=not begun"]
+
+
+def test_a_name_that_no_study_has_asks_for_data(home, by_name):
+    code, _, err = by_name("search", "study.name=ss")
+    assert code == 2
+    assert "no data to train on" in err
+    assert not (Path(home.folder) / "studies" / "ss").exists()
