@@ -404,14 +404,17 @@ def test_mlflow_itself_loads_what_was_restored(shop, says, sound, monkeypatch):
     )
 
 
-def test_the_journal_has_each_version_and_each_move_once(shop, sound):
+def test_the_journal_has_each_version_and_each_move_once_and_a_rollback_before_it_is_made(
+    shop, sound
+):
     lines = read_json(shop.folder / FILE)
     versions = [one["version"] for one in lines if one["kind"] == "registered"]
     entries = [one["entry"] for one in lines if one["kind"] == "moved"]
     assert sorted(versions) == [1, 2, 3]
-    assert [(entry["before"], entry["version"]) for entry in entries] == [
-        (None, 1),
-        (1, 2),
-        (2, 1),
-        (1, 3),
+    assert [(entry["before"], entry["version"], entry["state"]) for entry in entries] == [
+        (None, 1, "moved"),
+        (1, 2, "moved"),
+        (2, 1, "moving"),
+        (2, 1, "moved"),
+        (1, 3, "moved"),
     ]
