@@ -12,6 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+def is_read_only(folder: Path) -> bool:
+    """Return whether a folder is there and this process may not write in it."""
+    return folder.is_dir() and not os.access(folder, os.W_OK)
+
+
 def settle(path: Path) -> None:
     """Bring a file, or a folder's list of names, to the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -10,6 +10,7 @@ from embsearch.cli.models import chosen
 from embsearch.config.folders import home_folder
 from embsearch.config.options import EvaluateOptions
 from embsearch.config.schema import Config
+from embsearch.disk import is_read_only
 from embsearch.launch.base import encode
 from embsearch.registry import test_set_uses
 from embsearch.report.result import metrics_table
@@ -42,8 +43,12 @@ def run(config: Config, options: EvaluateOptions) -> int:
     if model.folder is not None and split == "test":
         rows = test_set_uses.digest_of_rows(task_of(config), worker.dataset(config, str(cache)))
         by = f"evaluate, {model.label}"
-        uses = test_set_uses.note_use(home, rows, digest(manifest(model.folder)), by)
-        if warning := test_set_uses.warning(uses):
+        if is_read_only(home):
+            warning = f"{home} cannot be written: this look at its test rows is not counted"
+        else:
+            uses = test_set_uses.note_use(home, rows, digest(manifest(model.folder)), by)
+            warning = test_set_uses.warning(uses)
+        if warning:
             print(f"warning: {warning}")
     if output is not None:
         scores = {name: measured[name] for name in ("metrics", PRIMARY, "segments")}

@@ -52,19 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
-        print(
-            f"embsearch: {error.filename}: {error.strerror}; expected a place that can be written",
-            file=sys.stderr,
-        )
-        return UserError.exit_code
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if (remedy := _remedy(error)) is None:
             return _bug()
-        print(
-            f"embsearch: {error.filename or 'disk'}: {error.strerror}; free some space or set home",
-            file=sys.stderr,
-        )
+        print(f"embsearch: {error.filename or 'disk'}: {error.strerror}; {remedy}", file=sys.stderr)
         return UserError.exit_code
     except Exception as error:
         if type(error).__name__ not in (
@@ -75,6 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = secrets.masked(str(error).splitlines()[0])
         print(f"embsearch: MLflow: {said}; see track.uri and home", file=sys.stderr)
         return UserError.exit_code
+
+
+def _remedy(error: OSError) -> str | None:
+    """Return what the user can do about a fault of the file system; None where it is a bug."""
+    if isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError)):
+        return "expected a place that can be written"
+    if error.errno == errno.EROFS:
+        return "expected a place that can be written: set home, or output where the verb has it"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space or set home"
+    return None
 
 
 def _bug() -> int:

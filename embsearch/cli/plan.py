@@ -21,6 +21,7 @@ from embsearch.config.options import TellsMore
 from embsearch.config.schema import Config
 from embsearch.data.load import build_dataset
 from embsearch.data.source_files import find_files
+from embsearch.disk import is_read_only
 from embsearch.errors import UserError
 from embsearch.history.folder import StudyFolder, as_begun
 from embsearch.hpo import plan, scheduler
@@ -115,7 +116,8 @@ def check(config: Config) -> tuple[Config, Space, Path]:
 def scratch(config: Config) -> Iterator[Path]:
     """Yield a folder on the disk of the studies; remove it afterwards."""
     home = home_folder(config.home)
-    folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=home))
+    place = None if is_read_only(home) else home
+    folder = Path(tempfile.mkdtemp(prefix=".plan-", dir=place))
     try:
         yield folder
     finally:

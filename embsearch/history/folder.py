@@ -392,7 +392,7 @@ def holder(lock: Path) -> str:
     """Return who holds a study, as "process 12 on host since ...", or the empty string."""
     if not lock.exists():
         return ""
-    with lock.open("r+") as file:
+    with lock.open() as file:  # also of a home that cannot be written
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:

@@ -32,6 +32,13 @@ REMEDY = (
     "Put the file back from a copy, or delete the lines from {line} on: the study then goes on from "
     "there"
 )
+UNLINKED = (
+    "it has no link, and the line before it has one: an older embsearch wrote it, or a person"
+)
+OF_HOME = (
+    "Use one version of embsearch for this home, and delete the lines from {line} on: the commands "
+    "that wrote them note the same again when they are repeated"
+)
 E = TypeVar("E", bound=Event)
 
 
@@ -151,9 +158,9 @@ class _Reader:
             fault = WITHIN if torn else self._fault(line, content)
             if fault or content is None:
                 number = torn or self.seq + 1
-                raise StudyError(
-                    f"{self.path}, line {number}: {fault}. {REMEDY.format(line=number)}"
-                )
+                shared = fault == UNLINKED and self.path.name != "events.jsonl"
+                remedy = (OF_HOME if shared else REMEDY).format(line=number)
+                raise StudyError(f"{self.path}, line {number}: {fault}. {remedy}")
             self.seq, self.link = self.seq + 1, content.get("link", "")
             yield line, content
 
@@ -170,7 +177,7 @@ class _Reader:
         if link and link != _link(self.link, line.rpartition(LINK)[0] + b"}"):
             return CHANGED
         if self.link and not link:
-            return "it has no link, and the line before it has one"
+            return UNLINKED
         return ""
 
 

@@ -12,7 +12,7 @@ import getpass
 import json
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from embsearch.codec import JsonObject
@@ -37,9 +37,12 @@ def move_champion(
     version: int,
     expected: int | None,
     reason: str,
+    begun: Callable[[], None] = lambda: None,
     **facts: object,
 ) -> ModelVersion:
     """Make ``version`` the champion and the old one ``previous``.
+
+    ``begun`` is called once the move is written down and before it is made.
 
     ``expected`` is the champion's version when the candidate was judged, None for none; AliasMoved
     is raised where it is another by now. The same call again completes what a crash cut off.
@@ -54,6 +57,7 @@ def move_champion(
     _expect(name, old, expected)
     client.get_model_version(name, str(version))  # exists, else raises before anything is changed
     number = _write(client, name, {**entry, "state": "moving"})
+    begun()
     if old is not None:
         client.set_registered_model_alias(name, PREVIOUS, str(old.version))
     _expect(name, by_alias(client, name, CHAMPION), expected)
@@ -96,10 +100,12 @@ def history(client: MlflowClient, name: str) -> list[JsonObject]:
 
 
 def aliases_after(moves: Mapping[int, JsonObject]) -> dict[str, int]:
-    """Return the aliases as these entries left them, by number of the entry."""
+    """Return the aliases as these entries left them, by number of the entry. A last move that was
+    begun counts: it may have been seen.
+    """
     found: dict[str, int] = {}
-    for _, entry in sorted(moves.items()):
-        if entry["state"] == "moved":
+    for number, entry in sorted(moves.items()):
+        if entry["state"] == "moved" or (entry["state"] == "moving" and number == max(moves)):
             if entry["before"] is not None:
                 found[PREVIOUS] = entry["before"]
             found[CHAMPION] = entry["version"]

@@ -39,13 +39,18 @@ class Journal:
             elif isinstance(event, events.Moved):
                 self.moves[event.name][event.number] = dict(event.entry)
 
-    def note(self, client: MlflowClient, name: str) -> None:
-        """Add what MLflow has of a model and this does not."""
+    def note(self, client: MlflowClient, name: str, promoted: int | None = None) -> None:
+        """Add what MLflow has of a model and this does not; the tags of a version that was promoted
+        just now in any case, for it may have been before.
+        """
         for version in registry.versions(client, name):
             found = client.get_model_version(name, str(version.version))
             noted = self.versions[name].get(version.version)
             card = found.description or ""
-            if DIGEST in found.tags and (noted is None or (card and not noted.text)):
+            new = noted is None or (card and not noted.text)
+            if version.version == promoted and noted is not None:
+                new = new or found.tags != noted.tags
+            if DIGEST in found.tags and new:
                 self._log.append(
                     events.Registered(
                         name=name,
@@ -60,7 +65,22 @@ class Journal:
                 self._log.append(events.Moved(name=name, number=number, entry=entry))
 
 
-def note(config: Config, client: MlflowClient, name: str) -> None:
+def note(config: Config, client: MlflowClient, name: str, promoted: int | None = None) -> None:
     """Note what the registry of this home has of a model. A server's is its own."""
     if own_database(config) is not None:
-        Journal(config).note(client, name)
+        Journal(config).note(client, name, promoted)
+
+
+def settle_last_move(config: Config, client: MlflowClient, name: str) -> JsonObject | None:
+    """Write down, here too, whether the last move was made, where a process died before it could.
+
+    Return that move if it was.
+    """
+    cut = alias_history.settle_last_move(client, name)
+    if own_database(config) is None:
+        return cut
+    every, journal = alias_history.entries(client, name), Journal(config)
+    last = max(every, default=-1)
+    begun = journal.moves[name].get(last, {}).get("state") == "moving"
+    journal.note(client, name)
+    return every[last] if begun and every[last]["state"] == "moved" else cut

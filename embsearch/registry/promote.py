@@ -135,7 +135,7 @@ def _describe(candidate: Candidate, version: ModelVersion, card: Card) -> None:
         if len(text) > LONGEST:  # whole sections of it
             text = text[:LONGEST].rpartition("\n## ")[0] + "\nThe rest of it: 'embsearch card'.\n"
         candidate.client.update_model_version(version.name, str(version.version), text)
-    journal.note(candidate.config, candidate.client, version.name)
+    journal.note(candidate.config, candidate.client, version.name, version.version)
 
 
 def _already(candidate: Candidate, version: ModelVersion, card: Card) -> ChampionDecision:
@@ -144,10 +144,16 @@ def _already(candidate: Candidate, version: ModelVersion, card: Card) -> Champio
     Write down what a killed promotion has not.
     """
     alias_history.settle_last_move(candidate.client, candidate.name)
-    noted = (event.version for event in candidate.folder.of_kind(events.Promoted))
-    if not any(at and at["version"] == version.version for at in noted):
+    study, number = candidate.config.study.name, version.version
+    run = None  # of the last promotion of this version, where it was of this study
+    for move in alias_history.history(candidate.client, candidate.name):
+        if move["version"] == number and move.get("study") == study:
+            run = move.get("run")
+    noted = candidate.folder.of_kind(events.Promoted)
+    of_version = [event for event in noted if event.version and event.version["version"] == number]
+    if not any(not run or event.run in (None, run) for event in of_version):
         with candidate.folder.hold():
-            candidate.note(events.Promoted(version=record(version)))
+            candidate.note(events.Promoted(version=record(version), run=run))
     _describe(candidate, version, card)
     return ChampionDecision(candidate.trial, _judged_again(candidate), version, already=True)
 

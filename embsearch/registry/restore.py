@@ -65,9 +65,11 @@ class _Known:
     def versions(self, name: str) -> dict[int, Registered]:
         """Return each version; a number that was given twice is the later model's."""
         found = dict(self.journal.versions[name])
-        promoted = {one.version: one for one in self._promotions if one.name == name}
+        every = [one for one in self._promotions if one.name == name]
+        again = [one for one in every if one.event.run]  # others were champion already
+        promoted = {one.version: one for one in (*every, *again)}
         for number, one in promoted.items():
-            if number not in found or found[number].tags[DIGEST] != one.digest:
+            if number not in found or _is_other(found[number], one):
                 found[number] = Registered(name=name, version=number, tags=_tags_of(one))
         return found
 
@@ -76,10 +78,10 @@ class _Known:
         after those that it has.
         """
         found = dict(self.journal.moves[name])
-        noted = {entry["version"] for entry in found.values()}
+        noted = [entry for entry in found.values() if entry["state"] != "given up"]
         champion = alias_history.aliases_after(found).get(registry.CHAMPION)
         for one in self._promotions:
-            if one.name == name and one.version not in noted:
+            if one.name == name and not any(_is_of(entry, one) for entry in noted):
                 found[max(found, default=-1) + 1] = {
                     "time": one.event.time,
                     "version": one.version,
@@ -92,6 +94,26 @@ class _Known:
                 }
                 champion = one.version
         return found
+
+
+def _is_other(known: Registered, one: Noted) -> bool:
+    """Return whether a promotion is not the one that gave a version its tags, but a later one."""
+    later = one.event.time > known.time and one.event.run not in (
+        None,
+        known.tags.get(trained_rows.TAG),
+    )
+    return later or known.tags[DIGEST] != one.digest
+
+
+def _is_of(entry: JsonObject, one: Noted) -> bool:
+    """Return whether an entry of the history is the move of a promotion: the same version may be
+    promoted again.
+    """
+    if not one.event.run:  # noted of a model that was champion already
+        return bool(entry["version"] == one.version)
+    promoted = entry["reason"].startswith("promoted")
+    run = entry.get("run", one.event.run)  # older embsearch named none
+    return bool(entry["version"] == one.version and promoted and run == one.event.run)
 
 
 def _tags_of(one: Noted) -> dict[str, str]:

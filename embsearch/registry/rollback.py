@@ -31,9 +31,8 @@ def rollback(
         if not found:
             gone = missing(config, client, name)
             raise ModelError(gone or f"no model is named {name}; 'embsearch promote' registers one")
-        cut = None if config.promote.dry_run else alias_history.settle_last_move(client, name)
+        cut = None if config.promote.dry_run else journal.settle_last_move(config, client, name)
         if cut and now and "rolled back" in cut["reason"] and version in (None, cut["version"]):
-            journal.note(config, client, name)
             return found.get(cut["before"]), now  # this command was killed after it had moved
         number = version
         if number is None:
@@ -49,8 +48,12 @@ def rollback(
             return now, target.version
         expected = None if now is None else now.version
         why = f"rolled back: {reason or 'no reason given'}"
-        moved = alias_history.move_champion(client, name, number, expected, why)
-        journal.note(config, client, name)
+
+        def note() -> None:
+            journal.note(config, client, name)
+
+        moved = alias_history.move_champion(client, name, number, expected, why, note)
+        note()
         return now, moved
 
 

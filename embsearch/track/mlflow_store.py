@@ -8,16 +8,19 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import sqlite3
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from embsearch.config import secrets
 from embsearch.config.schema import Config
-from embsearch.disk import file_lock
+from embsearch.disk import file_lock, is_read_only
 from embsearch.errors import StudyError
-from embsearch.track.sqlite_file import damage_of, set_aside
+from embsearch.track.sqlite_file import PARTS, damage_of, set_aside
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,7 +59,10 @@ def connect(config: Config) -> MlflowClient:
     uri = tracking_uri(config)
     fail_fast(config.track.timeout)
     if uri.startswith("sqlite:"):
-        prepare_database(Path(uri.removeprefix("sqlite:///")), artifact_root(Path(config.home)))
+        path = Path(uri.removeprefix("sqlite:///"))
+        prepare_database(path, artifact_root(Path(config.home)))
+        if is_read_only(path.parent):
+            uri = f"sqlite:///{_copied(path).name}/{path.name}"
     from mlflow import MlflowClient
 
     be_quiet()
@@ -127,12 +133,32 @@ def be_quiet() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+@lru_cache
+def _copied(path: Path) -> TemporaryDirectory[str]:
+    """Return a folder of this process with a copy of a database that cannot be written: MLflow
+    opens none to read alone.
+    """
+    folder = TemporaryDirectory(prefix="embsearch-")
+    for part in PARTS:
+        with suppress(FileNotFoundError):
+            shutil.copyfile(f"{path}{part}", Path(folder.name) / f"{path.name}{part}")
+    return folder
+
+
 def prepare_database(path: Path, artifacts: Path) -> None:
     """Create MLflow's schema once and whole, hence the lock and the rename.
 
     Processes that start together, or one that dies on the way, break the file for good (measured
     with MLflow 3.17). Raises StudyError where a damaged file is there.
     """
+    if is_read_only(path.parent):
+        if is_new(path):
+            raise StudyError(
+                f"{path}: is not there, and {path.parent} cannot be written; nothing was recorded or "
+                "promoted here: set home=... or track.uri=..."
+            )
+        refuse_damaged(path, artifacts)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(path.with_suffix(".lock")):
         if not is_new(path):

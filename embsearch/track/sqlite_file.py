@@ -1,6 +1,6 @@
 """A view's database as one SQLite file: whether it is damaged, and how it is set aside.
 
-Nothing here imports more than the standard library.
+Nothing here imports what takes time.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import sqlite3
 from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
+from urllib.parse import quote
+
+from embsearch import disk
 
 PATIENCE = 60.0  # seconds to wait for another process that writes
 REMEDIES = {
@@ -19,6 +22,19 @@ REMEDIES = {
 }
 RIGHTS = ("readonly", "unable to open")  # what SQLite says of a file that may not be opened
 PARTS = ("", "-wal", "-shm")
+
+
+def address(path: Path) -> str:
+    """Return SQLite's address of a file: one in a folder that cannot be written is only read.
+
+    A reader writes, too (-shm), unless it is told that nobody does. With a WAL that a writer left it
+    must have both files.
+    """
+    way = "mode=rwc"
+    if disk.is_read_only(path.parent):
+        wal = Path(f"{path}-wal")
+        way = "mode=ro" if wal.exists() and wal.stat().st_size else "immutable=1"
+    return f"file:{quote(str(path))}?{way}"
 
 
 def damage_of(path: Path) -> str:
@@ -31,7 +47,7 @@ def damage_of(path: Path) -> str:
     if not path.exists():
         return ""
     try:
-        with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
+        with closing(sqlite3.connect(address(path), timeout=PATIENCE, uri=True)) as database:
             found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
             return "" if found == "ok" else " ".join(found.split())
     except sqlite3.DatabaseError as error:

@@ -12,6 +12,7 @@ from helpers import append
 
 from embsearch.config.schema import DataConfig, SplitConfig
 from embsearch.data.load import load_dataset
+from embsearch.errors import StudyError
 from embsearch.history import events
 from embsearch.history.log import EventLog, read_events
 from embsearch.registry import leak, test_set_uses
@@ -111,6 +112,24 @@ def test_a_model_that_was_trained_alone_counts_once_there_is_another_to_choose_i
     assert [counted(model) for model in ("a", "a", "b", "c")] == [0, 0, 2, 3]
     assert counted("a", alone=False) == 3
     assert counted("d", alone=False) == 4
+
+
+def test_a_look_that_an_older_embsearch_noted_after_ours_is_named_and_what_to_do(tmp_path):
+    test_set_uses.note_use(tmp_path, "rows", "a", "a study")
+    log = tmp_path / test_set_uses.FILE
+    kept = log.read_bytes()
+    theirs = '{"seq": 1, "time": 1, "kind": "looked", "rows": "rows", "model": "b", "by": "s"}\n'
+    log.write_bytes(kept + theirs.encode())
+    with pytest.raises(StudyError) as told:
+        test_set_uses.note_use(tmp_path, "rows", "c", "a study")
+    assert "line 2: it has no link, and the line before it has one: an older embsearch" in str(
+        told.value
+    )
+    assert "Use one version of embsearch for this home, and delete the lines from 2 on" in str(
+        told.value
+    )
+    log.write_bytes(kept)
+    assert test_set_uses.note_use(tmp_path, "rows", "b", "the same command") == 2
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,28 @@ def rewrite(log, events):
     log.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
+@contextmanager
+def read_only(folder):
+    """A home that this process may only read, while the context runs. Rights do not bind root, so root is nobody."""
+    modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*"))}
+    for parent in folder.parents:
+        if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o1:
+            modes[parent] = parent.stat().st_mode
+            parent.chmod(modes[parent] | 0o55)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    root = os.getuid() == 0
+    if root:
+        os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        if root:
+            os.setresuid(0, 0, 0)
+        for path, mode in modes.items():
+            path.chmod(mode)
+
+
 class Home:
     """One EMBSEARCH_HOME and the words that every command of a test begins with."""
 

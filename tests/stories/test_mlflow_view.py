@@ -11,7 +11,7 @@ import sys
 from contextlib import closing
 
 import pytest
-from home import Home
+from home import Home, read_only
 
 from embsearch.config.load import compose
 from embsearch.history.log import read_json
@@ -121,6 +121,46 @@ def everything(shop, says):
         }
 
     return see
+
+
+def test_a_home_that_cannot_be_written_answers_as_before(shop, says, sound, everything, tmp_path):
+    gathered(shop.database)
+    page = tmp_path / "page.html"
+    tmp_path.chmod(0o777)
+    (shop.model / "model.safetensors").chmod(0o644)
+    asked = [
+        ("status", "--why"),
+        ("plan",),
+        ("card", "trial=1"),
+        ("data check",),
+        ("evaluate", "trial=1"),
+        ("report", f"output={page}", "--no-open"),
+        ("encode", "trial=1", f"input={shop.texts}"),
+        ("compare", "study.name=other"),
+        ("rollback", "--dry-run"),
+        ("promote", "trial=1", *LOOSE),
+        ("search", "stop.trials=3"),
+        ("report", "--no-open"),
+    ]
+    with read_only(shop.folder):
+        assert everything() == sound
+        for verb, *words in asked[:8]:
+            said = says(0, verb, *words)
+            if verb == "evaluate":
+                assert f"{shop.folder} cannot be written: this look at its test rows is not" in said
+        assert page.exists()
+        for verb, *words in asked[8:]:
+            assert "expected a place that can be written" in says(2, verb, *words)
+        assert shop.run("status") == 0
+    assert everything() == sound
+
+
+def test_a_home_that_cannot_be_written_and_has_no_database_says_so(shop, says, sound):
+    delete(shop.database)
+    with read_only(shop.folder):
+        told = f"{shop.database}: is not there, and {shop.folder} cannot be written"
+        assert told in says(2, "history")
+    assert not shop.database.exists()
 
 
 def moves(history):
@@ -404,14 +444,17 @@ def test_mlflow_itself_loads_what_was_restored(shop, says, sound, monkeypatch):
     )
 
 
-def test_the_journal_has_each_version_and_each_move_once(shop, sound):
+def test_the_journal_has_each_version_and_each_move_once_and_a_rollback_before_it_is_made(
+    shop, sound
+):
     lines = read_json(shop.folder / FILE)
     versions = [one["version"] for one in lines if one["kind"] == "registered"]
     entries = [one["entry"] for one in lines if one["kind"] == "moved"]
     assert sorted(versions) == [1, 2, 3]
-    assert [(entry["before"], entry["version"]) for entry in entries] == [
-        (None, 1),
-        (1, 2),
-        (2, 1),
-        (1, 3),
+    assert [(entry["before"], entry["version"], entry["state"]) for entry in entries] == [
+        (None, 1, "moved"),
+        (1, 2, "moved"),
+        (2, 1, "moving"),
+        (2, 1, "moved"),
+        (1, 3, "moved"),
     ]
