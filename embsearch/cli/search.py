@@ -47,7 +47,10 @@ def run(config: Config, options: TellsMore) -> int:
 
 
 def searched(config: Config, verbose: bool) -> Study:
-    """Run the study to its end, show what it found, and return it. Raises UserError, Interrupted."""
+    """Run the study to its end, show what it found, and return it.
+
+    Raises UserError, Interrupted.
+    """
     lora.check(config)
     time_of = clock(config)
     made = launcher(config, time_of), recorder(config)

@@ -154,8 +154,8 @@ def prepare_database(path: Path, artifacts: Path) -> None:
     if is_read_only(path.parent):
         if is_new(path):
             raise StudyError(
-                f"{path}: is not there, and {path.parent} cannot be written; nothing was recorded or "
-                "promoted here: set home=... or track.uri=..."
+                f"{path}: is not there, and {path.parent} cannot be written; nothing was recorded "
+                "or promoted here: set home=... or track.uri=..."
             )
         refuse_damaged(path, artifacts)
         return

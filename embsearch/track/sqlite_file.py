@@ -27,8 +27,8 @@ PARTS = ("", "-wal", "-shm")
 def address(path: Path) -> str:
     """Return SQLite's address of a file: one in a folder that cannot be written is only read.
 
-    A reader writes, too (-shm), unless it is told that nobody does. With a WAL that a writer left it
-    must have both files.
+    A reader writes, too (-shm), unless it is told that nobody does. With a WAL that a writer left
+    it must have both files.
     """
     way = "mode=rwc"
     if disk.is_read_only(path.parent):
