@@ -54,7 +54,7 @@ def words_of(folder: Path, home: Path, workers: int) -> list[str]:
     named = [
         f"data.{name}={file}" for name, file in zip(("train", "valid", "test"), files, strict=True)
     ]
-    return [*words, "data=auto", *named]
+    return [*words, "data=auto", "data.path=null", *named]
 
 
 def by_hand(config: Config, data: Any, texts: int, out: Path) -> float:

@@ -60,7 +60,7 @@ def _metric_and_costs(word: str) -> list[str]:
     setting, _, value = word.partition("=")
     if setting != TOGETHER:
         return [word]
-    names = [name.strip() for name in value.strip("[]").split(",")]
+    names = [name.strip("' ") for name in value.strip("[]").split(",")]
     costs = [name for name in names if name in COSTS]
     metrics = [name for name in names if name not in COSTS]
     if len(metrics) > 1:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def _words(path: str, value: object) -> Iterator[str]:
         if not known:  # of a space, or wrong: then the config's own check says what was meant
             sign = "++"
         yield f"{sign}{path}={_written(path, value)}"
+    elif value is None and "none" in options:
+        yield f"{path}=none"
     elif path in PATHS and str(value) not in options:
         there = Path(str(value)).expanduser()
         if there.exists():
@@ -49,26 +52,30 @@ def _words(path: str, value: object) -> Iterator[str]:
 
 def _written(path: str, value: object) -> str:
     """Return a value as Hydra's grammar writes it."""
-    item = getattr(value, "item", None)  # numpy's numbers
-    if callable(item):
-        value = item()
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, Path):
-        value = str(value.expanduser().absolute())
-    if isinstance(value, str):
-        return _quoted(value)
-    if isinstance(value, Iterable):
-        parts = [_written(path, one) for one in value]
-        return f"[{','.join(parts)}]"
+    plain = getattr(value, "tolist", None)  # numpy's numbers and arrays
+    if callable(plain):
+        value = plain()
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case Path():
+            return _quoted(str(value.expanduser().absolute()))
+        case str():
+            return _quoted(value)
+        case Mapping():
+            pairs = [f"{key}: {_written(path, one)}" for key, one in value.items()]
+            return f"{{{', '.join(pairs)}}}"
+        case Iterable():
+            parts = [_written(path, one) for one in value]
+            return f"[{','.join(parts)}]"
     raise ConfigError(f"{path}={value!r}: expected a number, a text, a path, or a list of them")
 
 
 def _quoted(text: str) -> str:
-    ending = len(text) - len(text.rstrip("\\"))
-    escaped = (text + "\\" * ending).replace("'", "\\'")
+    """Return a text in quotes. Backslashes before a quote, and at the end, are doubled."""
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
     return f"'{escaped}'"

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -12,7 +13,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import embsearch as es
+from embsearch.cli.composition import composed
 from embsearch.cli.main import main
+from embsearch.config.options import Options
 from embsearch.config.words import words_of
 from embsearch.data.frames import words_of_data
 from embsearch.errors import ConfigError, DataError, Refused, StudyError
@@ -94,6 +97,12 @@ def test_a_table_of_any_kind_is_the_same_file(tmp_path):
         ({"space": "small", "stop": {"trials": 3}}, ["space=small", "stop.trials=3"]),
         ({"train": {"lr": 1e-5}, "seed": None}, ["train.lr=1e-05", "seed=null"]),
         ({"space": {"train.lr": {"high": 3e-4}}}, ["++space.train.lr.high=0.0003"]),
+        ({"track": None, "evaluate": {"costs": np.array([])}}, ["track=none", "evaluate.costs=[]"]),
+        ({"study": {"name": "a\\'b\\"}}, ["study.name='a\\\\\\'b\\\\'"]),
+        (
+            {"study": {"defaults": [{"train.lr": 1e-4}]}},
+            ["study.defaults=[{train.lr: 0.0001}]"],
+        ),
         ({"track": ["mlflow", "wandb"]}, ["track=[mlflow,wandb]"]),
         ({"data": {"columns": {"query": "it's"}}}, ["++data.columns.query='it\\'s'"]),
         ({"model": "some/hub-name"}, ["model.path='some/hub-name'"]),
@@ -102,6 +111,7 @@ def test_a_table_of_any_kind_is_the_same_file(tmp_path):
 )  # fmt: skip
 def test_settings_become_the_words_of_a_command(given, words):
     assert words_of(given) == words
+    composed(words, Options)  # Hydra reads them
 
 
 def test_wrong_settings_are_refused_as_on_the_command_line(home, settings):
