@@ -34,7 +34,7 @@ from embsearch.config.options import Options, TakesModel, TakesTrial, TellsMore
 from embsearch.config.schema import Config
 from embsearch.config.words import words_of
 from embsearch.data.frames import Data, words_of_data
-from embsearch.errors import StudyError
+from embsearch.errors import ConfigError, ModelError, StudyError
 from embsearch.history.folder import StudyFolder
 from embsearch.history.trial import Trial
 from embsearch.report.live import state, summary
@@ -61,7 +61,10 @@ def search(
 
     Raises UserError for bad input, Interrupted after Ctrl-C: the study has stopped cleanly.
     """
-    home = str(settings.get("home", default_home()))
+    if name is not None and "=" in name:
+        raise ConfigError(f"{name}: a name of the study comes before the words of a command")
+    typed = [word.partition("=")[2] for word in words if word.startswith("home=")]
+    home = str(settings.get("home") or (typed or [default_home()])[-1])
     given = words_of_data(data, home)
     given += _named(name)
     given += words
@@ -212,6 +215,7 @@ def _loaded(config: Config, options: TakesModel) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
     model = chosen(config, options)
-    assert model.folder is not None, model.label
+    if model.folder is None:
+        raise ModelError(f"{model.label}: expected NAME@ALIAS, NAME/VERSION or a model's folder")
     model.digest()
     return SentenceTransformer(str(model.folder), local_files_only=True)

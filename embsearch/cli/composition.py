@@ -44,7 +44,10 @@ def composed(
     words = recorded.by_name(words)
     with _told():
         raw = compose_raw([_quoted(word) for word in words], config_dirs, name)
-    return typed(recorded.filled(plain(raw), last_word(words)), options)
+    values = plain(raw)
+    if name == "config":
+        values = recorded.filled(values, last_word(words), config_dirs)
+    return typed(values, options)
 
 
 def show(words: Sequence[str], config_dirs: Sequence[str], name: str) -> None:

@@ -88,8 +88,8 @@ def _of_study(config: Config) -> Titles:
         )
     if not config.data.named:
         raise ConfigError(
-            f"input: no titles; give input=FILE (a table with a title column, or one a line), or "
-            f"data.path=...; no study {config.study.name} has begun here"
+            "input: no titles; give input=FILE (a table with a title column, or one a line), or "
+            "data.path=..., or study.name=... of a study of this home"
         )
     task, data = data_of(config)
     judged = (task.rows(data, split) for split in ("valid", "test"))

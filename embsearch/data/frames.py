@@ -31,13 +31,19 @@ def words_of_data(data: Data | None, home: str) -> list[str]:
         return words_of({"data.path": _path(data, home)})
     if unknown := [str(split) for split in data if split not in SPLITS]:
         raise DataError(f"data: no such split: {', '.join(unknown)}; expected train, valid, test")
-    return words_of({f"data.{SPLITS[name]}": _path(part, home) for name, part in data.items()})
+    there = {name: part for name, part in data.items() if part is not None}
+    return words_of({f"data.{SPLITS[name]}": _path(part, home) for name, part in there.items()})
 
 
 def _path(part: Table | str | Path, home: str) -> str:
     """Return where the rows are: an address as it is, a path whole, a table in its file."""
     if not isinstance(part, (str, Path)):
-        return str(_kept(_arrow(part), home_folder(home) / "tables"))
+        try:
+            return str(_kept(_arrow(part), home_folder(home) / "tables"))
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            raise DataError(
+                f"data: {error}; expected columns of numbers or of texts, each with a name of its own"
+            ) from error
     there = Path(part).expanduser()
     return str(there.absolute()) if there.exists() else str(part)
 
@@ -47,10 +53,7 @@ def _arrow(table: Table) -> pa.Table:
     if isinstance(table, pa.Table):
         return table
     if isinstance(table, pd.DataFrame):
-        try:
-            return pa.Table.from_pandas(table, preserve_index=False)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise DataError(f"data: {error}; a column holds values of one kind") from error
+        return pa.Table.from_pandas(table, preserve_index=False)
     if hasattr(table, "to_arrow"):
         return table.to_arrow()
     if hasattr(table, "with_format"):

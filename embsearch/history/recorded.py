@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 
 import yaml
 
 from embsearch.codec import Json, JsonObject
 from embsearch.config.build import build, to_dict
 from embsearch.config.folders import GROUPS, conf_folder, default_home, group_options, home_folder
+from embsearch.errors import ConfigError, StudyError
 from embsearch.history.folder import StudyFolder
 
-OWN = ("home", "study.name")  # of the command, always: they say which study is meant
+QUOTES = "'\""
+# Of the command, always: which study is meant, and what a person consents to anew each time.
+OWN = ("home", "study.name", "study.on_drift", "model.trust_remote_code", "promote.dry_run")
 
 
 def by_name(words: Sequence[str]) -> list[str]:
@@ -26,10 +30,11 @@ def by_name(words: Sequence[str]) -> list[str]:
     home = default_home()
     for word in words:
         if word.startswith("home="):
-            home = word.removeprefix("home=").strip("'\"")
+            home = word.removeprefix("home=").strip(QUOTES)
     found = []
     for word in words:
         key, _, name = word.partition("=")
+        name = name.strip(QUOTES)
         begun = home_folder(home) / "studies" / name / "study.yaml"
         if key == "study" and name not in group_options()["study"] and begun.is_file():
             word = f"study.name={name}"
@@ -37,34 +42,71 @@ def by_name(words: Sequence[str]) -> list[str]:
     return found
 
 
-def filled(values: JsonObject, words: Sequence[str]) -> JsonObject:
+def filled(values: JsonObject, words: Sequence[str], config_dirs: Sequence[str]) -> JsonObject:
     """Return a command's settings; what its words do not say is what its study recorded.
 
-    ``values``: what Hydra composed of the words. They stay as they are where they name data, or no
-    study of the home. Raises ConfigError for a wrong value, StudyError for a damaged study.yaml.
+    ``values``: what Hydra composed of the words. They stay as they are where they name data, a
+    study's file, or no study of the home. Raises ConfigError for a wrong value and for a dimension
+    that the study does not search, StudyError for a damaged study.yaml.
     """
+    typed = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        typed[key] = value
     config = build(values)
-    if config.data.named:
+    if "study.name" not in typed or typed.get("study", "default") != "default":
         return values
     folder = StudyFolder(config)
-    if not folder.locked.is_file():
+    if config.data.named or not folder.locked.is_file():
         return values
-    tree: JsonObject = to_dict(build(folder.read_locked()["config"]))
-    for path in (*OWN, *_said(words)):
+    tree = _recorded(folder)
+    for word in words:
+        for path in _said(word, config_dirs):
+            _check_dimension(word, path, values["space"], tree["space"])
+            _copy(values, tree, path.split("."))
+    for path in OWN:
         _copy(values, tree, path.split("."))
     return {**values, **tree}
 
 
-def _said(words: Sequence[str]) -> Iterator[str]:
-    """Yield the path of every setting and room that the words set."""
-    for word in words:
-        key, _, value = word.lstrip("+~").partition("=")
-        path = key.partition("@")[0]
-        if path == "effort":  # its files set single settings of several rooms
-            file = conf_folder() / "effort" / f"{value}.yaml"
-            yield from _paths(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-        elif path in GROUPS or "/" not in path:
-            yield path
+def _recorded(folder: StudyFolder) -> JsonObject:
+    """Return the config of a study.yaml as today's. Raises StudyError."""
+    try:
+        config = build(folder.read_locked()["config"])
+    except ConfigError as error:
+        raise StudyError(
+            f"{folder.locked}: {error}; give the whole command, with data.path=... and all settings"
+        ) from error
+    tree: JsonObject = to_dict(config)
+    return tree
+
+
+def _said(word: str, config_dirs: Sequence[str]) -> Iterator[str]:
+    """Yield the path of every setting and room that a word sets."""
+    key, _, value = word.lstrip("+~").partition("=")
+    path = key.partition("@")[0]
+    if path == "effort":  # its files set single settings of several rooms
+        name = value.strip(QUOTES)
+        folders = [conf_folder()]
+        folders += map(Path, config_dirs)
+        for folder in folders:
+            file = folder / "effort" / f"{name}.yaml"
+            if file.is_file():
+                yield from _paths(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    elif path in GROUPS or "/" not in path:
+        yield path
+
+
+def _check_dimension(word: str, path: str, composed: Json, searched: Json) -> None:
+    """Refuse a word about a dimension that the study does not search, unless it adds it whole."""
+    room, _, name = path.partition(".")
+    known = any(f"{name}.".startswith(f"{dimension}.") for dimension in searched)
+    if room != "space" or not name or known or (word.startswith("+") and name in composed):
+        return
+    raise ConfigError(
+        f"{word}: this study does not search it; '++{path}={{...}}' adds it, with low and high or "
+        "with choices"
+    )
 
 
 def _paths(node: object, at: str = "") -> Iterator[str]:

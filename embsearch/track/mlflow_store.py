@@ -8,9 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from embsearch.config import secrets
 from embsearch.config.schema import Config
 from embsearch.disk import file_lock, is_read_only
 from embsearch.errors import StudyError
-from embsearch.track.sqlite_file import PARTS, damage_of, set_aside
+from embsearch.track.sqlite_file import PARTS, PATIENCE, address, damage_of, set_aside
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,7 +61,7 @@ def connect(config: Config) -> MlflowClient:
         path = Path(uri.removeprefix("sqlite:///"))
         prepare_database(path, artifact_root(Path(config.home)))
         if is_read_only(path.parent):
-            uri = f"sqlite:///{_copied(path).name}/{path.name}"
+            uri = f"sqlite:///{_copied(path)}/{path.name}"
     from mlflow import MlflowClient
 
     be_quiet()
@@ -133,15 +132,23 @@ def be_quiet() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-@lru_cache
-def _copied(path: Path) -> TemporaryDirectory[str]:
-    """Return a folder of this process with a copy of a database that cannot be written: MLflow
-    opens none to read alone.
+def _copied(path: Path) -> str:
+    """Return a folder of this process with a copy of a database that cannot be written, as it is
+    now: MLflow opens none to read alone.
     """
+    parts = [Path(f"{path}{part}") for part in PARTS]
+    stamps = [(part.stat().st_mtime_ns, part.stat().st_size) for part in parts if part.exists()]
+    return _copied_once(path, tuple(stamps)).name
+
+
+@lru_cache(maxsize=4)
+def _copied_once(path: Path, stamps: tuple[tuple[int, int], ...]) -> TemporaryDirectory[str]:
     folder = TemporaryDirectory(prefix="embsearch-")
-    for part in PARTS:
-        with suppress(FileNotFoundError):
-            shutil.copyfile(f"{path}{part}", Path(folder.name) / f"{path.name}{part}")
+    with (
+        closing(sqlite3.connect(address(path), timeout=PATIENCE, uri=True)) as source,
+        closing(sqlite3.connect(Path(folder.name) / path.name)) as target,
+    ):
+        source.backup(target)
     return folder
 
 

@@ -104,3 +104,43 @@ def test_a_name_that_no_study_has_asks_for_data(home, by_name):
     assert code == 2
     assert "no data to train on" in err
     assert not (Path(home.folder) / "studies" / "ss").exists()
+
+
+def test_what_a_person_consents_to_is_asked_each_time(home, by_name, tmp_path):
+    words = ["study.on_drift=extend", "promote.dry_run=true", "stop.trials=3"]
+    assert home.run("search", *words) == 0
+    assert recorded(home)["study"]["on_drift"] == "extend"
+    code, _, err = by_name("search", "train.lr=2e-3")
+    assert code == 2
+    assert "train.lr: 0.001 -> 0.002" in err
+    code, out, _ = by_name("promote", "promote.min_gain=-1")
+    assert code == 0
+    assert "is now champion" in out
+
+
+def test_a_dimension_that_is_not_searched_is_added_whole_or_refused(by_name):
+    code, _, err = by_name("search", "space.train.l2.high=0.01")
+    assert code == 2
+    assert "space.train.l2.high=0.01: this study does not search it" in err
+    code, _, err = by_name("search", "++space.train.l2={low: 1e-3, high: 0.1}")
+    assert code == 2
+    assert "space.train.l2.high: (not there) -> 0.1" in err
+
+
+def test_an_effort_of_ones_own_is_found(by_name, tmp_path):
+    (tmp_path / "mine" / "effort").mkdir(parents=True)
+    (tmp_path / "mine" / "effort" / "tiny.yaml").write_text(
+        "# @package _global_\ntrain:\n  texts: 77\n"
+    )
+    code, _, err = by_name("search", "effort=tiny", f"--config-dir={tmp_path / 'mine'}")
+    assert code == 2
+    assert "train.texts: 3000 -> 77" in err
+
+
+def test_an_unreadable_record_is_named_and_stops_no_other_command(home, by_name):
+    file = home.study / "study.yaml"
+    file.write_text(file.read_text().replace("texts: 3000", "texts: many"))
+    code, _, err = by_name("status")
+    assert code == 2
+    assert f"{file}: train.texts" in err
+    assert main(["history", "study.task=s", f"home={home.folder}"]) == 2  # nothing is registered

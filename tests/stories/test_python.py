@@ -87,7 +87,7 @@ def test_a_table_of_any_kind_is_the_same_file(tmp_path):
         words_of_data({"dev": frame}, str(tmp_path))
     with pytest.raises(DataError, match="list: expected a pandas"):
         words_of_data([1, 2], str(tmp_path))
-    with pytest.raises(DataError, match="values of one kind"):
+    with pytest.raises(DataError, match="columns of numbers or of texts"):
         words_of_data(pd.DataFrame({"query": ["a", 1]}), str(tmp_path))
 
 
@@ -95,7 +95,7 @@ def test_a_table_of_any_kind_is_the_same_file(tmp_path):
     ("given", "words"),
     [
         ({"space": "small", "stop": {"trials": 3}}, ["space=small", "stop.trials=3"]),
-        ({"train": {"lr": 1e-5}, "seed": None}, ["train.lr=1e-05", "seed=null"]),
+        ({"train": {"lr": 1e-5}, "stop": {"seconds": None}}, ["train.lr=1e-05", "stop.seconds=null"]),
         ({"space": {"train.lr": {"high": 3e-4}}}, ["++space.train.lr.high=0.0003"]),
         ({"track": None, "evaluate": {"costs": np.array([])}}, ["track=none", "evaluate.costs=[]"]),
         ({"study": {"name": "a\\'b\\"}}, ["study.name='a\\\\\\'b\\\\'"]),
