@@ -36,8 +36,18 @@ def settle_all(draft: Path) -> None:
     settle(draft)
 
 
+def _share(draft: Path) -> None:
+    """Give the files of a folder its rights: libraries write some for their owner alone."""
+    rights = draft.stat().st_mode & 0o666
+    for file in draft.rglob("*"):
+        if file.is_file():
+            file.chmod(rights)
+
+
 def put(draft: Path, path: Path) -> None:
     """Give ``draft``, a file or a folder, the name ``path``: afterwards it is there whole, before not at all."""
+    if draft.is_dir():
+        _share(draft)
     settle_all(draft)
     os.replace(draft, path)
     settle(path.parent)

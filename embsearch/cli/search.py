@@ -21,7 +21,7 @@ from embsearch.report.findings import by_all_rows, by_estimate, other_choice, un
 from embsearch.report.front import show_front
 from embsearch.report.live import Watch
 from embsearch.report.record import Record
-from embsearch.report.result import show
+from embsearch.report.result import show, show_configuration
 from embsearch.study.fit_to_data import fit_to_data
 from embsearch.study.run import Study
 from embsearch.tasks.catalogue import task_of
@@ -68,6 +68,8 @@ def searched(config: Config, verbose: bool) -> Study:
         watch.close()
     show(vars(result), study.config.evaluate.metric, task_of(study.config))
     record = records(study.folder)
+    if (winner := record.configuration) is not None:
+        show_configuration(winner.trial.params)
     show_front(record)
     chosen = (*by_all_rows(record), *by_estimate(record))
     for found in (*other_choice(record), *chosen, *unconfirmed(record)):

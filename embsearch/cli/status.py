@@ -16,7 +16,7 @@ from embsearch.launch.slurm.mailbox import get
 from embsearch.report.front import show_front
 from embsearch.report.live import clock, summary, trials_table
 from embsearch.report.record import Record
-from embsearch.report.result import result_table
+from embsearch.report.result import result_table, show_configuration
 from embsearch.report.story import story
 from embsearch.tasks.catalogue import task_of
 
@@ -53,6 +53,8 @@ def run(config: Config, options: StatusOptions) -> int:
             print(f"trial {trial.number} {trial.state}: {trial.why}")
     if study.result is not None:
         console.print(result_table(study.result["table"], study.objective, task_of(study.config)))
+    if (ahead := study.configuration) is not None:
+        show_configuration(ahead.trial.params)
     show_front(study)
     return 0
 

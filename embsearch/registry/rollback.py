@@ -52,7 +52,11 @@ def rollback(
         def note() -> None:
             journal.note(config, client, name)
 
-        moved = alias_history.move_champion(client, name, number, expected, why, note)
+        try:
+            moved = alias_history.move_champion(client, name, number, expected, why, note)
+        except alias_history.AliasMoved:  # by somebody who does not hold the lock
+            journal.settle_last_move(config, client, name)
+            raise
         note()
         return now, moved
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.table import Table
 from embsearch.codec import Json
 from embsearch.history.final_table import BEST, UNTUNED, shown
 from embsearch.tasks.base import AnyTask
-from embsearch.values import Interval, primary_interval
+from embsearch.values import Interval, Scalar, primary_interval
 
 FELL = 0.01  # a smaller fall is within the noise of a few hundred test queries
 
@@ -68,6 +69,12 @@ def confirmed_line(one: Json, objective: str) -> str:
         f"again: trial {one['trial']}, {objective} {one['value']:.4f} in the search, {mean:.4f} with "
         f"{len(one['values'])} fresh seeds ({each}): {luck(one['value'] - mean)}{failed}"
     )
+
+
+def show_configuration(params: Mapping[str, Scalar]) -> None:
+    """Print a configuration as the words that ask for it."""
+    words = [f"{path}={value}" for path, value in params.items()]
+    print(f"best configuration: {shlex.join(words)}")
 
 
 def luck(bias: float) -> str:

@@ -37,7 +37,7 @@ LIMITS = {
     # 1,700; soups 2,600; costs beside the metric 4,700; nothing in data runs, secrets, evidence 5,000;
     # steps with names of their own 600; a Python API and a name that is enough for every verb 3,900;
     # homes that can only be read, a rollback that was killed 900
-    "syntax nodes": (310_400, 185_000),
+    "syntax nodes": (310_500, 185_000),
     "nodes a code line": (9.69, 9.0),
     "uses of Any": (102, 102),
     "fmt: skip": (34, 34),

@@ -144,3 +144,20 @@ def test_an_unreadable_record_is_named_and_stops_no_other_command(home, by_name)
     assert code == 2
     assert f"{file}: train.texts" in err
     assert main(["history", "study.task=s", f"home={home.folder}"]) == 2  # nothing is registered
+
+
+def test_the_configuration_that_won_is_said_as_words(home, by_name):
+    out = by_name("status")[1]
+    [line] = [line for line in out.splitlines() if line.startswith("best configuration: ")]
+    words = shlex.split(line.removeprefix("best configuration: "))
+    assert any(word.startswith("train.lr=") for word in words)
+    assert by_name("search", *words)[0] in (
+        0,
+        2,
+    )  # they compose: the same, or drift of the defaults
+
+
+def test_models_can_be_read_by_whoever_reads_the_home(home, by_name):
+    folder = home.study / "trials" / "t0000" / "model"
+    rights = {file.stat().st_mode & 0o666 for file in folder.rglob("*") if file.is_file()}
+    assert rights == {folder.stat().st_mode & 0o666}
