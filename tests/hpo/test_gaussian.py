@@ -230,7 +230,7 @@ def test_the_shipped_table_is_that_of_the_recorded_curves(tmp_path, monkeypatch)
     spec.loader.exec_module(recorder)
     monkeypatch.setattr(recorder, "TABLE", tmp_path / "recorded.json")
     recorder.write_table()
-    shipped = json.loads((ROOT / "embsearch" / "search" / "recorded.json").read_text())
+    shipped = json.loads((ROOT / "embsearch" / "hpo" / "recorded.json").read_text())
     assert json.loads((tmp_path / "recorded.json").read_text()) == shipped
     assert len(shipped["values"]) == 6
     assert len(shipped["configurations"]) >= 60
