@@ -29,13 +29,13 @@ from embsearch.cli.composition import composed
 from embsearch.cli.models import chosen
 from embsearch.cli.report import write_page
 from embsearch.config import secrets
-from embsearch.config.folders import default_home
 from embsearch.config.options import Options, TakesModel, TakesTrial, TellsMore
 from embsearch.config.schema import Config
 from embsearch.config.words import words_of
 from embsearch.data.frames import Data, words_of_data
 from embsearch.errors import ConfigError, ModelError, StudyError
 from embsearch.history.folder import StudyFolder
+from embsearch.history.recorded import home_of
 from embsearch.history.trial import Trial
 from embsearch.report.live import state, summary
 from embsearch.report.record import Record
@@ -63,8 +63,7 @@ def search(
     """
     if name is not None and "=" in name:
         raise ConfigError(f"{name}: a name of the study comes before the words of a command")
-    typed = [word.partition("=")[2] for word in words if word.startswith("home=")]
-    home = str(settings.get("home") or (typed or [default_home()])[-1])
+    home = str(settings.get("home") or home_of(words))
     given = words_of_data(data, home)
     given += _named(name)
     given += words

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from embsearch.cli.suggest import suggestion
 from embsearch.config import foreign, secrets
+from embsearch.config.command import quoted
 from embsearch.config.folders import conf_folder
 from embsearch.config.load import compose_raw, plain, typed
 from embsearch.config.options import Options
@@ -127,6 +128,4 @@ def _quoted(word: str) -> str:
     match = re.fullmatch(r"(\+{0,2}[\w./@]+)=([^'\"\[{$].*)", word, re.DOTALL)
     if match is None or (match[2].isascii() and "://" not in match[2]):
         return word
-    text = match[2].replace("\\", "\\\\") if match[2].endswith("\\") else match[2]
-    escaped = text.replace("'", "\\'")
-    return f"{match[1]}='{escaped}'"
+    return f"{match[1]}={quoted(match[2])}"

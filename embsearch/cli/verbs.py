@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from embsearch.config.command import quoted
 from embsearch.config.options import (
     CardOptions,
     EncodeOptions,
@@ -323,9 +324,8 @@ def with_text(words: Sequence[str]) -> list[str]:
     if not free:
         return list(words)
     text = " ".join(words[i] for i in free).replace("${", "\\${")
-    text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
     # in front: argparse takes no more overrides after a flag
-    return [f"text='{text}'", *(word for i, word in enumerate(words) if i not in free)]
+    return [f"text={quoted(text)}", *(word for i, word in enumerate(words) if i not in free)]
 
 
 def completions(typed: Sequence[str], partial: str) -> list[str]:

@@ -35,6 +35,7 @@ COSTS = {
     "size": Cost("megabytes of the saved model", "MB", _SHAPE),
     "dimension": Cost("numbers in a vector", "numbers", _SHAPE),
 }
+TOGETHER = "evaluate.objectives"  # a metric and costs, as evaluate.objective and .costs
 
 LOSS = "objective.name"  # the config path of a loss; of a set, below the set's
 OWN_FORMATS = (

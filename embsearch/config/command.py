@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from contextvars import ContextVar
 from pathlib import Path
@@ -26,3 +27,9 @@ def same_study(config: Config) -> str:
 def same_words(config: Config) -> str:
     """Return the settings as they were typed: what begins the study that they describe."""
     return shlex.join(typed.get()) or same_study(config)
+
+
+def quoted(text: str) -> str:
+    """Return a text in Hydra's quotes. Backslashes before a quote, and at the end, are doubled."""
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+    return f"'{escaped}'"

@@ -28,12 +28,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from embsearch.config import foreign
-from embsearch.config.catalogue import COSTS
+from embsearch.config.catalogue import COSTS, TOGETHER
 from embsearch.config.folders import conf_folder, studies_folders, studies_in
 from embsearch.config.settings import settings
 from embsearch.errors import ConfigError
 
-TOGETHER = "evaluate.objectives"  # a metric and costs, as evaluate.objective and .costs
 ALIASES = 20  # of a file, which each may double: a few lines would else take hours to read
 LAST = "effort"  # the group that, given on the command line, overrides a study's own settings
 

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from embsearch.config.catalogue import TOGETHER
+from embsearch.config.command import quoted
 from embsearch.config.folders import group_options
 from embsearch.config.settings import settings
 from embsearch.errors import ConfigError
@@ -31,7 +32,7 @@ def _words(path: str, value: object) -> Iterator[str]:
         for name, inside in value.items():
             yield from _words(f"{path}.{name}", inside)
     elif options is None:
-        known = path in settings() or path.startswith("evaluate.")
+        known = path in settings() or path == TOGETHER
         sign = ""
         if not known:  # of a space, or wrong: then the config's own check says what was meant
             sign = "++"
@@ -63,9 +64,9 @@ def _written(path: str, value: object) -> str:
         case int() | float():
             return repr(value)
         case Path():
-            return _quoted(str(value.expanduser().absolute()))
+            return quoted(str(value.expanduser().absolute()))
         case str():
-            return _quoted(value)
+            return quoted(value)
         case Mapping():
             pairs = [f"{key}: {_written(path, one)}" for key, one in value.items()]
             return f"{{{', '.join(pairs)}}}"
@@ -73,9 +74,3 @@ def _written(path: str, value: object) -> str:
             parts = [_written(path, one) for one in value]
             return f"[{','.join(parts)}]"
     raise ConfigError(f"{path}={value!r}: expected a number, a text, a path, or a list of them")
-
-
-def _quoted(text: str) -> str:
-    """Return a text in quotes. Backslashes before a quote, and at the end, are doubled."""
-    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
-    return f"'{escaped}'"

@@ -27,19 +27,22 @@ def by_name(words: Sequence[str]) -> list[str]:
     """Return the words with ``study.name=clicks`` for ``study=clicks``, where that is no study's
     file but a study of the home.
     """
-    home = default_home()
-    for word in words:
-        if word.startswith("home="):
-            home = word.removeprefix("home=").strip(QUOTES)
     found = []
     for word in words:
         key, _, name = word.partition("=")
         name = name.strip(QUOTES)
-        begun = home_folder(home) / "studies" / name / "study.yaml"
-        if key == "study" and name not in group_options()["study"] and begun.is_file():
-            word = f"study.name={name}"
+        if key == "study" and name not in group_options()["study"]:
+            begun = home_folder(home_of(words)) / "studies" / name / "study.yaml"
+            if begun.is_file():
+                word = f"study.name={name}"
         found.append(word)
     return found
+
+
+def home_of(words: Sequence[str]) -> str:
+    """Return the home that the words of a command name, else the default one."""
+    named = [word.removeprefix("home=") for word in words if word.startswith("home=")]
+    return named[-1].strip(QUOTES) if named else default_home()
 
 
 def filled(values: JsonObject, words: Sequence[str], config_dirs: Sequence[str]) -> JsonObject:
@@ -53,9 +56,9 @@ def filled(values: JsonObject, words: Sequence[str], config_dirs: Sequence[str])
     for word in words:
         key, _, value = word.partition("=")
         typed[key] = value
-    config = build(values)
     if "study.name" not in typed or typed.get("study", "default") != "default":
         return values
+    config = build(values)
     folder = StudyFolder(config)
     if config.data.named or not folder.locked.is_file():
         return values
