@@ -60,7 +60,9 @@ def find_files(config: DataConfig, cache: Path) -> tuple[list[Source], list[str]
         return _in_folder(path, config.format) if path.is_dir() else ([Source(_readable(path))], [])
     if "train" not in named:
         hint = (
-            "as data.train=FILE" if named else "data.path=FILE (or data.train=FILE), or study=NAME"
+            "as data.train=FILE"
+            if named
+            else "data.path=FILE (or data.train=FILE), or study=NAME of a study that 'embsearch status' lists"
         )
         raise ConfigError(f"no data to train on: give {hint}")
     faults: list[str] = []

@@ -103,6 +103,7 @@ def test_a_name_that_no_study_has_asks_for_data(home, by_name):
     code, _, err = by_name("search", "study.name=ss")
     assert code == 2
     assert "no data to train on" in err
+    assert "a study that 'embsearch status' lists" in err
     assert not (Path(home.folder) / "studies" / "ss").exists()
 
 
